@@ -1,0 +1,50 @@
+//! The short keys. Clients know this table: an entry may be added, and none changed.
+
+use indexmap::IndexMap;
+
+const KEYS: [(&str, &str); 20] = [
+    ("type", "t"),
+    ("request_id", "r"),
+    ("status", "s"),
+    ("details", "d"),
+    ("pool_id", "p"),
+    ("rider_id", "ri"),
+    ("driver_id", "dr"),
+    ("pickup", "pu"),
+    ("dropoff", "do"),
+    ("by", "b"),
+    ("reason", "re"),
+    ("lat", "la"),
+    ("lon", "lo"),
+    ("eta_s", "e"),
+    ("amount", "a"),
+    ("currency", "c"),
+    ("from", "f"),
+    ("text", "x"),
+    ("heading", "h"),
+    ("time", "ti"),
+];
+
+/// The short key; the long one where there is none, or where the message has a member of that name already.
+pub fn short<'a, V>(name: &'a str, members: &IndexMap<String, V>) -> &'a str {
+    match KEYS.iter().find(|(long, _)| *long == name) {
+        Some((_, short)) if !members.contains_key(*short) => short,
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_can_undo_each_key() {
+        for (index, (long, short)) in KEYS.iter().enumerate() {
+            assert!(short.len() < long.len() || *short == *long, "{long}");
+            for (other_long, other_short) in &KEYS[index + 1..] {
+                assert!(short != other_short && long != other_long, "{short} is used twice");
+            }
+            assert!(KEYS.iter().all(|(other, _)| other != short), "{short} is a long key too");
+        }
+    }
+}

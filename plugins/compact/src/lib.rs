@@ -1,0 +1,162 @@
+//! A formatting policy: short keys for readers who count bytes, and texts in the reader's language.
+//!
+//! A session with the attribute `format=compact` gets the keys of `KEYS` (`type` becomes `t`); one with `locale=de` or
+//! `hi` gets `details` in that language. A reader with neither, and a message that neither concerns, gets the very bytes
+//! that came in. Only the outermost members are touched.
+
+mod keys;
+mod texts;
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use exports::signalpost::policy::{formatting, plugin};
+use signalpost::policy::types::{Attributes, Body, Refusal};
+
+wit_bindgen::generate!({
+    inline: "
+        package signalpost:compact;
+
+        world compact {
+            include signalpost:policy/formatting-policy@0.1.0;
+        }
+    ",
+    path: "../../wit",
+    world: "signalpost:compact/compact",
+    generate_all,
+});
+
+struct Compact;
+
+impl plugin::Guest for Compact {
+    fn describe() -> plugin::Description {
+        plugin::Description {
+            name: env!("CARGO_PKG_NAME").to_string(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            events: vec!["*".to_string()],
+        }
+    }
+
+    fn configure(settings: String) -> Result<(), String> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct NoSettings {}
+
+        match serde_json::from_str(&settings) {
+            Ok(NoSettings {}) => Ok(()),
+            Err(error) => Err(format!("`compact` has no settings; its readers choose by `format` and `locale`: {error}")),
+        }
+    }
+}
+
+impl formatting::Guest for Compact {
+    fn vary() -> Vec<String> {
+        vec!["format".to_string(), "locale".to_string()]
+    }
+
+    fn format(message: formatting::Message, reader: Attributes) -> Result<Option<Body>, Refusal> {
+        let attribute = |wanted: &str| reader.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+        let Body::Json(json) = message.body else {
+            return Ok(Some(message.body));
+        };
+        let shaped = shape(&json, attribute("format"), attribute("locale"));
+        Ok(Some(Body::Json(shaped.unwrap_or(json))))
+    }
+}
+
+export!(Compact);
+
+/// The message in another shape; `None` where it stays as it is.
+fn shape(json: &str, format: Option<&str>, locale: Option<&str>) -> Option<String> {
+    let compact = format == Some("compact");
+    let language = locale.and_then(texts::Language::of);
+    if !compact && language.is_none() {
+        return None;
+    }
+    // A list, a number or a string has no members to change.
+    let members: IndexMap<String, &RawValue> = serde_json::from_str(json).ok()?;
+    let details = language.and_then(|language| texts::details(language, &members));
+    if !compact && details.is_none() {
+        return None;
+    }
+    let details = details.and_then(|text| serde_json::value::to_raw_value(text).ok());
+    let shaped: IndexMap<&str, &RawValue> = members
+        .iter()
+        .map(|(name, &value)| {
+            let value = if name == "details" { details.as_deref().unwrap_or(value) } else { value };
+            (if compact { keys::short(name, &members) } else { name }, value)
+        })
+        .collect();
+    serde_json::to_string(&shaped).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MATCH: &str = r#"{"type":"pooling_match","request_id":42,"status":"matched","details":"You have been matched for a pooling request!","pool_id":7}"#;
+
+    #[test]
+    fn a_reader_who_asks_for_nothing_gets_the_same_bytes() {
+        let spaced = r#"{ "type" : "pooling_match", "fare": 12.50, "fare": 1e2 }"#;
+        for (format, locale) in [(None, None), (Some("json"), None), (None, Some("en")), (None, Some("xx-YY")), (Some(""), Some(""))] {
+            assert_eq!(shape(spaced, format, locale), None, "{format:?} {locale:?}");
+        }
+    }
+
+    #[test]
+    fn short_keys_keep_order_and_every_digit() {
+        let message =
+            r#"{"type":"driver_location","pool_id":7,"driver_id":"bob","lat":52.52000,"lon":13.40500000000000001,"speed":{"type":1}}"#;
+        assert_eq!(
+            shape(message, Some("compact"), None).unwrap(),
+            r#"{"t":"driver_location","p":7,"dr":"bob","la":52.52000,"lo":13.40500000000000001,"speed":{"type":1}}"#
+        );
+    }
+
+    #[test]
+    fn a_key_is_not_shortened_into_one_that_is_there() {
+        let message = r#"{"type":"x","t":1,"details":"y"}"#;
+        assert_eq!(shape(message, Some("compact"), None).unwrap(), r#"{"type":"x","t":1,"d":"y"}"#);
+    }
+
+    #[test]
+    fn a_match_is_told_in_the_readers_language() {
+        for locale in ["de", "de-AT", "DE_at"] {
+            assert_eq!(
+                shape(MATCH, None, Some(locale)).unwrap(),
+                MATCH.replace("You have been matched for a pooling request!", "Für deine Anfrage wurde eine Mitfahrt gefunden!")
+            );
+        }
+        assert!(shape(MATCH, None, Some("hi-IN")).unwrap().contains("अनुरोध"));
+        assert_eq!(shape(MATCH, None, Some("fr")), None);
+    }
+
+    #[test]
+    fn short_and_translated_at_once() {
+        assert_eq!(
+            shape(MATCH, Some("compact"), Some("de")).unwrap(),
+            r#"{"t":"pooling_match","r":42,"s":"matched","d":"Für deine Anfrage wurde eine Mitfahrt gefunden!","p":7}"#
+        );
+    }
+
+    #[test]
+    fn a_text_that_somebody_else_wrote_stays() {
+        for message in [
+            r#"{"type":"pooling_match","details":"Meet Ann at gate 3"}"#,
+            r#"{"type":"notice","details":"You have been matched for a pooling request!"}"#,
+            r#"{"type":"pooling_match","details":null}"#,
+            r#"{"type":"pooling_cancelled","reason":"ill"}"#,
+        ] {
+            assert_eq!(shape(message, None, Some("de")), None, "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_stays() {
+        for message in ["[1, 2]", "\"type\"", "12.50", "null"] {
+            assert_eq!(shape(message, Some("compact"), Some("de")), None, "{message}");
+        }
+    }
+}
