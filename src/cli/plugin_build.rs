@@ -1,0 +1,399 @@
+//! Makes a component of a plugin that is written in Rust: cargo builds the core module, `wit-component` wraps it.
+//!
+//! The target is `wasm32-unknown-unknown`, which has no WASI: the component imports what its world names and nothing
+//! else. A component notes the digest of its sources, so that CI can tell a stale one without rebuilding it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use wit_component::ComponentEncoder;
+
+/// The custom section with the digest of the sources, as 64 hexadecimal digits.
+const SOURCES_SECTION: &str = "signalpost:sources";
+
+const TARGET: &str = "wasm32-unknown-unknown";
+
+/// A component that was built.
+#[derive(Debug)]
+pub struct Built {
+    pub output: PathBuf,
+    pub bytes: usize,
+    /// What `recorded_digest` finds in it.
+    pub sources: String,
+}
+
+/// Builds the Rust plugin in `dir` and writes its component to `output`, or beside `dir` under the crate's name.
+pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
+    let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
+    let toolchain = Toolchain::find(&dir)?;
+    let package = Package::read(&dir, &toolchain)?;
+    // Taken before the build: an edit during the build makes the component stale, as it should.
+    let sources = sources_digest(&dir, find_wit(&dir).as_deref())?;
+
+    let core = run_cargo(&dir, &package, &toolchain)?;
+    let module = fs::read(&core).with_context(|| format!("cargo built no {}", core.display()))?;
+    let mut component = ComponentEncoder::default()
+        .validate(true)
+        .module(&module)
+        .and_then(|mut encoder| encoder.encode())
+        .context("the module is not a component's: does the plugin call `wit_bindgen::generate!` and `export!`?")?;
+    append_custom_section(&mut component, SOURCES_SECTION, sources.as_bytes());
+
+    let output = match output {
+        Some(output) => output.to_path_buf(),
+        None => dir.parent().unwrap_or(&dir).join(format!("{}.wasm", package.name)),
+    };
+    write_atomically(&output, &component)?;
+    Ok(Built { output, bytes: component.len(), sources })
+}
+
+/// Digest of what a plugin is built from: the files in `dir` and the WIT files in `wit`, by name and content.
+///
+/// Left out are what builds write (`target`), hidden files, and versions of dependencies where a workspace above `dir` locks them.
+pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
+    let mut digest = Sha256::new();
+    for (label, root) in [("plugin", Some(dir)), ("wit", wit)] {
+        let Some(root) = root else { continue };
+        let mut files = Vec::new();
+        collect_files(root, String::new(), &mut files)?;
+        files.retain(|(name, _)| label == "plugin" || name.ends_with(".wit"));
+        files.sort();
+        for (name, path) in files {
+            let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            // With its length before each part, no two lists of files run together into the same bytes.
+            for part in [label.as_bytes(), name.as_bytes(), &content] {
+                digest.update((part.len() as u64).to_le_bytes());
+                digest.update(part);
+            }
+        }
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The digest that `build` noted in a component.
+pub fn recorded_digest(wasm: &[u8]) -> Option<String> {
+    // After magic and version come sections: an id, a length, and so many bytes (component-model, Binary.md).
+    let mut rest = wasm.get(8..)?;
+    while let Some((&id, after_id)) = rest.split_first() {
+        let (section, after) = split_prefixed(after_id)?;
+        if id == 0 {
+            let (name, content) = split_prefixed(section)?;
+            if name == SOURCES_SECTION.as_bytes() {
+                return String::from_utf8(content.to_vec()).ok();
+            }
+        }
+        rest = after;
+    }
+    None
+}
+
+/// The nearest `wit` directory in `dir` or above it.
+pub fn find_wit(dir: &Path) -> Option<PathBuf> {
+    // A relative path has no ancestors but its own components.
+    let dir = fs::canonicalize(dir).ok()?;
+    dir.ancestors().map(|ancestor| ancestor.join("wit")).find(|wit| wit.is_dir())
+}
+
+/// Who can compile for the target.
+enum Toolchain {
+    /// `rustc` on the path has the target's standard library.
+    Installed,
+    /// Debian's own compiler, which has the library's source instead and builds it along.
+    Debian,
+}
+
+impl Toolchain {
+    const DEBIAN_CARGO: &str = "/usr/bin/cargo";
+    const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+    const DEBIAN_LIBRARY: &str = "/usr/lib/rustlib/src/rust/library";
+
+    fn find(dir: &Path) -> Result<Toolchain> {
+        let asked = Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).current_dir(dir).output();
+        if let Ok(answer) = asked
+            && answer.status.success()
+            && Path::new(String::from_utf8_lossy(&answer.stdout).trim()).is_dir()
+        {
+            return Ok(Toolchain::Installed);
+        }
+        let is_there = |path: &str| Path::new(path).exists();
+        if is_there(Toolchain::DEBIAN_CARGO) && is_there(Toolchain::DEBIAN_RUSTC) && is_there(Toolchain::DEBIAN_LIBRARY) {
+            return Ok(Toolchain::Debian);
+        }
+        bail!(
+            "no compiler for {TARGET}: run `rustup target add {TARGET}`, or on Debian \
+             `apt-get install rustc-web cargo-web rust-web-src rust-web-llvm lld-22`"
+        )
+    }
+
+    fn cargo(&self, dir: &Path) -> Command {
+        let mut command = match self {
+            Toolchain::Installed => Command::new("cargo"),
+            Toolchain::Debian => {
+                let mut command = Command::new(Toolchain::DEBIAN_CARGO);
+                command.env("RUSTC", Toolchain::DEBIAN_RUSTC);
+                // `-Zbuild-std` is unstable, and this compiler calls itself stable.
+                command.env("RUSTC_BOOTSTRAP", "1");
+                // Where rustup's cargo started this process, it left traces that its compiler reads.
+                command.env_remove("RUSTUP_TOOLCHAIN").env_remove("LD_LIBRARY_PATH");
+                command
+            }
+        };
+        command.current_dir(dir);
+        command
+    }
+}
+
+/// What cargo knows of the plugin.
+struct Package {
+    name: String,
+    library: String,
+    workspace: PathBuf,
+    /// The plugins' own, or each build would throw away what another one with other flags has built.
+    target: PathBuf,
+}
+
+impl Package {
+    fn read(dir: &Path, toolchain: &Toolchain) -> Result<Package> {
+        #[derive(Deserialize)]
+        struct Metadata {
+            packages: Vec<MetadataPackage>,
+            workspace_root: PathBuf,
+            target_directory: PathBuf,
+        }
+        #[derive(Deserialize)]
+        struct MetadataPackage {
+            name: String,
+            manifest_path: PathBuf,
+            targets: Vec<MetadataTarget>,
+        }
+        #[derive(Deserialize)]
+        struct MetadataTarget {
+            name: String,
+            crate_types: Vec<String>,
+        }
+
+        let manifest = dir.join("Cargo.toml");
+        let answer = toolchain.cargo(dir).args(["metadata", "--no-deps", "--format-version", "1"]).output();
+        let answer = answer.context("cannot run cargo")?;
+        ensure!(answer.status.success(), "cargo: {}", String::from_utf8_lossy(&answer.stderr).trim());
+        let metadata: Metadata = serde_json::from_slice(&answer.stdout).context("cargo metadata")?;
+        let package = metadata.packages.into_iter().find(|package| package.manifest_path == manifest);
+        let package = package.with_context(|| format!("{} is not a package's", manifest.display()))?;
+        let library = package.targets.into_iter().find(|target| target.crate_types.iter().any(|kind| kind == "cdylib"));
+        let library = library.with_context(|| format!("{} has no `crate-type = [\"cdylib\"]`", manifest.display()))?;
+        Ok(Package {
+            name: package.name,
+            library: library.name,
+            workspace: metadata.workspace_root,
+            target: metadata.target_directory.join("plugins"),
+        })
+    }
+}
+
+/// Returns the path of the core module.
+fn run_cargo(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<PathBuf> {
+    let mut cargo = toolchain.cargo(dir);
+    cargo.args(["build", "--release", "--lib", "--target", TARGET, "--target-dir"]).arg(&package.target);
+    if let Toolchain::Debian = toolchain {
+        cargo.arg("-Zbuild-std=std,panic_abort");
+    }
+    // The plugin's own profile need not care, and a workspace's is the server's. Names of functions stay, for backtraces.
+    for (key, value) in [("OPT_LEVEL", "s"), ("LTO", "true"), ("CODEGEN_UNITS", "1"), ("PANIC", "abort"), ("STRIP", "debuginfo")] {
+        cargo.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
+    }
+    // Instead of the user's own flags: they are for the machine, and a component should not depend on who built it.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", path_flags(package));
+    let status = cargo.status().context("cannot run cargo")?;
+    ensure!(status.success(), "cargo did not build {}", package.name);
+    let module = format!("{}.wasm", package.library.replace('-', "_"));
+    Ok(package.target.join(TARGET).join("release").join(module))
+}
+
+/// Messages of panics name source files: none of this machine's paths should get into a component.
+fn path_flags(package: &Package) -> OsString {
+    let home = std::env::home_dir();
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".cargo")));
+    // Of several that match, the compiler takes the last.
+    let remapped = [
+        (home, "/home"),
+        (Some(package.workspace.clone()), "/workspace"),
+        (cargo_home, "/cargo"),
+        (Some(PathBuf::from(Toolchain::DEBIAN_LIBRARY)), "/rust/library"),
+    ];
+    let mut flags = OsString::new();
+    for (path, name) in remapped.into_iter().filter_map(|(path, name)| Some((path?, name))) {
+        // Cargo separates encoded flags by this character.
+        flags.push(if flags.is_empty() { "" } else { "\u{1f}" });
+        flags.push("--remap-path-prefix=");
+        flags.push(path);
+        flags.push(format!("={name}"));
+    }
+    flags
+}
+
+/// Adds names relative to the first `dir`, with `/` on every system, and paths.
+fn collect_files(dir: &Path, prefix: String, files: &mut Vec<(String, PathBuf)>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_str().with_context(|| format!("{} is not UTF-8", entry.path().display()))?;
+        if name.starts_with('.') || (prefix.is_empty() && name == "target") {
+            continue;
+        }
+        // A symbolic link is neither, so that no circle of them can hold this up.
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            collect_files(&entry.path(), format!("{prefix}{name}/"), files)?;
+        } else if kind.is_file() {
+            files.push((format!("{prefix}{name}"), entry.path()));
+        }
+    }
+    Ok(())
+}
+
+/// A reader sees the old component or the new one: a server may be watching the directory.
+fn write_atomically(output: &Path, bytes: &[u8]) -> Result<()> {
+    let name = output.file_name().with_context(|| format!("{} is not a file's name", output.display()))?;
+    let mut temporary_name = OsString::from(".");
+    temporary_name.push(name);
+    temporary_name.push(format!(".{}", std::process::id()));
+    let temporary = output.with_file_name(temporary_name);
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, output));
+    if written.is_err() {
+        // Best effort: the first error is the one to tell.
+        let _ = fs::remove_file(&temporary);
+    }
+    written.with_context(|| format!("cannot write {}", output.display()))
+}
+
+fn append_custom_section(wasm: &mut Vec<u8>, name: &str, content: &[u8]) {
+    let mut section = Vec::new();
+    push_leb128(&mut section, name.len());
+    section.extend_from_slice(name.as_bytes());
+    section.extend_from_slice(content);
+    wasm.push(0);
+    push_leb128(wasm, section.len());
+    wasm.extend_from_slice(&section);
+}
+
+fn push_leb128(bytes: &mut Vec<u8>, mut value: usize) {
+    while value >= 0x80 {
+        bytes.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+/// Splits off what a LEB128 length says; `None` where the bytes end too early.
+fn split_prefixed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut length = 0usize;
+    for (index, byte) in bytes.iter().enumerate().take(5) {
+        length |= usize::from(byte & 0x7f).checked_shl(7 * index as u32)?;
+        if byte & 0x80 == 0 {
+            return bytes.get(index + 1..)?.split_at_checked(length);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with these files, gone when dropped.
+    struct Sources(PathBuf);
+
+    impl Sources {
+        fn new(test: &str, files: &[(&str, &str)]) -> Sources {
+            let dir = std::env::temp_dir().join(format!("signalpost-{test}-{}", std::process::id()));
+            for (name, content) in files {
+                let path = dir.join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, content).unwrap();
+            }
+            Sources(dir)
+        }
+
+        fn digest(&self) -> String {
+            sources_digest(&self.0.join("plugin"), Some(&self.0.join("wit"))).unwrap()
+        }
+
+        fn write(&self, name: &str, content: &str) {
+            fs::create_dir_all(self.0.join(name).parent().unwrap()).unwrap();
+            fs::write(self.0.join(name), content).unwrap();
+        }
+    }
+
+    impl Drop for Sources {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    const FILES: &[(&str, &str)] = &[("plugin/Cargo.toml", "a"), ("plugin/src/lib.rs", "b"), ("wit/policy.wit", "c")];
+
+    #[test]
+    fn the_digest_depends_on_names_and_contents() {
+        let sources = Sources::new("digest", FILES);
+        let before = sources.digest();
+        assert_eq!(before.len(), 64);
+        for (name, old, new) in [("plugin/src/lib.rs", "b", "B"), ("wit/policy.wit", "c", "C")] {
+            sources.write(name, new);
+            assert_ne!(sources.digest(), before, "{name}");
+            sources.write(name, old);
+            assert_eq!(sources.digest(), before, "{name}");
+        }
+        fs::rename(sources.0.join("plugin/src/lib.rs"), sources.0.join("plugin/src/main.rs")).unwrap();
+        assert_ne!(sources.digest(), before);
+    }
+
+    #[test]
+    fn what_is_no_source_does_not_count() {
+        let sources = Sources::new("other", FILES);
+        let before = sources.digest();
+        sources.write("plugin/target/release/out", "x");
+        sources.write("plugin/.lib.rs.swp", "x");
+        sources.write("wit/README.md", "x");
+        assert_eq!(sources.digest(), before);
+        sources.write("plugin/src/target/mod.rs", "only the outermost `target` is cargo's");
+        assert_ne!(sources.digest(), before);
+    }
+
+    #[test]
+    fn a_digest_is_found_again() {
+        let mut wasm = b"\0asm\x0d\0\x01\0".to_vec();
+        append_custom_section(&mut wasm, "other", &[7; 300]);
+        assert_eq!(recorded_digest(&wasm), None);
+        append_custom_section(&mut wasm, SOURCES_SECTION, b"abc");
+        append_custom_section(&mut wasm, "later", b"");
+        assert_eq!(recorded_digest(&wasm).as_deref(), Some("abc"));
+    }
+
+    #[test]
+    fn no_cut_component_confuses_the_reader() {
+        let mut wasm = b"\0asm\x0d\0\x01\0".to_vec();
+        append_custom_section(&mut wasm, SOURCES_SECTION, b"abc");
+        for length in 0..wasm.len() {
+            assert_eq!(recorded_digest(&wasm[..length]), None, "{length}");
+        }
+        assert_eq!(recorded_digest(b"\0asm\x0d\0\x01\0\x00\xff\xff\xff\xff\xff\xff"), None);
+    }
+
+    #[test]
+    fn the_wit_directory_is_found_above() {
+        let sources = Sources::new("wit", FILES);
+        let wit = fs::canonicalize(sources.0.join("wit")).unwrap();
+        assert_eq!(find_wit(&sources.0.join("plugin/src")), Some(wit));
+    }
+
+    #[test]
+    fn a_relative_directory_has_parents_too() {
+        // Tests run in the package's directory, which a path of one component leads out of.
+        assert_eq!(find_wit(Path::new("src")), find_wit(&fs::canonicalize("src").unwrap()));
+    }
+}

@@ -1,0 +1,68 @@
+//! Why a socket is closed: one table of codes and reasons, the same as in docs/protocol.md.
+//!
+//! The range tells a client what to do: 1001, 1012 and 4000–4099 reconnect now; 1011, 1013 and 4100–4199 back off; all others
+//! stop. Codes below 4000 are RFC 6455's and IANA's.
+
+use std::borrow::Cow;
+
+/// A reason to close a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The client closed; its code is echoed.
+    Normal,
+    /// A frame broke RFC 6455, text was not UTF-8, or a message was too big.
+    Protocol {
+        code: u16,
+        reason: &'static str,
+    },
+    /// The server stops or restarts.
+    Restart,
+    /// A policy that decides about this socket failed.
+    PolicyFault,
+    NoPong,
+    SlowConsumer,
+    /// One more than `sockets.per_user_max`, and the newest is refused.
+    TooManySessions,
+    EndedByOperator,
+    Idle,
+    /// A newer session of the same user took this one's place.
+    Replaced,
+    RefusedByPolicy(String),
+    ClosedByPolicy(String),
+}
+
+impl Close {
+    pub fn code(&self) -> u16 {
+        match self {
+            Close::Normal => 1000,
+            Close::Protocol { code, .. } => *code,
+            Close::Restart => 1012,
+            Close::PolicyFault => 1011,
+            Close::NoPong => 4000,
+            Close::SlowConsumer => 4100,
+            Close::TooManySessions => 4101,
+            Close::EndedByOperator => 4200,
+            Close::Idle => 4201,
+            Close::Replaced => 4202,
+            Close::RefusedByPolicy(_) => 4203,
+            Close::ClosedByPolicy(_) => 4204,
+        }
+    }
+
+    /// At most 123 bytes reach the client.
+    pub fn reason(&self) -> Cow<'_, str> {
+        match self {
+            Close::Normal => "".into(),
+            Close::Protocol { reason, .. } => (*reason).into(),
+            Close::Restart => "server restarts, reconnect".into(),
+            Close::PolicyFault => "a policy failed, back off".into(),
+            Close::NoPong => "no pong in time, reconnect".into(),
+            Close::SlowConsumer => "slow consumer, back off and resume".into(),
+            Close::TooManySessions => "too many sessions of this user, back off".into(),
+            Close::EndedByOperator => "ended by the operator".into(),
+            Close::Idle => "idle for too long".into(),
+            Close::Replaced => "replaced by a newer session".into(),
+            Close::RefusedByPolicy(reason) | Close::ClosedByPolicy(reason) => reason.into(),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Settings: one TOML file and environment variables over the commented defaults in `config/default.toml`.
+//!
+//! Read once at the start; nothing else reads the environment. Every bound's reason stands beside its default there.
+
+mod known;
+mod load;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use load::{Problems, Setting, Source};
+
+/// The defaults, as text: the reference of all settings.
+pub const DEFAULTS: &str = include_str!("config/default.toml");
+
+/// All settings. See `config/default.toml` for each one's meaning, unit and reason.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub listen_beyond_loopback_without_authentication: bool,
+    pub base_path: String,
+    pub stop_deadline_ms: u64,
+    pub worker_threads: usize,
+    pub log: Log,
+    pub http: Http,
+    pub sockets: Sockets,
+    pub mailboxes: Mailboxes,
+    pub events: Events,
+    pub groups: Groups,
+    pub plugins: Plugins,
+    pub limits: Limits,
+    pub policies: BTreeMap<String, Policy>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    pub connections_max: usize,
+    pub backlog: u32,
+    pub header_deadline_ms: u64,
+    pub body_deadline_ms: u64,
+    pub header_bytes_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sockets {
+    pub per_user_max: usize,
+    pub too_many: TooMany,
+    pub user_id_bytes_max: usize,
+    pub attributes: Vec<String>,
+    pub attribute_bytes_max: usize,
+    pub message_bytes_max: usize,
+    pub ping_interval_ms: u64,
+    pub pong_deadline_ms: u64,
+    pub idle_deadline_ms: u64,
+    pub write_deadline_ms: u64,
+    pub write_bytes_max: usize,
+    pub resume_wait_ms: u64,
+    pub close_deadline_ms: u64,
+}
+
+/// What happens to a user's session over `per_user_max`.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum TooMany {
+    CloseOldest,
+    RefuseNewest,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mailboxes {
+    pub messages_max: usize,
+    pub bytes_max: usize,
+    pub keep_ms: u64,
+    pub total_messages_max: usize,
+    pub total_bytes_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Events {
+    pub body_bytes_max: usize,
+    pub event_bytes_max: usize,
+    pub batch_max: usize,
+    pub dedup_window_ms: u64,
+    pub dedup_entries_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Groups {
+    pub name_bytes_max: usize,
+    pub groups_max: usize,
+    pub members_max: usize,
+    pub memberships_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plugins {
+    pub dir: PathBuf,
+    pub on_bad: OnBad,
+    pub watch: bool,
+    pub watch_interval_ms: u64,
+    pub file_bytes_max: u64,
+    pub retire_ms: u64,
+}
+
+/// What a plugin that can't be loaded does to the start.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBad {
+    Stop,
+    Skip,
+}
+
+/// One policy's own settings.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    pub file: Option<PathBuf>,
+    pub enabled: Option<bool>,
+    pub order: Option<i32>,
+    #[serde(default)]
+    pub grants: Vec<Grant>,
+    pub events: Option<Vec<String>>,
+    #[serde(default)]
+    pub on_fault: OnFault,
+    #[serde(default)]
+    pub settings: toml::Table,
+    /// Complete once loaded: the global limits with the policy's own over them. `Config::limits_for` reads them.
+    pub limits: Option<Limits>,
+}
+
+/// A host interface that a policy may import.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "lowercase")]
+pub enum Grant {
+    Clock,
+    Groups,
+    Log,
+    Metrics,
+    Presence,
+    State,
+}
+
+/// What becomes of an event or a message when its policy faults.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFault {
+    #[default]
+    Drop,
+    Pass,
+}
+
+/// Bounds on one policy.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    pub call_deadline_ms: u64,
+    pub configure_deadline_ms: u64,
+    pub memory_bytes_max: usize,
+    pub table_elements_max: usize,
+    pub output_bytes_max: usize,
+    pub calls_per_instance_max: u64,
+    pub items_max: usize,
+    pub recipients_max: usize,
+    pub log_lines_max: u32,
+    pub log_line_bytes_max: usize,
+    pub state_keys_max: usize,
+    pub state_bytes_max: usize,
+    pub state_value_bytes_max: usize,
+    pub metric_names_max: usize,
+}

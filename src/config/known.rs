@@ -1,0 +1,228 @@
+//! The names that settings may have, taken from the defaults' text and the types, so that there is no third list to keep.
+
+use anyhow::Context;
+use toml::{Table, Value};
+
+use super::{Config, DEFAULTS, Policy};
+
+/// A setting's place in the tree of tables, from the root.
+pub(super) type KeyPath = Vec<String>;
+
+const PREFIX: &str = "SIGNALPOST_";
+/// Below this likeness a suggestion would be a guess that leads astray.
+const LIKENESS_MIN: f64 = 0.6;
+const SOCKET_ADDRESS: &str = "expected an address and a port, as in \"127.0.0.1:8080\"";
+
+/// What may stand at a path.
+pub(super) enum Place<'a> {
+    Table,
+    /// A setting, with its default or an example of its type.
+    Value(&'a Value),
+    /// Inside a policy's own settings, which only its plugin knows.
+    Free,
+}
+
+pub(super) struct Known {
+    pub defaults: Table,
+    /// Every field of a policy, each with some value of its type.
+    policy: Table,
+}
+
+impl Known {
+    pub fn new() -> anyhow::Result<Known> {
+        let defaults: Table = DEFAULTS.parse().context("the built-in defaults don't parse")?;
+        let config = resolve(&defaults).context("the built-in defaults don't fit the settings")?;
+        // All fields are named here, so that a new one can't be forgotten.
+        let policy = Policy {
+            file: Some("NAME.wasm".into()),
+            enabled: Some(true),
+            order: Some(0),
+            grants: Vec::new(),
+            events: Some(Vec::new()),
+            on_fault: Default::default(),
+            settings: Table::new(),
+            limits: Some(config.limits),
+        };
+        Ok(Known { defaults, policy: Table::try_from(policy)? })
+    }
+
+    pub fn get(&self, path: &[String]) -> Option<Place<'_>> {
+        match path {
+            [first, _] if first == "policies" => Some(Place::Table),
+            [first, _, field, ..] if first == "policies" && field == "settings" => Some(Place::Free),
+            [first, _, rest @ ..] if first == "policies" => walk(&self.policy, rest),
+            _ => walk(&self.defaults, path),
+        }
+    }
+
+    /// Checks a value's type and range by the types themselves: the defaults with this one value in them must deserialize.
+    /// The error says what was expected.
+    pub fn fits(&self, path: &[String], value: &Value) -> Result<(), String> {
+        let mut trial = self.defaults.clone();
+        insert(&mut trial, path, value.clone());
+        let Err(error) = resolve(&trial) else { return Ok(()) };
+        let sample = match self.get(path) {
+            Some(Place::Value(sample)) => Some(sample),
+            _ => None,
+        };
+        if let (Some(Value::String(_)), false) = (sample, value.is_str()) {
+            // Of something that is no string, serde says less than of a wrong one: not which words are allowed.
+            self.fits(path, &Value::String(String::new()))?;
+        }
+        Err(match error.message().rsplit_once("expected ") {
+            _ if error.message().starts_with("invalid socket address") => SOCKET_ADDRESS.to_owned(),
+            Some((_, words)) if words.starts_with("one of") && sample.is_some_and(Value::is_array) => {
+                format!("expected a list of {}", for_people(words.trim_start_matches("one of ")))
+            }
+            Some((_, expected)) => format!("expected {}", for_people(expected)),
+            None => error.message().to_owned(),
+        })
+    }
+
+    /// The environment variable of every setting, those of the named policies included.
+    pub fn settings<'a>(&self, policies: impl Iterator<Item = &'a String>) -> Vec<KeyPath> {
+        self.paths(policies).into_iter().filter(|path| !matches!(self.get(path), None | Some(Place::Table))).collect()
+    }
+
+    /// The known name most like a mistyped one. A right name in a wrong table, or one cut short, counts as nearly right.
+    pub fn nearest(&self, path: &[String]) -> Option<String> {
+        let policy = path.get(1).filter(|_| path.first().is_some_and(|first| first == "policies"));
+        let likeness = |known: &KeyPath| {
+            let whole = strsim::normalized_damerau_levenshtein(&dotted(known), &dotted(path));
+            let last = match (known.last(), path.last()) {
+                (Some(known), Some(name)) if name.len() > 2 && known.starts_with(name.as_str()) => 1.0,
+                (Some(known), Some(name)) => strsim::normalized_damerau_levenshtein(known, name),
+                _ => 0.0,
+            };
+            whole.max(last * 0.9)
+        };
+        best(self.paths(policy.into_iter()), likeness).map(|path| dotted(&path))
+    }
+
+    /// The setting that a variable names, of a policy in `policies` or of a new one, whose name is then in small letters.
+    pub fn by_variable(&self, name: &str, settings: &[KeyPath]) -> Result<KeyPath, String> {
+        let mut named = settings.iter().filter(|path| variable(path) == name);
+        match (named.next(), named.next()) {
+            (Some(path), None) => return Ok(path.clone()),
+            (Some(one), Some(two)) => {
+                return Err(format!("{name} can mean \"{}\" or \"{}\"; set it in the file", dotted(one), dotted(two)));
+            }
+            _ => {}
+        }
+        if let Some(path) = self.of_new_policy(name) {
+            return Ok(path);
+        }
+        let likeness = |path: &KeyPath| strsim::normalized_damerau_levenshtein(&variable(path), name);
+        let hint = best(settings.to_vec(), likeness).map(|path| format!("; did you mean {}?", variable(&path)));
+        Err(format!("unknown environment variable {name}{}", hint.unwrap_or_default()))
+    }
+
+    fn of_new_policy(&self, name: &str) -> Option<KeyPath> {
+        let rest = name.strip_prefix(PREFIX)?.strip_prefix("POLICIES_")?;
+        let mut fields = Vec::new();
+        flatten(&self.policy, &mut Vec::new(), &mut fields);
+        let split = |field: KeyPath| {
+            let policy = rest.strip_suffix(variable(&field).strip_prefix(PREFIX)?)?.strip_suffix('_')?;
+            (!policy.is_empty()).then(|| [vec!["policies".to_owned(), policy.to_lowercase()], field].concat())
+        };
+        // The longest field leaves the shortest policy's name.
+        fields.into_iter().filter_map(split).max_by_key(Vec::len)
+    }
+
+    fn paths<'a>(&self, policies: impl Iterator<Item = &'a String>) -> Vec<KeyPath> {
+        let mut all = Vec::new();
+        flatten(&self.defaults, &mut Vec::new(), &mut all);
+        all.retain(|path| path.first().is_none_or(|first| first != "policies"));
+        for policy in policies {
+            flatten(&self.policy, &mut vec!["policies".to_owned(), policy.clone()], &mut all);
+        }
+        all
+    }
+}
+
+/// The settings of a complete table; each policy's limits are the global ones with its own over them.
+pub(super) fn resolve(table: &Table) -> Result<Config, toml::de::Error> {
+    let mut table = table.clone();
+    let global = table.get("limits").cloned();
+    if let Some(Value::Table(policies)) = table.get_mut("policies") {
+        for policy in policies.iter_mut().filter_map(|(_, policy)| policy.as_table_mut()) {
+            match (policy.get_mut("limits"), &global) {
+                (Some(Value::Table(own)), Some(Value::Table(global))) => {
+                    *own = global.clone().into_iter().chain(std::mem::take(own)).collect();
+                }
+                (None, Some(global)) => drop(policy.insert("limits".to_owned(), global.clone())),
+                _ => {}
+            }
+        }
+    }
+    table.try_into()
+}
+
+/// Puts a value at a path and makes the tables on the way.
+pub(super) fn insert(table: &mut Table, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [key] => drop(table.insert(key.clone(), value)),
+        [key, rest @ ..] => {
+            let below = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
+            if !below.is_table() {
+                *below = Value::Table(Table::new());
+            }
+            if let Value::Table(below) = below {
+                insert(below, rest, value);
+            }
+        }
+    }
+}
+
+/// All paths in a table, tables before what is in them.
+pub(super) fn flatten(table: &Table, prefix: &mut KeyPath, into: &mut Vec<KeyPath>) {
+    for (key, value) in table {
+        prefix.push(key.clone());
+        into.push(prefix.clone());
+        if let Value::Table(below) = value {
+            flatten(below, prefix, into);
+        }
+        prefix.pop();
+    }
+}
+
+pub(super) fn variable(path: &[String]) -> String {
+    let name = path.join("_").to_uppercase();
+    PREFIX.to_owned() + &name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+}
+
+/// A path as TOML writes it.
+pub(super) fn dotted(path: &[String]) -> String {
+    let bare = |key: &String| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let keys: Vec<String> = path.iter().map(|key| if bare(key) { key.clone() } else { Value::String(key.clone()).to_string() }).collect();
+    keys.join(".")
+}
+
+fn walk<'a>(table: &'a Table, path: &[String]) -> Option<Place<'a>> {
+    let Some((key, rest)) = path.split_first() else { return Some(Place::Table) };
+    match table.get(key)? {
+        Value::Table(below) => walk(below, rest),
+        value => rest.is_empty().then_some(Place::Value(value)),
+    }
+}
+
+fn best(candidates: Vec<KeyPath>, likeness: impl Fn(&KeyPath) -> f64) -> Option<KeyPath> {
+    let scored = candidates.into_iter().map(|path| (likeness(&path), path));
+    let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    best.filter(|(score, _)| *score >= LIKENESS_MIN).map(|(_, path)| path)
+}
+
+/// serde speaks of Rust's types; an operator writes TOML.
+fn for_people(expected: &str) -> String {
+    match expected {
+        "usize" | "u64" | "u32" => "a whole number, 0 or more".to_owned(),
+        "i32" => "a whole number".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "path string" | "a string" | "string only" => "a string in quotes".to_owned(),
+        "a map" => "a table".to_owned(),
+        other if other.starts_with("struct ") => "a table".to_owned(),
+        other => other.replace('`', "\""),
+    }
+}

@@ -1,0 +1,262 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::config::{Grant, LogLevel, OnFault};
+
+/// A file of its own for each test, removed when it goes.
+struct File(PathBuf);
+
+impl File {
+    fn of(text: &str) -> File {
+        let path = std::env::temp_dir().join(format!("signalpost-{}.toml", uuid::Uuid::new_v4()));
+        std::fs::write(&path, text).unwrap();
+        File(path)
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn load(text: &str, environment: &[(&str, &str)], flags: &str) -> Result<(Config, Vec<Setting>), Vec<String>> {
+    let file = File::of(text);
+    let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    Config::load(Some(&file.0), flags.parse().unwrap(), environment).map_err(|error| {
+        let name = file.0.display().to_string();
+        let problems = error.downcast::<Problems>().expect("the file can be read").0;
+        problems.into_iter().map(|problem| problem.replace(&name, "signalpost.toml")).collect()
+    })
+}
+
+fn config(text: &str, environment: &[(&str, &str)]) -> Config {
+    load(text, environment, "").unwrap().0
+}
+
+fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
+    load(text, environment, "").unwrap_err()
+}
+
+#[test]
+fn no_file_is_needed_and_every_default_is_shown() {
+    let (config, settings) = Config::load(None, Table::new(), std::iter::empty()).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.policies["pooling"].grants, [Grant::State]);
+    assert_eq!(settings[0].path, "listen");
+    assert!(settings.iter().all(|setting| setting.source == Source::Default));
+    let sockets = settings.iter().find(|setting| setting.path == "sockets.per_user_max").unwrap();
+    assert_eq!((sockets.variable.as_str(), &sockets.value), ("SIGNALPOST_SOCKETS_PER_USER_MAX", &Value::Integer(8)));
+}
+
+#[test]
+fn a_missing_file_is_an_error_that_names_it() {
+    let error = Config::load(Some(Path::new("/nowhere/signalpost.toml")), Table::new(), std::iter::empty()).unwrap_err();
+    assert_eq!(error.to_string(), "can't read /nowhere/signalpost.toml");
+}
+
+#[test]
+fn flags_stand_over_the_environment_and_the_environment_over_the_file() {
+    let file = "[sockets]\nper_user_max = 2\nping_interval_ms = 1\npong_deadline_ms = 1\n";
+    let environment = [("SIGNALPOST_SOCKETS_PER_USER_MAX", "3"), ("SIGNALPOST_SOCKETS_PING_INTERVAL_MS", "3")];
+    let (config, settings) = load(file, &environment, "sockets.per_user_max = 4").unwrap();
+    let sockets = &config.sockets;
+    assert_eq!((sockets.per_user_max, sockets.ping_interval_ms, sockets.pong_deadline_ms), (4, 3, 1));
+    let source = |path: &str| settings.iter().find(|setting| setting.path == path).unwrap().source.clone();
+    assert_eq!(source("sockets.per_user_max"), Source::Flag);
+    assert_eq!(source("sockets.ping_interval_ms"), Source::Environment("SIGNALPOST_SOCKETS_PING_INTERVAL_MS".into()));
+    assert_eq!(source("sockets.pong_deadline_ms"), Source::File);
+    assert_eq!(source("sockets.too_many"), Source::Default);
+}
+
+#[test]
+fn all_unknown_settings_of_a_file_are_named_with_their_lines_and_nearest_names() {
+    let file = "[sockets]\nping_intervall_ms = 1\n[policies.pooling]\ngrant = []\n[policies.pooling.limits]\nmemory = 1\n[zzzz]\n";
+    assert_eq!(
+        problems(file, &[]),
+        [
+            r#"unknown setting "policies.pooling.grant" in signalpost.toml:4; did you mean "policies.pooling.grants"?"#,
+            r#"unknown setting "policies.pooling.limits.memory" in signalpost.toml:6; did you mean "policies.pooling.limits.memory_bytes_max"?"#,
+            r#"unknown setting "sockets.ping_intervall_ms" in signalpost.toml:2; did you mean "sockets.ping_interval_ms"?"#,
+            r#"unknown setting "zzzz" in signalpost.toml:7"#,
+        ]
+    );
+}
+
+#[test]
+fn a_setting_in_the_wrong_table_is_pointed_to_the_right_one() {
+    let found = problems("per_user_max = 3", &[]);
+    assert_eq!(found, [r#"unknown setting "per_user_max" in signalpost.toml:1; did you mean "sockets.per_user_max"?"#]);
+}
+
+#[test]
+fn a_wrong_value_is_told_what_was_expected() {
+    let file = r#"
+listen = "here"
+worker_threads = "many"
+sockets = 3
+listen_beyond_loopback_without_authentication = "yes"
+base_path = 1
+[log]
+level = "loud"
+[mailboxes]
+keep_ms = -1
+[plugins]
+on_bad = 7
+dir = ["plugins"]
+[policies.chat]
+grants = ["groups", "disk"]
+order = 0.5
+events = "chat"
+"#;
+    assert_eq!(
+        problems(file, &[]),
+        [
+            r#""base_path" in signalpost.toml:6 is 1; expected a string in quotes"#,
+            r#""listen" in signalpost.toml:2 is "here"; expected an address and a port, as in "127.0.0.1:8080""#,
+            r#""listen_beyond_loopback_without_authentication" in signalpost.toml:5 is "yes"; expected true or false"#,
+            r#""log.level" in signalpost.toml:8 is "loud"; expected one of "error", "warn", "info", "debug", "trace""#,
+            r#""mailboxes.keep_ms" in signalpost.toml:10 is -1; expected a whole number, 0 or more"#,
+            r#""plugins.dir" in signalpost.toml:13 is ["plugins"]; expected a string in quotes"#,
+            r#""plugins.on_bad" in signalpost.toml:12 is 7; expected "stop" or "skip""#,
+            r#""policies.chat.events" in signalpost.toml:17 is "chat"; expected a list"#,
+            r#""policies.chat.grants" in signalpost.toml:15 is ["groups", "disk"]; expected a list of "clock", "groups", "log", "metrics", "presence", "state""#,
+            r#""policies.chat.order" in signalpost.toml:16 is 0.5; expected a whole number"#,
+            r#""sockets" in signalpost.toml:4 is 3; expected a table"#,
+            r#""worker_threads" in signalpost.toml:3 is "many"; expected a whole number, 0 or more"#,
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_told_the_line() {
+    let found = problems("listen = \"127.0.0.1:1\"\nworker_threads = = 3\n", &[]);
+    assert!(found[0].starts_with("signalpost.toml:2 isn't TOML: "), "{found:?}");
+}
+
+#[test]
+fn a_variable_is_read_as_its_setting_needs_it() {
+    let environment = [
+        ("HOME", "/root"),
+        ("SIGNALPOST_CONFIG", "signalpost.toml"),
+        ("SIGNALPOST_BASE_PATH", "/42"),
+        ("SIGNALPOST_LOG_LEVEL", "debug"),
+        ("SIGNALPOST_PLUGINS_WATCH", "false"),
+        ("SIGNALPOST_SOCKETS_ATTRIBUTES", "locale, device"),
+        ("SIGNALPOST_POLICIES_CHAT_GRANTS", r#"["log", "groups"]"#),
+        ("SIGNALPOST_POLICIES_CHAT_ON_FAULT", "pass"),
+        ("SIGNALPOST_POLICIES_CHAT_EVENTS", "pooling.chat.message"),
+        ("SIGNALPOST_POLICIES_CHAT_FILE", "42"),
+        ("SIGNALPOST_POLICIES_CHAT_LIMITS_CALL_DEADLINE_MS", "50"),
+        ("SIGNALPOST_POLICIES_CHAT_SETTINGS", "{ words = 3 }"),
+    ];
+    let config = config("", &environment);
+    assert_eq!((config.base_path.as_str(), config.log.level, config.plugins.watch), ("/42", LogLevel::Debug, false));
+    assert_eq!(config.sockets.attributes, ["locale", "device"]);
+    let chat = &config.policies["chat"];
+    assert_eq!((chat.grants.as_slice(), chat.on_fault), ([Grant::Log, Grant::Groups].as_slice(), OnFault::Pass));
+    assert_eq!(chat.events.as_deref(), Some(["pooling.chat.message".to_owned()].as_slice()));
+    assert_eq!(chat.file.as_deref(), Some(Path::new("42")));
+    assert_eq!(chat.settings["words"].as_integer(), Some(3));
+    assert_eq!(config.limits_for("chat").call_deadline_ms, 50);
+}
+
+#[test]
+fn a_variable_reaches_policies_that_only_the_file_or_nobody_names() {
+    let file = "[policies.My-Policy]\nsettings.Tone.loud = \"7\"\n";
+    let environment = [
+        ("SIGNALPOST_POLICIES_MY_POLICY_ORDER", "-1"),
+        ("SIGNALPOST_POLICIES_MY_POLICY_SETTINGS_TONE_LOUD", "8"),
+        ("SIGNALPOST_POLICIES_NEW_ONE_LIMITS_ITEMS_MAX", "9"),
+    ];
+    let config = config(file, &environment);
+    assert_eq!(config.policies["My-Policy"].order, Some(-1));
+    assert_eq!(config.policies["My-Policy"].settings["Tone"]["loud"].as_str(), Some("8"));
+    assert_eq!(config.limits_for("new_one").items_max, 9);
+}
+
+#[test]
+fn an_unknown_or_wrong_variable_is_refused_by_its_own_name() {
+    let found = problems("", &[("SIGNALPOST_SOKETS_PER_USER_MAX", "4"), ("SIGNALPOST_SOCKETS_PER_USER_MAX", "few")]);
+    assert_eq!(
+        found,
+        [
+            r#"SIGNALPOST_SOCKETS_PER_USER_MAX is "few"; expected a whole number, 0 or more"#,
+            "unknown environment variable SIGNALPOST_SOKETS_PER_USER_MAX; did you mean SIGNALPOST_SOCKETS_PER_USER_MAX?",
+        ]
+    );
+}
+
+#[test]
+fn a_variable_that_could_mean_two_settings_is_refused() {
+    let found = problems("[policies.a-b]\n[policies.a_b]\n", &[("SIGNALPOST_POLICIES_A_B_ORDER", "1")]);
+    assert_eq!(found, [r#"SIGNALPOST_POLICIES_A_B_ORDER can mean "policies.a-b.order" or "policies.a_b.order"; set it in the file"#]);
+}
+
+#[test]
+fn what_kubernetes_puts_beside_a_service_named_signalpost_is_no_setting() {
+    let environment = [
+        ("SIGNALPOST_SERVICE_HOST", "10.0.0.1"),
+        ("SIGNALPOST_SERVICE_PORT_HTTP", "8080"),
+        ("SIGNALPOST_PORT", "tcp://10.0.0.1:8080"),
+        ("SIGNALPOST_PORT_8080_TCP_ADDR", "10.0.0.1"),
+    ];
+    config("", &environment);
+    assert_eq!(problems("", &[("SIGNALPOST_PORT", "8080")]).len(), 1);
+}
+
+#[test]
+fn a_policys_limits_stand_over_the_global_ones() {
+    let config = config("[limits]\nitems_max = 5\nrecipients_max = 6\n[policies.chat.limits]\nitems_max = 7\n", &[]);
+    let own = config.limits_for("chat");
+    assert_eq!((own.items_max, own.recipients_max), (7, 6));
+    assert_eq!(config.limits_for("pooling").items_max, 5);
+    assert_eq!(config.limits_for("only-a-file").items_max, 5);
+}
+
+#[test]
+fn an_empty_policy_table_is_a_policy() {
+    assert!(config("[policies.extra]", &[]).policies.contains_key("extra"));
+}
+
+#[test]
+fn other_machines_are_let_in_only_on_purpose() {
+    assert!(problems("listen = \"0.0.0.0:8080\"", &[])[0].starts_with("\"listen\" is 0.0.0.0:8080, which other machines"));
+    config("listen = \"0.0.0.0:8080\"\nlisten_beyond_loopback_without_authentication = true", &[]);
+    config("listen = \"[::1]:0\"", &[]);
+}
+
+#[test]
+fn a_base_path_is_empty_or_a_path_without_a_trailing_slash() {
+    for good in ["", "/a", "/api/v1.0/pool_x"] {
+        config(&format!("base_path = \"{good}\""), &[]);
+    }
+    for bad in ["/", "api", "/api/", "/a//b", "/a/../b", "/{x}", "/a?b", "/a b"] {
+        assert_eq!(problems(&format!("base_path = \"{bad}\""), &[]).len(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn a_bound_of_zero_is_refused_where_zero_means_nothing() {
+    let file = "worker_threads = 0\n[sockets]\nidle_deadline_ms = 0\nper_user_max = 0\n[policies.chat]\norder = 0\n\
+                settings.depth_max = 0\nlimits.call_deadline_ms = 0\n";
+    assert_eq!(
+        problems(file, &[]),
+        [r#""policies.chat.limits.call_deadline_ms" is 0; it must be at least 1"#, r#""sockets.per_user_max" is 0; it must be at least 1"#,]
+    );
+}
+
+#[test]
+fn attributes_and_policies_have_plain_names() {
+    let file = "[sockets]\nattributes = [\"user\", \"Locale\", \"x\", \"x\", \"\"]\n[policies.\"a b\"]\n[policies.\"\"]\n";
+    assert_eq!(problems(file, &[]).len(), 6);
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_refused() {
+    let found = problems("[mailboxes]\nbytes_max = 1000", &[]);
+    assert_eq!(
+        found,
+        [r#""events.event_bytes_max" is 262144, above "mailboxes.bytes_max", which is 1000; lower the one or raise the other"#]
+    );
+}

@@ -1,0 +1,117 @@
+//! What the types can't say: bounds that must not be zero, names, and settings that contradict each other.
+
+use toml::{Table, Value};
+
+use super::Config;
+use super::known::{KeyPath, dotted};
+
+/// Here zero has a meaning: none, never, or as many as there are cores. Everywhere else it would stop all work, so a new
+/// setting is checked until it is named here.
+const MAY_BE_ZERO: [&str; 11] = [
+    "worker_threads",
+    "idle_deadline_ms",
+    "resume_wait_ms",
+    "dedup_window_ms",
+    "retire_ms",
+    "order",
+    "log_lines_max",
+    "log_line_bytes_max",
+    "state_keys_max",
+    "state_bytes_max",
+    "metric_names_max",
+];
+const POLICY_NAME_BYTES_MAX: usize = 64;
+
+/// Each problem as a sentence that says what to do. `table` is what `config` was read from.
+pub(super) fn problems(config: &Config, table: &Table) -> Vec<String> {
+    let mut found = Vec::new();
+    zeros(table, &mut Vec::new(), &mut found);
+    found.extend(listen(config));
+    found.extend(base_path(&config.base_path));
+    attributes(&config.sockets.attributes, &mut found);
+    found.extend(config.policies.keys().filter_map(|name| policy_name(name)));
+    contradictions(config, &mut found);
+    found
+}
+
+fn zeros(table: &Table, path: &mut KeyPath, found: &mut Vec<String>) {
+    for (key, value) in table {
+        path.push(key.clone());
+        match value {
+            // What is in a policy's settings is its plugin's affair.
+            Value::Table(_) if path.len() == 3 && key == "settings" => {}
+            Value::Table(below) => zeros(below, path, found),
+            Value::Integer(0) if !MAY_BE_ZERO.contains(&key.as_str()) => {
+                found.push(format!("\"{}\" is 0; it must be at least 1", dotted(path)));
+            }
+            _ => {}
+        }
+        path.pop();
+    }
+}
+
+fn listen(config: &Config) -> Option<String> {
+    let is_loopback = config.listen.ip().to_canonical().is_loopback();
+    (!is_loopback && !config.listen_beyond_loopback_without_authentication).then(|| {
+        format!(
+            "\"listen\" is {}, which other machines can reach, and Signalpost doesn't ask who connects; listen on 127.0.0.1, or \
+             set \"listen_beyond_loopback_without_authentication\" to true where something in front of it does",
+            config.listen
+        )
+    })
+}
+
+fn base_path(path: &str) -> Option<String> {
+    let is_name = |segment: &str| {
+        let is_plain = segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b));
+        is_plain && !matches!(segment, "" | "." | "..")
+    };
+    let is_path = path.is_empty() || path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_name));
+    (!is_path).then(|| {
+        format!(
+            "\"base_path\" is \"{path}\"; it must be empty, or start with / and not end with it, and hold only letters, digits \
+             and - _ . ~ between, as in \"/api/pool\""
+        )
+    })
+}
+
+fn attributes(names: &[String], found: &mut Vec<String>) {
+    let is_name_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b);
+    for (position, name) in names.iter().enumerate() {
+        let reason = if name.is_empty() || !name.bytes().all(is_name_byte) {
+            "an attribute's name has small letters, digits, _ and - only"
+        } else if name == "user" {
+            "a policy that varies by \"user\" means the reader; take another name"
+        } else if names.iter().take(position).any(|earlier| earlier == name) {
+            "it is there already; leave one out"
+        } else {
+            continue;
+        };
+        found.push(format!("\"sockets.attributes\" holds \"{name}\": {reason}"));
+    }
+}
+
+fn policy_name(name: &str) -> Option<String> {
+    let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    let is_name = (1..=POLICY_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_name_byte);
+    (!is_name)
+        .then(|| format!("the policy name \"{name}\" must have 1 to {POLICY_NAME_BYTES_MAX} letters, digits, _ and - only; rename it"))
+}
+
+/// Pairs of which the first would never be reached, or never fit, if it were above the second.
+fn contradictions(config: &Config, found: &mut Vec<String>) {
+    let Config { sockets, mailboxes, events, groups, .. } = config;
+    let pairs = [
+        ("sockets.close_deadline_ms", sockets.close_deadline_ms, "stop_deadline_ms", config.stop_deadline_ms),
+        ("mailboxes.messages_max", mailboxes.messages_max as u64, "mailboxes.total_messages_max", mailboxes.total_messages_max as u64),
+        ("mailboxes.bytes_max", mailboxes.bytes_max as u64, "mailboxes.total_bytes_max", mailboxes.total_bytes_max as u64),
+        ("events.event_bytes_max", events.event_bytes_max as u64, "events.body_bytes_max", events.body_bytes_max as u64),
+        ("events.event_bytes_max", events.event_bytes_max as u64, "mailboxes.bytes_max", mailboxes.bytes_max as u64),
+        ("groups.members_max", groups.members_max as u64, "groups.memberships_max", groups.memberships_max as u64),
+    ];
+    for (low, low_value, high, high_value) in pairs {
+        if low_value > high_value {
+            found.push(format!("\"{low}\" is {low_value}, above \"{high}\", which is {high_value}; lower the one or raise the other"));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What a policy decides, in the host's own types: who is told, what, and for how long it matters.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+
+use crate::event::{Body, UserId};
+use crate::metrics::DropReason;
+
+/// What a policy wants done; carried out in the order of the members.
+#[derive(Debug, Default)]
+pub struct Decision {
+    pub joins: Vec<Membership>,
+    pub deliveries: Vec<Delivery>,
+    pub leaves: Vec<Membership>,
+    pub ends: Vec<String>,
+}
+
+#[derive(Debug)]
+pub struct Membership {
+    pub group: String,
+    pub user: UserId,
+}
+
+/// One message and who is to get it.
+#[derive(Debug)]
+pub struct Delivery {
+    pub to: Recipients,
+    pub except: Vec<UserId>,
+    /// `None`: the event's data as it is.
+    pub body: Option<Body>,
+    pub terms: Terms,
+}
+
+#[derive(Debug)]
+pub enum Recipients {
+    Users(Vec<UserId>),
+    Group(String),
+    Everyone,
+    Session { user: UserId, session: String },
+}
+
+/// For how long a message matters, and what may replace it.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Worthless after this time, read or not.
+    pub time_to_live: Option<Duration>,
+    /// How long it is kept for a user who is away. `None`: the server's default, which is also the most.
+    pub keep: Option<Duration>,
+    /// A newer message with the same key replaces an older one that is still in the mailbox.
+    pub collapse_key: Option<Arc<str>>,
+    pub priority: Priority,
+}
+
+/// What goes first when a mailbox is full. Never the order of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
+/// "No", and why: a policy's answer to an event, a frame or a reader.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Refusal {
+    pub code: String,
+    pub detail: String,
+}
+
+/// One message, shared by every mailbox that it was posted to.
+#[derive(Debug)]
+pub struct Message {
+    /// Id and type of the event that it came from.
+    pub event_id: String,
+    pub event_type: String,
+    pub body: Arc<Body>,
+    /// The policies that its event took; they format it too, as long as they are there.
+    pub revision: u64,
+    shapes: Mutex<Vec<Shape>>,
+}
+
+/// What one class of readers sees of a message, or why nothing.
+pub type Shaped = Result<Arc<Body>, DropReason>;
+
+#[derive(Debug)]
+struct Shape {
+    revision: u64,
+    class: Vec<Option<String>>,
+    shaped: Arc<OnceCell<Shaped>>,
+}
+
+impl Message {
+    pub fn new(event_id: String, event_type: String, body: Body, revision: u64) -> Message {
+        Message { event_id, event_type, body: Arc::new(body), revision, shapes: Mutex::default() }
+    }
+
+    /// The place where the shape for one class is kept. Whoever comes first fills it, and formatting never runs twice for one
+    /// message and class. A class is the values of the attributes that `revision`'s policies vary on.
+    pub fn shape<'a>(&self, revision: u64, class: impl ExactSizeIterator<Item = Option<&'a str>> + Clone) -> Arc<OnceCell<Shaped>> {
+        let mut shapes = crate::lock(&self.shapes);
+        let same = |shape: &Shape| {
+            shape.class.len() == class.len() && shape.class.iter().zip(class.clone()).all(|(known, value)| known.as_deref() == value)
+        };
+        if let Some(shape) = shapes.iter().find(|shape| shape.revision == revision && same(shape)) {
+            return shape.shaped.clone();
+        }
+        let shaped = Arc::new(OnceCell::new());
+        shapes.push(Shape { revision, class: class.map(|value| value.map(str::to_owned)).collect(), shaped: shaped.clone() });
+        shaped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_has_one_place_for_its_shape() {
+        let message = Message::new("1".into(), "a.b".into(), Body::Text("x".into()), 1);
+        let german = message.shape(1, [Some("de"), None].into_iter());
+        german.set(Err(DropReason::Formatted)).unwrap();
+        assert!(message.shape(1, [Some("de"), None].into_iter()).initialized());
+        assert!(!message.shape(1, [Some("hi"), None].into_iter()).initialized());
+        assert!(!message.shape(1, [None, Some("de")].into_iter()).initialized());
+        assert!(!message.shape(2, [Some("de"), None].into_iter()).initialized());
+    }
+}

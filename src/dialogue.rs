@@ -1,0 +1,116 @@
+//! Dialogue: what the sessions policies make of clients who come, speak and go.
+//!
+//! Policies are asked in the configured order. The first refusal of a socket, and the first policy that takes a message, end the
+//! asking. What a policy answers goes the same way as any event: replies are posted to the session's mailbox.
+
+use std::sync::Arc;
+
+use crate::close::Close;
+use crate::config::OnFault;
+use crate::delivery::{Message, Refusal, Terms};
+use crate::dispatch::{Dispatch, Origin, Tally};
+use crate::event::{self, Body, Event};
+use crate::mailbox::Seat;
+use crate::policy::bindings::{Draft, Response, sessions};
+use crate::policy::{CallError, Policy};
+
+/// The event type that formatting policies see for what a sessions policy sends of its own accord.
+const SESSION_EVENT: &str = "signalpost.session";
+
+/// Asks whether the session may stay, and lets the policies greet it.
+///
+/// # Errors
+/// Why it has to close.
+pub fn opened(dispatch: &Dispatch, seat: &Seat) -> Result<(), Close> {
+    let policies = dispatch.policies.current();
+    for policy in policies.sessions() {
+        let answer = with_session(seat, |session| policy.opened(session));
+        match answer {
+            Ok(response) => carry_out(dispatch, policy, policies.revision, seat, response),
+            Err(CallError::Refused(refusal)) => return Err(Close::RefusedByPolicy(refusal.detail)),
+            // A policy that guards the door must not open it by failing.
+            Err(CallError::Fault(_)) if policy.on_fault() == OnFault::Drop => return Err(Close::PolicyFault),
+            Err(CallError::Fault(_)) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Hands a client's message to the policy that takes it.
+///
+/// # Errors
+/// What the client is told: a policy's refusal, or that nobody takes such a message.
+pub fn received(dispatch: &Dispatch, seat: &Seat, body: &Body) -> Result<(), Refusal> {
+    let policies = dispatch.policies.current();
+    let count = |outcome| dispatch.services.metrics.client_messages.with_label_values(&[outcome]).inc();
+    for policy in policies.sessions() {
+        match with_session(seat, |session| policy.received(session, body)) {
+            Ok(None) => {}
+            Ok(Some(response)) => {
+                count("handled");
+                carry_out(dispatch, policy, policies.revision, seat, response);
+                return Ok(());
+            }
+            Err(CallError::Refused(refusal)) => {
+                count("refused");
+                return Err(refusal);
+            }
+            Err(CallError::Fault(_)) => {
+                count("faulted");
+                let detail = format!("the policy {} failed on this message; it was not handled", policy.name);
+                return Err(Refusal { code: "policy_fault".into(), detail });
+            }
+        }
+    }
+    count("unhandled");
+    Err(Refusal { code: "unhandled".into(), detail: "no policy of this server takes such a message".into() })
+}
+
+/// Tells the policies that the session is gone.
+pub fn closed(dispatch: &Dispatch, seat: &Seat, code: u16) {
+    let policies = dispatch.policies.current();
+    for policy in policies.sessions() {
+        if let Ok(response) = with_session(seat, |session| policy.closed(session, code)) {
+            carry_out(dispatch, policy, policies.revision, seat, Response { replies: Vec::new(), close: None, ..response });
+        }
+    }
+}
+
+fn carry_out(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat, response: Response) {
+    let mut tally = Tally::default();
+    let event = synthetic(policy, SESSION_EVENT.to_owned(), None, None);
+    for reply in response.replies {
+        let message = Arc::new(Message::new(event.id.clone(), event.kind.clone(), reply, revision));
+        dispatch.post(&seat.user, Some(&seat.id), &message, &Terms::default(), &mut tally);
+    }
+    let origin = Origin { event: &event, revision, recipients_max: policy.recipients_max() };
+    dispatch.carry_out(response.decision, &origin, &mut tally);
+    for Draft { kind, subject, data } in response.drafts {
+        dispatch.publish(synthetic(policy, kind, subject, Some(data)));
+    }
+    if let Some(reason) = response.close {
+        seat.end(Close::ClosedByPolicy(reason));
+    }
+}
+
+fn synthetic(policy: &Policy, kind: String, subject: Option<String>, data: Option<Body>) -> Event {
+    Event {
+        id: event::new_event_id(),
+        source: format!("/policies/{}", policy.name),
+        kind,
+        subject,
+        time: Some(crate::json::rfc3339(std::time::SystemTime::now())),
+        content_type: match data {
+            Some(Body::Text(_)) => "text/plain".into(),
+            Some(Body::Binary(_)) => "application/octet-stream".into(),
+            Some(Body::Json(_)) | None => "application/json".into(),
+        },
+        extensions: Vec::new(),
+        data,
+    }
+}
+
+fn with_session<R>(seat: &Seat, call: impl FnOnce(sessions::Session<'_>) -> R) -> R {
+    let attributes: Vec<(&str, &str)> = seat.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    call(sessions::Session { id: &seat.id, user: seat.user.as_str(), subprotocol: seat.subprotocol, attributes: &attributes })
+}

@@ -1,0 +1,142 @@
+//! What a producer publishes, and the words that every station shares: user ids and bodies.
+//!
+//! Types here are proven when they are made; nothing past them checks again. No HTTP, no I/O.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+/// The `type` that policies see for a message that was sent to a user directly.
+pub const DIRECT: &str = "signalpost.direct";
+
+/// One CloudEvents 1.0 event. Its members have CloudEvents' names and meanings.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub id: String,
+    pub source: String,
+    pub kind: String,
+    pub subject: Option<String>,
+    /// RFC 3339.
+    pub time: Option<String>,
+    /// `datacontenttype`; `application/json` where the producer named none.
+    pub content_type: String,
+    /// Extension attributes in their string form.
+    pub extensions: Vec<(String, String)>,
+    pub data: Option<Body>,
+}
+
+/// A new id for an event whose producer gave none. They sort by time.
+pub fn new_event_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+/// A user's name, as in `/ws/{user_id}`: cheap to clone, never empty, no control characters, bounded.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct UserId(Arc<str>);
+
+impl UserId {
+    /// # Errors
+    /// A sentence for whoever named the user.
+    pub fn new(text: &str, bytes_max: usize) -> Result<UserId, String> {
+        if text.is_empty() {
+            return Err("a user id can't be empty".into());
+        }
+        if text.len() > bytes_max {
+            return Err(format!("a user id of {} bytes is over the limit of {bytes_max}", text.len()));
+        }
+        if text.chars().any(char::is_control) || text.trim() != text {
+            return Err("a user id can't hold control characters, nor begin or end with a space".into());
+        }
+        Ok(UserId(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for UserId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// One JSON value; see [`Body::json`].
+    Json(String),
+    Text(String),
+    Binary(Vec<u8>),
+}
+
+impl Body {
+    /// A body of one JSON value (RFC 8259), kept as it was written: numbers keep their digits.
+    ///
+    /// # Errors
+    /// What is wrong with the text, and where.
+    pub fn json(text: String) -> Result<Body, serde_json::Error> {
+        let value: &RawValue = serde_json::from_str(&text)?;
+        // Surrounding whitespace is no part of the value.
+        if value.get().len() == text.len() { Ok(Body::Json(text)) } else { Ok(Body::Json(value.get().to_owned())) }
+    }
+
+    /// What a client wrote in a text frame: JSON if it is one value, else text.
+    pub fn sniff(text: String) -> Body {
+        match Body::json(text.clone()) {
+            Ok(body) => body,
+            Err(_) => Body::Text(text),
+        }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Body::Json(text) | Body::Text(text) => text.as_bytes(),
+            Body::Binary(bytes) => bytes,
+        }
+    }
+
+    /// Length in bytes.
+    pub fn size(&self) -> usize {
+        self.as_bytes().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_ids_are_any_sane_text() {
+        for text in ["1001", "alice", "9b2e-…", "a b", "用户"] {
+            assert_eq!(UserId::new(text, 128).unwrap().as_str(), text);
+        }
+        for text in ["", " a", "a\n", "\u{0}", &"x".repeat(129)] {
+            assert!(UserId::new(text, 128).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn json_keeps_its_digits_and_loses_its_margins() {
+        let body = Body::json(" {\"n\": 1.10000000000000000001e400}\n".into()).unwrap();
+        assert_eq!(body, Body::Json("{\"n\": 1.10000000000000000001e400}".into()));
+        assert!(Body::json("{} {}".into()).is_err());
+        assert!(Body::json(String::new()).is_err());
+    }
+
+    #[test]
+    fn a_text_frame_is_json_when_it_is_one_value() {
+        assert_eq!(Body::sniff("{\"a\":1}".into()), Body::Json("{\"a\":1}".into()));
+        assert_eq!(Body::sniff("ping".into()), Body::Text("ping".into()));
+    }
+}

@@ -1,0 +1,137 @@
+//! Ingress: producers' requests over HTTP, answered with receipts.
+
+pub mod cloudevents;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body as HttpBody;
+use axum::extract::{Path, Query, State};
+use axum::http::Request;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+use crate::delivery::Terms;
+use crate::dispatch::{Dispatch, Receipt};
+use crate::event::{Body, UserId};
+use crate::problem::{Document, Problem};
+use cloudevents::Parsed;
+
+/// What the handlers share.
+#[derive(Debug)]
+pub struct Ingress {
+    pub dispatch: Arc<Dispatch>,
+    pub limits: config::Events,
+    pub user_id_bytes_max: usize,
+    pub body_deadline: Duration,
+}
+
+/// The answer to a batch: an item for each event, in its order.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Item {
+    Receipt(Box<Receipt>),
+    Problem(Document),
+}
+
+/// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems.
+///
+/// # Errors
+/// What is wrong with the request, or with its only event.
+pub async fn publish(State(ingress): State<Arc<Ingress>>, request: Request<HttpBody>) -> Result<Response, Problem> {
+    let (headers, body) = ingress.read(request).await?;
+    match cloudevents::read(&headers, &body, &ingress.limits).inspect_err(|_| ingress.rejected())? {
+        cloudevents::Request::One(parsed) => Ok(accepted(&ingress.dispatch(parsed))),
+        cloudevents::Request::Batch(parsed) => {
+            let answer = |parsed: Result<Parsed, Problem>| match parsed {
+                Ok(parsed) => Item::Receipt(Box::new(ingress.dispatch(parsed))),
+                Err(problem) => {
+                    ingress.rejected();
+                    Item::Problem(problem.into_document())
+                }
+            };
+            let items: Vec<Item> = parsed.into_iter().map(answer).collect();
+            Ok(accepted(&items))
+        }
+    }
+}
+
+/// How long a message to one user matters.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TellQuery {
+    ttl_ms: Option<u64>,
+    keep_ms: Option<u64>,
+    collapse_key: Option<String>,
+}
+
+/// `POST {base}/users/{user_id}/messages`: any JSON value, to one user. 202 and a receipt.
+///
+/// # Errors
+/// What is wrong with the request.
+pub async fn tell(
+    State(ingress): State<Arc<Ingress>>,
+    Path(user): Path<String>,
+    query: Result<Query<TellQuery>, axum::extract::rejection::QueryRejection>,
+    request: Request<HttpBody>,
+) -> Result<Response, Problem> {
+    let user = UserId::new(&user, ingress.user_id_bytes_max).map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, "user_id", reason))?;
+    let Query(query) = query.map_err(|error| {
+        let detail = format!("{}; a message takes ttl_ms, keep_ms and collapse_key", error.body_text());
+        Problem::new(StatusCode::BAD_REQUEST, "query", detail)
+    })?;
+    let (_, body) = ingress.read(request).await?;
+    if body.len() > ingress.limits.event_bytes_max {
+        let detail =
+            format!("the message has {} bytes, over the limit of {} (events.event_bytes_max)", body.len(), ingress.limits.event_bytes_max);
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail));
+    }
+    let body = Body::json(cloudevents::text(&body)?.to_owned())
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "json", format!("the body is not one JSON value: {error}")))?;
+    let terms = Terms {
+        time_to_live: query.ttl_ms.map(Duration::from_millis),
+        keep: query.keep_ms.map(Duration::from_millis),
+        collapse_key: query.collapse_key.map(Arc::from),
+        ..Terms::default()
+    };
+    Ok(accepted(&ingress.dispatch.tell(user, body, terms)))
+}
+
+impl Ingress {
+    fn dispatch(&self, parsed: Parsed) -> Receipt {
+        if parsed.id_given { self.dispatch.publish_once(parsed.event) } else { self.dispatch.publish(parsed.event) }
+    }
+
+    fn rejected(&self) {
+        self.dispatch.services.metrics.events.with_label_values(&["rejected"]).inc();
+    }
+
+    /// The whole body, within its limit and its deadline.
+    async fn read(&self, request: Request<HttpBody>) -> Result<(HeaderMap, Bytes), Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes_max = self.limits.body_bytes_max;
+        let reading = Limited::new(body, bytes_max).collect();
+        let Ok(read) = tokio::time::timeout(self.body_deadline, reading).await else {
+            let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", self.body_deadline.as_millis());
+            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_deadline", detail));
+        };
+        match read {
+            Ok(body) => Ok((parts.headers, body.to_bytes())),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                let detail = format!("the body is over the limit of {bytes_max} bytes (events.body_bytes_max)");
+                Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
+            }
+            Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, "body", format!("the body can't be read: {error}"))),
+        }
+    }
+}
+
+fn accepted<T: Serialize>(answer: &T) -> Response {
+    // Receipts are structs of strings and numbers: serializing them can't fail.
+    let body = serde_json::to_vec(answer).unwrap_or_default();
+    (StatusCode::ACCEPTED, [(http::header::CONTENT_TYPE, "application/json")], body).into_response()
+}

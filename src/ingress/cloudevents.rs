@@ -1,0 +1,305 @@
+//! From an HTTP request to events: CloudEvents 1.0 over HTTP in structured, batched and binary mode, and the short form
+//! `{"type": …, "data": …}`. What passes here is proven; nothing after it checks again.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use http::header::{CONTENT_TYPE, HeaderMap};
+use http::{HeaderValue, StatusCode};
+use serde_json::value::RawValue;
+
+use crate::config;
+use crate::event::{Body, Event, new_event_id};
+use crate::problem::Problem;
+
+/// Bytes of an attribute: ids, sources, types, extensions. They are kept with each message.
+const ATTRIBUTE_BYTES_MAX: usize = 1024;
+
+/// Extension attributes of one event.
+const EXTENSIONS_MAX: usize = 32;
+
+/// The source of events in the short form that name none.
+const SHORT_FORM_SOURCE: &str = "/";
+
+/// What a request holds.
+#[derive(Debug)]
+pub enum Request {
+    /// An event, and whether its producer named its id, so that a repetition can be told.
+    One(Parsed),
+    Batch(Vec<Result<Parsed, Problem>>),
+}
+
+#[derive(Debug)]
+pub struct Parsed {
+    pub event: Event,
+    pub id_given: bool,
+}
+
+/// Reads a request in whichever mode its headers say.
+///
+/// # Errors
+/// What is wrong with it as a whole. Each event of a batch has a result of its own.
+pub fn read(headers: &HeaderMap, body: &[u8], limits: &config::Events) -> Result<Request, Problem> {
+    let media_type = media_type(headers.get(CONTENT_TYPE));
+    if media_type == "application/cloudevents+json" {
+        return structured(text(body)?, true, limits).map(Request::One);
+    }
+    if media_type == "application/cloudevents-batch+json" {
+        return batch(text(body)?, limits).map(Request::Batch);
+    }
+    if media_type.starts_with("application/cloudevents") {
+        let detail = format!("the event format {media_type} is not served; use application/cloudevents+json");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "event_format", detail));
+    }
+    if headers.keys().any(|name| name.as_str().starts_with("ce-")) {
+        return binary(headers, body, limits).map(Request::One);
+    }
+    if media_type.is_empty() || is_json(&media_type) {
+        return structured(text(body)?, false, limits).map(Request::One);
+    }
+    let detail =
+        format!("{media_type} is neither JSON nor a CloudEvent: send application/json, application/cloudevents+json, or ce- headers");
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", detail))
+}
+
+/// Text of a request's body.
+pub fn text(body: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(body).map_err(|error| invalid("json", format!("the body is not UTF-8: {error}")))
+}
+
+/// One event in JSON: a CloudEvent, or the short form, where only `type` must be there.
+fn structured(text: &str, cloud_event: bool, limits: &config::Events) -> Result<Parsed, Problem> {
+    // Members as they were written, so that numbers keep their digits; those that CloudEvents doesn't define are extensions.
+    let members: BTreeMap<Cow<'_, str>, &RawValue> =
+        serde_json::from_str(text).map_err(|error| invalid("json", format!("the body is not one JSON object: {error}")))?;
+    let member = |name: &str| members.get(name).copied().filter(|value| value.get() != "null");
+    let string = |name: &str| match member(name) {
+        None => Ok(None),
+        Some(value) => match serde_json::from_str::<String>(value.get()) {
+            Ok(string) => Ok(Some(string)),
+            Err(_) => Err(invalid("attribute", format!("`{name}` must be a string"))),
+        },
+    };
+    let specversion = string("specversion")?;
+    if cloud_event || specversion.is_some() {
+        check_specversion(specversion.as_deref())?;
+    }
+    let strict = cloud_event || specversion.is_some();
+    let content_type = string("datacontenttype")?.unwrap_or_else(|| "application/json".to_owned());
+    let data = match (member("data"), string("data_base64")?) {
+        (Some(_), Some(_)) => return Err(invalid("data", "an event has `data` or `data_base64`, not both".into())),
+        // Present and null is data too; absent is not.
+        (None, None) => members.get("data").filter(|_| is_json(&content_type)).map(|_| Body::Json("null".into())),
+        (Some(data), None) => Some(json_data(data, &content_type)?),
+        (None, Some(encoded)) => Some(bytes_data(decode(&encoded)?, &content_type)?),
+    };
+    let id = string("id")?;
+    let id_given = id.is_some();
+    if strict && !id_given {
+        return Err(missing("id"));
+    }
+    let source = string("source")?;
+    if strict && source.is_none() {
+        return Err(missing("source"));
+    }
+    let mut extensions = Vec::new();
+    for (name, value) in &members {
+        if !ATTRIBUTES.contains(&name.as_ref()) && value.get() != "null" {
+            extensions.push((name.to_string(), extension(name, value)?));
+        }
+    }
+    let event = Event {
+        id: id.unwrap_or_else(new_event_id),
+        source: source.unwrap_or_else(|| SHORT_FORM_SOURCE.to_owned()),
+        kind: string("type")?.ok_or_else(|| missing("type"))?,
+        subject: string("subject")?,
+        time: string("time")?,
+        content_type,
+        extensions,
+        data,
+    };
+    string("dataschema")?;
+    Ok(Parsed { event: checked(event, limits)?, id_given })
+}
+
+/// The attributes that CloudEvents defines, and the two members for data.
+const ATTRIBUTES: [&str; 10] =
+    ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema", "data", "data_base64"];
+
+fn batch(text: &str, limits: &config::Events) -> Result<Vec<Result<Parsed, Problem>>, Problem> {
+    let items: Vec<&RawValue> =
+        serde_json::from_str(text).map_err(|error| invalid("json", format!("the body is not a JSON array of events: {error}")))?;
+    if items.len() > limits.batch_max {
+        let detail = format!("{} events in a batch are over the limit of {} (events.batch_max)", items.len(), limits.batch_max);
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail));
+    }
+    Ok(items.into_iter().map(|item| structured(item.get(), true, limits)).collect())
+}
+
+/// CloudEvents HTTP binding, section 3.1: attributes in `ce-` headers, the data as the body.
+fn binary(headers: &HeaderMap, body: &[u8], limits: &config::Events) -> Result<Parsed, Problem> {
+    let mut event = Event {
+        id: String::new(),
+        source: String::new(),
+        kind: String::new(),
+        subject: None,
+        time: None,
+        content_type: "application/json".to_owned(),
+        extensions: Vec::new(),
+        data: None,
+    };
+    let mut specversion = None;
+    for (name, value) in headers {
+        let Some(name) = name.as_str().strip_prefix("ce-") else { continue };
+        let value = header_text(name, value)?;
+        match name {
+            "specversion" => specversion = Some(value),
+            "id" => event.id = value,
+            "source" => event.source = value,
+            "type" => event.kind = value,
+            "subject" => event.subject = Some(value),
+            "time" => event.time = Some(value),
+            "dataschema" => {}
+            _ => event.extensions.push((name.to_owned(), value)),
+        }
+    }
+    check_specversion(specversion.as_deref())?;
+    if let Some(content_type) = headers.get(CONTENT_TYPE) {
+        event.content_type = header_text("Content-Type", content_type)?;
+    }
+    if !body.is_empty() {
+        event.data = Some(bytes_data(body.to_vec(), &event.content_type)?);
+    }
+    Ok(Parsed { event: checked(event, limits)?, id_given: true })
+}
+
+/// The rules of the CloudEvents specification, section 3, and our limits.
+fn checked(event: Event, limits: &config::Events) -> Result<Event, Problem> {
+    let attributes = [("id", &event.id), ("source", &event.source), ("type", &event.kind)];
+    for (name, value) in attributes {
+        if value.is_empty() {
+            return Err(missing(name));
+        }
+    }
+    let optional = [("subject", event.subject.as_ref()), ("time", event.time.as_ref()), ("datacontenttype", Some(&event.content_type))];
+    let given = optional.into_iter().filter_map(|(name, value)| value.map(|value| (name, value)));
+    for (name, value) in attributes.into_iter().chain(given) {
+        if value.len() > ATTRIBUTE_BYTES_MAX {
+            return Err(invalid("attribute", format!("`{name}` has {} bytes, over the limit of {ATTRIBUTE_BYTES_MAX}", value.len())));
+        }
+        if value.chars().any(char::is_control) {
+            return Err(invalid("attribute", format!("`{name}` holds a control character")));
+        }
+    }
+    if let Some(time) = &event.time
+        && time.parse::<jiff::Timestamp>().is_err()
+    {
+        return Err(invalid("attribute", format!("`time` is not an RFC 3339 timestamp: {time:?}")));
+    }
+    if event.source.contains(char::is_whitespace) {
+        return Err(invalid("attribute", "`source` is not a URI reference: it holds a space".into()));
+    }
+    if event.extensions.len() > EXTENSIONS_MAX {
+        let detail = format!("{} extension attributes are over the limit of {EXTENSIONS_MAX}", event.extensions.len());
+        return Err(invalid("attribute", detail));
+    }
+    for (name, value) in &event.extensions {
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
+            return Err(invalid("attribute", format!("the extension `{name}` is not named by lower-case letters and digits")));
+        }
+        if value.len() > ATTRIBUTE_BYTES_MAX {
+            return Err(invalid("attribute", format!("`{name}` has {} bytes, over the limit of {ATTRIBUTE_BYTES_MAX}", value.len())));
+        }
+    }
+    let size = event.data.as_ref().map_or(0, Body::size);
+    if size > limits.event_bytes_max {
+        let detail = format!("the event's data has {size} bytes, over the limit of {} (events.event_bytes_max)", limits.event_bytes_max);
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail));
+    }
+    Ok(event)
+}
+
+fn check_specversion(version: Option<&str>) -> Result<(), Problem> {
+    match version {
+        Some("1.0") => Ok(()),
+        Some(other) => Err(invalid("specversion", format!("CloudEvents {other:?} is not served; send specversion \"1.0\""))),
+        None => Err(missing("specversion")),
+    }
+}
+
+/// `data` in JSON: a value for JSON media types; a string stands for text, and for what else was put in as one.
+fn json_data(data: &RawValue, content_type: &str) -> Result<Body, Problem> {
+    if is_json(&media_type_of(content_type)) {
+        return Ok(Body::Json(data.get().to_owned()));
+    }
+    match serde_json::from_str::<String>(data.get()) {
+        Ok(text) => Ok(Body::Text(text)),
+        // The JSON format allows any value here; it stays JSON.
+        Err(_) => Ok(Body::Json(data.get().to_owned())),
+    }
+}
+
+fn bytes_data(bytes: Vec<u8>, content_type: &str) -> Result<Body, Problem> {
+    let media_type = media_type_of(content_type);
+    if is_json(&media_type) {
+        let text = String::from_utf8(bytes).map_err(|error| invalid("data", format!("the data is not UTF-8: {error}")))?;
+        return Body::json(text).map_err(|error| invalid("data", format!("the data is not JSON as {media_type} says: {error}")));
+    }
+    if media_type.starts_with("text/") {
+        return match String::from_utf8(bytes) {
+            Ok(text) => Ok(Body::Text(text)),
+            Err(other) => Ok(Body::Binary(other.into_bytes())),
+        };
+    }
+    Ok(Body::Binary(bytes))
+}
+
+fn decode(encoded: &str) -> Result<Vec<u8>, Problem> {
+    let decoded = base64::prelude::BASE64_STANDARD.decode(encoded);
+    decoded.map_err(|error| invalid("data", format!("`data_base64` is not base64: {error}")))
+}
+
+/// An extension's canonical string form: strings, integers and booleans (CloudEvents, section 3.1).
+fn extension(name: &str, value: &RawValue) -> Result<String, Problem> {
+    match serde_json::from_str::<serde_json::Value>(value.get()) {
+        Ok(serde_json::Value::String(text)) => Ok(text),
+        Ok(serde_json::Value::Bool(flag)) => Ok(flag.to_string()),
+        Ok(serde_json::Value::Number(number)) if number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()) => {
+            Ok(number.to_string())
+        }
+        _ => Err(invalid(
+            "attribute",
+            format!("the extension `{name}` must be a string, a boolean or a 32-bit integer; other members belong in `data`"),
+        )),
+    }
+}
+
+/// A `ce-` header's value, percent-decoded (CloudEvents HTTP binding, section 3.1.3.2).
+fn header_text(name: &str, value: &HeaderValue) -> Result<String, Problem> {
+    let decoded = percent_encoding::percent_decode(value.as_bytes()).decode_utf8();
+    let text = decoded.map_err(|_| invalid("attribute", format!("the header of `{name}` is not UTF-8")))?;
+    Ok(text.into_owned())
+}
+
+fn media_type(value: Option<&HeaderValue>) -> String {
+    value.and_then(|value| value.to_str().ok()).map(media_type_of).unwrap_or_default()
+}
+
+/// Without parameters, in lower case.
+fn media_type_of(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// `application/json`, `text/json` and anything ending in `+json`, as the CloudEvents JSON format says.
+fn is_json(media_type: &str) -> bool {
+    media_type.ends_with("/json") || media_type.ends_with("+json") || media_type.is_empty()
+}
+
+fn missing(name: &str) -> Problem {
+    invalid("missing_attribute", format!("the event has no `{name}`"))
+}
+
+fn invalid(code: &'static str, detail: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, code, detail)
+}

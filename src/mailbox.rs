@@ -1,0 +1,500 @@
+//! Mailboxes: a delivery is appended to its user's log and the user's sessions are woken. A session is a cursor.
+//!
+//! This is the one path: live, slow, resumed and replayed messages are all read by [`Reader::take`]. A full log has a stated
+//! outcome ([`Log::make_room`]), and each message that is not read is counted under its reason.
+//!
+//! Locks: a shard's lock is taken before a mailbox's lock, and neither is held while anything waits.
+
+mod log;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::close::Close;
+use crate::config::{self, TooMany};
+use crate::delivery::{Message, Terms};
+use crate::event::UserId;
+use crate::lock;
+use crate::metrics::{DropReason, Metrics};
+use log::{Log, Removed};
+
+/// Enough that two cores seldom meet at one lock.
+const SHARDS: usize = 64;
+
+/// Away users may fill this much of the total bounds; the rest is for users who are connected.
+const AWAY_SHARE_PERCENT: usize = 90;
+
+/// All users' mailboxes. One exists only while it holds something, has a session, or its reader may resume.
+#[derive(Debug)]
+pub struct Mailboxes {
+    shards: Box<[Mutex<HashMap<UserId, Arc<Mailbox>>>]>,
+    hasher: std::hash::RandomState,
+    limits: config::Mailboxes,
+    per_user_max: usize,
+    too_many: TooMany,
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+    sessions: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Mailbox {
+    /// Names this life of the mailbox: a seq means nothing in another one.
+    epoch: String,
+    content: Mutex<Content>,
+}
+
+#[derive(Debug)]
+struct Content {
+    log: Log,
+    seats: Vec<Taken>,
+    /// A `signalpost.v1` session has read here, so that its client may resume.
+    resumable: bool,
+    /// When the last session left.
+    vacant_since: Instant,
+}
+
+/// A session's place in its user's mailbox.
+#[derive(Debug)]
+struct Taken {
+    seat: Arc<Seat>,
+    cursor: u64,
+    /// Where the cursor was when the session opened.
+    start: u64,
+}
+
+/// What a mailbox knows of a session, and how it calls it.
+#[derive(Debug)]
+pub struct Seat {
+    pub id: Arc<str>,
+    pub user: UserId,
+    pub subprotocol: Option<&'static str>,
+    pub attributes: Vec<(String, String)>,
+    pub opened: SystemTime,
+    wake: Notify,
+    ending: OnceLock<Close>,
+}
+
+impl Seat {
+    pub fn new(user: UserId, subprotocol: Option<&'static str>, attributes: Vec<(String, String)>) -> Arc<Seat> {
+        Arc::new(Seat {
+            id: uuid::Uuid::new_v4().simple().to_string().into(),
+            user,
+            subprotocol,
+            attributes,
+            opened: SystemTime::now(),
+            wake: Notify::new(),
+            ending: OnceLock::new(),
+        })
+    }
+
+    /// Asks the session to close; the first reason stands.
+    pub fn end(&self, close: Close) {
+        let _ = self.ending.set(close);
+        self.wake.notify_one();
+    }
+
+    /// Resolves when there may be something to do. Cancel safe.
+    pub async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    pub fn ending(&self) -> Option<&Close> {
+        self.ending.get()
+    }
+
+    /// The value of an attribute; `user` is the user's id.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        if name == "user" {
+            return Some(self.user.as_str());
+        }
+        self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What became of one delivery to one user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Posted {
+    Posted { seq: u64 },
+    Dropped(DropReason),
+}
+
+/// A user's presence, for people and programs that ask.
+#[derive(Debug)]
+pub struct Presence {
+    pub sessions: Vec<(Arc<Seat>, u64)>,
+    pub messages: usize,
+    pub bytes: usize,
+    pub last: u64,
+    pub epoch: Option<String>,
+}
+
+/// Sums over all mailboxes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Totals {
+    pub mailboxes: usize,
+    pub messages: usize,
+    pub bytes: usize,
+    pub sessions: usize,
+}
+
+impl Mailboxes {
+    pub fn new(limits: config::Mailboxes, sockets: &config::Sockets, metrics: Arc<Metrics>) -> Arc<Mailboxes> {
+        Arc::new(Mailboxes {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: std::hash::RandomState::new(),
+            limits,
+            per_user_max: sockets.per_user_max,
+            too_many: sockets.too_many,
+            messages: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
+            metrics,
+        })
+    }
+
+    /// Appends a message to a user's log and wakes their sessions. `session`: only that one may read it.
+    pub fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, terms: &Terms) -> Posted {
+        let keep = terms.keep.unwrap_or(Duration::MAX).min(self.keep_max());
+        let mut shard = lock(self.shard(user));
+        let mailbox = match shard.get(user) {
+            Some(mailbox) => mailbox.clone(),
+            None if keep.is_zero() || session.is_some() => return self.dropped(DropReason::Away),
+            None => shard.entry(user.clone()).or_insert_with(Mailbox::new).clone(),
+        };
+        let mut content = lock(&mailbox.content);
+        drop(shard);
+        let posted = self.append(&mut content, session, message, terms, keep);
+        if let Posted::Posted { .. } = posted {
+            for taken in &content.seats {
+                taken.seat.wake.notify_one();
+            }
+        }
+        posted
+    }
+
+    /// Opens a session on its user's mailbox.
+    ///
+    /// # Errors
+    /// The user has as many sessions as the configuration allows, and it says that the newest is refused.
+    pub fn open(self: &Arc<Self>, seat: Arc<Seat>) -> Result<Reader, Close> {
+        let mut shard = lock(self.shard(&seat.user));
+        let mailbox = shard.entry(seat.user.clone()).or_insert_with(Mailbox::new).clone();
+        let mut content = lock(&mailbox.content);
+        drop(shard);
+        while content.seats.len() >= self.per_user_max {
+            if self.too_many == TooMany::RefuseNewest {
+                return Err(Close::TooManySessions);
+            }
+            content.seats.remove(0).seat.end(Close::Replaced);
+            self.sessions.fetch_sub(1, Ordering::Relaxed);
+        }
+        // What was kept is for whoever comes first; another device sees what comes from now on.
+        let cursor = if content.seats.is_empty() { content.log.delivered() } else { content.log.last() };
+        content.resumable |= seat.subprotocol.is_some();
+        content.seats.push(Taken { seat: seat.clone(), cursor, start: cursor });
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        seat.wake.notify_one();
+        drop(content);
+        Ok(Reader { mailboxes: self.clone(), mailbox, seat })
+    }
+
+    /// The number of a user's open sessions.
+    pub fn sessions_of(&self, user: &str) -> usize {
+        let Some(mailbox) = self.find(user) else { return 0 };
+        lock(&mailbox.content).seats.len()
+    }
+
+    pub fn presence(&self, user: &UserId) -> Presence {
+        let Some(mailbox) = self.find(user.as_str()) else {
+            return Presence { sessions: Vec::new(), messages: 0, bytes: 0, last: 0, epoch: None };
+        };
+        let content = lock(&mailbox.content);
+        Presence {
+            sessions: content.seats.iter().map(|taken| (taken.seat.clone(), taken.cursor)).collect(),
+            messages: content.log.len(),
+            bytes: content.log.bytes(),
+            last: content.log.last(),
+            epoch: Some(mailbox.epoch.clone()),
+        }
+    }
+
+    /// Ends a user's sessions, and says how many there were.
+    pub fn end_sessions(&self, user: &UserId, close: &Close) -> usize {
+        let Some(mailbox) = self.find(user.as_str()) else { return 0 };
+        let content = lock(&mailbox.content);
+        for taken in &content.seats {
+            taken.seat.end(close.clone());
+        }
+        content.seats.len()
+    }
+
+    /// Ends every session.
+    pub fn end_all(&self, close: &Close) {
+        self.each(|_, content| content.seats.iter().for_each(|taken| taken.seat.end(close.clone())));
+    }
+
+    /// Every user with an open session.
+    pub fn everyone(&self) -> Vec<UserId> {
+        let mut users = Vec::new();
+        self.each(|user, content| {
+            if !content.seats.is_empty() {
+                users.push(user.clone());
+            }
+        });
+        users
+    }
+
+    pub fn totals(&self) -> Totals {
+        Totals {
+            mailboxes: self.shards.iter().map(|shard| lock(shard).len()).sum(),
+            messages: self.messages.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            sessions: self.sessions.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Forgets what was kept for long enough, a part of the users at each call: the `round`th of [`Mailboxes::SWEEP_ROUNDS`].
+    pub fn sweep(&self, round: usize) {
+        let Some(shard) = self.shards.get(round % SHARDS) else { return };
+        lock(shard).retain(|_, mailbox| {
+            let mut content = lock(&mailbox.content);
+            self.expire(&mut content);
+            !self.is_idle(&content)
+        });
+    }
+
+    /// Calls of [`Mailboxes::sweep`] that see every user once.
+    pub const SWEEP_ROUNDS: usize = SHARDS;
+
+    fn append(&self, content: &mut Content, session: Option<&Arc<str>>, message: &Arc<Message>, terms: &Terms, keep: Duration) -> Posted {
+        let away = content.seats.is_empty();
+        let gone = session.is_some_and(|id| !content.seats.iter().any(|taken| taken.seat.id == *id));
+        if gone || (away && keep.is_zero()) {
+            return self.dropped(DropReason::Away);
+        }
+        let mut removed = Removed::default();
+        if let Some(key) = &terms.collapse_key {
+            content.log.collapse(key, session, &mut removed);
+        }
+        let limits = (self.limits.messages_max, self.limits.bytes_max);
+        let room = content.log.make_room(message, terms, content.read(), limits, &mut removed);
+        self.account(content, &removed);
+        if room.is_err() {
+            return self.dropped(DropReason::MailboxFull);
+        }
+        if self.is_full(away) {
+            self.expire(content);
+            if self.is_full(away) {
+                return self.dropped(DropReason::ServerFull);
+            }
+        }
+        let before = content.log.bytes();
+        let seq = content.log.append(message.clone(), session.cloned(), terms.clone(), keep, Instant::now());
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(content.log.bytes() - before, Ordering::Relaxed);
+        self.metrics.posted.inc();
+        Posted::Posted { seq }
+    }
+
+    fn is_full(&self, away: bool) -> bool {
+        let share = if away { AWAY_SHARE_PERCENT } else { 100 };
+        self.messages.load(Ordering::Relaxed) >= self.limits.total_messages_max / 100 * share
+            || self.bytes.load(Ordering::Relaxed) >= self.limits.total_bytes_max / 100 * share
+    }
+
+    fn expire(&self, content: &mut Content) {
+        let removed = content.log.expire(content.read(), self.keep_max(), Instant::now());
+        self.account(content, &removed);
+    }
+
+    /// Counts what has gone, and closes the sessions that were owed it.
+    fn account(&self, content: &mut Content, removed: &Removed) {
+        if removed.messages == 0 {
+            return;
+        }
+        self.messages.fetch_sub(removed.messages, Ordering::Relaxed);
+        self.bytes.fetch_sub(removed.bytes, Ordering::Relaxed);
+        self.metrics.dropped(DropReason::Expired, removed.expired);
+        self.metrics.dropped(DropReason::Uncollected, removed.uncollected);
+        self.metrics.dropped(DropReason::Collapsed, removed.collapsed);
+        self.metrics.dropped(DropReason::Evicted, removed.evicted);
+        let Some(owed) = removed.owed else { return };
+        content.seats.retain(|taken| {
+            let behind = taken.cursor < owed;
+            if behind {
+                taken.seat.end(Close::SlowConsumer);
+                self.sessions.fetch_sub(1, Ordering::Relaxed);
+            }
+            !behind
+        });
+    }
+
+    fn dropped(&self, reason: DropReason) -> Posted {
+        self.metrics.dropped(reason, 1);
+        Posted::Dropped(reason)
+    }
+
+    /// Nothing kept, nobody there, and nobody who could ask what they missed.
+    fn is_idle(&self, content: &Content) -> bool {
+        let may_resume = content.resumable && content.vacant_since + self.keep_max() > Instant::now();
+        content.seats.is_empty() && content.log.is_empty() && !may_resume
+    }
+
+    fn leave(&self, seat: &Arc<Seat>, mailbox: &Arc<Mailbox>) {
+        let mut shard = lock(self.shard(&seat.user));
+        let mut content = lock(&mailbox.content);
+        // By identity: a late leave never takes a newer session's place away, and one who was put out has left already.
+        let before = content.seats.len();
+        content.seats.retain(|taken| !Arc::ptr_eq(&taken.seat, seat));
+        self.sessions.fetch_sub(before - content.seats.len(), Ordering::Relaxed);
+        content.vacant_since = Instant::now();
+        self.tidy(&mut content);
+        let current = shard.get(&seat.user).is_some_and(|current| Arc::ptr_eq(current, mailbox));
+        if current && self.is_idle(&content) {
+            shard.remove(&seat.user);
+        }
+    }
+
+    /// Where nobody can resume, what has been read is not kept.
+    fn tidy(&self, content: &mut Content) {
+        if !content.resumable {
+            let removed = content.log.settle(content.read());
+            self.account(content, &removed);
+        }
+    }
+
+    fn each(&self, mut visit: impl FnMut(&UserId, &Content)) {
+        for shard in &self.shards {
+            for (user, mailbox) in lock(shard).iter() {
+                visit(user, &lock(&mailbox.content));
+            }
+        }
+    }
+
+    fn find(&self, user: &str) -> Option<Arc<Mailbox>> {
+        lock(self.shard_of(user)).get(user).cloned()
+    }
+
+    fn shard(&self, user: &UserId) -> &Mutex<HashMap<UserId, Arc<Mailbox>>> {
+        self.shard_of(user.as_str())
+    }
+
+    fn shard_of(&self, user: &str) -> &Mutex<HashMap<UserId, Arc<Mailbox>>> {
+        use std::hash::BuildHasher;
+        // The remainder is below SHARDS, which is their number.
+        &self.shards[self.hasher.hash_one(user) as usize % SHARDS]
+    }
+
+    fn keep_max(&self) -> Duration {
+        Duration::from_millis(self.limits.keep_ms)
+    }
+}
+
+impl Mailbox {
+    fn new() -> Arc<Mailbox> {
+        let content = Content { log: Log::new(), seats: Vec::new(), resumable: false, vacant_since: Instant::now() };
+        Arc::new(Mailbox { epoch: uuid::Uuid::new_v4().simple().to_string(), content: Mutex::new(content) })
+    }
+}
+
+impl Content {
+    /// How far every open session has read; `None` where none is open.
+    fn read(&self) -> Option<u64> {
+        self.seats.iter().map(|taken| taken.cursor).min()
+    }
+}
+
+/// One session's cursor in its user's mailbox. Dropping it leaves the mailbox.
+#[derive(Debug)]
+pub struct Reader {
+    mailboxes: Arc<Mailboxes>,
+    mailbox: Arc<Mailbox>,
+    seat: Arc<Seat>,
+}
+
+/// Where a resumed session stands.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Everything after `from` that is still wanted follows; else something is missing.
+    pub recovered: bool,
+    pub from: u64,
+}
+
+impl Reader {
+    pub fn seat(&self) -> &Arc<Seat> {
+        &self.seat
+    }
+
+    pub fn epoch(&self) -> &str {
+        &self.mailbox.epoch
+    }
+
+    /// The seq of the newest message, and whether there is anything that a client could resume from.
+    pub fn position(&self) -> (u64, bool) {
+        let content = lock(&self.mailbox.content);
+        (content.log.last(), !content.log.is_empty())
+    }
+
+    /// Reads on from the cursor, into `out`, until it holds `bytes_max` bytes of messages or all there are.
+    pub fn take(&self, bytes_max: usize, out: &mut Vec<(u64, Arc<Message>)>) {
+        let mut content = lock(&self.mailbox.content);
+        let Some(cursor) = content.seats.iter().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)).map(|taken| taken.cursor) else {
+            return;
+        };
+        let now = Instant::now();
+        if content.log.after(cursor).any(|entry| entry.expired(now)) {
+            self.mailboxes.expire(&mut content);
+        }
+        let mut last = cursor;
+        let mut bytes = 0;
+        for entry in content.log.after(cursor) {
+            if bytes >= bytes_max {
+                break;
+            }
+            last = entry.seq;
+            if entry.session.as_ref().is_none_or(|session| *session == self.seat.id) {
+                bytes += entry.size();
+                out.push((entry.seq, entry.message.clone()));
+            }
+        }
+        if let Some(taken) = content.seats.iter_mut().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)) {
+            taken.cursor = last;
+        }
+    }
+
+    /// Everything up to `seq` has reached the client, as far as anyone can know: it was written, or acked.
+    pub fn delivered(&self, seq: u64) {
+        let mut content = lock(&self.mailbox.content);
+        content.log.mark_delivered(seq);
+        self.mailboxes.tidy(&mut content);
+    }
+
+    /// Goes on after what the client has seen. What this session has sent is sent again only if something before it was not.
+    pub fn resume(&self, epoch: &str, seq: u64) -> Resumed {
+        let mut content = lock(&self.mailbox.content);
+        let Content { log, seats, .. } = &mut *content;
+        let same = epoch == self.mailbox.epoch;
+        let recovered = same && log.complete_after(seq);
+        // In another life of the mailbox the client has seen nothing of what is here.
+        let seen = if same { seq.min(log.last()) } else { 0 };
+        let Some(taken) = seats.iter_mut().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)) else {
+            return Resumed { recovered: false, from: seen };
+        };
+        let skipped = log.after(seen).next().is_some_and(|entry| entry.seq <= taken.start);
+        taken.cursor = if skipped { seen } else { taken.cursor.max(seen) };
+        Resumed { recovered, from: seen }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.mailboxes.leave(&self.seat, &self.mailbox);
+    }
+}

@@ -1,0 +1,217 @@
+//! Counters for all that the invariants promise to count, in Prometheus' text format.
+
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+/// Why a message was not read by a user who was to have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropReason {
+    /// The user has no session, and the message was for open sessions only.
+    Away,
+    /// Less important than everything that fills the user's mailbox.
+    MailboxFull,
+    /// All mailboxes together are full.
+    ServerFull,
+    /// Past its time to live.
+    Expired,
+    /// Kept for as long as was asked, and nobody came for it.
+    Uncollected,
+    /// Replaced by a newer one with the same key.
+    Collapsed,
+    /// Made room for a newer one in a full mailbox.
+    Evicted,
+    /// Past the most recipients that one event of this policy may have.
+    TooManyRecipients,
+    /// A formatting policy dropped it for this reader.
+    Formatted,
+    /// A formatting policy refused it, or faulted, and the rule is to drop.
+    FormatFailed,
+}
+
+impl DropReason {
+    const ALL: [DropReason; 10] = [
+        DropReason::Away,
+        DropReason::MailboxFull,
+        DropReason::ServerFull,
+        DropReason::Expired,
+        DropReason::Uncollected,
+        DropReason::Collapsed,
+        DropReason::Evicted,
+        DropReason::TooManyRecipients,
+        DropReason::Formatted,
+        DropReason::FormatFailed,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            DropReason::Away => "away",
+            DropReason::MailboxFull => "mailbox_full",
+            DropReason::ServerFull => "server_full",
+            DropReason::Expired => "expired",
+            DropReason::Uncollected => "uncollected",
+            DropReason::Collapsed => "collapsed",
+            DropReason::Evicted => "evicted",
+            DropReason::TooManyRecipients => "too_many_recipients",
+            DropReason::Formatted => "formatted",
+            DropReason::FormatFailed => "format_failed",
+        }
+    }
+}
+
+/// All counters. Those of the hot path are fields, so that counting is one atomic addition.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    pub events: IntCounterVec,
+    pub posted: IntCounter,
+    pub sent: IntCounter,
+    pub sent_bytes: IntCounter,
+    dropped: [IntCounter; DropReason::ALL.len()],
+    pub client_messages: IntCounterVec,
+    pub sessions_opened: IntCounter,
+    pub sessions_closed: IntCounterVec,
+    pub resumes: IntCounterVec,
+    pub connections: IntGauge,
+    pub problems: IntCounterVec,
+    pub group_changes_refused: IntCounter,
+    pub policy_calls: HistogramVec,
+    pub policy_faults: IntCounterVec,
+    pub policy_refusals: IntCounterVec,
+    pub policy_log_lines_dropped: IntCounterVec,
+    pub policy_custom: IntCounterVec,
+    pub reloads: IntCounterVec,
+    sessions: IntGauge,
+    mailboxes: IntGauge,
+    mailbox_messages: IntGauge,
+    mailbox_bytes: IntGauge,
+    groups: IntGauge,
+    memberships: IntGauge,
+}
+
+/// Values that are read when somebody asks.
+#[derive(Debug)]
+pub struct Gauges {
+    pub sessions: usize,
+    pub mailboxes: usize,
+    pub messages: usize,
+    pub bytes: usize,
+    pub groups: usize,
+    pub memberships: usize,
+}
+
+impl Metrics {
+    /// # Errors
+    /// Two metrics have one name: a mistake in this file.
+    pub fn new() -> prometheus::Result<Metrics> {
+        let make = Maker(Registry::new());
+        let dropped = make.counters(
+            "signalpost_messages_dropped_total",
+            "Messages that a user was to have and did not read, by reason.",
+            &["reason"],
+        )?;
+        Ok(Metrics {
+            events: make.counters("signalpost_events_total", "Events by outcome: routed, unwanted, duplicate, rejected.", &["outcome"])?,
+            posted: make.counter("signalpost_messages_posted_total", "Messages appended to mailboxes.")?,
+            sent: make.counter("signalpost_messages_sent_total", "Messages written to sockets; one per session.")?,
+            sent_bytes: make.counter("signalpost_sent_bytes_total", "Bytes written to sockets, frames included.")?,
+            dropped: DropReason::ALL.map(|reason| dropped.with_label_values(&[reason.name()])),
+            client_messages: make.counters(
+                "signalpost_client_messages_total",
+                "Messages from clients by outcome: handled, refused, unhandled, invalid.",
+                &["outcome"],
+            )?,
+            sessions_opened: make.counter("signalpost_sessions_opened_total", "Sessions opened.")?,
+            sessions_closed: make.counters(
+                "signalpost_sessions_closed_total",
+                "Sessions closed, by close code; 1006 is a lost connection.",
+                &["code"],
+            )?,
+            resumes: make.counters(
+                "signalpost_resumes_total",
+                "Sessions that resumed, and whether everything was there.",
+                &["recovered"],
+            )?,
+            connections: make.gauge("signalpost_connections", "Open TCP connections.")?,
+            problems: make.counters("signalpost_http_problems_total", "Requests answered with a problem document, by code.", &["code"])?,
+            group_changes_refused: make.counter("signalpost_group_changes_refused_total", "Joins that a limit refused.")?,
+            policy_calls: make.histogram("signalpost_policy_call_seconds", "Time in a policy's function.", &["policy", "function"])?,
+            policy_faults: make.counters("signalpost_policy_faults_total", "Defects of a policy, by kind.", &["policy", "kind"])?,
+            policy_refusals: make.counters("signalpost_policy_refusals_total", "A policy's refusals.", &["policy"])?,
+            policy_log_lines_dropped: make.counters(
+                "signalpost_policy_log_lines_dropped_total",
+                "Log lines over the limit of a call.",
+                &["policy"],
+            )?,
+            policy_custom: make.counters("signalpost_policy_custom_total", "The policies' own counters.", &["policy", "name"])?,
+            reloads: make.counters(
+                "signalpost_policy_reloads_total",
+                "Changes of the policies by outcome: swapped, refused.",
+                &["outcome"],
+            )?,
+            sessions: make.gauge("signalpost_sessions", "Open sessions.")?,
+            mailboxes: make.gauge("signalpost_mailboxes", "Mailboxes in memory.")?,
+            mailbox_messages: make.gauge("signalpost_mailbox_messages", "Messages in all mailboxes.")?,
+            mailbox_bytes: make.gauge("signalpost_mailbox_bytes", "Bytes accounted to all mailboxes.")?,
+            groups: make.gauge("signalpost_groups", "Groups.")?,
+            memberships: make.gauge("signalpost_group_memberships", "Members of all groups.")?,
+            registry: make.0,
+        })
+    }
+
+    pub fn dropped(&self, reason: DropReason, count: usize) {
+        if count > 0
+            && let Some(counter) = self.dropped.get(reason as usize)
+        {
+            counter.inc_by(count as u64);
+        }
+    }
+
+    /// # Errors
+    /// A metric can't be written as text; none of ours.
+    pub fn text(&self, gauges: &Gauges) -> prometheus::Result<String> {
+        let set = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.sessions, gauges.sessions);
+        set(&self.mailboxes, gauges.mailboxes);
+        set(&self.mailbox_messages, gauges.messages);
+        set(&self.mailbox_bytes, gauges.bytes);
+        set(&self.groups, gauges.groups);
+        set(&self.memberships, gauges.memberships);
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// The time of one function of a policy.
+    pub fn policy_call(&self, policy: &str, function: &str) -> Histogram {
+        self.policy_calls.with_label_values(&[policy, function])
+    }
+}
+
+/// Makes metrics and registers them.
+struct Maker(Registry);
+
+impl Maker {
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        let counter = IntCounter::new(name, help)?;
+        self.0.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(counters.clone()))?;
+        Ok(counters)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        let gauge = IntGauge::new(name, help)?;
+        self.0.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
+    }
+
+    fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+        // From a bare call to far past the default deadline.
+        let buckets = vec![1e-6, 5e-6, 25e-6, 100e-6, 500e-6, 2.5e-3, 10e-3, 50e-3, 250e-3];
+        let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?;
+        self.0.register(Box::new(histogram.clone()))?;
+        Ok(histogram)
+    }
+}

@@ -1,0 +1,239 @@
+//! What operators ask: who is connected, which policies serve, and whether the server is well.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use serde::Serialize;
+
+use crate::close::Close;
+use crate::config::{Grant, OnFault};
+use crate::event::UserId;
+use crate::lock;
+use crate::metrics::Gauges;
+use crate::policy::host::Services;
+use crate::policy::load::{Loader, Reload};
+use crate::policy::{Fault, Policies, Policy, Rejected, Role};
+use crate::problem::Problem;
+
+/// What the handlers share.
+#[derive(Debug)]
+pub struct Operate {
+    pub services: Arc<Services>,
+    pub policies: Arc<Policies>,
+    pub loader: Arc<Loader>,
+    /// One reload at a time.
+    pub reloading: tokio::sync::Mutex<()>,
+    pub ready: AtomicBool,
+    pub user_id_bytes_max: usize,
+}
+
+#[derive(Serialize)]
+struct Presence {
+    user: String,
+    online: bool,
+    sessions: Vec<SessionView>,
+    mailbox: Option<MailboxView>,
+}
+
+#[derive(Serialize)]
+struct SessionView {
+    id: String,
+    opened: String,
+    subprotocol: Option<&'static str>,
+    attributes: serde_json::Map<String, serde_json::Value>,
+    /// The newest message that this session has taken.
+    seq: u64,
+}
+
+#[derive(Serialize)]
+struct MailboxView {
+    epoch: String,
+    messages: usize,
+    bytes: usize,
+    seq: u64,
+}
+
+/// `GET {base}/users/{user_id}`
+///
+/// # Errors
+/// No sane user id.
+pub async fn presence(State(operate): State<Arc<Operate>>, Path(user): Path<String>) -> Result<Response, Problem> {
+    let user = operate.user(&user)?;
+    let presence = operate.services.mailboxes.presence(&user);
+    let sessions = presence.sessions.iter().map(|(seat, seq)| SessionView {
+        id: seat.id.to_string(),
+        opened: crate::json::rfc3339(seat.opened),
+        subprotocol: seat.subprotocol,
+        attributes: seat.attributes.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect(),
+        seq: *seq,
+    });
+    let sessions: Vec<SessionView> = sessions.collect();
+    let mailbox = presence.epoch.map(|epoch| MailboxView { epoch, messages: presence.messages, bytes: presence.bytes, seq: presence.last });
+    Ok(json(&Presence { user: user.to_string(), online: !sessions.is_empty(), sessions, mailbox }))
+}
+
+/// `DELETE {base}/users/{user_id}/sessions`
+///
+/// # Errors
+/// No sane user id.
+pub async fn end_sessions(State(operate): State<Arc<Operate>>, Path(user): Path<String>) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Ended {
+        ended: usize,
+    }
+    let user = operate.user(&user)?;
+    Ok(json(&Ended { ended: operate.services.mailboxes.end_sessions(&user, &Close::EndedByOperator) }))
+}
+
+#[derive(Serialize)]
+struct PoliciesView<'a> {
+    revision: u64,
+    policies: Vec<PolicyView<'a>>,
+    /// Files that were refused; where a policy of that name serves, it is the one from before.
+    rejected: Vec<Rejected>,
+}
+
+#[derive(Serialize)]
+struct PolicyView<'a> {
+    name: &'a str,
+    version: &'a str,
+    digest: &'a str,
+    file: &'a std::path::Path,
+    roles: &'a [Role],
+    events: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    vary: &'a [String],
+    grants: &'a [Grant],
+    order: Option<i32>,
+    on_fault: OnFault,
+    counters: CountersView,
+    last_fault: Option<Fault>,
+}
+
+#[derive(Serialize)]
+struct CountersView {
+    calls: u64,
+    refusals: u64,
+    faults: u64,
+    idle_instances: usize,
+}
+
+impl<'a> PolicyView<'a> {
+    fn of(policy: &'a Policy) -> PolicyView<'a> {
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        PolicyView {
+            name: &policy.name,
+            version: &policy.version,
+            digest: &policy.digest,
+            file: &policy.file,
+            roles: &policy.roles,
+            events: &policy.events,
+            vary: &policy.vary,
+            grants: &policy.config.grants,
+            order: policy.config.order,
+            on_fault: policy.on_fault(),
+            counters: CountersView {
+                calls: count(&policy.counters.calls),
+                refusals: count(&policy.counters.refusals),
+                faults: count(&policy.counters.faults),
+                idle_instances: policy.idle_instances(),
+            },
+            last_fault: lock(&policy.last_fault).clone(),
+        }
+    }
+}
+
+/// `GET {base}/policies`
+pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
+    let current = operate.policies.current();
+    let policies = current.policies.iter().map(|policy| PolicyView::of(policy)).collect();
+    json(&PoliciesView { revision: current.revision, policies, rejected: operate.policies.rejected() })
+}
+
+/// `POST {base}/policies/reload`: brings the policies up to date with their files now.
+///
+/// # Errors
+/// A changed file was refused; nothing has changed.
+pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Reloaded {
+        revision: u64,
+        changed: Vec<String>,
+    }
+    match operate.reload().await {
+        Reload::Unchanged => Ok(json(&Reloaded { revision: operate.policies.current().revision, changed: Vec::new() })),
+        Reload::Swapped { revision, changed } => Ok(json(&Reloaded { revision, changed })),
+        Reload::Refused(rejected) => {
+            let reasons: Vec<String> = rejected.iter().map(|rejected| format!("{}: {}", rejected.name, rejected.reason)).collect();
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "policy_refused", reasons.join("; ")))
+        }
+    }
+}
+
+/// `GET /healthz`: the process serves.
+pub async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: new sockets are welcome.
+pub async fn ready(State(operate): State<Arc<Operate>>) -> Response {
+    if operate.ready.load(Ordering::Relaxed) {
+        "ready\n".into_response()
+    } else {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping").into_response()
+    }
+}
+
+/// `GET /metrics`: Prometheus' text format.
+///
+/// # Errors
+/// A metric can't be written as text.
+pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Problem> {
+    let services = &operate.services;
+    let totals = services.mailboxes.totals();
+    let (groups, memberships) = services.groups.totals();
+    let gauges = Gauges {
+        sessions: totals.sessions,
+        mailboxes: totals.mailboxes,
+        messages: totals.messages,
+        bytes: totals.bytes,
+        groups,
+        memberships,
+    };
+    let text = services.metrics.text(&gauges);
+    let text = text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+impl Operate {
+    fn user(&self, text: &str) -> Result<UserId, Problem> {
+        UserId::new(text, self.user_id_bytes_max).map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, "user_id", reason))
+    }
+
+    /// Reloads off the serving threads, and logs the outcome.
+    pub async fn reload(&self) -> Reload {
+        let _one_at_a_time = self.reloading.lock().await;
+        let (loader, policies) = (self.loader.clone(), self.policies.clone());
+        let outcome = tokio::task::spawn_blocking(move || loader.reload(&policies)).await.unwrap_or(Reload::Unchanged);
+        match &outcome {
+            Reload::Unchanged => {}
+            Reload::Swapped { revision, changed } => tracing::info!(revision, "policies reloaded: {}", changed.join(", ")),
+            Reload::Refused(rejected) => {
+                for rejected in rejected {
+                    tracing::error!(policy = rejected.name, file = %rejected.file.display(), "plugin refused, the old one keeps serving: it {}", rejected.reason);
+                }
+            }
+        }
+        outcome
+    }
+}
+
+fn json<T: Serialize>(view: &T) -> Response {
+    // Views are structs of strings and numbers: serializing them can't fail.
+    let body = serde_json::to_vec(view).unwrap_or_default();
+    (StatusCode::OK, [(CONTENT_TYPE, "application/json")], body).into_response()
+}

@@ -1,0 +1,106 @@
+//! Policies are values: an event takes one immutable [`PolicySet`] for its whole journey. A reload builds a new set and swaps
+//! it, or keeps the old one and says why.
+
+pub mod bindings;
+pub mod engine;
+pub mod host;
+pub mod load;
+pub mod plugin;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::lock;
+pub use plugin::{CallError, Fault, Policy, Role};
+
+/// The policies that are asked together, in the configured order.
+#[derive(Debug)]
+pub struct PolicySet {
+    pub revision: u64,
+    pub policies: Vec<Arc<Policy>>,
+}
+
+impl PolicySet {
+    /// The policies with this role that want events of this type, in order.
+    pub fn wanting<'a>(&'a self, role: Role, event_type: &'a str) -> impl Iterator<Item = &'a Arc<Policy>> {
+        self.policies.iter().filter(move |policy| policy.has(role) && policy.wants(event_type))
+    }
+
+    /// The sessions policies, in order.
+    pub fn sessions(&self) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.iter().filter(|policy| policy.has(Role::Sessions))
+    }
+
+    pub fn find(&self, name: &str) -> Option<&Arc<Policy>> {
+        self.policies.iter().find(|policy| policy.name == name)
+    }
+}
+
+/// A file that could not be taken, and why.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct Rejected {
+    pub name: String,
+    pub file: std::path::PathBuf,
+    /// SHA-256 of what was refused; absent where the file could not be read.
+    pub digest: Option<String>,
+    pub reason: String,
+    #[serde(serialize_with = "crate::json::time")]
+    pub at: SystemTime,
+}
+
+/// The current set, those just before it, and what was refused since.
+#[derive(Debug)]
+pub struct Policies {
+    current: RwLock<Arc<PolicySet>>,
+    retired: Mutex<VecDeque<(Instant, Arc<PolicySet>)>>,
+    rejected: Mutex<Vec<Rejected>>,
+    retire_after: Duration,
+}
+
+impl Policies {
+    pub fn new(first: PolicySet, rejected: Vec<Rejected>, retire_after: Duration) -> Policies {
+        Policies { current: RwLock::new(Arc::new(first)), retired: Mutex::default(), rejected: Mutex::new(rejected), retire_after }
+    }
+
+    pub fn current(&self) -> Arc<PolicySet> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The set that a message's event took. A message that is read long after a reload is shaped by the current one.
+    pub fn at(&self, revision: u64) -> Arc<PolicySet> {
+        let current = self.current();
+        if current.revision == revision {
+            return current;
+        }
+        let retired = lock(&self.retired);
+        retired.iter().find(|(_, set)| set.revision == revision).map_or(current, |(_, set)| set.clone())
+    }
+
+    pub fn rejected(&self) -> Vec<Rejected> {
+        lock(&self.rejected).clone()
+    }
+
+    pub fn set_rejected(&self, rejected: Vec<Rejected>) {
+        *lock(&self.rejected) = rejected;
+    }
+
+    /// Puts a new set in place. Events under way finish with the one that they took.
+    pub fn swap(&self, next: PolicySet) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *current, Arc::new(next));
+        drop(current);
+        lock(&self.retired).push_back((Instant::now(), old));
+    }
+
+    /// Forgets the sets that no message under way needs any more.
+    pub fn retire(&self) {
+        let mut retired = lock(&self.retired);
+        while retired.front().is_some_and(|(since, _)| since.elapsed() >= self.retire_after) {
+            retired.pop_front();
+        }
+    }
+}

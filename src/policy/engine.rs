@@ -1,0 +1,97 @@
+//! The sandbox: one engine, its ticker, and the bounds of one instance. Who else touches wasmtime's configuration is wrong.
+
+use std::thread;
+use std::time::Duration;
+
+use wasmtime::{Config, Engine, ResourceLimiter};
+
+use crate::config::Limits;
+
+/// The unit of deadlines.
+pub const TICK: Duration = Duration::from_millis(1);
+
+/// Stack of a guest. Half of wasmtime's default: policies don't recurse deeply, and a worker's own stack is 2 MiB.
+const STACK_BYTES_MAX: usize = 256 << 10;
+
+/// Core instances, memories and tables of one component: those of JavaScript and Python have several.
+const PARTS_MAX: usize = 100;
+
+/// Frames of a guest's backtrace in a fault report.
+const BACKTRACE_FRAMES_MAX: usize = 20;
+
+/// Makes the engine and starts the thread that ends calls which are over their deadline. The thread ends with the engine.
+///
+/// # Errors
+/// This machine can't run compiled WebAssembly, or refuses a thread.
+pub fn new() -> anyhow::Result<Engine> {
+    let mut config = Config::new();
+    // Deadlines: a call traps when the epoch has passed its own.
+    config.epoch_interruption(true);
+    config.max_wasm_stack(STACK_BYTES_MAX);
+    // Calls are plain function calls on the caller's stack.
+    config.concurrency_support(false);
+    // Proposals that no policy needs are a larger sandbox to trust.
+    config.wasm_memory64(false);
+    config.wasm_multi_memory(false);
+    config.wasm_relaxed_simd(false);
+    config.wasm_tail_call(false);
+    config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX));
+    // Registering unwind information of many modules is slow, and no native debugger looks at them.
+    config.native_unwind_info(false);
+    let engine = Engine::new(&config)?;
+    let weak = engine.weak();
+    thread::Builder::new().name("epoch-ticker".into()).spawn(move || {
+        while let Some(engine) = weak.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            thread::sleep(TICK);
+        }
+    })?;
+    Ok(engine)
+}
+
+/// Keeps one instance within its memory and tables, and remembers that it was refused some.
+#[derive(Debug)]
+pub struct Growth {
+    memory_bytes_max: usize,
+    table_elements_max: usize,
+    memory_bytes: usize,
+    pub refused: bool,
+}
+
+impl Growth {
+    pub fn new(limits: &Limits) -> Growth {
+        Growth { memory_bytes_max: limits.memory_bytes_max, table_elements_max: limits.table_elements_max, memory_bytes: 0, refused: false }
+    }
+}
+
+impl ResourceLimiter for Growth {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        // The bound is for all memories of the component together.
+        let total = self.memory_bytes - current.min(self.memory_bytes) + desired;
+        let fits = total <= self.memory_bytes_max;
+        if fits {
+            self.memory_bytes = total;
+        }
+        self.refused |= !fits;
+        Ok(fits)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let fits = desired <= self.table_elements_max;
+        self.refused |= !fits;
+        Ok(fits)
+    }
+
+    fn instances(&self) -> usize {
+        PARTS_MAX
+    }
+
+    fn tables(&self) -> usize {
+        PARTS_MAX
+    }
+
+    fn memories(&self) -> usize {
+        PARTS_MAX
+    }
+}

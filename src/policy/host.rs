@@ -1,0 +1,205 @@
+//! The host interfaces of `wit/host.wit`: what a guest may ask, within its bounds. None of them waits.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use wasmtime::component::{HasSelf, Linker};
+
+use super::bindings::{clock, groups, log, metrics, presence, state};
+use super::engine::Growth;
+use crate::config::{Grant, Limits};
+use crate::groups::Groups;
+use crate::lock;
+use crate::mailbox::Mailboxes;
+use crate::metrics::Metrics;
+use crate::state::{Quota, State, StateError, States};
+
+/// What the host interfaces read and write.
+#[derive(Debug)]
+pub struct Services {
+    pub mailboxes: Arc<Mailboxes>,
+    pub groups: Arc<Groups>,
+    pub states: States,
+    pub metrics: Arc<Metrics>,
+}
+
+/// What all instances of one policy share.
+#[derive(Debug)]
+pub struct Shared {
+    pub name: String,
+    pub limits: Limits,
+    pub services: Arc<Services>,
+    state: Arc<State>,
+    metric_names: Mutex<HashSet<String>>,
+}
+
+impl Shared {
+    pub fn new(name: String, limits: Limits, services: Arc<Services>) -> Arc<Shared> {
+        let state = services.states.of(&name);
+        Arc::new(Shared { name, limits, services, state, metric_names: Mutex::default() })
+    }
+
+    fn quota(&self) -> Quota {
+        Quota {
+            keys_max: self.limits.state_keys_max,
+            bytes_max: self.limits.state_bytes_max,
+            value_bytes_max: self.limits.state_value_bytes_max,
+        }
+    }
+}
+
+/// One instance's side of the host.
+#[derive(Debug)]
+pub struct Host {
+    pub shared: Arc<Shared>,
+    pub growth: Growth,
+    now_ms: u64,
+    log_lines: u32,
+}
+
+impl Host {
+    pub fn new(shared: Arc<Shared>) -> Host {
+        let growth = Growth::new(&shared.limits);
+        Host { shared, growth, now_ms: 0, log_lines: 0 }
+    }
+
+    /// Begins a call: its time stands still, and its allowance of log lines is new.
+    pub fn begin(&mut self) {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        self.log_lines = 0;
+    }
+}
+
+/// Links what is granted, and nothing else.
+///
+/// # Errors
+/// Two interfaces have one name: a mistake in the WIT.
+pub fn link(linker: &mut Linker<Host>, grants: &[Grant]) -> wasmtime::Result<()> {
+    for grant in grants {
+        match grant {
+            Grant::Clock => clock::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?,
+            Grant::Groups => groups::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?,
+            Grant::Log => log::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?,
+            Grant::Metrics => metrics::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?,
+            Grant::Presence => presence::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?,
+            Grant::State => state::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?,
+        }
+    }
+    Ok(())
+}
+
+impl log::Host for Host {
+    fn write(&mut self, level: log::Level, message: String) {
+        let shared = &self.shared;
+        self.log_lines = self.log_lines.saturating_add(1);
+        if self.log_lines > shared.limits.log_lines_max {
+            shared.services.metrics.policy_log_lines_dropped.with_label_values(&[&shared.name]).inc();
+            return;
+        }
+        // A guest's line can't forge another one, nor paint the terminal.
+        let line: String = message.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
+        let line = cut(&line, shared.limits.log_line_bytes_max);
+        let policy = shared.name.as_str();
+        match level {
+            log::Level::Debug => tracing::debug!(policy, "{line}"),
+            log::Level::Info => tracing::info!(policy, "{line}"),
+            log::Level::Warn => tracing::warn!(policy, "{line}"),
+            log::Level::Error => tracing::error!(policy, "{line}"),
+        }
+    }
+}
+
+impl clock::Host for Host {
+    fn now_ms(&mut self) -> u64 {
+        self.now_ms
+    }
+}
+
+impl state::Host for Host {
+    fn get(&mut self, key: String) -> Option<Vec<u8>> {
+        self.shared.state.get(&key)
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: Option<u32>) -> Result<(), state::Error> {
+        Ok(self.shared.state.set(key, value, ttl_ms.map(milliseconds), self.shared.quota())?)
+    }
+
+    fn delete(&mut self, key: String) -> bool {
+        self.shared.state.delete(&key)
+    }
+
+    fn increment(&mut self, key: String, by: i64, ttl_ms: Option<u32>) -> Result<i64, state::Error> {
+        Ok(self.shared.state.increment(key, by, ttl_ms.map(milliseconds), self.shared.quota())?)
+    }
+
+    fn compare_and_swap(
+        &mut self,
+        key: String,
+        expected: Option<Vec<u8>>,
+        value: Vec<u8>,
+        ttl_ms: Option<u32>,
+    ) -> Result<bool, state::Error> {
+        let (state, quota) = (&self.shared.state, self.shared.quota());
+        Ok(state.compare_and_swap(key, expected.as_deref(), value, ttl_ms.map(milliseconds), quota)?)
+    }
+}
+
+impl From<StateError> for state::Error {
+    fn from(error: StateError) -> state::Error {
+        match error {
+            StateError::Quota => state::Error::Quota,
+            StateError::NotANumber => state::Error::NotANumber,
+        }
+    }
+}
+
+impl presence::Host for Host {
+    fn sessions(&mut self, user: String) -> u32 {
+        small(self.shared.services.mailboxes.sessions_of(&user))
+    }
+}
+
+impl groups::Host for Host {
+    fn contains(&mut self, group: String, user: String) -> bool {
+        self.shared.services.groups.contains(&group, &user)
+    }
+
+    fn size(&mut self, group: String) -> u32 {
+        small(self.shared.services.groups.size(&group))
+    }
+
+    fn members(&mut self, group: String) -> Vec<String> {
+        let members = self.shared.services.groups.members(&group);
+        members.iter().take(self.shared.limits.items_max).map(|user| user.as_str().to_owned()).collect()
+    }
+}
+
+impl metrics::Host for Host {
+    fn count(&mut self, name: String, by: u64) {
+        let shared = &self.shared;
+        let sane = (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let mut names = lock(&shared.metric_names);
+        if !sane || (!names.contains(&name) && names.len() >= shared.limits.metric_names_max) {
+            // The guest's own counter of what it could not count.
+            shared.services.metrics.policy_custom.with_label_values(&[shared.name.as_str(), "_dropped"]).inc();
+            return;
+        }
+        shared.services.metrics.policy_custom.with_label_values(&[shared.name.as_str(), name.as_str()]).inc_by(by);
+        names.insert(name);
+    }
+}
+
+/// The longest beginning of `text` within `bytes_max` bytes.
+pub fn cut(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
+}
+
+fn milliseconds(count: u32) -> Duration {
+    Duration::from_millis(count.into())
+}
+
+fn small(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}

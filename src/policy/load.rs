@@ -1,0 +1,209 @@
+//! From files to a policy set: at the start, and whenever the folder changes.
+//!
+//! A reload is whole or not at all. It takes the files that changed; if one of them is refused, none takes effect. A file
+//! that was refused earlier and has not changed since doesn't hold up later changes: its old policy goes on serving.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+use wasmtime::Engine;
+
+use super::bindings::Bounds;
+use super::host::{Services, Shared};
+use super::plugin::Source;
+use super::{Policies, Policy, PolicySet, Rejected};
+use crate::config::{self, Config};
+
+/// Where a policy stands among the others when its configuration doesn't say.
+const ORDER_DEFAULT: i32 = 100;
+
+/// Loads plugins as the configuration says.
+#[derive(Debug)]
+pub struct Loader {
+    engine: Engine,
+    config: Arc<Config>,
+    services: Arc<Services>,
+}
+
+/// How a reload ended.
+#[derive(Debug)]
+pub enum Reload {
+    Unchanged,
+    Swapped { revision: u64, changed: Vec<String> },
+    Refused(Vec<Rejected>),
+}
+
+/// A file in the folder, read.
+struct Candidate {
+    name: String,
+    file: PathBuf,
+    content: Result<(String, Vec<u8>), String>,
+}
+
+impl Candidate {
+    fn digest(&self) -> Option<&str> {
+        self.content.as_ref().ok().map(|(digest, _)| digest.as_str())
+    }
+}
+
+impl Loader {
+    pub fn new(engine: Engine, config: Arc<Config>, services: Arc<Services>) -> Loader {
+        Loader { engine, config, services }
+    }
+
+    /// Everything that can be loaded, and what can't.
+    pub fn load(&self) -> (PolicySet, Vec<Rejected>) {
+        let mut policies = Vec::new();
+        let mut rejected = Vec::new();
+        for candidate in self.candidates() {
+            match self.policy(&candidate) {
+                Ok(policy) => policies.push(Arc::new(policy)),
+                Err(reason) => rejected.push(reject(&candidate, reason)),
+            }
+        }
+        (self.set(1, policies), rejected)
+    }
+
+    /// Brings the policies up to date with the files.
+    pub fn reload(&self, policies: &Policies) -> Reload {
+        let current = policies.current();
+        let known = policies.rejected();
+        let (mut next, mut still_rejected, mut refused, mut changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let candidates = self.candidates();
+        for candidate in &candidates {
+            let serving = current.find(&candidate.name);
+            if let Some(serving) = serving.filter(|policy| candidate.digest() == Some(policy.digest.as_str())) {
+                next.push(serving.clone());
+                continue;
+            }
+            if let Some(old) = known.iter().find(|old| old.name == candidate.name && old.digest.as_deref() == candidate.digest()) {
+                still_rejected.push(old.clone());
+                next.extend(serving.cloned());
+                continue;
+            }
+            changed.push(candidate.name.clone());
+            match self.policy(candidate) {
+                Ok(policy) => next.push(Arc::new(policy)),
+                Err(reason) => refused.push(reject(candidate, reason)),
+            }
+        }
+        for gone in current.policies.iter().filter(|policy| !candidates.iter().any(|candidate| candidate.name == policy.name)) {
+            changed.push(gone.name.clone());
+        }
+        self.finish(policies, next, still_rejected, refused, changed)
+    }
+
+    fn finish(
+        &self,
+        policies: &Policies,
+        next: Vec<Arc<Policy>>,
+        mut still_rejected: Vec<Rejected>,
+        refused: Vec<Rejected>,
+        changed: Vec<String>,
+    ) -> Reload {
+        let reloads = &self.services.metrics.reloads;
+        if !refused.is_empty() {
+            still_rejected.extend(refused.clone());
+            policies.set_rejected(still_rejected);
+            reloads.with_label_values(&["refused"]).inc();
+            return Reload::Refused(refused);
+        }
+        policies.set_rejected(still_rejected);
+        if changed.is_empty() {
+            return Reload::Unchanged;
+        }
+        let revision = policies.current().revision + 1;
+        policies.swap(self.set(revision, next));
+        reloads.with_label_values(&["swapped"]).inc();
+        Reload::Swapped { revision, changed }
+    }
+
+    fn set(&self, revision: u64, mut policies: Vec<Arc<Policy>>) -> PolicySet {
+        policies.sort_by_key(|policy| (policy.config.order.unwrap_or(ORDER_DEFAULT), policy.name.clone()));
+        PolicySet { revision, policies }
+    }
+
+    fn policy(&self, candidate: &Candidate) -> Result<Policy, String> {
+        let (digest, bytes) = candidate.content.as_ref().map_err(Clone::clone)?;
+        let name = candidate.name.as_str();
+        let config = self.config.policies.get(name).cloned().unwrap_or_default();
+        let limits = self.config.limits_for(name);
+        let bounds = Bounds {
+            items_max: limits.items_max,
+            body_bytes_max: self.config.events.event_bytes_max,
+            user_id_bytes_max: self.config.sockets.user_id_bytes_max,
+            name_bytes_max: self.config.groups.name_bytes_max,
+        };
+        let shared = Shared::new(name.to_owned(), limits, self.services.clone());
+        let source = Source { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
+        Policy::load(&self.engine, source, config, shared, bounds)
+    }
+
+    /// The plugins of the folder and of the configuration, by name, read.
+    fn candidates(&self) -> Vec<Candidate> {
+        let files = self.files();
+        files.into_iter().map(|(name, file)| Candidate { content: self.read(&file), name, file }).collect()
+    }
+
+    /// Every policy's file: `NAME.wasm` in the folder, or where the configuration says.
+    fn files(&self) -> BTreeMap<String, PathBuf> {
+        let dir = &self.config.plugins.dir;
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+            // Editors and copiers put their unfinished files beside the real ones under names with a dot in front.
+            if path.extension().is_some_and(|extension| extension == "wasm") && !name.starts_with('.') {
+                files.insert(name.to_owned(), path.clone());
+            }
+        }
+        for (name, policy) in &self.config.policies {
+            if let Some(file) = &policy.file {
+                // A file that serves under a configured name doesn't also serve under its own.
+                let file = dir.join(file);
+                files.retain(|_, known| *known != file);
+                files.insert(name.clone(), file);
+            }
+            if policy.enabled == Some(false) {
+                files.remove(name);
+            }
+        }
+        files
+    }
+
+    fn read(&self, file: &Path) -> Result<(String, Vec<u8>), String> {
+        let bytes_max = self.config.plugins.file_bytes_max;
+        let unreadable = |error: std::io::Error| format!("can't be read: {error}");
+        let size = std::fs::metadata(file).map_err(unreadable)?.len();
+        if size > bytes_max {
+            return Err(format!("has {size} bytes, over the limit of {bytes_max} (plugins.file_bytes_max)"));
+        }
+        let bytes = std::fs::read(file).map_err(unreadable)?;
+        Ok((hex(&Sha256::digest(&bytes)), bytes))
+    }
+
+    /// What the files look like from outside, to notice a change cheaply.
+    pub fn fingerprint(&self) -> Vec<(PathBuf, Option<(u64, SystemTime)>)> {
+        let look = |file: PathBuf| {
+            let seen = std::fs::metadata(&file).ok().and_then(|metadata| Some((metadata.len(), metadata.modified().ok()?)));
+            (file, seen)
+        };
+        self.files().into_values().map(look).collect()
+    }
+
+    pub fn config(&self) -> &config::Plugins {
+        &self.config.plugins
+    }
+}
+
+fn reject(candidate: &Candidate, reason: String) -> Rejected {
+    let digest = candidate.digest().map(str::to_owned);
+    Rejected { name: candidate.name.clone(), file: candidate.file.clone(), digest, reason, at: SystemTime::now() }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,543 @@
+//! One loaded plugin: what it says of itself, its idle instances, and its calls.
+//!
+//! A call takes an idle instance or makes one, runs on the caller's thread within its deadline, and gives the instance
+//! back. After a fault the instance is dropped: nothing of it is trusted again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime};
+
+use prometheus::Histogram;
+use serde::Serialize;
+use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::{Engine, Store, Trap};
+
+use super::bindings::{self, Bounds, Response, formatting, plugin, routing, sessions};
+use super::host::{Host, Shared, cut, link};
+use crate::config::{self, Grant, OnFault};
+use crate::delivery::{Decision, Message, Refusal};
+use crate::event::{Body, Event};
+use crate::lock;
+
+/// The contract that this server serves. A published version stays as it is; the next one lives beside it.
+pub const CONTRACT: &str = "signalpost:policy";
+pub const CONTRACT_VERSION: &str = "0.1.0";
+
+/// Bytes of a fault's detail that are kept.
+const FAULT_DETAIL_BYTES_MAX: usize = 4096;
+
+/// A policy, ready to be called.
+#[derive(Debug)]
+pub struct Policy {
+    pub name: String,
+    pub version: String,
+    /// SHA-256 of the component, in hexadecimal.
+    pub digest: String,
+    pub file: std::path::PathBuf,
+    pub roles: Vec<Role>,
+    pub events: Vec<String>,
+    pub config: config::Policy,
+    /// Attributes that its formatting depends on.
+    pub vary: Vec<String>,
+    pub counters: Counters,
+    pub last_fault: Mutex<Option<Fault>>,
+    instances: Instances,
+    bounds: Bounds,
+    calls: Calls,
+}
+
+/// What a component exports says what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Routing,
+    Formatting,
+    Sessions,
+}
+
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub calls: AtomicU64,
+    pub refusals: AtomicU64,
+    pub faults: AtomicU64,
+}
+
+/// A defect of a policy, as its author needs it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fault {
+    pub kind: FaultKind,
+    pub function: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    pub detail: String,
+    #[serde(serialize_with = "crate::json::time")]
+    pub at: SystemTime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FaultKind {
+    /// The call took longer than its deadline.
+    Deadline,
+    /// The instance was refused memory or a table, and did not get over it.
+    Memory,
+    Stack,
+    /// What it returned is over a bound or not what it claims to be.
+    Output,
+    /// It trapped, as after a panic.
+    Trap,
+}
+
+/// How a call ended that gave no answer.
+#[derive(Clone, Debug)]
+pub enum CallError {
+    Refused(Refusal),
+    Fault(Fault),
+}
+
+/// What the server gives a plugin that is being loaded.
+#[derive(Debug)]
+pub struct Source<'a> {
+    pub name: &'a str,
+    pub file: std::path::PathBuf,
+    pub digest: String,
+    pub bytes: &'a [u8],
+}
+
+#[derive(Debug)]
+struct Calls {
+    route: Histogram,
+    format: Histogram,
+    opened: Histogram,
+    received: Histogram,
+    closed: Histogram,
+}
+
+/// Compiled once; instances are made when needed and reused.
+struct Instances {
+    engine: Engine,
+    pre: InstancePre<Host>,
+    shared: Arc<Shared>,
+    settings: String,
+    exports: Exports,
+    idle: Mutex<Vec<Instance>>,
+}
+
+struct Exports {
+    plugin: plugin::GuestIndices,
+    routing: Option<routing::GuestIndices>,
+    formatting: Option<formatting::GuestIndices>,
+    sessions: Option<sessions::GuestIndices>,
+}
+
+struct Instance {
+    store: Store<Host>,
+    plugin: plugin::Guest,
+    routing: Option<routing::Guest>,
+    formatting: Option<formatting::Guest>,
+    sessions: Option<sessions::Guest>,
+    calls: u64,
+}
+
+impl Policy {
+    /// Compiles, checks, instantiates, describes and configures a plugin.
+    ///
+    /// # Errors
+    /// A sentence that the plugin's author or operator can act on.
+    pub fn load(
+        engine: &Engine,
+        source: Source<'_>,
+        config: config::Policy,
+        shared: Arc<Shared>,
+        bounds: Bounds,
+    ) -> Result<Policy, String> {
+        let component = compile(engine, source.bytes)?;
+        let roles = check_exports(engine, &component)?;
+        check_imports(engine, &component, source.name, &config.grants)?;
+        let settings = serde_json::to_string(&config.settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
+        let instances = Instances::new(engine, &component, &config.grants, shared.clone(), settings, &roles)?;
+        let (description, vary, first) = instances.probe()?;
+        lock(&instances.idle).push(first);
+        let metrics = &shared.services.metrics;
+        Ok(Policy {
+            name: source.name.to_owned(),
+            version: description.version,
+            digest: source.digest,
+            file: source.file,
+            roles,
+            events: check_events(description.events, config.events.as_deref())?,
+            vary,
+            counters: Counters::default(),
+            last_fault: Mutex::default(),
+            bounds,
+            calls: Calls {
+                route: metrics.policy_call(source.name, "route"),
+                format: metrics.policy_call(source.name, "format"),
+                opened: metrics.policy_call(source.name, "opened"),
+                received: metrics.policy_call(source.name, "received"),
+                closed: metrics.policy_call(source.name, "closed"),
+            },
+            instances,
+            config,
+        })
+    }
+
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// Whether the plugin wants events of this type, and the configuration lets it have them.
+    pub fn wants(&self, event_type: &str) -> bool {
+        self.events.iter().any(|pattern| matches(pattern, event_type))
+    }
+
+    pub fn on_fault(&self) -> OnFault {
+        self.config.on_fault
+    }
+
+    pub fn recipients_max(&self) -> usize {
+        self.instances.shared.limits.recipients_max
+    }
+
+    pub fn idle_instances(&self) -> usize {
+        lock(&self.instances.idle).len()
+    }
+
+    /// # Errors
+    /// The policy refused the event, or faulted.
+    pub fn route(&self, event: &Event) -> Result<Decision, CallError> {
+        self.call("route", &self.calls.route, Some(&event.id), |instance| {
+            let Some(routing) = &instance.routing else { return Err(wasmtime::Error::msg("exports no routing")) };
+            match bindings::with_event(event, |event| routing.call_route(&mut instance.store, event))? {
+                Ok(decision) => Ok(Ok(self.bounds.decision(decision))),
+                Err(refusal) => Ok(Err(refusal)),
+            }
+        })
+    }
+
+    /// # Errors
+    /// The policy refused the message, or faulted.
+    pub fn format(&self, message: &Message, body: &Body, reader: &[(&str, &str)]) -> Result<Option<Body>, CallError> {
+        self.call("format", &self.calls.format, Some(&message.event_id), |instance| {
+            let Some(formatting) = &instance.formatting else { return Err(wasmtime::Error::msg("exports no formatting")) };
+            let param = formatting::Message { id: &message.event_id, event_type: &message.event_type, body: bindings::body_param(body) };
+            match formatting.call_format(&mut instance.store, param, reader)? {
+                Ok(shaped) => Ok(Ok(shaped.map(|body| self.bounds.body(body)).transpose())),
+                Err(refusal) => Ok(Err(refusal)),
+            }
+        })
+    }
+
+    /// # Errors
+    /// The policy refused the session, or faulted.
+    pub fn opened(&self, session: sessions::Session<'_>) -> Result<Response, CallError> {
+        self.call("opened", &self.calls.opened, None, |instance| {
+            let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
+            Ok(sessions.call_opened(&mut instance.store, session)?.map(|response| self.bounds.response(response)))
+        })
+    }
+
+    /// `None`: not this policy's.
+    ///
+    /// # Errors
+    /// The policy refused the message, or faulted.
+    pub fn received(&self, session: sessions::Session<'_>, body: &Body) -> Result<Option<Response>, CallError> {
+        self.call("received", &self.calls.received, None, |instance| {
+            let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
+            let answer = sessions.call_received(&mut instance.store, session, bindings::body_param(body))?;
+            Ok(answer.map(|response| response.map(|response| self.bounds.response(response)).transpose()))
+        })
+    }
+
+    /// # Errors
+    /// The policy refused, which changes nothing, or faulted.
+    pub fn closed(&self, session: sessions::Session<'_>, code: u16) -> Result<Response, CallError> {
+        self.call("closed", &self.calls.closed, None, |instance| {
+            let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
+            Ok(sessions.call_closed(&mut instance.store, session, code)?.map(|response| self.bounds.response(response)))
+        })
+    }
+
+    /// One call: on an instance of its own, within the deadline, counted. The layers of the result: trapped or not; refused or
+    /// not; usable or not.
+    fn call<R>(
+        &self,
+        function: &'static str,
+        time: &Histogram,
+        event: Option<&str>,
+        run: impl FnOnce(&mut Instance) -> wasmtime::Result<Result<Result<R, bindings::Unusable>, bindings::types::Refusal>>,
+    ) -> Result<R, CallError> {
+        let started = Instant::now();
+        self.counters.calls.fetch_add(1, Ordering::Relaxed);
+        let fault = |kind, detail| CallError::Fault(self.fault(function, event, kind, detail));
+        let mut instance = self.instances.take().map_err(|Defect { kind, detail }| fault(kind, detail))?;
+        instance.begin(self.instances.shared.limits.call_deadline_ms);
+        let answer = run(&mut instance);
+        time.observe(started.elapsed().as_secs_f64());
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                let Defect { kind, detail } = Defect::of(&error, instance.store.data());
+                return Err(fault(kind, detail));
+            }
+        };
+        // An answer that can't be used is a defect too, but one that leaves the instance whole.
+        self.instances.give_back(instance);
+        let refusal = match answer {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(unusable)) => return Err(fault(FaultKind::Output, unusable)),
+            Err(refusal) => self.bounds.refusal(refusal).map_err(|unusable| fault(FaultKind::Output, unusable))?,
+        };
+        self.counters.refusals.fetch_add(1, Ordering::Relaxed);
+        self.instances.shared.services.metrics.policy_refusals.with_label_values(&[&self.name]).inc();
+        Err(CallError::Refused(refusal))
+    }
+
+    fn fault(&self, function: &'static str, event: Option<&str>, kind: FaultKind, detail: String) -> Fault {
+        self.counters.faults.fetch_add(1, Ordering::Relaxed);
+        let name = kind.name();
+        self.instances.shared.services.metrics.policy_faults.with_label_values(&[self.name.as_str(), name]).inc();
+        tracing::warn!(policy = self.name, version = self.version, function, event, kind = name, "policy fault: {detail}");
+        let detail = cut(&detail, FAULT_DETAIL_BYTES_MAX).to_owned();
+        let fault = Fault { kind, function, event: event.map(str::to_owned), detail, at: SystemTime::now() };
+        *lock(&self.last_fault) = Some(fault.clone());
+        fault
+    }
+}
+
+impl FaultKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            FaultKind::Deadline => "deadline",
+            FaultKind::Memory => "memory",
+            FaultKind::Stack => "stack",
+            FaultKind::Output => "output",
+            FaultKind::Trap => "trap",
+        }
+    }
+}
+
+/// `a.b` matches itself, `a.*` what begins with `a.`, `*` all.
+fn matches(pattern: &str, event_type: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => event_type.starts_with(prefix),
+        None => pattern == event_type,
+    }
+}
+
+impl Instances {
+    fn new(
+        engine: &Engine,
+        component: &Component,
+        grants: &[Grant],
+        shared: Arc<Shared>,
+        settings: String,
+        roles: &[Role],
+    ) -> Result<Instances, String> {
+        let mut linker = Linker::new(engine);
+        link(&mut linker, grants).map_err(|error| chain(&error))?;
+        let pre = linker
+            .instantiate_pre(component)
+            .map_err(|error| format!("does not fit the contract {CONTRACT}@{CONTRACT_VERSION}: {}", chain(&error)))?;
+        let wrong =
+            |error: wasmtime::Error| format!("an export does not fit the contract {CONTRACT}@{CONTRACT_VERSION}: {}", chain(&error));
+        let has = |role| roles.contains(&role);
+        let exports = Exports {
+            plugin: plugin::GuestIndices::new(&pre).map_err(wrong)?,
+            routing: has(Role::Routing).then(|| routing::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
+            formatting: has(Role::Formatting).then(|| formatting::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
+            sessions: has(Role::Sessions).then(|| sessions::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
+        };
+        Ok(Instances { engine: engine.clone(), pre, shared, settings, exports, idle: Mutex::default() })
+    }
+
+    /// The first instance: asks it who it is and whether its settings are right.
+    fn probe(&self) -> Result<(plugin::Description, Vec<String>, Instance), String> {
+        let wrong = |what: &str, defect: Defect| format!("{what} failed ({}): {}", defect.kind.name(), defect.detail);
+        let deadline = self.shared.limits.configure_deadline_ms;
+        let mut instance = self.instantiate().map_err(|defect| wrong("creating an instance", defect))?;
+        instance.begin(deadline);
+        let description = instance.plugin.call_describe(&mut instance.store);
+        let description = description.map_err(|error| wrong("describe", Defect::of(&error, instance.store.data())))?;
+        instance.begin(deadline);
+        let configured = instance.plugin.call_configure(&mut instance.store, &self.settings);
+        let configured = configured.map_err(|error| wrong("configure", Defect::of(&error, instance.store.data())))?;
+        configured.map_err(|reason| format!("it refuses its settings {}: {reason}", self.settings))?;
+        let mut vary = Vec::new();
+        if let Some(formatting) = &instance.formatting {
+            instance.store.set_epoch_deadline(deadline + 1);
+            vary = formatting.call_vary(&mut instance.store).map_err(|error| wrong("vary", Defect::of(&error, instance.store.data())))?;
+        }
+        Ok((description, vary, instance))
+    }
+
+    fn take(&self) -> Result<Instance, Defect> {
+        if let Some(instance) = lock(&self.idle).pop() {
+            return Ok(instance);
+        }
+        let mut instance = self.instantiate()?;
+        instance.begin(self.shared.limits.configure_deadline_ms);
+        let configured = instance.plugin.call_configure(&mut instance.store, &self.settings);
+        match configured.map_err(|error| Defect::of(&error, instance.store.data()))? {
+            Ok(()) => Ok(instance),
+            Err(reason) => {
+                let detail = format!("it accepted its settings when it was loaded and refuses them now: {reason}");
+                Err(Defect { kind: FaultKind::Output, detail })
+            }
+        }
+    }
+
+    fn give_back(&self, mut instance: Instance) {
+        instance.calls += 1;
+        if instance.calls < self.shared.limits.calls_per_instance_max {
+            lock(&self.idle).push(instance);
+        }
+    }
+
+    fn instantiate(&self) -> Result<Instance, Defect> {
+        let mut store = Store::new(&self.engine, Host::new(self.shared.clone()));
+        store.limiter(|host| &mut host.growth);
+        store.set_hostcall_fuel(self.shared.limits.output_bytes_max);
+        store.set_epoch_deadline(self.shared.limits.configure_deadline_ms + 1);
+        let instance = self.pre.instantiate(&mut store).map_err(|error| Defect::of(&error, store.data()))?;
+        let loaded = |error: wasmtime::Error| Defect { kind: FaultKind::Trap, detail: chain(&error) };
+        let exports = &self.exports;
+        Ok(Instance {
+            plugin: exports.plugin.load(&mut store, &instance).map_err(loaded)?,
+            routing: exports.routing.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose().map_err(loaded)?,
+            formatting: exports.formatting.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose().map_err(loaded)?,
+            sessions: exports.sessions.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose().map_err(loaded)?,
+            store,
+            calls: 0,
+        })
+    }
+}
+
+impl std::fmt::Debug for Instances {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instances").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Instance {
+    fn begin(&mut self, deadline_ms: u64) {
+        self.store.data_mut().begin();
+        // The current tick is partly over, so one more.
+        self.store.set_epoch_deadline(deadline_ms + 1);
+    }
+}
+
+/// Why a guest stopped.
+struct Defect {
+    kind: FaultKind,
+    detail: String,
+}
+
+impl Defect {
+    fn of(error: &wasmtime::Error, host: &Host) -> Defect {
+        let kind = match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => FaultKind::Deadline,
+            Some(Trap::StackOverflow) => FaultKind::Stack,
+            _ if host.growth.refused => FaultKind::Memory,
+            Some(_) => FaultKind::Trap,
+            // Not a trap: what it handed over could not be read.
+            None => FaultKind::Output,
+        };
+        Defect { kind, detail: chain(error) }
+    }
+}
+
+fn chain(error: &wasmtime::Error) -> String {
+    format!("{error:#}")
+}
+
+fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, String> {
+    match bytes.get(..8) {
+        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
+            return Err("is a core module, not a component: build it with `signalpost plugin build`".into());
+        }
+        Some([0, b'a', b's', b'm', ..]) => {}
+        _ => return Err("is no WebAssembly: the file does not begin with its magic number".into()),
+    }
+    Component::new(engine, bytes).map_err(|error| format!("is no valid component: {}", chain(&error)))
+}
+
+/// Reads the roles off the exports.
+fn check_exports(engine: &Engine, component: &Component) -> Result<Vec<Role>, String> {
+    let kind = component.component_type();
+    let exports: Vec<String> = kind.exports(engine).map(|(name, _)| name.to_owned()).collect();
+    let has = |interface: &str| exports.iter().any(|name| *name == format!("{CONTRACT}/{interface}@{CONTRACT_VERSION}"));
+    if !has("plugin") {
+        check_version(exports.iter().map(String::as_str))?;
+        return Err(format!("exports no {CONTRACT}/plugin@{CONTRACT_VERSION}; it exports {}", list(&exports)));
+    }
+    let roles = [(Role::Routing, "routing"), (Role::Formatting, "formatting"), (Role::Sessions, "sessions")];
+    let roles: Vec<Role> = roles.into_iter().filter(|(_, interface)| has(interface)).map(|(role, _)| role).collect();
+    if roles.is_empty() {
+        return Err("exports none of the roles routing, formatting and sessions, so it would never be called".into());
+    }
+    Ok(roles)
+}
+
+/// Every import must be granted, and one of ours.
+fn check_imports(engine: &Engine, component: &Component, name: &str, grants: &[Grant]) -> Result<(), String> {
+    let kind = component.component_type();
+    let imports: Vec<String> = kind.imports(engine).map(|(name, _)| name.to_owned()).collect();
+    check_version(imports.iter().map(String::as_str))?;
+    let mut missing = Vec::new();
+    for import in &imports {
+        let Some(interface) = import.strip_prefix(&format!("{CONTRACT}/")).and_then(|rest| rest.split('@').next()) else {
+            return Err(format!("imports {import}, which no policy can have: there is only {CONTRACT}@{CONTRACT_VERSION}, and no WASI"));
+        };
+        if interface == "types" {
+            continue;
+        }
+        let Ok(grant) =
+            <Grant as serde::Deserialize>::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(interface))
+        else {
+            return Err(format!("imports {import}, which {CONTRACT}@{CONTRACT_VERSION} does not have"));
+        };
+        if !grants.contains(&grant) {
+            missing.push(interface.to_owned());
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut wanted: Vec<String> = grants.iter().map(|grant| format!("{grant:?}").to_lowercase()).chain(missing.iter().cloned()).collect();
+    wanted.sort();
+    Err(format!("imports {}, which is not granted: add `grants = {wanted:?}` to [policies.{name}]", list(&missing)))
+}
+
+/// Another version of the contract is named as such.
+fn check_version<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    for name in names {
+        let Some((interface, version)) = name.split_once('@') else { continue };
+        if interface.starts_with(&format!("{CONTRACT}/")) && version != CONTRACT_VERSION {
+            return Err(format!("is built for {CONTRACT}@{version}; this server serves {CONTRACT_VERSION}"));
+        }
+    }
+    Ok(())
+}
+
+/// The event types that a plugin is called for: what it wants, narrowed by the configuration.
+fn check_events(wanted: Vec<String>, configured: Option<&[String]>) -> Result<Vec<String>, String> {
+    for pattern in wanted.iter().chain(configured.into_iter().flatten()) {
+        let stars = pattern.matches('*').count();
+        let fits = !pattern.is_empty() && (stars == 0 || (stars == 1 && (pattern == "*" || pattern.ends_with(".*"))));
+        if !fits {
+            return Err(format!("`{pattern}` is no event type, nor `prefix.*`, nor `*`"));
+        }
+    }
+    let Some(configured) = configured else { return Ok(wanted) };
+    for pattern in configured {
+        if !wanted.iter().any(|known| matches(known, pattern)) {
+            return Err(format!("its configuration names the event type `{pattern}`, which it doesn't want; it wants {}", list(&wanted)));
+        }
+    }
+    Ok(configured.to_vec())
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "nothing".into() } else { names.join(", ") }
+}

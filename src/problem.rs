@@ -1,0 +1,63 @@
+//! Errors over HTTP: RFC 9457 problem documents with a stable `code`. The caller gets a sentence that says what to do.
+
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+
+/// A request that can't be served as it is.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    pub status: StatusCode,
+    /// Stable, for programs.
+    pub code: &'static str,
+    /// For people: what is wrong and what to do.
+    pub detail: String,
+}
+
+/// The code of a response's problem, for the counter that sits outside the routes.
+#[derive(Clone, Copy, Debug)]
+pub struct ProblemCode(pub &'static str);
+
+/// The document. `title` is the status in words.
+#[derive(Debug, Serialize)]
+pub struct Document {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: String,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
+        Problem { status, code, detail: detail.into() }
+    }
+
+    pub fn into_document(self) -> Document {
+        Document {
+            kind: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: self.detail,
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        // A struct of strings and a number: serializing it can't fail.
+        let (status, code) = (self.status, self.code);
+        let body = serde_json::to_vec(&self.into_document()).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::UPGRADE_REQUIRED {
+            // RFC 9110, section 15.5.22: name what to upgrade to.
+            response.headers_mut().insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        response.extensions_mut().insert(ProblemCode(code));
+        response
+    }
+}

@@ -1,0 +1,274 @@
+//! The server: wires the stations together, accepts connections, watches the plugins, and stops without losing what it
+//! accepted. Nothing else wires.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use axum::routing::{delete, get, post};
+use http::StatusCode;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{interval, timeout};
+
+use crate::close::Close;
+use crate::config::{Config, OnBad};
+use crate::dispatch::Dispatch;
+use crate::format::Format;
+use crate::groups::Groups;
+use crate::ingress::{self, Ingress};
+use crate::mailbox::Mailboxes;
+use crate::metrics::Metrics;
+use crate::operate::{self, Operate};
+use crate::policy::host::Services;
+use crate::policy::load::Loader;
+use crate::policy::{Policies, Rejected, engine};
+use crate::problem::{Problem, ProblemCode};
+use crate::session::{self, Sessions};
+use crate::state::States;
+use crate::stream::{Place, Stream};
+
+/// How often a part of the kept messages is looked through for what has expired.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long to wait before accepting again when the process has no file descriptor left.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// A server that has loaded its policies and bound its address.
+#[derive(Debug)]
+pub struct Server {
+    config: Arc<Config>,
+    listener: TcpListener,
+    operate: Arc<Operate>,
+    router: Router,
+}
+
+/// Runs a server until `stop` resolves, then drains it.
+///
+/// # Errors
+/// A plugin was refused, or the address can't be bound.
+pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    Server::new(config).await?.serve(stop).await
+}
+
+impl Server {
+    /// # Errors
+    /// A plugin was refused and the configuration says to stop, or the address can't be bound.
+    pub async fn new(config: Config) -> anyhow::Result<Server> {
+        let config = Arc::new(config);
+        let metrics = Arc::new(Metrics::new()?);
+        let services = Arc::new(Services {
+            mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, metrics.clone()),
+            groups: Arc::new(Groups::new(config.groups.clone())),
+            states: States::default(),
+            metrics,
+        });
+        let loader = Arc::new(Loader::new(engine::new()?, config.clone(), services.clone()));
+        let policies = load(&loader, &config).await?;
+        let dispatch = Arc::new(Dispatch::new(policies.clone(), services.clone(), &config.events));
+        let operate = Arc::new(Operate {
+            services: services.clone(),
+            policies: policies.clone(),
+            loader,
+            reloading: tokio::sync::Mutex::default(),
+            ready: AtomicBool::new(true),
+            user_id_bytes_max: config.sockets.user_id_bytes_max,
+        });
+        let sessions = Arc::new(Sessions {
+            dispatch: dispatch.clone(),
+            format: Format::new(policies),
+            mailboxes: services.mailboxes.clone(),
+            metrics: services.metrics.clone(),
+            sockets: config.sockets.clone(),
+            limits: config.mailboxes.clone(),
+        });
+        let ingress = Arc::new(Ingress {
+            dispatch,
+            limits: config.events.clone(),
+            user_id_bytes_max: config.sockets.user_id_bytes_max,
+            body_deadline: Duration::from_millis(config.http.body_deadline_ms),
+        });
+        let router = router(&config, ingress, sessions, operate.clone());
+        let listener = bind(&config).with_context(|| format!("can't listen on {}", config.listen))?;
+        Ok(Server { config, listener, operate, router })
+    }
+
+    /// The bound address; of interest where the configuration says port 0.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop` resolves, then drains: no new connections, requests finished, sockets closed with "reconnect".
+    ///
+    /// # Errors
+    /// The operating system's, before the first connection.
+    pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        tracing::info!("listening on http://{}{}", self.address()?, self.config.base_path);
+        let places = Arc::new(Semaphore::new(self.config.http.connections_max.min(Semaphore::MAX_PERMITS)));
+        let (stopping, _) = watch::channel(false);
+        let (working, mut idle) = mpsc::channel::<()>(1);
+        let chores = [tokio::spawn(watch_plugins(self.operate.clone())), tokio::spawn(sweep(self.operate.clone()))];
+        tokio::select! {
+            () = stop => {}
+            () = self.accept(&places, &stopping, &working) => {}
+        }
+        drop(working);
+        self.operate.ready.store(false, Ordering::Relaxed);
+        for chore in chores {
+            chore.abort();
+        }
+        let Server { config, listener, operate, .. } = self;
+        drop(listener);
+        let mailboxes = &operate.services.mailboxes;
+        tracing::info!(sessions = mailboxes.totals().sessions, "stopping");
+        let drained = timeout(Duration::from_millis(config.stop_deadline_ms), async {
+            // What was accepted is answered, and its messages are in the mailboxes before their readers are sent away.
+            let _ = stopping.send(true);
+            let _ = timeout(Duration::from_millis(config.stop_deadline_ms / 2), idle.recv()).await;
+            mailboxes.end_all(&Close::Restart);
+            let all = u32::try_from(config.http.connections_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+            let _ = places.acquire_many(all).await;
+        });
+        match drained.await {
+            Ok(()) => tracing::info!("stopped"),
+            Err(_) => tracing::warn!(sessions = mailboxes.totals().sessions, "stopped with connections still open (stop_deadline_ms)"),
+        }
+        Ok(())
+    }
+
+    /// Accepts connections for ever, as many at once as there are places.
+    async fn accept(&self, places: &Arc<Semaphore>, stopping: &watch::Sender<bool>, working: &mpsc::Sender<()>) {
+        let write_deadline = Duration::from_millis(self.config.sockets.write_deadline_ms);
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new());
+        http.header_read_timeout(Duration::from_millis(self.config.http.header_deadline_ms));
+        http.max_buf_size(self.config.http.header_bytes_max);
+        // Never closed: the semaphore lives as long as the server.
+        while let Ok(permit) = places.clone().acquire_owned().await {
+            let tcp = match self.listener.accept().await {
+                Ok((tcp, _)) => tcp,
+                Err(error) => {
+                    tracing::warn!("can't accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            let _ = tcp.set_nodelay(true);
+            let place = Place::new(permit, self.operate.services.metrics.connections.clone());
+            let stream = TokioIo::new(Stream::new(tcp, place, write_deadline));
+            let service = TowerToHyperService::new(self.router.clone());
+            let connection = http.serve_connection(stream, service).with_upgrades();
+            let (mut stopping, working) = (stopping.subscribe(), working.clone());
+            tokio::spawn(async move {
+                tokio::pin!(connection);
+                tokio::select! {
+                    _ = &mut connection => {}
+                    () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => {
+                        connection.as_mut().graceful_shutdown();
+                        let _ = connection.await;
+                    }
+                }
+                drop(working);
+            });
+        }
+    }
+}
+
+fn router(config: &Config, ingress: Arc<Ingress>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> Router {
+    let metrics = operate.services.metrics.clone();
+    let sockets = Router::new().route("/ws/{user_id}", get(session::connect)).with_state(sessions);
+    let producers =
+        Router::new().route("/events", post(ingress::publish)).route("/users/{user_id}/messages", post(ingress::tell)).with_state(ingress);
+    let operators = Router::new()
+        .route("/users/{user_id}", get(operate::presence))
+        .route("/users/{user_id}/sessions", delete(operate::end_sessions))
+        .route("/policies", get(operate::policies))
+        .route("/policies/reload", post(operate::reload))
+        .with_state(operate.clone());
+    let health = Router::new()
+        .route("/healthz", get(operate::health))
+        .route("/readyz", get(operate::ready))
+        .route("/metrics", get(operate::metrics))
+        .with_state(operate);
+    let api = sockets.merge(producers).merge(operators);
+    let router = if config.base_path.is_empty() { api } else { Router::new().nest(&config.base_path, api) };
+    let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
+    let not_allowed =
+        async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes other methods; see Allow");
+    let count = axum::middleware::map_response(move |response: axum::response::Response| {
+        if let Some(ProblemCode(code)) = response.extensions().get() {
+            metrics.problems.with_label_values(&[code]).inc();
+        }
+        std::future::ready(response)
+    });
+    router.merge(health).fallback(not_found).method_not_allowed_fallback(not_allowed).layer(count)
+}
+
+async fn load(loader: &Arc<Loader>, config: &Config) -> anyhow::Result<Arc<Policies>> {
+    let loading = loader.clone();
+    // Compiling takes a while; the runtime's threads are not for that.
+    let (set, rejected) = tokio::task::spawn_blocking(move || loading.load()).await?;
+    let sentence = |rejected: &Rejected| format!("{} ({}) {}", rejected.name, rejected.file.display(), rejected.reason);
+    if config.plugins.on_bad == OnBad::Stop && !rejected.is_empty() {
+        let reasons: Vec<String> = rejected.iter().map(sentence).collect();
+        bail!("a plugin can't be loaded: {}\n(plugins.on_bad = \"skip\" starts without it)", reasons.join("\n"));
+    }
+    for rejected in &rejected {
+        tracing::error!("plugin skipped: {}", sentence(rejected));
+    }
+    for policy in &set.policies {
+        tracing::info!(policy = policy.name, version = policy.version, roles = ?policy.roles, "policy loaded");
+    }
+    if set.policies.is_empty() {
+        tracing::warn!(dir = %config.plugins.dir.display(), "no policies: events reach nobody, direct messages still do");
+    }
+    Ok(Arc::new(Policies::new(set, rejected, Duration::from_millis(config.plugins.retire_ms))))
+}
+
+fn bind(config: &Config) -> std::io::Result<TcpListener> {
+    let socket = if config.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(config.listen)?;
+    socket.listen(config.http.backlog)
+}
+
+/// Reloads when the files have changed and look the same twice, so that a copy in progress is not read.
+async fn watch_plugins(operate: Arc<Operate>) {
+    let config = operate.loader.config();
+    let mut tick = interval(Duration::from_millis(config.watch_interval_ms));
+    // Taken from before the first load, so that a file that changed during it is noticed.
+    let (mut seen, mut taken) = (Vec::new(), Vec::new());
+    loop {
+        tick.tick().await;
+        operate.policies.retire();
+        if !config.watch {
+            continue;
+        }
+        let now = operate.loader.fingerprint();
+        if now == seen && now != taken {
+            operate.reload().await;
+            taken = now.clone();
+        }
+        seen = now;
+    }
+}
+
+/// Forgets what was kept for long enough, a part at a time.
+async fn sweep(operate: Arc<Operate>) {
+    let mut tick = interval(SWEEP_INTERVAL);
+    for round in 0.. {
+        tick.tick().await;
+        operate.services.mailboxes.sweep(round);
+        if round % Mailboxes::SWEEP_ROUNDS == 0 {
+            operate.services.states.sweep();
+        }
+    }
+}

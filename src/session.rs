@@ -1,0 +1,470 @@
+//! A session: one task that owns one socket, from the handshake to the close frame.
+//!
+//! The loop reads the mailbox through its cursor, formats, writes, and reads what the client sends. It never waits for one
+//! side alone: while the client doesn't read, the session takes nothing more from the mailbox, whose bounds then apply.
+
+pub mod handshake;
+pub mod protocol;
+
+use std::future::pending;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use http::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+
+use crate::close::Close;
+use crate::config;
+use crate::dialogue;
+use crate::dispatch::Dispatch;
+use crate::event::{Body, UserId};
+use crate::format::Format;
+use crate::mailbox::{Mailboxes, Reader, Seat};
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+use crate::stream::{Place, Stream};
+use crate::websocket::{Decoder, Incoming, Opcode, encode, encode_close};
+use handshake::Handshake;
+use protocol::ClientFrame;
+
+/// Bytes asked of the socket at a time; enough for a client's usual message.
+const READ_BYTES: usize = 2048;
+
+/// RFC 6455's code for a connection that went away without a word. It is never sent.
+const LOST: u16 = 1006;
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Sessions {
+    pub dispatch: Arc<Dispatch>,
+    pub format: Format,
+    pub mailboxes: Arc<Mailboxes>,
+    pub metrics: Arc<Metrics>,
+    pub sockets: config::Sockets,
+    pub limits: config::Mailboxes,
+}
+
+/// `GET {base}/ws/{user_id}`
+///
+/// # Errors
+/// No WebSocket handshake, no sane user id, or an attribute over its limit.
+pub async fn connect(
+    State(sessions): State<Arc<Sessions>>,
+    Path(user): Path<String>,
+    RawQuery(query): RawQuery,
+    mut request: Request<axum::body::Body>,
+) -> Result<Response, Problem> {
+    let user = UserId::new(&user, sessions.sockets.user_id_bytes_max)
+        .map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, "user_id", reason))?;
+    let handshake = Handshake::read(request.method(), request.headers())?;
+    let attributes = handshake::attributes(&query.unwrap_or_default(), &sessions.sockets)?;
+    let seat = Seat::new(user, handshake.subprotocol, attributes);
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        // The client may be gone before it has read the 101.
+        let Ok(upgraded) = upgrade.await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else { return };
+        let (tcp, place) = parts.io.into_inner().into_parts();
+        Session::run(sessions, seat, tcp, parts.read_buf, place).await;
+    });
+    Ok(handshake.response::<axum::body::Body>().into_response())
+}
+
+/// A session's end.
+enum End {
+    /// We close: the client is told why.
+    Close(Close),
+    /// The client closed, with this code if it gave one.
+    Closed(Option<u16>),
+    /// The connection is gone.
+    Lost,
+}
+
+impl End {
+    fn code(&self) -> u16 {
+        match self {
+            End::Close(close) => close.code(),
+            End::Closed(code) => code.unwrap_or(1005),
+            End::Lost => LOST,
+        }
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> End {
+        End::Lost
+    }
+}
+
+struct Session {
+    sessions: Arc<Sessions>,
+    tcp: TcpStream,
+    reader: Reader,
+    v1: bool,
+    decoder: Decoder,
+    input: BytesMut,
+    output: Vec<u8>,
+    /// How much of `output` is written.
+    written: usize,
+    /// The last message in `output`, and how many there are.
+    sending: (u64, u64),
+    clock: Clock,
+}
+
+/// When something was last heard and said.
+struct Clock {
+    heard: Instant,
+    pinged: Option<Instant>,
+    /// Since when the client has not taken what is written.
+    blocked: Option<Instant>,
+    /// Until when messages wait for the client's resume.
+    held: Option<Instant>,
+    /// The last message in either direction.
+    message: Instant,
+}
+
+impl Session {
+    async fn run(sessions: Arc<Sessions>, seat: Arc<Seat>, tcp: TcpStream, read: Bytes, place: Place) {
+        let metrics = sessions.metrics.clone();
+        // Each write is whole messages: waiting for more would only delay them.
+        let _ = tcp.set_nodelay(true);
+        let now = Instant::now();
+        let clock = Clock { heard: now, pinged: None, blocked: None, held: None, message: now };
+        let code = match sessions.mailboxes.open(seat.clone()) {
+            Ok(reader) => {
+                metrics.sessions_opened.inc();
+                let v1 = seat.subprotocol.is_some();
+                let decoder = Decoder::new(sessions.sockets.message_bytes_max);
+                let mut session = Session {
+                    sessions: sessions.clone(),
+                    tcp,
+                    reader,
+                    v1,
+                    decoder,
+                    input: BytesMut::from(&read[..]),
+                    output: Vec::new(),
+                    written: 0,
+                    sending: (0, 0),
+                    clock,
+                };
+                session.live().await
+            }
+            Err(close) => {
+                let mut out = Vec::new();
+                encode_close(close.code(), &close.reason(), &mut out);
+                farewell(&tcp, &out, sessions.sockets.close_deadline_ms).await;
+                close.code()
+            }
+        };
+        drop(place);
+        metrics.sessions_closed.with_label_values(&[&code.to_string()]).inc();
+        tracing::debug!(user = %seat.user, session = %seat.id, code, "session closed");
+    }
+
+    /// From hello to close; returns the close code.
+    async fn live(&mut self) -> u16 {
+        let seat = self.reader.seat().clone();
+        tracing::debug!(user = %seat.user, session = %seat.id, subprotocol = seat.subprotocol, "session opened");
+        self.greet();
+        let end = match dialogue::opened(&self.sessions.dispatch, &seat) {
+            Err(close) => End::Close(close),
+            Ok(()) => {
+                let end = self.converse().await;
+                dialogue::closed(&self.sessions.dispatch, &seat, end.code());
+                end
+            }
+        };
+        let code = end.code();
+        match end {
+            End::Close(close) => encode_close(close.code(), &close.reason(), &mut self.output),
+            // The closing handshake echoes the client's code.
+            End::Closed(Some(code)) => encode_close(code, "", &mut self.output),
+            End::Closed(None) => encode(Opcode::Close, &[], &mut self.output),
+            End::Lost => return code,
+        }
+        let rest = self.output.get(self.written..).unwrap_or_default();
+        farewell(&self.tcp, rest, self.sessions.sockets.close_deadline_ms).await;
+        code
+    }
+
+    /// Says hello, and waits for a resume where there is something to resume from.
+    fn greet(&mut self) {
+        if !self.v1 {
+            return;
+        }
+        let (seq, resumable) = self.reader.position();
+        let sockets = &self.sessions.sockets;
+        let limits = &self.sessions.limits;
+        if resumable {
+            self.clock.held = Some(Instant::now() + Duration::from_millis(sockets.resume_wait_ms));
+        }
+        let hello = protocol::Hello {
+            session: &self.reader.seat().id,
+            user: self.reader.seat().user.as_str(),
+            epoch: self.reader.epoch(),
+            seq,
+            limits: protocol::Limits {
+                message_bytes_max: sockets.message_bytes_max,
+                ping_interval_ms: sockets.ping_interval_ms,
+                pong_deadline_ms: sockets.pong_deadline_ms,
+                mailbox_messages_max: limits.messages_max,
+                mailbox_bytes_max: limits.bytes_max,
+                keep_ms: limits.keep_ms,
+            },
+            resume_within_ms: resumable.then_some(sockets.resume_wait_ms),
+        };
+        protocol::hello(&hello, &mut self.output);
+    }
+
+    /// The loop. One round does what can be done without waiting, then waits for whatever comes first.
+    async fn converse(&mut self) -> End {
+        let seat = self.reader.seat().clone();
+        let timer = sleep_until(Instant::now());
+        tokio::pin!(timer);
+        loop {
+            // What the client sent with the handshake, and what one read brought, is taken before anything waits.
+            if let Err(end) = self.receive() {
+                return end;
+            }
+            match self.send().await {
+                Err(end) => return end,
+                Ok(true) => continue,
+                Ok(false) => {}
+            }
+            if let Some(close) = seat.ending()
+                && (!matches!(close, Close::Restart | Close::ClosedByPolicy(_)) || self.output.is_empty())
+            {
+                return End::Close(close.clone());
+            }
+            let due = self.due();
+            if due != timer.deadline() {
+                timer.as_mut().reset(due);
+            }
+            // All of these are cancel safe: they only tell that something is ready.
+            tokio::select! {
+                () = seat.woken() => {}
+                // While the client doesn't read, it isn't read from: what it asks for would pile up.
+                ready = self.tcp.readable(), if self.output.is_empty() => {
+                    if let Err(error) = ready.and_then(|()| self.read()) {
+                        return error.into();
+                    }
+                }
+                ready = writable(&self.tcp, !self.output.is_empty()) => {
+                    if let Err(error) = ready {
+                        return error.into();
+                    }
+                }
+                () = &mut timer => {
+                    if let Err(close) = self.tick(Instant::now()) {
+                        return End::Close(close);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes from the mailbox and writes. Says whether there may be more to do at once.
+    async fn send(&mut self) -> Result<bool, End> {
+        if self.output.is_empty() && self.clock.held.is_none() {
+            self.fill().await;
+        }
+        if self.output.is_empty() {
+            return Ok(false);
+        }
+        while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match self.tcp.try_write(rest) {
+                Ok(0) => return Err(End::Lost),
+                Ok(count) => {
+                    self.written += count;
+                    self.clock.blocked = None;
+                    self.sessions.metrics.sent_bytes.inc_by(count as u64);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.clock.blocked.get_or_insert_with(Instant::now);
+                    return Ok(false);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // An idle session holds no buffer.
+        self.output = Vec::new();
+        self.written = 0;
+        let (seq, count) = std::mem::take(&mut self.sending);
+        if count > 0 {
+            self.sessions.metrics.sent.inc_by(count);
+            self.clock.message = Instant::now();
+            if !self.v1 {
+                self.reader.delivered(seq);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads on in the mailbox and writes frames into `output`.
+    async fn fill(&mut self) {
+        let mut batch = Vec::new();
+        self.reader.take(self.sessions.sockets.write_bytes_max, &mut batch);
+        for (seq, message) in batch {
+            self.sending.0 = seq;
+            match self.sessions.format.shape(&message, self.reader.seat()).await {
+                Ok(body) => {
+                    self.sending.1 += 1;
+                    protocol::message(self.v1, seq, &body, &mut self.output);
+                }
+                Err(reason) => self.sessions.metrics.dropped(reason, 1),
+            }
+        }
+    }
+
+    /// Reads what the socket has, once.
+    fn read(&mut self) -> io::Result<()> {
+        self.input.reserve(READ_BYTES);
+        match self.tcp.try_read_buf(&mut self.input) {
+            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {
+                self.clock.heard = Instant::now();
+                self.clock.pinged = None;
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Handles what has been read.
+    fn receive(&mut self) -> Result<(), End> {
+        while !self.input.is_empty() && self.output.len() < READ_BYTES {
+            let incoming = self.decoder.decode(&mut self.input);
+            let invalid = |error: crate::websocket::ProtocolError| Close::Protocol { code: error.close_code(), reason: error.reason() };
+            let Some(incoming) = incoming.map_err(|error| End::Close(invalid(error)))? else { break };
+            match incoming {
+                Incoming::Text(text) => {
+                    // The decoder has proven it; if it had not, this would show.
+                    let text = String::from_utf8_lossy(&text).into_owned();
+                    self.text(text);
+                }
+                Incoming::Binary(bytes) => self.message(Body::Binary(bytes.to_vec())),
+                Incoming::Ping(payload) => encode(Opcode::Pong, &payload, &mut self.output),
+                Incoming::Pong(_) => {}
+                Incoming::Close { code, .. } => return Err(End::Closed(code)),
+            }
+        }
+        if self.input.is_empty() {
+            // An idle session holds no buffer.
+            self.input = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    fn text(&mut self, text: String) {
+        if !self.v1 {
+            return self.message(Body::sniff(text));
+        }
+        self.clock.held = None;
+        match ClientFrame::parse(&text) {
+            ClientFrame::Ack { seq } => self.reader.delivered(seq),
+            ClientFrame::Begin => {}
+            ClientFrame::Resume { epoch, seq } => self.resume(&epoch, seq),
+            ClientFrame::Message(body) => self.message(body),
+            ClientFrame::Invalid(detail) => {
+                self.sessions.metrics.client_messages.with_label_values(&["invalid"]).inc();
+                protocol::error(true, "invalid_frame", detail, &mut self.output);
+            }
+        }
+    }
+
+    fn resume(&mut self, epoch: &str, seq: u64) {
+        let resumed = self.reader.resume(epoch, seq);
+        self.sessions.metrics.resumes.with_label_values(&[if resumed.recovered { "true" } else { "false" }]).inc();
+        protocol::resumed(resumed.recovered, resumed.from, &mut self.output);
+    }
+
+    fn message(&mut self, body: Body) {
+        self.clock.message = Instant::now();
+        if let Err(refusal) = dialogue::received(&self.sessions.dispatch, self.reader.seat(), &body) {
+            protocol::error(self.v1, &refusal.code, &refusal.detail, &mut self.output);
+        }
+    }
+
+    /// When [`Session::tick`] has to look again.
+    fn due(&self) -> Instant {
+        let sockets = &self.sessions.sockets;
+        let after = |since: Instant, milliseconds: u64| since + Duration::from_millis(milliseconds);
+        let mut due = match self.clock.pinged {
+            Some(pinged) => after(pinged, sockets.pong_deadline_ms),
+            None => after(self.clock.heard, sockets.ping_interval_ms),
+        };
+        if let Some(blocked) = self.clock.blocked {
+            // What is blocked can't be pinged.
+            due = after(blocked, sockets.write_deadline_ms);
+        }
+        if sockets.idle_deadline_ms > 0 {
+            due = due.min(after(self.clock.message, sockets.idle_deadline_ms));
+        }
+        self.clock.held.map_or(due, |held| due.min(held))
+    }
+
+    /// Looks at the clocks: pings a silent client, and gives up on one that is gone, stuck or idle.
+    fn tick(&mut self, now: Instant) -> Result<(), Close> {
+        let sockets = &self.sessions.sockets;
+        let over = |since: Instant, milliseconds: u64| since + Duration::from_millis(milliseconds) <= now;
+        if self.clock.held.is_some_and(|held| held <= now) {
+            self.clock.held = None;
+        }
+        if let Some(blocked) = self.clock.blocked {
+            return if over(blocked, sockets.write_deadline_ms) { Err(Close::SlowConsumer) } else { Ok(()) };
+        }
+        if sockets.idle_deadline_ms > 0 && over(self.clock.message, sockets.idle_deadline_ms) {
+            return Err(Close::Idle);
+        }
+        match self.clock.pinged {
+            Some(pinged) if over(pinged, sockets.pong_deadline_ms) => return Err(Close::NoPong),
+            None if over(self.clock.heard, sockets.ping_interval_ms) => {
+                encode(Opcode::Ping, &[], &mut self.output);
+                self.clock.pinged = Some(now);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Resolves when the socket takes bytes again; never when there are none.
+async fn writable(tcp: &TcpStream, waiting: bool) -> io::Result<()> {
+    if waiting { tcp.writable().await } else { pending().await }
+}
+
+/// Writes the last bytes, a close frame at their end, and waits for the client to go, both within one deadline. Reading on is
+/// what lets the close frame arrive: closing a socket with unread bytes resets it.
+async fn farewell(tcp: &TcpStream, bytes: &[u8], deadline_ms: u64) {
+    let closing = async {
+        let mut written = 0;
+        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+            tcp.writable().await?;
+            match tcp.try_write(rest) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Half-closed: the client reads the end after the close frame.
+        socket2::SockRef::from(tcp).shutdown(std::net::Shutdown::Write)?;
+        let mut scratch = [0; READ_BYTES];
+        loop {
+            tcp.readable().await?;
+            match tcp.try_read(&mut scratch) {
+                Ok(0) => return Ok::<(), io::Error>(()),
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(deadline_ms), closing).await;
+}

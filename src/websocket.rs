@@ -1,0 +1,723 @@
+//! The frames of a WebSocket as a server sees them ([RFC 6455]): bytes in, messages out, and back.
+//!
+//! Nothing here reads or writes a socket, answers a ping or decides when to close: the task that owns the connection
+//! does, with what [`Decoder::decode`] hands it. No extension is negotiated, so there is no compression. An idle
+//! connection costs its [`Decoder`] and nothing on the heap, because only a message whose end is still to come is kept.
+//!
+//! [RFC 6455]: https://www.rfc-editor.org/rfc/rfc6455
+
+use std::fmt;
+use std::str;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Buf as _, Bytes, BytesMut};
+use sha1::{Digest as _, Sha1};
+
+/// The most a control frame carries (RFC 6455 section 5.5).
+const CONTROL_BYTES_MAX: u8 = 125;
+/// What a close frame has left for its reason, behind the two bytes of its code.
+const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX as usize - 2;
+/// A length of this value says that the real one follows in two bytes, the next value that it follows in eight.
+const LENGTH_IN_TWO_BYTES: u8 = 126;
+const LENGTH_IN_EIGHT_BYTES: u8 = 127;
+const FINAL_BIT: u8 = 0x80;
+const RESERVED_BITS: u8 = 0x70;
+const OPCODE_BITS: u8 = 0x0F;
+const MASK_BIT: u8 = 0x80;
+const LENGTH_BITS: u8 = 0x7F;
+/// What a server appends to the client's key to prove that it speaks WebSocket (RFC 6455 section 1.3).
+const HANDSHAKE_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// One thing the client sent, whole: fragments are put together, masks are taken off.
+///
+/// The bytes may share the buffer they were read into. Copy what is to be kept for long, or it keeps that buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// A text message, proven to be valid UTF-8.
+    Text(Bytes),
+    /// A binary message.
+    Binary(Bytes),
+    /// A ping, to be answered by a pong with the same payload. It may arrive in the middle of a fragmented message.
+    Ping(Bytes),
+    /// A pong, asked for or not.
+    Pong(Bytes),
+    /// The client's last frame; what follows it on the connection means nothing and is not to be decoded.
+    Close {
+        /// One of the codes that RFC 6455 section 7.4 lets an endpoint send; `None` when the client gave none.
+        code: Option<u16>,
+        /// Valid UTF-8 of at most 123 bytes, empty without a code.
+        reason: Bytes,
+    },
+}
+
+/// Why a connection must be closed; it knows what the close frame says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtocolError {
+    /// RFC 6455 section 5.1.
+    FrameNotMasked,
+    /// RFC 6455 section 5.2: no extension gave the bits a meaning.
+    ReservedBitSet,
+    /// RFC 6455 section 5.2.
+    OpcodeReserved,
+    /// RFC 6455 section 5.5.
+    ControlFrameFragmented,
+    /// RFC 6455 section 5.5.
+    ControlFrameTooLong,
+    /// RFC 6455 section 5.2.
+    LengthNotMinimal,
+    /// RFC 6455 section 5.2: the top bit of a length of eight bytes is 0.
+    LengthTopBitSet,
+    /// RFC 6455 section 5.4.
+    ContinuationWithoutStart,
+    /// RFC 6455 section 5.4.
+    MessageInsideMessage,
+    /// RFC 6455 section 5.5.1: a close frame's payload is empty or starts with a code of two bytes.
+    CloseCodeCutShort,
+    /// RFC 6455 section 7.4: codes that are unassigned, or never to be sent.
+    CloseCodeInvalid,
+    /// RFC 6455 section 8.1.
+    TextNotUtf8,
+    /// RFC 6455 section 7.4.1: longer than [`Decoder::new`] was told to take.
+    MessageTooBig,
+}
+
+impl ProtocolError {
+    /// The status code for the close frame (RFC 6455 section 7.4.1).
+    pub fn close_code(&self) -> u16 {
+        match self {
+            Self::TextNotUtf8 => 1007,
+            Self::MessageTooBig => 1009,
+            Self::FrameNotMasked
+            | Self::ReservedBitSet
+            | Self::OpcodeReserved
+            | Self::ControlFrameFragmented
+            | Self::ControlFrameTooLong
+            | Self::LengthNotMinimal
+            | Self::LengthTopBitSet
+            | Self::ContinuationWithoutStart
+            | Self::MessageInsideMessage
+            | Self::CloseCodeCutShort
+            | Self::CloseCodeInvalid => 1002,
+        }
+    }
+
+    /// The reason for the close frame, short enough to fit one whole.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::FrameNotMasked => "a client masks its frames",
+            Self::ReservedBitSet => "a reserved bit is set and no extension is negotiated",
+            Self::OpcodeReserved => "the opcode is reserved",
+            Self::ControlFrameFragmented => "a control frame is not fragmented",
+            Self::ControlFrameTooLong => "a control frame carries at most 125 bytes",
+            Self::LengthNotMinimal => "a length is written in as few bytes as possible",
+            Self::LengthTopBitSet => "the top bit of a length is 0",
+            Self::ContinuationWithoutStart => "there is no message to continue",
+            Self::MessageInsideMessage => "a message starts before the last one ended",
+            Self::CloseCodeCutShort => "a close code has two bytes",
+            Self::CloseCodeInvalid => "the close code is not one to send",
+            Self::TextNotUtf8 => "text is UTF-8",
+            Self::MessageTooBig => "the message is too big",
+        }
+    }
+}
+
+impl fmt::Display for ProtocolError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+impl std::error::Error for ProtocolError {}
+
+/// What a frame is for (RFC 6455 section 5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opcode {
+    /// The next fragment of a message.
+    Continuation,
+    /// A text message, or its first fragment.
+    Text,
+    /// A binary message, or its first fragment.
+    Binary,
+    /// The last frame of its sender.
+    Close,
+    /// Asks for a pong.
+    Ping,
+    /// Answers a ping.
+    Pong,
+}
+
+impl Opcode {
+    fn from_bits(bits: u8) -> Result<Opcode, ProtocolError> {
+        Ok(match bits {
+            0x0 => Self::Continuation,
+            0x1 => Self::Text,
+            0x2 => Self::Binary,
+            0x8 => Self::Close,
+            0x9 => Self::Ping,
+            0xA => Self::Pong,
+            _ => return Err(ProtocolError::OpcodeReserved),
+        })
+    }
+
+    fn bits(self) -> u8 {
+        match self {
+            Self::Continuation => 0x0,
+            Self::Text => 0x1,
+            Self::Binary => 0x2,
+            Self::Close => 0x8,
+            Self::Ping => 0x9,
+            Self::Pong => 0xA,
+        }
+    }
+
+    fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+}
+
+/// Turns the bytes of one client into what it said. Lives as long as the connection.
+#[derive(Debug)]
+pub struct Decoder {
+    /// The longest message to take, over all its fragments.
+    message_bytes_max: usize,
+    message: Option<PartialMessage>,
+}
+
+impl Decoder {
+    /// A decoder for a new connection that refuses messages of more than `message_bytes_max` bytes.
+    pub fn new(message_bytes_max: usize) -> Decoder {
+        Decoder { message_bytes_max, message: None }
+    }
+
+    /// Takes the next whole thing off the front of `input`; `Ok(None)` asks for more bytes.
+    ///
+    /// `input` keeps only an incomplete header or control frame, fewer than 131 bytes. Payload of an incomplete
+    /// message moves into the decoder, as far as it is here, so that text which is already wrong fails before its
+    /// frame is complete. Memory follows what moved, at most doubling it: a declared length is only compared with the
+    /// limit. Fragments without payload take no memory, so their number has no bound of its own.
+    ///
+    /// # Errors
+    ///
+    /// The connection is to be closed with the error's code, and neither it nor this decoder to be read again.
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, ProtocolError> {
+        loop {
+            if let Some(message) = &mut self.message {
+                message.take_payload(input)?;
+                if message.frame_bytes_left > 0 {
+                    return Ok(None);
+                }
+            }
+            if let Some(message) = self.message.take_if(|message| message.frame_is_final) {
+                return message.finish().map(Some);
+            }
+            let Some(header) = Header::parse(input)? else {
+                return Ok(None);
+            };
+            self.admit(&header)?;
+            let frame_is_whole = input.len() - header.header_len >= header.payload_len;
+            if header.opcode.is_control() && !frame_is_whole {
+                return Ok(None);
+            }
+            // Neither call below panics: the header was parsed from the front of `input`, and a whole frame is in it.
+            input.advance(header.header_len);
+            let is_all = header.opcode.is_control() || (header.is_final && self.message.is_none());
+            if is_all && frame_is_whole {
+                let mut payload = input.split_to(header.payload_len);
+                unmask(&mut payload, header.mask);
+                return incoming(header.opcode, payload.freeze()).map(Some);
+            }
+            self.message.get_or_insert_with(|| PartialMessage::new(header.opcode == Opcode::Text)).open_frame(&header);
+        }
+    }
+
+    /// Whether a frame may come now, and with this length.
+    fn admit(&self, header: &Header) -> Result<(), ProtocolError> {
+        match (header.opcode, &self.message) {
+            (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
+            (Opcode::Continuation, None) => return Err(ProtocolError::ContinuationWithoutStart),
+            (Opcode::Text | Opcode::Binary, Some(_)) => {
+                return Err(ProtocolError::MessageInsideMessage);
+            }
+            (Opcode::Continuation, Some(_)) | (Opcode::Text | Opcode::Binary, None) => {}
+        }
+        let taken = self.message.as_ref().map_or(0, |message| message.bytes.len());
+        if header.payload_len > self.message_bytes_max.saturating_sub(taken) {
+            return Err(ProtocolError::MessageTooBig);
+        }
+        Ok(())
+    }
+}
+
+/// A message whose end has not arrived.
+#[derive(Debug)]
+struct PartialMessage {
+    is_text: bool,
+    bytes: Vec<u8>,
+    /// How many of `bytes`, from the first, are proven to be whole characters; only text counts them.
+    utf8_len: usize,
+    /// How much of the payload of the current frame has not arrived; 0 between two frames.
+    frame_bytes_left: usize,
+    frame_is_final: bool,
+    /// The current frame's mask, turned so that its first byte is for the next byte to arrive.
+    frame_mask: [u8; 4],
+}
+
+impl PartialMessage {
+    fn new(is_text: bool) -> PartialMessage {
+        PartialMessage { is_text, bytes: Vec::new(), utf8_len: 0, frame_bytes_left: 0, frame_is_final: false, frame_mask: [0; 4] }
+    }
+
+    fn open_frame(&mut self, header: &Header) {
+        self.frame_bytes_left = header.payload_len;
+        self.frame_is_final = header.is_final;
+        self.frame_mask = header.mask;
+    }
+
+    fn take_payload(&mut self, input: &mut BytesMut) -> Result<(), ProtocolError> {
+        let arrived = input.len().min(self.frame_bytes_left);
+        // Neither `split_at_mut` nor `advance` panics: `arrived` is at most the length of `input`.
+        let (payload, _) = input.split_at_mut(arrived);
+        unmask(payload, self.frame_mask);
+        self.bytes.extend_from_slice(payload);
+        input.advance(arrived);
+        self.frame_bytes_left -= arrived;
+        self.frame_mask.rotate_left(arrived % 4);
+        if self.is_text { self.prove_utf8() } else { Ok(()) }
+    }
+
+    /// Reads on from the last whole character. One that is cut short by the end of the bytes may still become whole.
+    fn prove_utf8(&mut self) -> Result<(), ProtocolError> {
+        // The index is in range: `utf8_len` counts bytes of `bytes`, which only grows.
+        match str::from_utf8(&self.bytes[self.utf8_len..]) {
+            Ok(_) => self.utf8_len = self.bytes.len(),
+            Err(error) if error.error_len().is_none() => self.utf8_len += error.valid_up_to(),
+            Err(_) => return Err(ProtocolError::TextNotUtf8),
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Incoming, ProtocolError> {
+        if !self.is_text {
+            return Ok(Incoming::Binary(self.bytes.into()));
+        }
+        if self.utf8_len < self.bytes.len() {
+            return Err(ProtocolError::TextNotUtf8);
+        }
+        Ok(Incoming::Text(self.bytes.into()))
+    }
+}
+
+/// What precedes a frame's payload, checked as far as it can be without knowing the frames before it.
+struct Header {
+    opcode: Opcode,
+    is_final: bool,
+    mask: [u8; 4],
+    payload_len: usize,
+    header_len: usize,
+}
+
+impl Header {
+    /// Reads the header at the front of `input`; `None` when it is incomplete and nothing is wrong with its beginning.
+    fn parse(input: &[u8]) -> Result<Option<Header>, ProtocolError> {
+        let [first, second, rest @ ..] = input else {
+            return Ok(None);
+        };
+        if first & RESERVED_BITS != 0 {
+            return Err(ProtocolError::ReservedBitSet);
+        }
+        let opcode = Opcode::from_bits(first & OPCODE_BITS)?;
+        let is_final = first & FINAL_BIT != 0;
+        if opcode.is_control() && !is_final {
+            return Err(ProtocolError::ControlFrameFragmented);
+        }
+        if second & MASK_BIT == 0 {
+            return Err(ProtocolError::FrameNotMasked);
+        }
+        let short_len = second & LENGTH_BITS;
+        if opcode.is_control() && short_len > CONTROL_BYTES_MAX {
+            return Err(ProtocolError::ControlFrameTooLong);
+        }
+        let Some((payload_len, rest)) = parse_length(short_len, rest)? else {
+            return Ok(None);
+        };
+        let Some((mask, rest)) = rest.split_first_chunk() else {
+            return Ok(None);
+        };
+        let header_len = input.len() - rest.len();
+        Ok(Some(Header { opcode, is_final, mask: *mask, payload_len, header_len }))
+    }
+}
+
+/// The payload's length and what follows it in `rest`; `None` when the length is incomplete.
+fn parse_length(short_len: u8, rest: &[u8]) -> Result<Option<(usize, &[u8])>, ProtocolError> {
+    let (length, shorter_form_max, rest) = match short_len {
+        LENGTH_IN_TWO_BYTES => {
+            let Some((length, rest)) = rest.split_first_chunk() else {
+                return Ok(None);
+            };
+            (u64::from(u16::from_be_bytes(*length)), u64::from(CONTROL_BYTES_MAX), rest)
+        }
+        LENGTH_IN_EIGHT_BYTES => {
+            let Some((length, rest)) = rest.split_first_chunk() else {
+                return Ok(None);
+            };
+            (u64::from_be_bytes(*length), u64::from(u16::MAX), rest)
+        }
+        _ => return Ok(Some((usize::from(short_len), rest))),
+    };
+    if length <= shorter_form_max {
+        return Err(ProtocolError::LengthNotMinimal);
+    }
+    if length > u64::MAX >> 1 {
+        return Err(ProtocolError::LengthTopBitSet);
+    }
+    // Only a machine of 32 bits has lengths that it cannot count to.
+    let length = usize::try_from(length).map_err(|_| ProtocolError::MessageTooBig)?;
+    Ok(Some((length, rest)))
+}
+
+/// What a frame says that is not a fragment.
+fn incoming(opcode: Opcode, payload: Bytes) -> Result<Incoming, ProtocolError> {
+    match opcode {
+        Opcode::Text if str::from_utf8(&payload).is_err() => Err(ProtocolError::TextNotUtf8),
+        Opcode::Text => Ok(Incoming::Text(payload)),
+        Opcode::Binary => Ok(Incoming::Binary(payload)),
+        Opcode::Ping => Ok(Incoming::Ping(payload)),
+        Opcode::Pong => Ok(Incoming::Pong(payload)),
+        Opcode::Close => incoming_close(payload),
+        // `Decoder::admit` said so before; it is repeated here because the type does not know.
+        Opcode::Continuation => Err(ProtocolError::ContinuationWithoutStart),
+    }
+}
+
+fn incoming_close(mut payload: Bytes) -> Result<Incoming, ProtocolError> {
+    if payload.is_empty() {
+        return Ok(Incoming::Close { code: None, reason: payload });
+    }
+    let code = payload.try_get_u16().map_err(|_| ProtocolError::CloseCodeCutShort)?;
+    // The registry's codes without those that are never sent (1005, 1006, 1015) or mean nothing yet (1004), and the
+    // ranges for frameworks and applications (RFC 6455 section 7.4, IANA "WebSocket Close Code Number").
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(ProtocolError::CloseCodeInvalid);
+    }
+    if str::from_utf8(&payload).is_err() {
+        return Err(ProtocolError::TextNotUtf8);
+    }
+    Ok(Incoming::Close { code: Some(code), reason: payload })
+}
+
+/// Takes a mask off (RFC 6455 section 5.3), eight bytes at a time because every payload byte passes here.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let mask_twice = [a, b, c, d, a, b, c, d];
+    let mask_word = u64::from_ne_bytes(mask_twice);
+    let (words, rest) = payload.as_chunks_mut();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ mask_word).to_ne_bytes();
+    }
+    for (byte, mask_byte) in rest.iter_mut().zip(mask_twice) {
+        *byte ^= mask_byte;
+    }
+}
+
+/// Appends one final unmasked frame to `out`. A control frame's payload is at most 125 bytes.
+pub fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+    encode_header(opcode, payload.len(), out);
+    out.extend_from_slice(payload);
+}
+
+/// Appends only the header of a final unmasked frame, for a payload whose parts the caller appends.
+pub fn encode_header(opcode: Opcode, payload_len: usize, out: &mut Vec<u8>) {
+    debug_assert!(!opcode.is_control() || payload_len <= usize::from(CONTROL_BYTES_MAX));
+    out.push(FINAL_BIT | opcode.bits());
+    if let Ok(length @ ..LENGTH_IN_TWO_BYTES) = u8::try_from(payload_len) {
+        out.push(length);
+    } else if let Ok(length) = u16::try_from(payload_len) {
+        out.push(LENGTH_IN_TWO_BYTES);
+        out.extend_from_slice(&length.to_be_bytes());
+    } else {
+        out.push(LENGTH_IN_EIGHT_BYTES);
+        out.extend_from_slice(&(payload_len as u64).to_be_bytes());
+    }
+}
+
+/// Appends a close frame; the reason is cut at a character boundary to the 123 bytes that a control frame has left.
+///
+/// `code` is one that an endpoint may send: for a close without a code, [`encode`] an empty payload.
+pub fn encode_close(code: u16, reason: &str, out: &mut Vec<u8>) {
+    // A character boundary is always a valid place to slice.
+    let reason = &reason[..reason.floor_char_boundary(CLOSE_REASON_BYTES_MAX)];
+    encode_header(Opcode::Close, 2 + reason.len(), out);
+    out.extend_from_slice(&code.to_be_bytes());
+    out.extend_from_slice(reason.as_bytes());
+}
+
+/// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2); whether the key is well-formed is for the
+/// handshake to say.
+pub fn accept_key(key: &[u8]) -> String {
+    STANDARD.encode(Sha1::new().chain_update(key).chain_update(HANDSHAKE_GUID).finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: usize = 100_000;
+    const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+    const FINAL_TEXT: u8 = 0x81;
+    const FIRST_TEXT: u8 = 0x01;
+    const FIRST_BINARY: u8 = 0x02;
+    const FINAL_BINARY: u8 = 0x82;
+    const NEXT: u8 = 0x00;
+    const LAST: u8 = 0x80;
+    const CLOSE: u8 = 0x88;
+    const PING: u8 = 0x89;
+    const PONG: u8 = 0x8A;
+
+    /// A frame as a client sends it, with any first byte.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        encode_header(Opcode::Binary, payload.len(), &mut frame);
+        frame[0] = first;
+        frame[1] |= MASK_BIT;
+        frame.extend_from_slice(&MASK);
+        frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frame
+    }
+
+    fn text(text: &str) -> Incoming {
+        Incoming::Text(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn binary(payload: &[u8]) -> Incoming {
+        Incoming::Binary(Bytes::copy_from_slice(payload))
+    }
+
+    /// What was understood, the error it ended in, and after how many bytes.
+    type Outcome = (Vec<Incoming>, Option<(ProtocolError, usize)>);
+
+    /// Decodes `input` in chunks of the given lengths, repeated.
+    fn decode_chunks(input: &[u8], mut chunk_len: impl FnMut() -> usize) -> Outcome {
+        let (mut decoder, mut buffer, mut seen, mut fed) = (Decoder::new(LIMIT), BytesMut::new(), Vec::new(), 0);
+        while fed < input.len() {
+            let end = input.len().min(fed + chunk_len());
+            buffer.extend_from_slice(&input[fed..end]);
+            fed = end;
+            loop {
+                match decoder.decode(&mut buffer) {
+                    Ok(Some(incoming)) => seen.push(incoming),
+                    Ok(None) => break,
+                    Err(error) => return (seen, Some((error, fed))),
+                }
+            }
+            assert!(buffer.len() < 131, "{} bytes are left behind", buffer.len());
+        }
+        (seen, None)
+    }
+
+    /// The outcome of feeding byte by byte, after checking that every other way to cut `input` gives the same.
+    fn outcome(input: &[u8]) -> Outcome {
+        let fine = decode_chunks(input, || 1);
+        // SplitMix64, so that the chunks are the same in every run.
+        let mut state = 6455_u64;
+        let mut random = move || {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            (mixed ^ (mixed >> 31)) as usize
+        };
+        for round in 0..50 {
+            let longest = [input.len().max(1), 3, 20, 4096][round % 4];
+            let coarse = decode_chunks(input, || if round == 0 { longest } else { 1 + random() % longest });
+            assert_eq!(coarse.0, fine.0, "round {round}");
+            assert_eq!(coarse.1.map(|(error, _)| error), fine.1.map(|(error, _)| error), "round {round}");
+        }
+        fine
+    }
+
+    fn understood(frames: &[Vec<u8>]) -> Vec<Incoming> {
+        let (seen, error) = outcome(&frames.concat());
+        assert_eq!(error, None);
+        seen
+    }
+
+    fn refused(frames: &[Vec<u8>]) -> ProtocolError {
+        let (_, error) = outcome(&frames.concat());
+        error.expect("the input was accepted").0
+    }
+
+    #[test]
+    fn the_examples_of_the_rfc_are_understood() {
+        let hello = vec![0x81, 0x85, 0x37, 0xFA, 0x21, 0x3D, 0x7F, 0x9F, 0x4D, 0x51, 0x58];
+        assert_eq!(understood(&[hello]), [text("Hello")]);
+        assert_eq!(accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn messages_of_every_length_form_arrive_whole() {
+        for len in [0, 1, 7, 8, 9, 125, 126, 127, 65_535, 65_536, LIMIT] {
+            let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let seen = understood(&[frame(FINAL_BINARY, &payload), frame(FINAL_TEXT, b"next")]);
+            assert!(seen == [binary(&payload), text("next")], "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn fragments_become_one_message_and_control_frames_may_come_between() {
+        let frames = [
+            frame(FIRST_TEXT, "a κό".as_bytes()),
+            frame(PING, b"still there?"),
+            frame(NEXT, b""),
+            frame(NEXT, "σμε".as_bytes()),
+            frame(PONG, b""),
+            frame(LAST, b"!"),
+            frame(FIRST_BINARY, &[0xFF]),
+            frame(LAST, &[0xFE]),
+        ];
+        let ping = Incoming::Ping(Bytes::from_static(b"still there?"));
+        let pong = Incoming::Pong(Bytes::new());
+        assert_eq!(understood(&frames), [ping, pong, text("a κόσμε!"), binary(&[0xFF, 0xFE])]);
+    }
+
+    #[test]
+    fn a_character_may_be_cut_by_a_fragment_boundary() {
+        let [a, b, c, d] = "𝄞".as_bytes() else { panic!("four bytes") };
+        let frames = [frame(FIRST_TEXT, &[*a]), frame(NEXT, &[*b, *c]), frame(LAST, &[*d])];
+        assert_eq!(understood(&frames), [text("𝄞")]);
+    }
+
+    #[test]
+    fn text_fails_at_the_byte_that_proves_it_wrong() {
+        let endless = frame(FINAL_TEXT, b"ok \xF4\x90 and much more to come");
+        assert_eq!(outcome(&endless).1, Some((ProtocolError::TextNotUtf8, 6 + 5)));
+        let fragments = [frame(FIRST_TEXT, b"ok \xED"), frame(NEXT, b"\xA0 and more"), frame(LAST, b"")].concat();
+        assert_eq!(outcome(&fragments).1, Some((ProtocolError::TextNotUtf8, 6 + 4 + 6 + 1)));
+    }
+
+    #[test]
+    fn text_that_ends_inside_a_character_is_refused() {
+        assert_eq!(refused(&[frame(FINAL_TEXT, b"\xCE")]), ProtocolError::TextNotUtf8);
+        assert_eq!(refused(&[frame(FIRST_TEXT, b"\xCE"), frame(LAST, b"")]), ProtocolError::TextNotUtf8);
+    }
+
+    #[test]
+    fn a_frame_that_breaks_a_rule_is_refused() {
+        use ProtocolError::*;
+        let header = |first, second| vec![vec![first, second]];
+        let long = |second, length: &[u8]| vec![[&[FINAL_BINARY, second], length, &MASK].concat()];
+        let cases = [
+            (header(FINAL_TEXT, 0), FrameNotMasked),
+            (header(PING, 0), FrameNotMasked),
+            (header(0xC1, 0x80), ReservedBitSet),
+            (header(0xA1, 0x80), ReservedBitSet),
+            (header(0x99, 0x80), ReservedBitSet),
+            (header(0x83, 0x80), OpcodeReserved),
+            (header(0x8F, 0x80), OpcodeReserved),
+            (header(0x09, 0x80), ControlFrameFragmented),
+            (header(PING, 0xFE), ControlFrameTooLong),
+            (header(CLOSE, 0xFF), ControlFrameTooLong),
+            (long(0xFE, &125_u16.to_be_bytes()), LengthNotMinimal),
+            (long(0xFF, &65_535_u64.to_be_bytes()), LengthNotMinimal),
+            (long(0xFF, &(1_u64 << 63).to_be_bytes()), LengthTopBitSet),
+            (vec![frame(LAST, b"")], ContinuationWithoutStart),
+            (vec![frame(NEXT, b"x")], ContinuationWithoutStart),
+            (vec![frame(FIRST_TEXT, b""), frame(LAST, b""), frame(LAST, b"")], ContinuationWithoutStart),
+            (vec![frame(FIRST_TEXT, b"x"), frame(FINAL_TEXT, b"y")], MessageInsideMessage),
+            (vec![frame(FIRST_TEXT, b""), frame(FIRST_BINARY, b"")], MessageInsideMessage),
+        ];
+        for (frames, error) in cases {
+            assert_eq!(refused(&frames), error, "{frames:x?}");
+            assert_eq!(error.close_code(), 1002);
+        }
+    }
+
+    #[test]
+    fn a_declared_length_over_the_limit_is_refused_before_the_bytes_arrive() {
+        for len in [LIMIT as u64 + 1, u64::MAX >> 1] {
+            let header = [&[FINAL_BINARY, 0xFF][..], &len.to_be_bytes(), &MASK].concat();
+            assert_eq!(outcome(&header).1, Some((ProtocolError::MessageTooBig, header.len())));
+        }
+        assert_eq!(ProtocolError::MessageTooBig.close_code(), 1009);
+    }
+
+    #[test]
+    fn the_limit_counts_over_fragments() {
+        let first = frame(FIRST_BINARY, &vec![7; LIMIT - 1]);
+        assert_eq!(understood(&[first.clone(), frame(LAST, b"x")]).len(), 1);
+        assert_eq!(refused(&[first, frame(LAST, b"xy")]), ProtocolError::MessageTooBig);
+    }
+
+    #[test]
+    fn memory_follows_what_arrived_and_not_what_was_declared() {
+        assert!(size_of::<Decoder>() <= 64);
+        let mut decoder = Decoder::new(usize::MAX);
+        let mut input = BytesMut::from(&[FINAL_BINARY, 0xFF][..]);
+        input.extend_from_slice(&(1_u64 << 40).to_be_bytes());
+        input.extend_from_slice(b"maskten bytes.");
+        assert_eq!(decoder.decode(&mut input), Ok(None));
+        assert!(input.is_empty());
+        assert!(decoder.message.is_some_and(|message| message.bytes.capacity() < 64));
+    }
+
+    #[test]
+    fn empty_fragments_take_no_memory_and_nothing_is_held_between_messages() {
+        let mut decoder = Decoder::new(LIMIT);
+        let mut input = BytesMut::from(&frame(FIRST_TEXT, b"")[..]);
+        for _ in 0..10_000 {
+            input.extend_from_slice(&frame(NEXT, b""));
+            assert_eq!(decoder.decode(&mut input), Ok(None));
+        }
+        assert!(decoder.message.as_ref().is_some_and(|message| message.bytes.capacity() == 0));
+        input.extend_from_slice(&frame(LAST, b"end"));
+        assert_eq!(decoder.decode(&mut input), Ok(Some(text("end"))));
+        assert!(decoder.message.is_none());
+    }
+
+    #[test]
+    fn a_close_frame_says_its_code_and_reason() {
+        let close = |payload: &[u8]| understood(&[frame(CLOSE, payload)]);
+        assert_eq!(close(b""), [Incoming::Close { code: None, reason: Bytes::new() }]);
+        for code in [1000, 1001, 1002, 1003, 1007, 1011, 1014, 3000, 3999, 4000, 4999_u16] {
+            let seen = close(&[&code.to_be_bytes()[..], "tschüß".as_bytes()].concat());
+            assert_eq!(seen, [Incoming::Close { code: Some(code), reason: Bytes::from_static("tschüß".as_bytes()) }]);
+        }
+    }
+
+    #[test]
+    fn a_close_frame_that_no_endpoint_may_send_is_refused() {
+        let close = |payload: &[u8]| refused(&[frame(CLOSE, payload)]);
+        assert_eq!(close(b"\x03"), ProtocolError::CloseCodeCutShort);
+        assert_eq!(close(b"\x03\xE8\xFF"), ProtocolError::TextNotUtf8);
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, u16::MAX] {
+            assert_eq!(close(&code.to_be_bytes()), ProtocolError::CloseCodeInvalid, "{code}");
+        }
+        assert_eq!(ProtocolError::TextNotUtf8.close_code(), 1007);
+    }
+
+    #[test]
+    fn frames_are_written_with_the_shortest_length() {
+        let header = |len| {
+            let mut out = Vec::new();
+            encode_header(Opcode::Text, len, &mut out);
+            out
+        };
+        assert_eq!(header(125), [0x81, 125]);
+        assert_eq!(header(126), [0x81, 126, 0, 126]);
+        assert_eq!(header(65_535), [0x81, 126, 0xFF, 0xFF]);
+        assert_eq!(header(65_536), [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        let mut out = Vec::new();
+        encode(Opcode::Pong, b"hi", &mut out);
+        assert_eq!(out, [0x8A, 2, b'h', b'i']);
+    }
+
+    #[test]
+    fn a_close_reason_is_cut_between_characters() {
+        let mut out = Vec::new();
+        encode_close(1013, &"€".repeat(100), &mut out);
+        assert_eq!(out, [&[0x88, 125, 0x03, 0xF5][..], "€".repeat(41).as_bytes()].concat());
+        out.clear();
+        encode_close(1013, &format!("a{}", "€".repeat(100)), &mut out);
+        assert_eq!(out[1], 2 + 1 + 40 * 3);
+    }
+}
