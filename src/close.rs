@@ -8,8 +8,6 @@ use std::borrow::Cow;
 /// A reason to close a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// The client closed; its code is echoed.
-    Normal,
     /// A frame broke RFC 6455, text was not UTF-8, or a message was too big.
     Protocol {
         code: u16,
@@ -34,7 +32,6 @@ pub enum Close {
 impl Close {
     pub fn code(&self) -> u16 {
         match self {
-            Close::Normal => 1000,
             Close::Protocol { code, .. } => *code,
             Close::Restart => 1012,
             Close::PolicyFault => 1011,
@@ -52,7 +49,6 @@ impl Close {
     /// At most 123 bytes reach the client.
     pub fn reason(&self) -> Cow<'_, str> {
         match self {
-            Close::Normal => "".into(),
             Close::Protocol { reason, .. } => (*reason).into(),
             Close::Restart => "server restarts, reconnect".into(),
             Close::PolicyFault => "a policy failed, back off".into(),

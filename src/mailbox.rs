@@ -8,6 +8,7 @@
 mod log;
 
 use std::collections::HashMap;
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -32,7 +33,7 @@ const AWAY_SHARE_PERCENT: usize = 90;
 /// All users' mailboxes. One exists only while it holds something, has a session, or its reader may resume.
 #[derive(Debug)]
 pub struct Mailboxes {
-    shards: Box<[Mutex<HashMap<UserId, Arc<Mailbox>>>]>,
+    shards: Box<[Shard]>,
     hasher: std::hash::RandomState,
     limits: config::Mailboxes,
     per_user_max: usize,
@@ -42,6 +43,8 @@ pub struct Mailboxes {
     sessions: AtomicUsize,
     metrics: Arc<Metrics>,
 }
+
+type Shard = Mutex<HashMap<UserId, Arc<Mailbox>>>;
 
 #[derive(Debug)]
 struct Mailbox {
@@ -382,13 +385,12 @@ impl Mailboxes {
         lock(self.shard_of(user)).get(user).cloned()
     }
 
-    fn shard(&self, user: &UserId) -> &Mutex<HashMap<UserId, Arc<Mailbox>>> {
+    fn shard(&self, user: &UserId) -> &Shard {
         self.shard_of(user.as_str())
     }
 
-    fn shard_of(&self, user: &str) -> &Mutex<HashMap<UserId, Arc<Mailbox>>> {
-        use std::hash::BuildHasher;
-        // The remainder is below SHARDS, which is their number.
+    #[expect(clippy::indexing_slicing, reason = "the remainder is below SHARDS, which is their number")]
+    fn shard_of(&self, user: &str) -> &Shard {
         &self.shards[self.hasher.hash_one(user) as usize % SHARDS]
     }
 

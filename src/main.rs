@@ -1,1 +1,5 @@
-fn main() {}
+//! The `signalpost` command. See `signalpost::cli`.
+
+fn main() -> std::process::ExitCode {
+    signalpost::cli::main()
+}

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::operate::{self, Operate};
 use crate::policy::host::Services;
 use crate::policy::load::Loader;
-use crate::policy::{Policies, Rejected, engine};
+use crate::policy::{Policies, Policy, Rejected, engine};
 use crate::problem::{Problem, ProblemCode};
 use crate::session::{self, Sessions};
 use crate::state::States;
@@ -56,19 +56,28 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
     Server::new(config).await?.serve(stop).await
 }
 
+/// Loads the policies as [`run`] would, and says what they are: a line each.
+///
+/// # Errors
+/// A plugin was refused and the configuration says to stop.
+pub async fn check(config: Config) -> anyhow::Result<Vec<String>> {
+    let config = Arc::new(config);
+    let (_, loader) = foundations(&config)?;
+    let policies = load(&loader, &config).await?;
+    let line = |policy: &Arc<Policy>| {
+        let roles: Vec<String> = policy.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
+        format!("{} {} ({}) from {}", policy.name, policy.version, roles.join(", "), policy.file.display())
+    };
+    let skipped = |rejected: &Rejected| format!("{} is skipped: it {}", rejected.name, rejected.reason);
+    Ok(policies.current().policies.iter().map(line).chain(policies.rejected().iter().map(skipped)).collect())
+}
+
 impl Server {
     /// # Errors
     /// A plugin was refused and the configuration says to stop, or the address can't be bound.
     pub async fn new(config: Config) -> anyhow::Result<Server> {
         let config = Arc::new(config);
-        let metrics = Arc::new(Metrics::new()?);
-        let services = Arc::new(Services {
-            mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, metrics.clone()),
-            groups: Arc::new(Groups::new(config.groups.clone())),
-            states: States::default(),
-            metrics,
-        });
-        let loader = Arc::new(Loader::new(engine::new()?, config.clone(), services.clone()));
+        let (services, loader) = foundations(&config)?;
         let policies = load(&loader, &config).await?;
         let dispatch = Arc::new(Dispatch::new(policies.clone(), services.clone(), &config.events));
         let operate = Arc::new(Operate {
@@ -210,6 +219,19 @@ fn router(config: &Config, ingress: Arc<Ingress>, sessions: Arc<Sessions>, opera
         std::future::ready(response)
     });
     router.merge(health).fallback(not_found).method_not_allowed_fallback(not_allowed).layer(count)
+}
+
+/// What policies and stations stand on.
+fn foundations(config: &Arc<Config>) -> anyhow::Result<(Arc<Services>, Arc<Loader>)> {
+    let metrics = Arc::new(Metrics::new()?);
+    let services = Arc::new(Services {
+        mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, metrics.clone()),
+        groups: Arc::new(Groups::new(config.groups.clone())),
+        states: States::default(),
+        metrics,
+    });
+    let loader = Arc::new(Loader::new(engine::new()?, config.clone(), services.clone()));
+    Ok((services, loader))
 }
 
 async fn load(loader: &Arc<Loader>, config: &Config) -> anyhow::Result<Arc<Policies>> {

@@ -6,7 +6,6 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::Context;
-use serde::Serialize;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
@@ -14,7 +13,7 @@ use super::known::{KeyPath, Known, Place, dotted, flatten, insert, resolve, vari
 use super::{Config, DEFAULTS, Limits, validate};
 
 /// One setting as it is in force.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
     /// Its key, as in `sockets.per_user_max`.
     pub path: String,
@@ -25,14 +24,24 @@ pub struct Setting {
 }
 
 /// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Default,
     File,
     /// With the variable's name.
     Environment(String),
     Flag,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Source::Default => "default",
+            Source::File => "file",
+            Source::Environment(_) => "environment",
+            Source::Flag => "flag",
+        })
+    }
 }
 
 /// All that is wrong with the settings, a sentence each.

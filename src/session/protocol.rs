@@ -143,7 +143,7 @@ pub fn message(v1: bool, seq: u64, body: &Body, out: &mut Vec<u8>) {
     // The head is at most 55 bytes: twenty digits and the names.
     let _ = write!(rest, "{{\"seq\":{seq},\"type\":\"message\",\"{name}\":");
     let unused = rest.len();
-    let head = &head[..64 - unused];
+    let head = head.get(..64 - unused).unwrap_or_default();
     websocket::encode_header(Opcode::Text, head.len() + data.len() + 1, out);
     out.extend_from_slice(head);
     out.extend_from_slice(&data);

@@ -1,5 +1,7 @@
 //! The whole product, driven from outside: a real server on a free port, real WebSocket clients, the bundled plugins.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
 mod bundled;
 mod events;
 mod line;

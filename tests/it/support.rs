@@ -1,5 +1,7 @@
 //! One helper for all tests: a server with its own settings, its clients, and a folder of plugins that a test may change.
 
+pub mod wat;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,8 +30,11 @@ pub struct TestServer {
     running: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
-/// The bundled plugins.
+/// The bundled plugins: those of the repository, or those that SIGNALPOST_TEST_PLUGINS names.
 pub fn bundled() -> PathBuf {
+    if let Some(dir) = std::env::var_os("SIGNALPOST_TEST_PLUGINS") {
+        return dir.into();
+    }
     Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins")
 }
 

@@ -1,0 +1,97 @@
+//! Whether and when to connect again.
+
+use std::time::Duration;
+
+/// What a client does after its connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    ReconnectNow,
+    BackOff,
+    Stop,
+}
+
+impl After {
+    /// The ranges are the server's; 1005 and 1006 stand for an end without a code (RFC 6455, section 7.4.1), which is what a
+    /// broken network looks like.
+    pub fn close(code: u16) -> After {
+        match code {
+            1001 | 1012 | 4000..=4099 => After::ReconnectNow,
+            1005 | 1006 | 1011 | 1013 | 4100..=4199 => After::BackOff,
+            _ => After::Stop,
+        }
+    }
+}
+
+/// A connection that held this long was a good one: what happens next is a new trouble.
+const GOOD_AFTER: Duration = Duration::from_secs(5);
+/// "Now" for a whole crowd of clients would be one moment.
+const NOW_MAX: Duration = Duration::from_millis(100);
+const FIRST: Duration = Duration::from_millis(250);
+const LAST: Duration = Duration::from_secs(10);
+
+/// Jittered exponential backoff.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// How long to wait, after a connection that held for `held`. `chance` is from 0 to 1. None: don't connect again.
+    pub fn pause(&mut self, after: After, held: Duration, chance: f64) -> Option<Duration> {
+        if held >= GOOD_AFTER {
+            self.failures = 0;
+        }
+        // A server that says "now" each time it is asked is backed off from too.
+        let now = after == After::ReconnectNow && self.failures == 0;
+        let doubled = FIRST.saturating_mul(2_u32.saturating_pow(self.failures)).min(LAST);
+        self.failures = self.failures.saturating_add(1);
+        match after {
+            After::Stop => None,
+            _ if now => Some(NOW_MAX.mul_f64(chance)),
+            // Half of it is certain, so that chance can't make a hot loop.
+            _ => Some((doubled / 2).mul_f64(1.0 + chance)),
+        }
+    }
+}
+
+/// The random bits of a version 4 UUID: there is no need for another source.
+pub(super) fn chance() -> f64 {
+    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
+    (high >> 32) as f64 / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_close_code_says_what_to_do() {
+        let codes = |after| (1000..5000).filter(|code| After::close(*code) == after).collect::<Vec<u16>>();
+        assert_eq!(codes(After::ReconnectNow), [&[1001, 1012][..], &(4000..4100).collect::<Vec<_>>()].concat());
+        assert_eq!(codes(After::BackOff), [&[1005, 1006, 1011, 1013][..], &(4100..4200).collect::<Vec<_>>()].concat());
+        for code in [1000, 1002, 1003, 1007, 1008, 1009, 4200, 4999] {
+            assert_eq!(After::close(code), After::Stop, "{code}");
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_start_over_after_a_good_connection() {
+        let mut backoff = Backoff::default();
+        let mut pauses = |held| backoff.pause(After::BackOff, held, 1.0).unwrap().as_millis();
+        assert_eq!([0; 8].map(|_| pauses(Duration::ZERO)), [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
+        assert_eq!(pauses(GOOD_AFTER), 250);
+    }
+
+    #[test]
+    fn now_is_at_once_only_once() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.pause(After::ReconnectNow, Duration::ZERO, 0.0), Some(Duration::ZERO));
+        assert_eq!(backoff.pause(After::ReconnectNow, Duration::ZERO, 0.0), Some(FIRST));
+        assert_eq!(backoff.pause(After::Stop, Duration::ZERO, 0.0), None);
+    }
+
+    #[test]
+    fn chance_is_between_0_and_1() {
+        assert!((0..1000).map(|_| chance()).all(|chance| (0.0..=1.0).contains(&chance)));
+    }
+}

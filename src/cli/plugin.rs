@@ -1,0 +1,49 @@
+//! `signalpost plugin`: what plugin authors do before a server sees their work.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+
+use super::plugin_build;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build a plugin written in Rust into a component.
+    Build(Build),
+}
+
+#[derive(Args, Debug)]
+pub struct Build {
+    /// The plugin's crate.
+    dir: PathBuf,
+    /// Where the component goes; beside DIR, under the crate's name, by default.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Build nothing; fail if the component was built from other sources than those that are here.
+    #[arg(long)]
+    check: bool,
+}
+
+pub fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Build(build) if build.check => check(build),
+        Command::Build(build) => {
+            let built = plugin_build::build(&build.dir, build.out.as_deref())?;
+            println!("{}  {} bytes  sources {}", built.output.display(), built.bytes, built.sources);
+            Ok(())
+        }
+    }
+}
+
+fn check(build: &Build) -> anyhow::Result<()> {
+    let component = build.out.clone().unwrap_or_else(|| build.dir.with_extension("wasm"));
+    let bytes = std::fs::read(&component).with_context(|| format!("can't read {}", component.display()))?;
+    let wit = plugin_build::find_wit(&build.dir);
+    let sources = plugin_build::sources_digest(&build.dir, wit.as_deref())?;
+    if plugin_build::recorded_digest(&bytes).as_deref() != Some(sources.as_str()) {
+        bail!("{} is stale: build it anew with `signalpost plugin build {}`", component.display(), build.dir.display());
+    }
+    println!("{} is up to date", component.display());
+    Ok(())
+}
