@@ -288,8 +288,8 @@ impl PartialMessage {
 
     /// Reads on from the last whole character. One that is cut short by the end of the bytes may still become whole.
     fn prove_utf8(&mut self) -> Result<(), ProtocolError> {
-        // The index is in range: `utf8_len` counts bytes of `bytes`, which only grows.
-        match str::from_utf8(&self.bytes[self.utf8_len..]) {
+        // In range: `utf8_len` counts bytes of `bytes`, which only grows.
+        match str::from_utf8(self.bytes.get(self.utf8_len..).unwrap_or_default()) {
             Ok(_) => self.utf8_len = self.bytes.len(),
             Err(error) if error.error_len().is_none() => self.utf8_len += error.valid_up_to(),
             Err(_) => return Err(ProtocolError::TextNotUtf8),

@@ -22,6 +22,9 @@ const EXTENSIONS_MAX: usize = 32;
 /// The source of events in the short form that name none.
 const SHORT_FORM_SOURCE: &str = "/";
 
+/// The media type of bytes that nobody named (RFC 9110, section 8.3).
+const OPAQUE: &str = "application/octet-stream";
+
 /// What a request holds.
 #[derive(Debug)]
 pub enum Request {
@@ -86,8 +89,11 @@ fn structured(text: &str, cloud_event: bool, limits: &config::Events) -> Result<
         check_specversion(specversion.as_deref())?;
     }
     let strict = cloud_event || specversion.is_some();
-    let content_type = string("datacontenttype")?.unwrap_or_else(|| "application/json".to_owned());
-    let data = match (member("data"), string("data_base64")?) {
+    let encoded = string("data_base64")?;
+    // Of bytes whose type is not named, the JSON format forbids to assume that they are JSON (section 3.1.2).
+    let unnamed = if encoded.is_some() { OPAQUE } else { "application/json" };
+    let content_type = string("datacontenttype")?.unwrap_or_else(|| unnamed.to_owned());
+    let data = match (member("data"), encoded) {
         (Some(_), Some(_)) => return Err(invalid("data", "an event has `data` or `data_base64`, not both".into())),
         // Present and null is data too; absent is not.
         (None, None) => members.get("data").filter(|_| is_json(&content_type)).map(|_| Body::Json("null".into())),
@@ -150,8 +156,12 @@ fn binary(headers: &HeaderMap, body: &[u8], limits: &config::Events) -> Result<P
         data: None,
     };
     let mut specversion = None;
-    for (name, value) in headers {
-        let Some(name) = name.as_str().strip_prefix("ce-") else { continue };
+    for header in headers.keys() {
+        let Some(name) = header.as_str().strip_prefix("ce-") else { continue };
+        let mut values = headers.get_all(header).iter();
+        let (Some(value), None) = (values.next(), values.next()) else {
+            return Err(invalid("attribute", format!("the header ce-{name} is there more than once")));
+        };
         let value = header_text(name, value)?;
         match name {
             "specversion" => specversion = Some(value),
@@ -165,8 +175,11 @@ fn binary(headers: &HeaderMap, body: &[u8], limits: &config::Events) -> Result<P
         }
     }
     check_specversion(specversion.as_deref())?;
-    if let Some(content_type) = headers.get(CONTENT_TYPE) {
-        event.content_type = header_text("Content-Type", content_type)?;
+    match headers.get(CONTENT_TYPE) {
+        Some(content_type) => event.content_type = header_text("Content-Type", content_type)?,
+        // Producers who leave it out mostly send JSON, but any bytes are an event's data.
+        None if serde_json::from_slice::<&RawValue>(body).is_err() && !body.is_empty() => event.content_type = OPAQUE.to_owned(),
+        None => {}
     }
     if !body.is_empty() {
         event.data = Some(bytes_data(body.to_vec(), &event.content_type)?);
@@ -208,8 +221,14 @@ fn checked(event: Event, limits: &config::Events) -> Result<Event, Problem> {
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
             return Err(invalid("attribute", format!("the extension `{name}` is not named by lower-case letters and digits")));
         }
+        if ATTRIBUTES.contains(&name.as_str()) {
+            return Err(invalid("attribute", format!("`{name}` is no extension, and has no ce- header of its own")));
+        }
         if value.len() > ATTRIBUTE_BYTES_MAX {
             return Err(invalid("attribute", format!("`{name}` has {} bytes, over the limit of {ATTRIBUTE_BYTES_MAX}", value.len())));
+        }
+        if value.chars().any(char::is_control) {
+            return Err(invalid("attribute", format!("`{name}` holds a control character")));
         }
     }
     let size = event.data.as_ref().map_or(0, Body::size);
@@ -275,11 +294,20 @@ fn extension(name: &str, value: &RawValue) -> Result<String, Problem> {
     }
 }
 
-/// A `ce-` header's value, percent-decoded (CloudEvents HTTP binding, section 3.1.3.2).
+/// A `ce-` header's value, out of its quotes and then percent-decoded (CloudEvents HTTP binding, section 3.1.3.2).
 fn header_text(name: &str, value: &HeaderValue) -> Result<String, Problem> {
-    let decoded = percent_encoding::percent_decode(value.as_bytes()).decode_utf8();
+    let bytes = value.as_bytes();
+    let quoted = bytes.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    let unquoted = quoted.map_or(Cow::Borrowed(bytes), |quoted| unescape(quoted).into());
+    let decoded = percent_encoding::percent_decode(&unquoted).decode_utf8();
     let text = decoded.map_err(|_| invalid("attribute", format!("the header of `{name}` is not UTF-8")))?;
     Ok(text.into_owned())
+}
+
+/// What a quoted string stands for: a backslash stands before a byte that is meant as it is (RFC 7230, section 3.2.6).
+fn unescape(quoted: &[u8]) -> Vec<u8> {
+    let mut bytes = quoted.iter().copied();
+    std::iter::from_fn(|| bytes.next().and_then(|byte| if byte == b'\\' { bytes.next() } else { Some(byte) })).collect()
 }
 
 fn media_type(value: Option<&HeaderValue>) -> String {

@@ -104,13 +104,14 @@ pub struct Source<'a> {
     pub bytes: &'a [u8],
 }
 
+/// The time of each function, for the roles that the plugin has.
 #[derive(Debug)]
 struct Calls {
-    route: Histogram,
-    format: Histogram,
-    opened: Histogram,
-    received: Histogram,
-    closed: Histogram,
+    route: Option<Histogram>,
+    format: Option<Histogram>,
+    opened: Option<Histogram>,
+    received: Option<Histogram>,
+    closed: Option<Histogram>,
 }
 
 /// Compiled once; instances are made when needed and reused.
@@ -159,24 +160,25 @@ impl Policy {
         let (description, vary, first) = instances.probe()?;
         lock(&instances.idle).push(first);
         let metrics = &shared.services.metrics;
+        let time = |role, function| roles.contains(&role).then(|| metrics.policy_call(source.name, function));
         Ok(Policy {
             name: source.name.to_owned(),
             version: description.version,
             digest: source.digest,
             file: source.file,
-            roles,
             events: check_events(description.events, config.events.as_deref())?,
             vary,
             counters: Counters::default(),
             last_fault: Mutex::default(),
             bounds,
             calls: Calls {
-                route: metrics.policy_call(source.name, "route"),
-                format: metrics.policy_call(source.name, "format"),
-                opened: metrics.policy_call(source.name, "opened"),
-                received: metrics.policy_call(source.name, "received"),
-                closed: metrics.policy_call(source.name, "closed"),
+                route: time(Role::Routing, "route"),
+                format: time(Role::Formatting, "format"),
+                opened: time(Role::Sessions, "opened"),
+                received: time(Role::Sessions, "received"),
+                closed: time(Role::Sessions, "closed"),
             },
+            roles,
             instances,
             config,
         })
@@ -263,7 +265,7 @@ impl Policy {
     fn call<R>(
         &self,
         function: &'static str,
-        time: &Histogram,
+        time: &Option<Histogram>,
         event: Option<&str>,
         run: impl FnOnce(&mut Instance) -> wasmtime::Result<Result<Result<R, bindings::Unusable>, bindings::types::Refusal>>,
     ) -> Result<R, CallError> {
@@ -273,7 +275,9 @@ impl Policy {
         let mut instance = self.instances.take().map_err(|Defect { kind, detail }| fault(kind, detail))?;
         instance.begin(self.instances.shared.limits.call_deadline_ms);
         let answer = run(&mut instance);
-        time.observe(started.elapsed().as_secs_f64());
+        if let Some(time) = time {
+            time.observe(started.elapsed().as_secs_f64());
+        }
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
