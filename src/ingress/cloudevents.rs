@@ -96,7 +96,7 @@ fn structured(text: &str, cloud_event: bool, limits: &config::Events) -> Result<
     let data = match (member("data"), encoded) {
         (Some(_), Some(_)) => return Err(invalid("data", "an event has `data` or `data_base64`, not both".into())),
         // Present and null is data too; absent is not.
-        (None, None) => members.get("data").filter(|_| is_json(&content_type)).map(|_| Body::Json("null".into())),
+        (None, None) => members.get("data").filter(|_| is_json(&media_type_of(&content_type))).map(|_| Body::Json("null".into())),
         (Some(data), None) => Some(json_data(data, &content_type)?),
         (None, Some(encoded)) => Some(bytes_data(decode(&encoded)?, &content_type)?),
     };
@@ -330,4 +330,144 @@ fn missing(name: &str) -> Problem {
 
 fn invalid(code: &'static str, detail: String) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, code, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: config::Events =
+        config::Events { body_bytes_max: 1000, event_bytes_max: 100, batch_max: 2, dedup_window_ms: 1, dedup_entries_max: 1 };
+
+    fn json(members: &str) -> Result<Event, Problem> {
+        structured(&format!(r#"{{"specversion":"1.0","id":"1","source":"/s","type":"t",{members}}}"#), true, &LIMITS)
+            .map(|parsed| parsed.event)
+    }
+
+    fn http(headers: &[(&'static str, &'static str)], body: &[u8]) -> Result<Request, Problem> {
+        let pairs = headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let mut map = HeaderMap::new();
+        pairs.for_each(|(name, value)| drop(map.append(name, value)));
+        read(&map, body, &LIMITS)
+    }
+
+    fn binary(headers: &[(&'static str, &'static str)], body: &[u8]) -> Result<Event, Problem> {
+        let all = [("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-source", "/s"), ("ce-type", "t")];
+        match http(&[&all[..], headers].concat(), body)? {
+            Request::One(parsed) => Ok(parsed.event),
+            Request::Batch(_) => panic!("one event is no batch"),
+        }
+    }
+
+    #[test]
+    fn data_is_what_its_content_type_says() {
+        let text = |text: &str| Body::Text(text.into());
+        let value = |text: &str| Body::Json(text.into());
+        for (members, data) in [
+            (r#""data":{"n": 1.50}"#, Some(value(r#"{"n": 1.50}"#))),
+            (r#""data":"a""#, Some(value(r#""a""#))),
+            (r#""data":null"#, Some(value("null"))),
+            (r#""datacontenttype":"application/json; charset=utf-8","data":null"#, Some(value("null"))),
+            (r#""datacontenttype":"text/plain","data":null"#, None),
+            (r#""datacontenttype":"text/plain","data":"a\nb""#, Some(text("a\nb"))),
+            (r#""datacontenttype":"application/geo+json","data":"{}""#, Some(value(r#""{}""#))),
+            (r#""datacontenttype":"text/json","data_base64":"WzFd""#, Some(value("[1]"))),
+            (r#""datacontenttype":"text/plain","data_base64":"WzFd""#, Some(text("[1]"))),
+            (r#""datacontenttype":"text/plain","data_base64":"/w==""#, Some(Body::Binary(vec![255]))),
+            (r#""datacontenttype":"image/png","data_base64":"WzFd""#, Some(Body::Binary(b"[1]".into()))),
+            (r#""data_base64":"WzFd""#, Some(Body::Binary(b"[1]".into()))),
+            (r#""subject":"x""#, None),
+        ] {
+            assert_eq!(json(members).unwrap().data, data, "{members}");
+        }
+    }
+
+    #[test]
+    fn bytes_whose_type_nobody_named_are_opaque_unless_a_body_is_json() {
+        assert_eq!(json(r#""data_base64":"WzFd""#).unwrap().content_type, OPAQUE);
+        assert_eq!(json(r#""data":1"#).unwrap().content_type, "application/json");
+        let (bare, bytes) = (binary(&[], b" {\"a\":1}\n").unwrap(), binary(&[], b"{").unwrap());
+        assert_eq!((bare.content_type.as_str(), bare.data), ("application/json", Some(Body::Json("{\"a\":1}".into()))));
+        assert_eq!((bytes.content_type.as_str(), bytes.data), (OPAQUE, Some(Body::Binary(b"{".into()))));
+        assert_eq!(binary(&[("content-type", "application/json")], b"{").unwrap_err().code, "data");
+        assert_eq!(binary(&[], b"").unwrap().data, None);
+    }
+
+    #[test]
+    fn a_headers_value_leaves_its_quotes_and_one_round_of_percent_encoding() {
+        for (header, value) in [
+            ("Euro%20%E2%82%AC%20%F0%9F%98%80", "Euro € 😀"),
+            ("Euro%20%e2%82%ac", "Euro €"),
+            ("%61b", "ab"),
+            ("100%2525", "100%25"),
+            ("\"Euro %E2%82%AC\"", "Euro €"),
+            (r#""say \"hi\" \\ 50%25""#, r#"say "hi" \ 50%"#),
+            ("\"", "\""),
+            ("a\"b\"", "a\"b\""),
+        ] {
+            assert_eq!(binary(&[("ce-subject", header)], b"").unwrap().subject.unwrap(), value, "{header}");
+        }
+        for header in ["%C0%A0", "%FF", "\"%ff\""] {
+            assert_eq!(binary(&[("ce-subject", header)], b"").unwrap_err().code, "attribute", "{header}");
+        }
+    }
+
+    #[test]
+    fn an_extension_has_a_plain_name_one_value_and_no_control_characters() {
+        let extensions = json(r#""a":"x","b2":true,"c":-7,"gone":null,"d":"""#).unwrap().extensions;
+        let expected = [("a", "x"), ("b2", "true"), ("c", "-7"), ("d", "")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(extensions, expected);
+        for bad in [r#""A":"x""#, r#""a_b":"x""#, r#""":"x""#, r#""a":1.5"#, r#""a":2147483648"#, r#""a":[]"#, r#""a":{}"#, r#""a":"\n""#] {
+            assert_eq!(json(bad).unwrap_err().code, "attribute", "{bad}");
+        }
+        let bad: [&[(&str, &str)]; 6] = [
+            &[("ce-a", "x"), ("ce-a", "y")],
+            &[("ce-id", "2")],
+            &[("ce-a-b", "x")],
+            &[("ce-datacontenttype", "text/plain")],
+            &[("ce-data", "x")],
+            &[("ce-a", "%0A")],
+        ];
+        for headers in bad {
+            assert_eq!(binary(headers, b"").unwrap_err().code, "attribute", "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn the_media_type_says_the_mode_in_any_case_and_with_any_parameters() {
+        let event = br#"{"specversion":"1.0","id":"1","source":"/s","type":"t"}"#;
+        for media_type in ["application/cloudevents+json", "Application/CloudEvents+JSON;charset=UTF-8", "application/json", "text/json"] {
+            assert!(matches!(http(&[("content-type", media_type)], event), Ok(Request::One(_))), "{media_type}");
+        }
+        let batch = http(&[("content-type", "application/cloudevents-batch+json ; charset=utf-8")], b"[]");
+        assert!(matches!(batch, Ok(Request::Batch(items)) if items.is_empty()));
+        // The mode is structured although there are headers too: a gateway may have added them.
+        assert!(http(&[("content-type", "application/cloudevents+json"), ("ce-id", "2")], event).is_ok());
+        assert!(matches!(http(&[], event), Ok(Request::One(_))));
+    }
+
+    #[test]
+    fn the_short_form_needs_a_type_and_nothing_else_until_it_says_a_specversion() {
+        let short = |text: &str| structured(text, false, &LIMITS);
+        let parsed = short(r#"{"type":"t"}"#).unwrap();
+        assert!(!parsed.id_given && !parsed.event.id.is_empty());
+        assert_eq!(parsed.event.source, SHORT_FORM_SOURCE);
+        assert!(short(r#"{"type":"t","id":"7"}"#).unwrap().id_given);
+        for text in ["{}", r#"{"type":null}"#, r#"{"type":""}"#, r#"{"type":"t","id":""}"#, r#"{"type":"t","specversion":"1.0","id":"1"}"#] {
+            assert_eq!(short(text).unwrap_err().code, "missing_attribute", "{text}");
+        }
+    }
+
+    #[test]
+    fn an_attribute_is_bounded_and_printable() {
+        let long = "x".repeat(ATTRIBUTE_BYTES_MAX + 1);
+        for name in ["subject", "time", "datacontenttype", "extension"] {
+            assert_eq!(json(&format!(r#""{name}":"{long}""#)).unwrap_err().code, "attribute", "{name}");
+        }
+        assert_eq!(json(r#""subject":"a\u0000""#).unwrap_err().code, "attribute");
+        assert_eq!(json(r#""time":"yesterday""#).unwrap_err().code, "attribute");
+        assert_eq!(json(r#""source":"/a b""#).unwrap_err().code, "attribute");
+        let many: Vec<String> = (0..=EXTENSIONS_MAX).map(|number| format!(r#""x{number}":1"#)).collect();
+        assert_eq!(json(&many.join(",")).unwrap_err().code, "attribute");
+    }
 }

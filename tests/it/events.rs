@@ -1,1 +1,603 @@
+//! Publishing: every form that CloudEvents 1.0 gives an event over HTTP, the short form, and messages to one user.
 
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{Client, SOON, TestServer, wat};
+
+const STRUCTURED: (&str, &str) = ("content-type", "application/cloudevents+json; charset=UTF-8");
+const BATCHED: (&str, &str) = ("content-type", "application/cloudevents-batch+json; charset=UTF-8");
+
+/// What the examples of the JSON format have in common, as the policy sees it.
+const SPECIFIED: &str = "/mycontext\ncom.example.someevent\n-\n2018-04-05T17:31:00Z";
+const EXTENSIONS: &str = "comexampleextension1=value\ncomexampleothervalue=5";
+
+/// The six examples of section 3.2 of the JSON format: the event, what else its attributes say, and its data in a frame.
+fn specified() -> [(&'static str, String, Message); 6] {
+    let attributes = |id: &str, content_type: &str| format!("{id}\n{SPECIFIED}\n{content_type}\n{EXTENSIONS}");
+    [
+        (
+            r#"{
+                "specversion" : "1.0",
+                "type" : "com.example.someevent",
+                "source" : "/mycontext",
+                "id" : "A234-1234-1234",
+                "time" : "2018-04-05T17:31:00Z",
+                "comexampleextension1" : "value",
+                "comexampleothervalue" : 5,
+                "datacontenttype" : "application/vnd.apache.thrift.binary",
+                "data_base64" : "AAH+/w=="
+            }"#,
+            attributes("A234-1234-1234", "application/vnd.apache.thrift.binary"),
+            Message::binary(vec![0, 1, 254, 255]),
+        ),
+        (
+            r#"{
+                "specversion" : "1.0",
+                "type" : "com.example.someevent",
+                "source" : "/mycontext",
+                "id" : "B234-1234-1234",
+                "time" : "2018-04-05T17:31:00Z",
+                "comexampleextension1" : "value",
+                "comexampleothervalue" : 5,
+                "unsetextension": null,
+                "datacontenttype" : "application/xml",
+                "data" : "<much wow=\"xml\"/>"
+            }"#,
+            attributes("B234-1234-1234", "application/xml"),
+            Message::text("<much wow=\"xml\"/>"),
+        ),
+        (
+            r#"{
+                "specversion" : "1.0",
+                "type" : "com.example.someevent",
+                "source" : "/mycontext",
+                "subject": null,
+                "id" : "C234-1234-1234",
+                "time" : "2018-04-05T17:31:00Z",
+                "comexampleextension1" : "value",
+                "comexampleothervalue" : 5,
+                "datacontenttype" : "application/json",
+                "data" : {
+                    "appinfoA" : "abc",
+                    "appinfoB" : 123,
+                    "appinfoC" : true
+                }
+            }"#,
+            attributes("C234-1234-1234", "application/json"),
+            Message::text(
+                r#"{
+                    "appinfoA" : "abc",
+                    "appinfoB" : 123,
+                    "appinfoC" : true
+                }"#,
+            ),
+        ),
+        (
+            r#"{
+                "specversion" : "1.0",
+                "type" : "com.example.someevent",
+                "source" : "/mycontext",
+                "subject": null,
+                "id" : "C234-1234-1234",
+                "time" : "2018-04-05T17:31:00Z",
+                "comexampleextension1" : "value",
+                "comexampleothervalue" : 5,
+                "datacontenttype" : "application/json",
+                "data" : 1.5
+            }"#,
+            attributes("C234-1234-1234", "application/json"),
+            Message::text("1.5"),
+        ),
+        (
+            r#"{
+                "specversion" : "1.0",
+                "type" : "com.example.someevent",
+                "source" : "/mycontext",
+                "subject": null,
+                "id" : "D234-1234-1234",
+                "time" : "2018-04-05T17:31:00Z",
+                "comexampleextension1" : "value",
+                "comexampleothervalue" : 5,
+                "data" : "I'm just a string"
+            }"#,
+            attributes("D234-1234-1234", "application/json"),
+            Message::text("\"I'm just a string\""),
+        ),
+        (
+            r#"{
+                "specversion" : "1.0",
+                "type" : "com.example.someevent",
+                "source" : "/mycontext",
+                "id" : "D234-1234-1234",
+                "data_base64" : "eyAieHl6IjogMTIzIH0="
+            }"#,
+            "D234-1234-1234\n/mycontext\ncom.example.someevent\n-\n-\napplication/octet-stream".to_owned(),
+            Message::binary(br#"{ "xyz": 123 }"#.to_vec()),
+        ),
+    ]
+}
+
+/// A server whose only policy forwards every event: its attributes to one client, its data to another.
+struct Witness {
+    server: TestServer,
+    attributes: Client,
+    data: Client,
+    _plugins: tempfile::TempDir,
+}
+
+impl Witness {
+    async fn start() -> Witness {
+        Witness::with("").await
+    }
+
+    async fn with(events: &str) -> Witness {
+        let plugins = tempfile::tempdir().unwrap();
+        std::fs::write(plugins.path().join("witness.wasm"), wat::witness()).unwrap();
+        let server = TestServer::with(&format!("[plugins]\ndir = {:?}\n[events]\n{events}", plugins.path())).await;
+        let (attributes, data) = (server.connect("attributes").await, server.connect("data").await);
+        Witness { server, attributes, data, _plugins: plugins }
+    }
+
+    /// The event arrives with these attributes and this data.
+    async fn sees(&mut self, attributes: &str, data: &Message) {
+        assert_eq!(self.attributes.text().await, attributes);
+        assert_eq!(self.data.message().await, *data, "{attributes}");
+    }
+
+    async fn publish(&self, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> Answer {
+        request(&self.server, Method::POST, "/events", headers, body).await
+    }
+}
+
+/// A status, a media type and a JSON body.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    media_type: String,
+    body: Value,
+}
+
+impl Answer {
+    fn accepted(self) -> Value {
+        assert_eq!((self.status, self.media_type.as_str()), (202, "application/json"), "{}", self.body);
+        self.body
+    }
+
+    fn is_problem(&self, status: u16, code: &str) {
+        assert_eq!((self.status, self.body["code"].as_str()), (status, Some(code)), "{}", self.body);
+        assert_eq!(self.media_type, "application/problem+json");
+        assert_eq!((self.body["status"].as_u64(), &self.body["type"]), (Some(status.into()), &json!("about:blank")));
+        assert!(self.body["title"].is_string() && !self.body["detail"].as_str().unwrap().is_empty(), "{}", self.body);
+    }
+}
+
+async fn request(server: &TestServer, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> Answer {
+    let mut request = server.http.request(method, server.url(path)).body(body);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = request.send().await.unwrap();
+    let media_type = response.headers().get("content-type").unwrap().to_str().unwrap().to_owned();
+    Answer { status: response.status().as_u16(), media_type, body: response.json().await.unwrap() }
+}
+
+#[tokio::test]
+async fn the_examples_of_the_json_format_are_taken_in_structured_mode() {
+    let mut witness = Witness::with("dedup_window_ms = 0").await;
+    for (event, attributes, data) in specified() {
+        let receipt = witness.publish(&[STRUCTURED], event).await.accepted();
+        assert_eq!(receipt["id"], *attributes.lines().next().unwrap());
+        assert_eq!((&receipt["source"], &receipt["duplicate"], &receipt["posted"]), (&json!("/mycontext"), &json!(false), &json!(2)));
+        witness.sees(&attributes, &data).await;
+    }
+}
+
+#[tokio::test]
+async fn the_examples_of_the_json_format_are_taken_in_a_batch() {
+    let mut witness = Witness::with("dedup_window_ms = 0").await;
+    let events: Vec<&str> = specified().into_iter().map(|(event, ..)| event).collect();
+    let receipts = witness.publish(&[BATCHED], format!("[{}]", events.join(","))).await.accepted();
+    assert_eq!(receipts.as_array().unwrap().len(), 6);
+    for ((_, attributes, data), receipt) in specified().into_iter().zip(receipts.as_array().unwrap()) {
+        assert_eq!(receipt["posted"], 2);
+        witness.sees(&attributes, &data).await;
+    }
+}
+
+#[tokio::test]
+async fn the_examples_of_the_json_format_are_taken_in_binary_mode() {
+    let mut witness = Witness::with("dedup_window_ms = 0").await;
+    let common = [
+        ("ce-specversion", "1.0"),
+        ("ce-type", "com.example.someevent"),
+        ("ce-source", "/mycontext"),
+        ("ce-time", "2018-04-05T17:31:00Z"),
+        ("ce-comexampleextension1", "value"),
+        ("ce-comexampleothervalue", "5"),
+    ];
+    for (id, content_type, body, data) in [
+        ("A234-1234-1234", "application/vnd.apache.thrift.binary", &b"\0\x01\xfe\xff"[..], Message::binary(vec![0, 1, 254, 255])),
+        ("B234-1234-1234", "application/xml", b"<much wow=\"xml\"/>", Message::binary(b"<much wow=\"xml\"/>".to_vec())),
+        (
+            "C234-1234-1234",
+            "application/json",
+            b"{\n  \"appinfoA\" : \"abc\",\n  \"appinfoB\" : 123,\n  \"appinfoC\" : true\n}\n",
+            Message::text("{\n  \"appinfoA\" : \"abc\",\n  \"appinfoB\" : 123,\n  \"appinfoC\" : true\n}"),
+        ),
+        ("C234-1234-1234", "application/json", b"1.5", Message::text("1.5")),
+        ("D234-1234-1234", "application/json", b"\"I'm just a string\"", Message::text("\"I'm just a string\"")),
+        ("E234-1234-1234", "text/plain; charset=utf-8", "Grüße".as_bytes(), Message::text("Grüße")),
+    ] {
+        let headers = [&common[..], &[("ce-id", id), ("content-type", content_type)]].concat();
+        assert_eq!(witness.publish(&headers, body).await.accepted()["id"], id);
+        witness.sees(&format!("{id}\n{SPECIFIED}\n{content_type}\n{EXTENSIONS}"), &data).await;
+    }
+    // The last example has no Content-Type; and one without data has no body.
+    let bare =
+        [("ce-specversion", "1.0"), ("ce-type", "com.example.someevent"), ("ce-source", "/mycontext"), ("ce-id", "D234-1234-1234")];
+    witness.publish(&bare, r#"{ "xyz": 123 }"#).await.accepted();
+    let attributes = "D234-1234-1234\n/mycontext\ncom.example.someevent\n-\n-\napplication/json";
+    witness.sees(attributes, &Message::text(r#"{ "xyz": 123 }"#)).await;
+    witness.publish(&bare, "").await.accepted();
+    witness.sees(attributes, &Message::text("null")).await;
+}
+
+#[tokio::test]
+async fn the_examples_of_the_http_binding_are_taken() {
+    let mut witness = Witness::start().await;
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-type", "com.example.someevent"),
+        ("ce-time", "2018-04-05T03:56:24Z"),
+        ("ce-id", "1234-1234-1234"),
+        ("ce-source", "/mycontext/subcontext"),
+        ("content-type", "application/json; charset=utf-8"),
+    ];
+    witness.publish(&headers, r#"{"application": "data"}"#).await.accepted();
+    let attributes = "1234-1234-1234\n/mycontext/subcontext\ncom.example.someevent\n-\n2018-04-05T03:56:24Z\napplication/json; charset=utf-8";
+    witness.sees(attributes, &Message::text(r#"{"application": "data"}"#)).await;
+
+    let structured = r#"{"specversion":"1.0","type":"com.example.someevent","source":"/s","id":"1","data":{"application": "data"}}"#;
+    witness.publish(&[("content-type", "application/cloudevents+json; charset=utf-8")], structured).await.accepted();
+    witness.sees("1\n/s\ncom.example.someevent\n-\n-\napplication/json", &Message::text(r#"{"application": "data"}"#)).await;
+
+    let batch = r#"[
+        {"specversion":"1.0","type":"com.example.someevent","source":"/s","id":"2","data":{"application": "data"}},
+        {"specversion":"1.0","type":"com.example.someotherevent","source":"/s","id":"3","data":["application", "data"]}
+    ]"#;
+    witness.publish(&[("content-type", "application/cloudevents-batch+json; charset=utf-8")], batch).await.accepted();
+    witness.sees("2\n/s\ncom.example.someevent\n-\n-\napplication/json", &Message::text(r#"{"application": "data"}"#)).await;
+    witness.sees("3\n/s\ncom.example.someotherevent\n-\n-\napplication/json", &Message::text(r#"["application", "data"]"#)).await;
+}
+
+#[tokio::test]
+async fn an_empty_batch_is_accepted_and_does_nothing() {
+    let mut witness = Witness::start().await;
+    assert_eq!(witness.publish(&[BATCHED], "[]").await.accepted(), json!([]));
+    witness.data.quiet().await;
+}
+
+#[tokio::test]
+async fn a_batch_answers_each_of_its_events_and_the_good_ones_are_published() {
+    let mut witness = Witness::start().await;
+    let batch = r#"[
+        {"specversion":"1.0","type":"a","source":"/s","id":"1","data":1},
+        {"specversion":"1.0","type":"a","source":"/s","data":2},
+        {"specversion":"0.3","type":"a","source":"/s","id":"3","data":3},
+        {"specversion":"1.0","type":"a","source":"/s","id":"1","data":4},
+        17,
+        {"specversion":"1.0","type":"a","source":"/s","id":"6","data":6}
+    ]"#;
+    let items = witness.publish(&[BATCHED], batch).await.accepted();
+    let codes: Vec<&Value> = items.as_array().unwrap().iter().map(|item| &item["code"]).collect();
+    assert_eq!(codes, [&Value::Null, &json!("missing_attribute"), &json!("specversion"), &Value::Null, &json!("json"), &Value::Null]);
+    assert_eq!((&items[1]["status"], &items[1]["title"]), (&json!(400), &json!("Bad Request")));
+    assert_eq!((&items[0]["posted"], &items[3]["duplicate"], &items[5]["id"]), (&json!(2), &json!(true), &json!("6")));
+    assert_eq!([witness.data.text().await, witness.data.text().await], ["1", "6"]);
+    witness.data.quiet().await;
+    assert_eq!(witness.server.metric(r#"signalpost_events_total{outcome="rejected"}"#).await, 3.0);
+    assert_eq!(witness.server.metric(r#"signalpost_events_total{outcome="duplicate"}"#).await, 1.0);
+    assert_eq!(witness.server.metric(r#"signalpost_events_total{outcome="routed"}"#).await, 2.0);
+}
+
+#[tokio::test]
+async fn the_short_form_gets_an_id_and_a_source() {
+    let mut witness = Witness::start().await;
+    let receipt = witness.publish(&[("content-type", "application/json")], r#"{"type":"a.b","data":{"x": 1}}"#).await.accepted();
+    let id = receipt["id"].as_str().unwrap();
+    assert!(id.len() >= 32, "{id}");
+    witness.sees(&format!("{id}\n/\na.b\n-\n-\napplication/json"), &Message::text(r#"{"x": 1}"#)).await;
+    // With what a producer wants to add; a Content-Type is not needed.
+    let more = r#"{"type":"a.b","id":"7","source":"/me","subject":"x","time":"2018-04-05T17:31:00+02:00","tenant":"north","data":[]}"#;
+    witness.publish(&[], more).await.accepted();
+    witness.sees("7\n/me\na.b\nx\n2018-04-05T17:31:00+02:00\napplication/json\ntenant=north", &Message::text("[]")).await;
+}
+
+#[tokio::test]
+async fn attributes_in_headers_are_percent_decoded() {
+    let mut witness = Witness::start().await;
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-type", "com.example.someevent"),
+        ("ce-source", "/mycontext"),
+        ("ce-id", "%221%22"),
+        ("ce-subject", "Euro%20%E2%82%AC%20%F0%9F%98%80"),
+        ("ce-lower", "%e2%82%ac"),
+        ("ce-needless", "%61%62"),
+        ("ce-once", "50%2525"),
+        ("ce-quoted", r#""a \"b\" %E2%82%AC""#),
+    ];
+    witness.publish(&headers, "").await.accepted();
+    let (attributes, mut extensions) = {
+        let seen = witness.attributes.text().await;
+        let mut lines: Vec<String> = seen.lines().map(str::to_owned).collect();
+        (lines.drain(..6).collect::<Vec<_>>(), lines)
+    };
+    assert_eq!(attributes[..4], ["\"1\"", "/mycontext", "com.example.someevent", "Euro € 😀"]);
+    extensions.sort();
+    assert_eq!(extensions, ["lower=€", "needless=ab", "once=50%25", "quoted=a \"b\" €"]);
+
+    let overlong = [&headers[..4], &[("ce-subject", "%C0%A0")]].concat();
+    witness.publish(&overlong, "").await.is_problem(400, "attribute");
+}
+
+#[tokio::test]
+async fn numbers_reach_the_socket_with_all_their_digits() {
+    const NUMBERS: &str = r#"{"large":123456789012345678901234567890,"small":0.1000000000000000055511151231257827,"zero":-0.0,"power":1E400}"#;
+    let mut witness = Witness::start().await;
+    let event = format!(r#"{{"specversion":"1.0","type":"a","source":"/s","id":"1","data":{NUMBERS}}}"#);
+    witness.publish(&[STRUCTURED], event).await.accepted();
+    assert_eq!(witness.data.text().await, NUMBERS);
+    witness.publish(&[("content-type", "application/json")], format!(r#"{{"type":"a","data":{NUMBERS}}}"#)).await.accepted();
+    assert_eq!(witness.data.text().await, NUMBERS);
+    request(&witness.server, Method::POST, "/users/data/messages", &[], NUMBERS).await.accepted();
+    assert_eq!(witness.data.text().await, NUMBERS);
+    let mut v1 = witness.server.connect_v1("data").await;
+    assert_eq!(v1.json().await["type"], "hello");
+    request(&witness.server, Method::POST, "/users/data/messages", &[], NUMBERS).await.accepted();
+    assert!(v1.text().await.ends_with(&format!(r#""type":"message","data":{NUMBERS}}}"#)));
+}
+
+#[tokio::test]
+async fn each_bad_event_is_refused_by_name_and_the_neighbour_reads_on() {
+    let mut witness = Witness::with("body_bytes_max = 4096\nevent_bytes_max = 1024\nbatch_max = 3").await;
+    let event = |members: &str| format!(r#"{{"specversion":"1.0","type":"a","source":"/s","id":"1"{members}}}"#).into_bytes();
+    let plain = [("content-type", "application/json")];
+    let named = [("ce-specversion", "1.0"), ("ce-type", "a"), ("ce-source", "/s"), ("ce-id", "1")];
+    let without = |name: &str| named.into_iter().filter(|(header, _)| *header != name).collect::<Vec<_>>();
+    let with = |name: &'static str, value: &'static str| [&named[..], &[(name, value)]].concat();
+    let long = "x".repeat(1025);
+    let cases: Vec<(Vec<(&str, &str)>, Vec<u8>, u16, &str)> = vec![
+        (vec![STRUCTURED], b"{".into(), 400, "json"),
+        (vec![STRUCTURED], b"".into(), 400, "json"),
+        (vec![STRUCTURED], b"[]".into(), 400, "json"),
+        (vec![STRUCTURED], b"{\"type\":\"\xff\"}".into(), 400, "json"),
+        (plain.into(), b"nonsense".into(), 400, "json"),
+        (plain.into(), b"\xff\xfe".into(), 400, "json"),
+        (plain.into(), br#"{"data":{}}"#.into(), 400, "missing_attribute"),
+        (plain.into(), br#"{"type":7}"#.into(), 400, "attribute"),
+        (vec![STRUCTURED], br#"{"specversion":"1.0","source":"/s","id":"1"}"#.into(), 400, "missing_attribute"),
+        (vec![STRUCTURED], br#"{"specversion":"1.0","type":"a","source":"/s"}"#.into(), 400, "missing_attribute"),
+        (vec![STRUCTURED], br#"{"specversion":"1.0","type":"a","id":"1"}"#.into(), 400, "missing_attribute"),
+        (vec![STRUCTURED], br#"{"type":"a","source":"/s","id":"1"}"#.into(), 400, "missing_attribute"),
+        (vec![STRUCTURED], br#"{"specversion":"0.3","type":"a","source":"/s","id":"1"}"#.into(), 400, "specversion"),
+        (plain.into(), br#"{"specversion":"0.3","type":"a","source":"/s","id":"1"}"#.into(), 400, "specversion"),
+        (vec![STRUCTURED], event(r#","data":1,"data_base64":"AA==""#), 400, "data"),
+        (vec![STRUCTURED], event(r#","data_base64":"A?==""#), 400, "data"),
+        (vec![STRUCTURED], event(r#","datacontenttype":"application/json","data_base64":"AA==""#), 400, "data"),
+        (vec![STRUCTURED], event(r#","data_base64":7"#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","time":"tomorrow""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","time":"2018-04-05""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","source":"not a uri""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","no_such":"x""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","Upper":"x""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","nested":{}"#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","real":1.5"#), 400, "attribute"),
+        (vec![STRUCTURED], event(&format!(r#","long":"{long}""#)), 400, "attribute"),
+        (vec![STRUCTURED], event(&format!(r#","data":"{long}""#)), 413, "event_too_large"),
+        (vec![STRUCTURED], event(&format!(r#","data":"{}""#, "x".repeat(4096))), 413, "body_too_large"),
+        (vec![BATCHED], b"{}".into(), 400, "json"),
+        (vec![BATCHED], b"[1,2,3,4]".into(), 413, "batch_too_large"),
+        (vec![("content-type", "text/plain")], b"hello".into(), 415, "media_type"),
+        (vec![("content-type", "application/x-www-form-urlencoded")], b"type=a".into(), 415, "media_type"),
+        (vec![("content-type", "application/cloudevents+avro")], b"Obj".into(), 415, "event_format"),
+        (vec![("content-type", "application/cloudevents-batch+protobuf")], b"".into(), 415, "event_format"),
+        (without("ce-specversion"), b"".into(), 400, "missing_attribute"),
+        (without("ce-type"), b"".into(), 400, "missing_attribute"),
+        (without("ce-source"), b"".into(), 400, "missing_attribute"),
+        (without("ce-id"), b"".into(), 400, "missing_attribute"),
+        (with("content-type", "application/json"), b"{".into(), 400, "data"),
+        (with("content-type", "application/json"), b"\xff".into(), 400, "data"),
+        (with("content-type", "text/plain"), long.clone().into_bytes(), 413, "event_too_large"),
+        (with("ce-time", "noon"), b"".into(), 400, "attribute"),
+        (with("ce-no-such", "x"), b"".into(), 400, "attribute"),
+        (with("ce-subject", "%FF"), b"".into(), 400, "attribute"),
+        (with("ce-id", "2"), b"".into(), 400, "attribute"),
+    ];
+    let count = cases.len();
+    for (number, (headers, body, status, code)) in cases.into_iter().enumerate() {
+        let shown = String::from_utf8_lossy(&body).chars().take(80).collect::<String>();
+        let answer = witness.publish(&headers, body).await;
+        assert_eq!((answer.status, answer.body["code"].as_str()), (status, Some(code)), "{headers:?} {shown}: {}", answer.body);
+        answer.is_problem(status, code);
+        let receipt = witness.server.publish("neighbour", json!(number)).await;
+        assert_eq!(receipt["posted"], 2);
+        assert_eq!(witness.data.text().await, number.to_string());
+    }
+    let served = witness.server.metric(r#"signalpost_events_total{outcome="routed"}"#).await;
+    assert_eq!(served, count as f64, "no bad event was published");
+    assert_eq!(witness.server.metric(r#"signalpost_http_problems_total{code="specversion"}"#).await, 2.0);
+}
+
+#[tokio::test]
+async fn the_same_source_and_id_are_published_once() {
+    let mut witness = Witness::start().await;
+    let event = |source: &str, id: &str| json!({ "specversion": "1.0", "type": "a", "source": source, "id": id, "data": [source, id] });
+    let mut receipts = Vec::new();
+    for (source, id) in [("/a", "1"), ("/a", "1"), ("/b", "1"), ("/a", "2"), ("/b", "1")] {
+        receipts.push(witness.publish(&[STRUCTURED], event(source, id).to_string()).await.accepted());
+    }
+    // The identity is that of the event, not of the form in which it comes.
+    let binary = [("ce-specversion", "1.0"), ("ce-type", "a"), ("ce-source", "/a"), ("ce-id", "2")];
+    receipts.push(witness.publish(&binary, "").await.accepted());
+    let duplicates: Vec<bool> = receipts.iter().map(|receipt| receipt["duplicate"].as_bool().unwrap()).collect();
+    assert_eq!(duplicates, [false, true, false, false, true, true]);
+    assert_eq!((&receipts[1]["id"], &receipts[1]["source"], &receipts[1]["posted"]), (&json!("1"), &json!("/a"), &json!(0)));
+    assert_eq!(receipts[1]["policies"], json!([]), "no policy is asked again");
+    for expected in [r#"["/a","1"]"#, r#"["/b","1"]"#, r#"["/a","2"]"#] {
+        assert_eq!(witness.data.text().await, expected);
+    }
+    witness.data.quiet().await;
+}
+
+#[tokio::test]
+async fn events_without_an_id_are_never_duplicates() {
+    let mut witness = Witness::start().await;
+    let mut ids = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let receipt = witness.server.publish("a", json!("same")).await;
+        assert_eq!(receipt["duplicate"], false);
+        ids.insert(receipt["id"].to_string());
+        assert_eq!(witness.data.text().await, "\"same\"");
+    }
+    assert_eq!(ids.len(), 3);
+}
+
+#[tokio::test]
+async fn a_type_that_no_policy_wants_is_accepted_with_a_note() {
+    let server = TestServer::start().await;
+    let receipt = server.publish("billing.invoice.paid", json!({})).await;
+    assert_eq!(receipt["note"], "no policy wanted this event type");
+    assert_eq!((&receipt["policies"], &receipt["recipients"], &receipt["posted"]), (&json!([]), &json!(0), &json!(0)));
+    assert_eq!(server.metric(r#"signalpost_events_total{outcome="unwanted"}"#).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_wrong_address_or_method_is_a_problem_document() {
+    let server = TestServer::start().await;
+    for (method, path) in [(Method::GET, "/nothing"), (Method::POST, "/event"), (Method::POST, "/users/1/messages/2"), (Method::GET, "/")] {
+        request(&server, method, path, &[], "").await.is_problem(404, "not_found");
+    }
+    for (method, path) in [(Method::GET, "/events"), (Method::PUT, "/events"), (Method::DELETE, "/policies"), (Method::POST, "/users/1")] {
+        request(&server, method, path, &[], "").await.is_problem(405, "method_not_allowed");
+    }
+    let response = server.http.get(server.url("/events")).send().await.unwrap();
+    assert_eq!(response.headers()["allow"], "POST");
+    let outside = server.http.get(format!("http://{}/elsewhere", server.address)).send().await.unwrap();
+    assert_eq!((outside.status().as_u16(), outside.json::<Value>().await.unwrap()["code"].clone()), (404, json!("not_found")));
+}
+
+#[tokio::test]
+async fn a_direct_message_is_any_json_value_and_reaches_the_socket_exactly() {
+    let server = TestServer::start().await;
+    let mut user = server.connect("1001").await;
+    for text in [
+        "7",
+        "-0.0",
+        "123456789012345678901234567890",
+        "\"text\"",
+        "\"\\u00e4 \\ud83d\\ude97 /\"",
+        "null",
+        "true",
+        "[]",
+        "[1, 2,3]",
+        "{}",
+        r#"{"b":1,"a":2,"b":3}"#,
+        r#"{ "type" : "hello" }"#,
+        "\"\"",
+    ] {
+        let receipt = request(&server, Method::POST, "/users/1001/messages", &[], format!("\n {text}\t")).await.accepted();
+        assert_eq!((&receipt["recipients"], &receipt["posted"]), (&json!(1), &json!(1)));
+        assert_eq!(user.text().await, text);
+    }
+    // Whatever a client says its media type is: it can only be JSON.
+    request(&server, Method::POST, "/users/1001/messages", &[("content-type", "text/plain")], "1").await.accepted();
+    assert_eq!(user.text().await, "1");
+}
+
+#[tokio::test]
+async fn a_user_id_is_any_text_in_the_address() {
+    let server = TestServer::start().await;
+    for (path, user) in [("a%20b", "a%20b"), ("%E7%94%A8%E6%88%B7", "用户"), ("a%2Fb", "a%2Fb"), ("me@example.com", "me@example.com")] {
+        let mut client = server.connect(user).await;
+        request(&server, Method::POST, &format!("/users/{path}/messages"), &[], "1").await.accepted();
+        assert_eq!(client.text().await, "1");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_direct_message_is_refused() {
+    let server = TestServer::with("[events]\nevent_bytes_max = 1024\nbody_bytes_max = 2048").await;
+    let mut user = server.connect("1001").await;
+    for (path, body, status, code) in [
+        ("/users/1001/messages", b"".to_vec(), 400, "json"),
+        ("/users/1001/messages", b"{".into(), 400, "json"),
+        ("/users/1001/messages", b"hello".into(), 400, "json"),
+        ("/users/1001/messages", b"1 2".into(), 400, "json"),
+        ("/users/1001/messages", b"\"\xff\"".into(), 400, "json"),
+        ("/users/1001/messages", format!("\"{}\"", "x".repeat(1024)).into(), 413, "event_too_large"),
+        ("/users/1001/messages", vec![b' '; 2049], 413, "body_too_large"),
+        ("/users/1001/messages?ttl=5", b"1".into(), 400, "query"),
+        ("/users/1001/messages?ttl_ms=soon", b"1".into(), 400, "query"),
+        ("/users/%20/messages", b"1".into(), 400, "user_id"),
+        ("/users/%0A/messages", b"1".into(), 400, "user_id"),
+    ] {
+        request(&server, Method::POST, path, &[], body).await.is_problem(status, code);
+    }
+    let long = format!("/users/{}/messages", "x".repeat(129));
+    request(&server, Method::POST, &long, &[], "1").await.is_problem(400, "user_id");
+    server.post("/users/1001/messages", json!("still here")).await;
+    assert_eq!(user.text().await, "\"still here\"");
+}
+
+#[tokio::test]
+async fn a_producer_that_hangs_up_within_its_body_has_published_nothing() {
+    let mut witness = Witness::start().await;
+    let body = br#"{"type":"a","data":"half"}"#;
+    // Its length is a promise that is not kept, and so is a list of chunks without its end.
+    let heads = [
+        format!("Content-Length: {}\r\n\r\n", body.len() + 1).into_bytes(),
+        format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", body.len()).into_bytes(),
+    ];
+    for (number, head) in heads.iter().enumerate() {
+        let mut tcp = tokio::net::TcpStream::connect(witness.server.address).await.unwrap();
+        let start = b"POST /api/pool/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+        tcp.write_all(&[&start[..], head, body].concat()).await.unwrap();
+        if number == 1 {
+            tcp.write_all(b"\r\n").await.unwrap();
+        }
+        tcp.shutdown().await.unwrap();
+        // The server gives up on it: whatever it may still say, it closes.
+        let mut answer = Vec::new();
+        tokio::time::timeout(SOON, tcp.read_to_end(&mut answer)).await.expect("the server closes").ok();
+        assert!(!answer.starts_with(b"HTTP/1.1 202"), "{}", String::from_utf8_lossy(&answer));
+    }
+    assert_eq!(witness.server.metric(r#"signalpost_events_total{outcome="routed"}"#).await, 0.0);
+    witness.server.publish("a", json!("whole")).await;
+    assert_eq!(witness.data.text().await, "\"whole\"");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_that_hangs_up_before_its_answer_has_published_to_everyone() {
+    const PRODUCERS: usize = 50;
+    let server = TestServer::start().await;
+    let mut riders = Vec::new();
+    for user in 0..20 {
+        riders.push(server.connect(&user.to_string()).await);
+    }
+    for round in 0..PRODUCERS {
+        let shares: Vec<Value> = (0..20).map(|user| json!({ "rider_id": user, "amount": round, "currency": "EUR" })).collect();
+        let body = json!({ "type": "pooling.fare.updated", "data": { "pool_id": 7, "shares": shares } }).to_string();
+        let head = format!("POST /api/pool/events HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+        let mut tcp = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        tcp.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        drop(tcp);
+        for rider in &mut riders {
+            assert_eq!(rider.json().await["amount"], round);
+        }
+    }
+    assert_eq!(server.metric("signalpost_messages_posted_total").await, (20 * PRODUCERS) as f64);
+}
