@@ -65,13 +65,15 @@ pub async fn connect(
     let handshake = Handshake::read(request.method(), request.headers())?;
     let attributes = handshake::attributes(&query.unwrap_or_default(), &sessions.sockets)?;
     let seat = Seat::new(user, handshake.subprotocol, attributes);
+    // Before the 101: what is posted once the client knows that it is connected is for this session too.
+    let opened = sessions.mailboxes.open(seat.clone());
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        // The client may be gone before it has read the 101.
+        // The client may be gone before it has read the 101; then the reader leaves its place.
         let Ok(upgraded) = upgrade.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else { return };
         let (tcp, place) = parts.io.into_inner().into_parts();
-        Session::run(sessions, seat, tcp, parts.read_buf, place).await;
+        Session::run(sessions, seat, opened, tcp, parts.read_buf, place).await;
     });
     Ok(handshake.response::<axum::body::Body>().into_response())
 }
@@ -130,13 +132,13 @@ struct Clock {
 }
 
 impl Session {
-    async fn run(sessions: Arc<Sessions>, seat: Arc<Seat>, tcp: TcpStream, read: Bytes, place: Place) {
+    async fn run(sessions: Arc<Sessions>, seat: Arc<Seat>, opened: Result<Reader, Close>, tcp: TcpStream, read: Bytes, place: Place) {
         let metrics = sessions.metrics.clone();
         // Each write is whole messages: waiting for more would only delay them.
         let _ = tcp.set_nodelay(true);
         let now = Instant::now();
         let clock = Clock { heard: now, pinged: None, blocked: None, held: None, message: now };
-        let code = match sessions.mailboxes.open(seat.clone()) {
+        let code = match opened {
             Ok(reader) => {
                 metrics.sessions_opened.inc();
                 let v1 = seat.subprotocol.is_some();

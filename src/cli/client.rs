@@ -35,7 +35,10 @@ impl Address {
         match uri.scheme_str() {
             Some("http" | "ws") => {}
             Some(scheme @ ("https" | "wss")) => {
-                bail!("{scheme} is not supported yet; use {}:// to the server itself, or through a tunnel", scheme.trim_end_matches('s'))
+                bail!(
+                    "{scheme} is not supported yet; use {}:// to the server itself, or through a tunnel",
+                    scheme.strip_suffix('s').unwrap_or(scheme)
+                )
             }
             _ => bail!("\"{url}\" isn't a URL; it starts with http:// or ws://, as in http://127.0.0.1:8080/api/pool"),
         }

@@ -93,18 +93,23 @@ async fn listen(
     let mut backoff = Backoff::default();
     let mut stop = pin!(stop);
     loop {
-        let start = Instant::now();
+        // Only a connection that was made can have held; a slow failure is no good one.
+        let mut made = None;
         let lost = tokio::select! {
             () = &mut stop => return Ok(()),
             connected = connect(&address, request.clone()) => match connected {
                 Err(lost) => lost,
-                Ok(socket) => match converse(socket, &mut reader, &mut lines, stop.as_mut()).await? {
-                    ControlFlow::Break(()) => return Ok(()),
-                    ControlFlow::Continue(lost) => lost,
-                },
+                Ok(socket) => {
+                    made = Some(Instant::now());
+                    match converse(socket, &mut reader, &mut lines, stop.as_mut()).await? {
+                        ControlFlow::Break(()) => return Ok(()),
+                        ControlFlow::Continue(lost) => lost,
+                    }
+                }
             },
         };
-        let Some(pause) = backoff.pause(lost.after, start.elapsed(), chance()) else { bail!(lost.reason) };
+        let held = made.map(|made| made.elapsed()).unwrap_or_default();
+        let Some(pause) = backoff.pause(lost.after, held, chance()) else { bail!(lost.reason) };
         reader.note(&format!("{}; connecting again in {:.1} s", lost.reason, pause.as_secs_f64()))?;
         tokio::select! {
             () = &mut stop => return Ok(()),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use http::{Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -81,7 +81,8 @@ impl Arguments {
             (Some(_), [], Some(_)) => (None, None),
             _ => {
                 let usage = "give an event's type (or --user) and its data: as JSON, as - or with --file";
-                return Err(super::Arguments::command().error(ErrorKind::WrongNumberOfValues, usage).into());
+                let mut command = Arguments::augment_args(Command::new("signalpost send"));
+                return Err(command.error(ErrorKind::WrongNumberOfValues, usage).into());
             }
         };
         let data = match (data.map(String::as_str), &self.file) {

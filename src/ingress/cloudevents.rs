@@ -347,7 +347,9 @@ mod tests {
     fn http(headers: &[(&'static str, &'static str)], body: &[u8]) -> Result<Request, Problem> {
         let pairs = headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
         let mut map = HeaderMap::new();
-        pairs.for_each(|(name, value)| drop(map.append(name, value)));
+        for (name, value) in pairs {
+            map.append(name, value);
+        }
         read(&map, body, &LIMITS)
     }
 
@@ -453,7 +455,8 @@ mod tests {
         assert!(!parsed.id_given && !parsed.event.id.is_empty());
         assert_eq!(parsed.event.source, SHORT_FORM_SOURCE);
         assert!(short(r#"{"type":"t","id":"7"}"#).unwrap().id_given);
-        for text in ["{}", r#"{"type":null}"#, r#"{"type":""}"#, r#"{"type":"t","id":""}"#, r#"{"type":"t","specversion":"1.0","id":"1"}"#] {
+        for text in ["{}", r#"{"type":null}"#, r#"{"type":""}"#, r#"{"type":"t","id":""}"#, r#"{"type":"t","specversion":"1.0","id":"1"}"#]
+        {
             assert_eq!(short(text).unwrap_err().code, "missing_attribute", "{text}");
         }
     }

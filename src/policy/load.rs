@@ -160,17 +160,11 @@ impl Loader {
                 files.insert(name.to_owned(), path.clone());
             }
         }
-        for (name, policy) in &self.config.policies {
-            if let Some(file) = &policy.file {
-                // A file that serves under a configured name doesn't also serve under its own.
-                let file = dir.join(file);
-                files.retain(|_, known| *known != file);
-                files.insert(name.clone(), file);
-            }
-            if policy.enabled == Some(false) {
-                files.remove(name);
-            }
-        }
+        let configured = || self.config.policies.iter().filter_map(|(name, policy)| Some((name, dir.join(policy.file.as_ref()?))));
+        // A file that serves under configured names doesn't also serve under its own.
+        files.retain(|_, known| !configured().any(|(_, file)| file == *known));
+        files.extend(configured().map(|(name, file)| (name.clone(), file)));
+        files.retain(|name, _| self.config.policies.get(name).is_none_or(|policy| policy.enabled != Some(false)));
         files
     }
 

@@ -545,3 +545,78 @@ fn check_events(wanted: Vec<String>, configured: Option<&[String]>) -> Result<Ve
 fn list(names: &[String]) -> String {
     if names.is_empty() { "nothing".into() } else { names.join(", ") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(list: &[&str]) -> Vec<String> {
+        list.iter().map(|text| (*text).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_pattern_is_one_type_a_prefix_or_all() {
+        for (pattern, event_type, fits) in [
+            ("a.b", "a.b", true),
+            ("a.b", "a.b.c", false),
+            ("a.b", "a", false),
+            ("a.*", "a.b", true),
+            ("a.*", "a.b.c", true),
+            ("a.*", "a", false),
+            ("a.*", "ab.c", false),
+            ("*", "anything", true),
+        ] {
+            assert_eq!(matches(pattern, event_type), fits, "{pattern} {event_type}");
+        }
+    }
+
+    #[test]
+    fn the_configuration_narrows_what_a_plugin_wants_and_never_widens_it() {
+        let wanted = strings(&["a.*", "b"]);
+        assert_eq!(check_events(wanted.clone(), None), Ok(wanted.clone()));
+        for narrowed in [&["a.x", "b"][..], &["a.x.*"], &["a.*"], &[]] {
+            assert_eq!(check_events(wanted.clone(), Some(&strings(narrowed))), Ok(strings(narrowed)));
+        }
+        for wider in ["*", "a", "b.*", "c"] {
+            let reason = check_events(wanted.clone(), Some(&strings(&["a.x", wider]))).unwrap_err();
+            assert!(reason.contains(&format!("`{wider}`")) && reason.ends_with("it wants a.*, b"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_has_one_star_and_only_where_it_says_something() {
+        for bad in ["", "a*", "*.b", "a.*.b", "**", "a.**", ".*b"] {
+            let of_the_plugin = check_events(strings(&[bad]), None).unwrap_err();
+            let of_the_configuration = check_events(strings(&["*"]), Some(&strings(&[bad]))).unwrap_err();
+            assert_eq!(of_the_plugin, of_the_configuration);
+            assert!(of_the_plugin.starts_with(&format!("`{bad}` is no event type")), "{of_the_plugin}");
+        }
+    }
+
+    #[test]
+    fn another_version_of_the_contract_is_named() {
+        assert_eq!(check_version(["signalpost:policy/plugin@0.1.0", "wasi:cli/run@0.2.0", "plain"].into_iter()), Ok(()));
+        for version in ["0.1.1", "0.2.0", "9.9.9"] {
+            let name = format!("signalpost:policy/log@{version}");
+            let reason = check_version(["signalpost:policy/plugin@0.1.0", &name].into_iter()).unwrap_err();
+            assert_eq!(reason, format!("is built for signalpost:policy@{version}; this server serves 0.1.0"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_component_is_told_apart() {
+        let engine = super::super::engine::new().unwrap();
+        for (bytes, reason) in [
+            (&b""[..], "is no WebAssembly"),
+            (b"\0asm", "is no WebAssembly"),
+            (b"#!/bin/sh", "is no WebAssembly"),
+            (b"\0asm\x01\0\0\0", "is a core module"),
+            (b"\0asm\x0d\0\x01\0\xff", "is no valid component"),
+            (b"\0asm\x02\0\0\0", "is no valid component"),
+        ] {
+            let refused = compile(&engine, bytes).err().unwrap();
+            assert!(refused.starts_with(reason), "{bytes:?}: {refused}");
+        }
+        assert!(compile(&engine, b"\0asm\x0d\0\x01\0").is_ok(), "an empty component is one");
+    }
+}
