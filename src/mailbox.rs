@@ -27,8 +27,8 @@ use log::{Log, Removed};
 /// Enough that two cores seldom meet at one lock.
 const SHARDS: usize = 64;
 
-/// Away users may fill this much of the total bounds; the rest is for users who are connected.
-const AWAY_SHARE_PERCENT: usize = 90;
+/// One part in so many of the total bounds is for users who are connected; the rest is for all.
+const CONNECTED_SHARE: usize = 10;
 
 /// All users' mailboxes. One exists only while it holds something, has a session, or its reader may resume.
 #[derive(Debug)]
@@ -284,7 +284,7 @@ impl Mailboxes {
         }
         let mut removed = Removed::default();
         if let Some(key) = &terms.collapse_key {
-            content.log.collapse(key, session, &mut removed);
+            content.log.collapse(key, session, content.read(), &mut removed);
         }
         let limits = (self.limits.messages_max, self.limits.bytes_max);
         let room = content.log.make_room(message, terms, content.read(), limits, &mut removed);
@@ -292,9 +292,10 @@ impl Mailboxes {
         if room.is_err() {
             return self.dropped(DropReason::MailboxFull);
         }
-        if self.is_full(away) {
+        let size = log::entry_size(message);
+        if self.is_full(away, size) {
             self.expire(content);
-            if self.is_full(away) {
+            if self.is_full(away, size) {
                 return self.dropped(DropReason::ServerFull);
             }
         }
@@ -306,10 +307,10 @@ impl Mailboxes {
         Posted::Posted { seq }
     }
 
-    fn is_full(&self, away: bool) -> bool {
-        let share = if away { AWAY_SHARE_PERCENT } else { 100 };
-        self.messages.load(Ordering::Relaxed) >= self.limits.total_messages_max / 100 * share
-            || self.bytes.load(Ordering::Relaxed) >= self.limits.total_bytes_max / 100 * share
+    fn is_full(&self, away: bool, size: usize) -> bool {
+        let bound = |max: usize| if away { max - max / CONNECTED_SHARE } else { max };
+        self.messages.load(Ordering::Relaxed) >= bound(self.limits.total_messages_max)
+            || self.bytes.load(Ordering::Relaxed) + size > bound(self.limits.total_bytes_max)
     }
 
     fn expire(&self, content: &mut Content) {
@@ -413,7 +414,7 @@ impl Content {
     }
 }
 
-/// One session's cursor in its user's mailbox. Dropping it leaves the mailbox.
+/// One session's cursor in its user's mailbox. Dropping it leaves the mailbox, if it has not left before.
 #[derive(Debug)]
 pub struct Reader {
     mailboxes: Arc<Mailboxes>,
@@ -436,6 +437,11 @@ impl Reader {
 
     pub fn epoch(&self) -> &str {
         &self.mailbox.epoch
+    }
+
+    /// Gives the place in the mailbox up: there is nothing more to read.
+    pub fn leave(&self) {
+        self.mailboxes.leave(&self.seat, &self.mailbox);
     }
 
     /// The seq of the newest message, and whether there is anything that a client could resume from.
@@ -497,6 +503,6 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.mailboxes.leave(&self.seat, &self.mailbox);
+        self.leave();
     }
 }

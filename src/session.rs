@@ -114,7 +114,7 @@ struct Session {
     output: Vec<u8>,
     /// How much of `output` is written.
     written: usize,
-    /// The last message in `output`, and how many there are.
+    /// The last message that `output` deals with, 0 where there is none, and how many are in it.
     sending: (u64, u64),
     clock: Clock,
 }
@@ -182,6 +182,9 @@ impl Session {
                 end
             }
         };
+        // The client's half of the closing handshake takes its time, in which this session reads nothing: whoever comes back
+        // meanwhile is no second device.
+        self.reader.leave();
         let code = end.code();
         match end {
             End::Close(close) => encode_close(close.code(), &close.reason(), &mut self.output),
@@ -276,7 +279,8 @@ impl Session {
         if self.output.is_empty() && self.clock.held.is_none() {
             self.fill().await;
         }
-        if self.output.is_empty() {
+        // What the formatting dropped leaves no output, but it is dealt with, and there may be more behind it.
+        if self.output.is_empty() && self.sending.0 == 0 {
             return Ok(false);
         }
         while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
@@ -302,9 +306,9 @@ impl Session {
         if count > 0 {
             self.sessions.metrics.sent.inc_by(count);
             self.clock.message = Instant::now();
-            if !self.v1 {
-                self.reader.delivered(seq);
-            }
+        }
+        if seq > 0 && !self.v1 {
+            self.reader.delivered(seq);
         }
         Ok(true)
     }

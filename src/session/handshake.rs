@@ -21,7 +21,8 @@ impl Handshake {
     /// # Errors
     /// What the request lacks.
     pub fn read(method: &Method, headers: &HeaderMap) -> Result<Handshake, Problem> {
-        if method != Method::GET || !has_token(headers, UPGRADE, "websocket") || !has_token(headers, CONNECTION, "upgrade") {
+        let names = |name, token| tokens(headers, name).any(|part| part.eq_ignore_ascii_case(token));
+        if method != Method::GET || !names(UPGRADE, "websocket") || !names(CONNECTION, "upgrade") {
             return Err(Problem::new(
                 StatusCode::UPGRADE_REQUIRED,
                 "websocket_required",
@@ -36,7 +37,8 @@ impl Handshake {
             let detail = "Sec-WebSocket-Key must be 16 bytes in base64";
             return Err(Problem::new(StatusCode::BAD_REQUEST, "websocket_key", detail));
         };
-        let subprotocol = has_token(headers, SEC_WEBSOCKET_PROTOCOL, V1).then_some(V1);
+        // Letter by letter: a client fails the connection when what is selected is not what it offered.
+        let subprotocol = tokens(headers, SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == V1).then_some(V1);
         Ok(Handshake { accept: websocket::accept_key(key.as_bytes()), subprotocol })
     }
 
@@ -80,12 +82,105 @@ pub fn attributes(query: &str, sockets: &Sockets) -> Result<Vec<(String, String)
     Ok(attributes)
 }
 
-/// Whether a comma-separated header names this token.
-fn has_token(headers: &HeaderMap, name: http::HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name);
-    values
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|part| part.trim().eq_ignore_ascii_case(token))
+/// The parts of a comma-separated header.
+fn tokens(headers: &HeaderMap, name: http::HeaderName) -> impl Iterator<Item = &str> {
+    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// The request of RFC 6455, section 1.3, and these headers over it; an empty value takes one away.
+    fn request(changes: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let whole = [
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        for (name, value) in whole.iter().chain(changes) {
+            headers.remove(*name);
+            if !value.is_empty() {
+                headers.insert(*name, HeaderValue::from_static(value));
+            }
+        }
+        headers
+    }
+
+    fn read(changes: &[(&'static str, &'static str)]) -> Result<Handshake, (u16, &'static str)> {
+        Handshake::read(&Method::GET, &request(changes)).map_err(|problem| (problem.status.as_u16(), problem.code))
+    }
+
+    fn sockets() -> Sockets {
+        Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0.sockets
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_answered_as_the_rfc_says() {
+        let response = read(&[]).unwrap().response::<()>();
+        assert_eq!(response.status(), 101);
+        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(header("upgrade"), Some("websocket"));
+        assert_eq!(header("connection"), Some("Upgrade"));
+        assert_eq!(header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+        assert_eq!(header("sec-websocket-protocol"), None);
+    }
+
+    #[test]
+    fn tokens_are_found_in_any_case_and_among_others() {
+        let mut headers = request(&[("connection", "keep-alive,  UPGRADE"), ("upgrade", "h2c")]);
+        headers.append("upgrade", HeaderValue::from_static("WebSocket"));
+        assert!(Handshake::read(&Method::GET, &headers).is_ok());
+        assert_eq!(read(&[("connection", "upgraded")]).unwrap_err(), (426, "websocket_required"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let required = (426, "websocket_required");
+        assert_eq!(read(&[("connection", "")]).unwrap_err(), required);
+        assert_eq!(read(&[("upgrade", "")]).unwrap_err(), required);
+        assert_eq!(read(&[("upgrade", "h2c")]).unwrap_err(), required);
+        assert_eq!(read(&[("sec-websocket-version", "")]).unwrap_err(), (426, "websocket_version"));
+        assert_eq!(read(&[("sec-websocket-version", "8")]).unwrap_err(), (426, "websocket_version"));
+        assert_eq!(read(&[("sec-websocket-key", "")]).unwrap_err(), (400, "websocket_key"));
+        assert_eq!(read(&[("sec-websocket-key", "dGhlIHNhbXBsZQ==")]).unwrap_err(), (400, "websocket_key"));
+        let problem = Handshake::read(&Method::POST, &request(&[])).unwrap_err();
+        assert_eq!((problem.status.as_u16(), problem.code), required);
+    }
+
+    #[test]
+    fn a_subprotocol_is_selected_by_its_exact_name() {
+        let selected = |offer| read(&[("sec-websocket-protocol", offer)]).unwrap().subprotocol;
+        assert_eq!(selected("chat, signalpost.v1"), Some(V1));
+        assert_eq!(selected("signalpost.v1,signalpost.v2"), Some(V1));
+        for offer in ["", "chat", "signalpost.v2", "signalpost.v10", "SIGNALPOST.V1"] {
+            assert_eq!(selected(offer), None, "{offer}");
+        }
+        let response = read(&[("sec-websocket-protocol", "signalpost.v1")]).unwrap().response::<()>();
+        assert_eq!(response.headers()["sec-websocket-protocol"], V1);
+    }
+
+    #[test]
+    fn attributes_are_the_configured_names_the_first_of_each_decoded() {
+        let read = |query: &str| attributes(query, &sockets()).unwrap();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(read(""), []);
+        assert_eq!(read("&&=&x=1&Locale=de&user=1"), []);
+        assert_eq!(read("locale=de&format=compact&locale=fr"), [pair("locale", "de"), pair("format", "compact")]);
+        assert_eq!(read("format&locale=a=b"), [pair("format", ""), pair("locale", "a=b")]);
+        assert_eq!(read("locale=%C3%A9+%2B%26"), [pair("locale", "é +&")]);
+        assert_eq!(read("locale=%FF%"), [pair("locale", "\u{FFFD}%")]);
+    }
+
+    #[test]
+    fn an_attribute_is_measured_in_bytes_after_decoding() {
+        let sockets = sockets();
+        let query = |times: usize| format!("x={}&locale={}", "y".repeat(1000), "%C3%A9".repeat(times));
+        assert_eq!(attributes(&query(32), &sockets).unwrap()[0].1.len(), sockets.attribute_bytes_max);
+        let problem = attributes(&query(33), &sockets).unwrap_err();
+        assert_eq!((problem.status.as_u16(), problem.code), (400, "attribute_too_long"));
+    }
 }

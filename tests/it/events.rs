@@ -236,8 +236,7 @@ async fn the_examples_of_the_json_format_are_taken_in_binary_mode() {
         witness.sees(&format!("{id}\n{SPECIFIED}\n{content_type}\n{EXTENSIONS}"), &data).await;
     }
     // The last example has no Content-Type; and one without data has no body.
-    let bare =
-        [("ce-specversion", "1.0"), ("ce-type", "com.example.someevent"), ("ce-source", "/mycontext"), ("ce-id", "D234-1234-1234")];
+    let bare = [("ce-specversion", "1.0"), ("ce-type", "com.example.someevent"), ("ce-source", "/mycontext"), ("ce-id", "D234-1234-1234")];
     witness.publish(&bare, r#"{ "xyz": 123 }"#).await.accepted();
     let attributes = "D234-1234-1234\n/mycontext\ncom.example.someevent\n-\n-\napplication/json";
     witness.sees(attributes, &Message::text(r#"{ "xyz": 123 }"#)).await;
@@ -257,7 +256,8 @@ async fn the_examples_of_the_http_binding_are_taken() {
         ("content-type", "application/json; charset=utf-8"),
     ];
     witness.publish(&headers, r#"{"application": "data"}"#).await.accepted();
-    let attributes = "1234-1234-1234\n/mycontext/subcontext\ncom.example.someevent\n-\n2018-04-05T03:56:24Z\napplication/json; charset=utf-8";
+    let attributes =
+        "1234-1234-1234\n/mycontext/subcontext\ncom.example.someevent\n-\n2018-04-05T03:56:24Z\napplication/json; charset=utf-8";
     witness.sees(attributes, &Message::text(r#"{"application": "data"}"#)).await;
 
     let structured = r#"{"specversion":"1.0","type":"com.example.someevent","source":"/s","id":"1","data":{"application": "data"}}"#;
@@ -346,7 +346,8 @@ async fn attributes_in_headers_are_percent_decoded() {
 
 #[tokio::test]
 async fn numbers_reach_the_socket_with_all_their_digits() {
-    const NUMBERS: &str = r#"{"large":123456789012345678901234567890,"small":0.1000000000000000055511151231257827,"zero":-0.0,"power":1E400}"#;
+    const NUMBERS: &str =
+        r#"{"large":123456789012345678901234567890,"small":0.1000000000000000055511151231257827,"zero":-0.0,"power":1E400}"#;
     let mut witness = Witness::start().await;
     let event = format!(r#"{{"specversion":"1.0","type":"a","source":"/s","id":"1","data":{NUMBERS}}}"#);
     witness.publish(&[STRUCTURED], event).await.accepted();
@@ -361,6 +362,9 @@ async fn numbers_reach_the_socket_with_all_their_digits() {
     assert!(v1.text().await.ends_with(&format!(r#""type":"message","data":{NUMBERS}}}"#)));
 }
 
+/// Headers and a body, and the status and the code that they get.
+type Case<'a> = (Vec<(&'a str, &'a str)>, Vec<u8>, u16, &'a str);
+
 #[tokio::test]
 async fn each_bad_event_is_refused_by_name_and_the_neighbour_reads_on() {
     let mut witness = Witness::with("body_bytes_max = 4096\nevent_bytes_max = 1024\nbatch_max = 3").await;
@@ -370,7 +374,7 @@ async fn each_bad_event_is_refused_by_name_and_the_neighbour_reads_on() {
     let without = |name: &str| named.into_iter().filter(|(header, _)| *header != name).collect::<Vec<_>>();
     let with = |name: &'static str, value: &'static str| [&named[..], &[(name, value)]].concat();
     let long = "x".repeat(1025);
-    let cases: Vec<(Vec<(&str, &str)>, Vec<u8>, u16, &str)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (vec![STRUCTURED], b"{".into(), 400, "json"),
         (vec![STRUCTURED], b"".into(), 400, "json"),
         (vec![STRUCTURED], b"[]".into(), 400, "json"),
@@ -580,7 +584,7 @@ async fn a_producer_that_hangs_up_within_its_body_has_published_nothing() {
     assert_eq!(witness.data.text().await, "\"whole\"");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_producer_that_hangs_up_before_its_answer_has_published_to_everyone() {
     const PRODUCERS: usize = 50;
     let server = TestServer::start().await;

@@ -1,1 +1,715 @@
+//! Policies as an operator and a plugin's author meet them: loading, refusing, reloading, narrowing, failing.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use signalpost::server::Server;
+use tokio::time::{Duration, timeout};
+
+use crate::support::wat::{Guest, wrapper};
+use crate::support::{SOON, TestServer, bundled, config, plugins};
+
+const REFUSED: &str = r#"signalpost_policy_reloads_total{outcome="refused"}"#;
+const SWAPPED: &str = r#"signalpost_policy_reloads_total{outcome="swapped"}"#;
+
+/// A policy that tells `user` that it was asked, in these words.
+fn teller(user: &str, word: &str) -> Vec<u8> {
+    let message = format!("\"{word}\"");
+    let strings = &[("user", user), ("message", message.as_str())];
+    let body = "(call $tell (global.get $user) (global.get $user_bytes) (global.get $message) (global.get $message_bytes))";
+    Guest { strings, ..Guest::routing(body) }.component()
+}
+
+fn wat(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap()
+}
+
+fn bundled_file(name: &str) -> Vec<u8> {
+    std::fs::read(bundled().join(name)).unwrap()
+}
+
+fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    dir
+}
+
+/// Settings with this folder; `plugins` belongs to its table.
+fn settings(dir: &Path, plugins: &str, more: &str) -> String {
+    format!("[plugins]\ndir = {dir:?}\n{plugins}\n{more}")
+}
+
+/// A server that looks at its folder all the time.
+async fn watching(dir: &Path, more: &str) -> TestServer {
+    TestServer::with(&settings(dir, "watch_interval_ms = 20", more)).await
+}
+
+/// A server that looks at its folder when it is told to.
+async fn still(dir: &Path, more: &str) -> TestServer {
+    TestServer::with(&settings(dir, "watch = false", more)).await
+}
+
+/// As a careful deployment does it: written elsewhere, then moved over the old file.
+fn replace(dir: &Path, name: &str, bytes: &[u8]) {
+    let unfinished = dir.join(format!(".{name}.part"));
+    std::fs::write(&unfinished, bytes).unwrap();
+    std::fs::rename(unfinished, dir.join(name)).unwrap();
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Waits until `GET policies` looks like this, and returns it.
+async fn until(server: &TestServer, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    let looking = async {
+        loop {
+            let policies = server.get("/policies").await;
+            if holds(&policies) {
+                return policies;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    match timeout(SOON, looking).await {
+        Ok(policies) => policies,
+        Err(_) => panic!("{what}: {}", server.get("/policies").await),
+    }
+}
+
+fn names(policies: &Value) -> Vec<&str> {
+    policies["policies"].as_array().unwrap().iter().map(|policy| policy["name"].as_str().unwrap()).collect()
+}
+
+fn policy<'a>(policies: &'a Value, name: &str) -> &'a Value {
+    policies["policies"].as_array().unwrap().iter().find(|policy| policy["name"] == name).unwrap_or_else(|| panic!("{name}: {policies}"))
+}
+
+fn rejected<'a>(policies: &'a Value, name: &str) -> &'a Value {
+    policies["rejected"].as_array().unwrap().iter().find(|policy| policy["name"] == name).unwrap_or_else(|| panic!("{name}: {policies}"))
+}
+
+async fn reload(server: &TestServer) -> (u16, Value) {
+    let response = server.http.post(server.url("/policies/reload")).send().await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap())
+}
+
+const COMPONENT: &str = "(component (instance $empty)";
+
+#[tokio::test]
+async fn a_plugin_that_cannot_be_loaded_stops_the_start_and_says_why() {
+    let pooling = bundled_file("pooling.wasm");
+    let exports =
+        r#"(export "signalpost:policy/plugin@0.1.0" (instance $empty)) (export "signalpost:policy/routing@0.1.0" (instance $empty))"#;
+    let importing = |name: &str| wat(&format!(r#"(component (import "{name}" (instance)) (instance $empty) {exports})"#));
+    let guest = |guest: Guest<'_>| guest.component();
+    let quiet = Guest::routing("(call $nobody)");
+    let cases: Vec<(&str, Vec<u8>, &str, &str)> = vec![
+        ("garbage", b"this is not it".into(), "", "is no WebAssembly"),
+        ("empty", Vec::new(), "", "is no WebAssembly"),
+        ("core", wat("(module)"), "", "is a core module, not a component: build it with `signalpost plugin build`"),
+        ("cut", pooling[..pooling.len() / 2].into(), "", "is no valid component"),
+        ("bare", wat("(component)"), "", "exports no signalpost:policy/plugin@0.1.0; it exports nothing"),
+        (
+            "stranger",
+            wat(&format!(r#"{COMPONENT} (export "wasi:cli/run@0.2.0" (instance $empty)))"#)),
+            "",
+            "exports no signalpost:policy/plugin@0.1.0; it exports wasi:cli/run@0.2.0",
+        ),
+        (
+            "newer",
+            wat(&format!(r#"{COMPONENT} (export "signalpost:policy/plugin@9.9.9" (instance $empty)))"#)),
+            "",
+            "is built for signalpost:policy@9.9.9; this server serves 0.1.0",
+        ),
+        (
+            "idle",
+            wat(&format!(r#"{COMPONENT} (export "signalpost:policy/plugin@0.1.0" (instance $empty)))"#)),
+            "",
+            "exports none of the roles routing, formatting and sessions",
+        ),
+        ("hollow", wat(&format!("{COMPONENT} {exports})")), "", "an export does not fit the contract signalpost:policy@0.1.0"),
+        (
+            "pooling",
+            pooling.clone(),
+            "[policies.pooling]\ngrants = []",
+            "imports state, which is not granted: add `grants = [\"state\"]` to [policies.pooling]",
+        ),
+        ("pooling", pooling.clone(), "[policies.pooling]\ngrants = [\"log\"]", "add `grants = [\"log\", \"state\"]` to [policies.pooling]"),
+        (
+            "wasi",
+            importing("wasi:cli/environment@0.2.0"),
+            "",
+            "imports wasi:cli/environment@0.2.0, which no policy can have: there is only signalpost:policy@0.1.0, and no WASI",
+        ),
+        (
+            "files",
+            importing("signalpost:policy/files@0.1.0"),
+            "",
+            "imports signalpost:policy/files@0.1.0, which signalpost:policy@0.1.0 does not have",
+        ),
+        ("later", importing("signalpost:policy/log@0.2.0"), "", "is built for signalpost:policy@0.2.0"),
+        (
+            "chat",
+            bundled_file("chat.wasm"),
+            "[policies.chat.settings]\ntext_chars_max = 0",
+            "it refuses its settings {\"text_chars_max\":0}: `text_chars_max` is 0",
+        ),
+        ("chat", bundled_file("chat.wasm"), "[policies.chat.settings]\ntext_max = 5", "unknown field `text_max`"),
+        (
+            "pooling",
+            pooling.clone(),
+            "[policies.pooling]\nevents = [\"pooling.match.found\", \"billing.*\"]",
+            "its configuration names the event type `billing.*`, which it doesn't want; it wants pooling.request.created",
+        ),
+        ("pooling", pooling.clone(), "[policies.pooling]\nevents = [\"pooling.*\"]", "the event type `pooling.*`, which it doesn't want"),
+        ("pooling", pooling.clone(), "[policies.pooling]\nevents = [\"*.found\"]", "`*.found` is no event type, nor `prefix.*`, nor `*`"),
+        ("wants", guest(Guest { events: &["a*"], ..quiet }), "", "`a*` is no event type"),
+        ("mute", guest(Guest { describe: "unreachable", ..quiet }), "", "describe failed (trap)"),
+        (
+            "lazy",
+            guest(Guest { configure: "(loop $on (br $on)) unreachable", ..quiet }),
+            "[policies.lazy.limits]\nconfigure_deadline_ms = 20",
+            "configure failed (deadline)",
+        ),
+        ("fat", guest(Guest { memory: "400", ..quiet }), "", "creating an instance failed (memory)"),
+        (
+            "picky",
+            guest(Guest {
+                strings: &[("reason", "there is no moon today")],
+                configure: "(call $unfit (global.get $reason) (global.get $reason_bytes))",
+                ..quiet
+            }),
+            "",
+            "it refuses its settings {}: there is no moon today",
+        ),
+    ];
+    for (name, bytes, more, reason) in cases {
+        let dir = folder(&[(&format!("{name}.wasm"), &bytes)]);
+        let error = Server::new(config(&settings(dir.path(), "", more))).await.expect_err(name).to_string();
+        assert!(error.contains(reason), "{name}: {error}");
+        assert!(error.contains(&format!("{name} (")) && error.contains(&format!("{name}.wasm)")), "it names policy and file: {error}");
+        assert!(error.contains("plugins.on_bad = \"skip\""), "{error}");
+    }
+    let dir = plugins(&["pooling"]);
+    let error = Server::new(config(&settings(dir.path(), "file_bytes_max = 1000", ""))).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("has {} bytes, over the limit of 1000 (plugins.file_bytes_max)", pooling.len())), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    let error = Server::new(config(&settings(dir.path(), "", "[policies.mine]\nfile = \"nowhere.wasm\""))).await.unwrap_err().to_string();
+    assert!(error.contains("mine (") && error.contains("can't be read"), "{error}");
+}
+
+#[tokio::test]
+async fn every_bad_plugin_is_named_when_the_start_is_refused() {
+    let dir = folder(&[("one.wasm", b"1"), ("two.wasm", b"2")]);
+    let error = Server::new(config(&settings(dir.path(), "", ""))).await.unwrap_err().to_string();
+    assert!(error.contains("one.wasm) is no WebAssembly") && error.contains("two.wasm) is no WebAssembly"), "{error}");
+}
+
+#[tokio::test]
+async fn on_bad_skip_starts_without_the_bad_plugin_and_shows_it() {
+    let dir = folder(&[("bad.wasm", b"bad"), ("good.wasm", &teller("1", "told"))]);
+    let server = TestServer::with(&settings(dir.path(), "on_bad = \"skip\"\nwatch = false", "")).await;
+    let policies = server.get("/policies").await;
+    assert_eq!(names(&policies), ["good"]);
+    let bad = rejected(&policies, "bad");
+    assert_eq!(bad["reason"], "is no WebAssembly: the file does not begin with its magic number");
+    assert_eq!((&bad["digest"], &bad["file"]), (&json!(digest(b"bad")), &json!(dir.path().join("bad.wasm"))));
+    assert!(bad["at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{bad}");
+    let mut user = server.connect("1").await;
+    server.publish("a", json!(1)).await;
+    assert_eq!(user.text().await, "\"told\"");
+}
+
+#[tokio::test]
+async fn the_policies_are_shown_with_all_that_an_operator_asks() {
+    let server = TestServer::start().await;
+    server.publish("pooling.trip.started", json!({ "pool_id": 7 })).await;
+    server.publish("pooling.trip.started", json!({ "pool_id": 7, "by": 1 })).await;
+    let policies = server.get("/policies").await;
+    assert_eq!(names(&policies), ["chat", "compact", "pooling"]);
+    assert_eq!((&policies["revision"], &policies["rejected"]), (&json!(1), &json!([])));
+    let pooling = policy(&policies, "pooling");
+    assert_eq!(pooling["digest"], digest(&bundled_file("pooling.wasm")));
+    assert_eq!(pooling["file"], json!(bundled().join("pooling.wasm")));
+    assert_eq!((&pooling["version"], &pooling["roles"], &pooling["grants"]), (&json!("0.1.0"), &json!(["routing"]), &json!(["state"])));
+    assert_eq!(pooling["events"].as_array().unwrap().len(), 10);
+    assert_eq!(pooling["counters"], json!({ "calls": 2, "refusals": 1, "faults": 0, "idle_instances": 1 }));
+    assert_eq!((&pooling["last_fault"], &pooling["on_fault"]), (&Value::Null, &json!("drop")));
+    let compact = policy(&policies, "compact");
+    assert_eq!((&compact["roles"], &compact["vary"]), (&json!(["formatting"]), &json!(["format", "locale"])));
+    assert_eq!((&compact["on_fault"], &compact["events"]), (&json!("pass"), &json!(["*"])));
+    assert_eq!(policy(&policies, "chat")["roles"], json!(["sessions"]));
+    assert_eq!(server.metric(r#"signalpost_policy_refusals_total{policy="pooling"}"#).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_policys_file_may_have_another_name() {
+    let dir = folder(&[("other.wasm", &teller("1", "told"))]);
+    let server = still(dir.path(), "[policies.mine]\nfile = \"other.wasm\"").await;
+    let policies = server.get("/policies").await;
+    assert_eq!(names(&policies), ["mine"], "and it serves once");
+    assert_eq!(policy(&policies, "mine")["file"], json!(dir.path().join("other.wasm")));
+}
+
+#[tokio::test]
+async fn one_file_may_serve_under_several_names_each_with_its_settings() {
+    let dir = plugins(&["pooling"]);
+    let more = "[policies.north]\nfile = \"pooling.wasm\"\ngrants = [\"state\"]\nevents = [\"pooling.trip.started\"]\n\
+                [policies.south]\nfile = \"pooling.wasm\"\ngrants = [\"state\"]\nevents = [\"pooling.match.found\"]\n";
+    let server = still(dir.path(), more).await;
+    let policies = server.get("/policies").await;
+    assert_eq!(names(&policies), ["north", "south"], "and not under the file's own name, which nobody configured so");
+    assert_eq!(policy(&policies, "south")["events"], json!(["pooling.match.found"]));
+
+    let more = format!("{more}[policies.pooling]\nfile = \"pooling.wasm\"\n");
+    let server = still(dir.path(), &more).await;
+    assert_eq!(names(&server.get("/policies").await), ["north", "pooling", "south"]);
+}
+
+#[tokio::test]
+async fn a_policy_that_is_not_enabled_is_left_out() {
+    let server = TestServer::with("[policies.pooling]\nenabled = false").await;
+    assert_eq!(names(&server.get("/policies").await), ["chat", "compact"]);
+    let receipt = server.publish("pooling.match.found", json!({})).await;
+    assert_eq!(receipt["note"], "no policy wanted this event type");
+}
+
+#[tokio::test]
+async fn policies_are_asked_in_the_configured_order_and_equal_ones_by_name() {
+    let files = ["a", "b", "c", "d"].map(|name| (format!("{name}.wasm"), teller("1", name)));
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let dir = folder(&files);
+    let server = still(dir.path(), "[policies.d]\norder = -1\n[policies.a]\norder = 200\n[policies.c]\norder = 100").await;
+    assert_eq!(names(&server.get("/policies").await), ["d", "b", "c", "a"]);
+    let mut user = server.connect("1").await;
+    let receipt = server.publish("x", json!(1)).await;
+    let asked: Vec<&Value> = receipt["policies"].as_array().unwrap().iter().map(|policy| &policy["name"]).collect();
+    assert_eq!(asked, ["d", "b", "c", "a"]);
+    for word in ["\"d\"", "\"b\"", "\"c\"", "\"a\""] {
+        assert_eq!(user.text().await, word);
+    }
+}
+
+#[tokio::test]
+async fn formatting_policies_are_a_chain_in_the_configured_order() {
+    let dir = folder(&[("inner.wasm", &wrapper("inner")), ("outer.wasm", &wrapper("outer"))]);
+    let server = still(dir.path(), "").await;
+    let mut user = server.connect("1").await;
+    server.post("/users/1/messages", json!(7)).await;
+    assert_eq!(user.text().await, r#"{"by":"outer","message":{"by":"inner","message":7}}"#);
+}
+
+#[tokio::test]
+async fn two_routing_policies_are_both_asked() {
+    let pooling = bundled_file("pooling.wasm");
+    let dir = folder(&[("first.wasm", &pooling), ("second.wasm", &pooling)]);
+    let server = still(dir.path(), "[policies.first]\ngrants = [\"state\"]\n[policies.second]\ngrants = [\"state\"]").await;
+    let mut rider = server.connect("1").await;
+    let receipt = server.publish("pooling.match.found", json!({ "request_id": 1, "rider_id": 1, "driver_id": 2, "pool_id": 3 })).await;
+    let asked: Vec<(&Value, &Value)> = receipt["policies"].as_array().unwrap().iter().map(|p| (&p["name"], &p["deliveries"])).collect();
+    assert_eq!(asked, [(&json!("first"), &json!(1)), (&json!("second"), &json!(1))]);
+    assert_eq!((&receipt["recipients"], &receipt["posted"]), (&json!(2), &json!(4)));
+    assert_eq!(rider.json().await["type"], "pooling_match");
+    assert_eq!(rider.json().await["type"], "pooling_match");
+    rider.quiet().await;
+}
+
+#[tokio::test]
+async fn a_policys_settings_reach_it() {
+    let server = TestServer::with("[policies.chat.settings]\ntext_chars_max = 5").await;
+    let mut rider = server.connect("1").await;
+    rider.send_json(json!({ "type": "chat", "pool_id": 7, "text": "123456" })).await;
+    assert_eq!(rider.json().await["detail"], "`text` has 6 characters: it should have 1 to 5");
+}
+
+#[tokio::test]
+async fn a_file_that_is_moved_over_the_old_one_takes_effect() {
+    let (old, new) = (teller("1", "old"), teller("1", "new"));
+    let dir = folder(&[("p.wasm", &old)]);
+    let server = watching(dir.path(), "").await;
+    let mut user = server.connect("1").await;
+    server.publish("a", json!(1)).await;
+    assert_eq!(user.text().await, "\"old\"");
+    replace(dir.path(), "p.wasm", &new);
+    let policies = until(&server, "the new file serves", |policies| policy(policies, "p")["digest"] == digest(&new)).await;
+    assert_eq!(policies["revision"], 2);
+    assert_eq!(policy(&policies, "p")["counters"]["calls"], 0);
+    server.publish("a", json!(1)).await;
+    assert_eq!(user.text().await, "\"new\"", "on the same socket");
+    assert_eq!(server.metric(SWAPPED).await, 1.0);
+}
+
+#[tokio::test]
+async fn files_that_come_and_go_take_effect() {
+    let dir = folder(&[("a.wasm", &teller("1", "a"))]);
+    let server = watching(dir.path(), "").await;
+    let mut user = server.connect("1").await;
+    replace(dir.path(), "b.wasm", &teller("1", "b"));
+    until(&server, "the second comes", |policies| names(policies) == ["a", "b"]).await;
+    server.publish("x", json!(1)).await;
+    assert_eq!([user.text().await, user.text().await], ["\"a\"", "\"b\""]);
+    std::fs::remove_file(dir.path().join("a.wasm")).unwrap();
+    until(&server, "the first goes", |policies| names(policies) == ["b"]).await;
+    server.publish("x", json!(1)).await;
+    assert_eq!(user.text().await, "\"b\"");
+    std::fs::remove_file(dir.path().join("b.wasm")).unwrap();
+    until(&server, "the last goes", |policies| names(policies).is_empty()).await;
+    assert_eq!(server.publish("x", json!(1)).await["note"], "no policy wanted this event type");
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_slowly_serves_once_it_is_whole() {
+    let (old, new) = (teller("1", "old"), teller("1", "new"));
+    let dir = folder(&[("p.wasm", &old)]);
+    let server = watching(dir.path(), "").await;
+    let mut user = server.connect("1").await;
+    // In place, with pauses that are longer than the watcher's patience: what is there is refused, and the old one serves.
+    let path = dir.path().join("p.wasm");
+    std::fs::write(&path, &new[..new.len() / 2]).unwrap();
+    until(&server, "half a file is refused", |policies| !policies["rejected"].as_array().unwrap().is_empty()).await;
+    server.publish("a", json!(1)).await;
+    assert_eq!(user.text().await, "\"old\"");
+    std::fs::write(&path, &new[..new.len() - 1]).unwrap();
+    server.metric_reaches(REFUSED, 2.0).await;
+    std::fs::write(&path, &new).unwrap();
+    let policies = until(&server, "the whole file serves", |policies| policy(policies, "p")["digest"] == digest(&new)).await;
+    assert_eq!(policies["rejected"], json!([]));
+    server.publish("a", json!(1)).await;
+    assert_eq!(user.text().await, "\"new\"");
+}
+
+#[tokio::test]
+async fn a_file_that_grows_steadily_is_not_read_before_it_rests() {
+    let new = teller("1", "new");
+    let dir = folder(&[("p.wasm", &teller("1", "old"))]);
+    let server = TestServer::with(&settings(dir.path(), "watch_interval_ms = 250", "")).await;
+    let path = dir.path().join("p.wasm");
+    std::fs::write(&path, b"").unwrap();
+    let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    for part in new.chunks(new.len() / 20 + 1) {
+        std::io::Write::write_all(&mut file, part).unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    until(&server, "the whole file serves", |policies| policy(policies, "p")["digest"] == digest(&new)).await;
+    assert_eq!((server.metric(REFUSED).await, server.metric(SWAPPED).await), (0.0, 1.0));
+}
+
+#[tokio::test]
+async fn a_refused_replacement_leaves_the_old_one_serving_until_a_good_one_comes() {
+    let (old, new) = (teller("1", "old"), teller("1", "new"));
+    let dir = folder(&[("p.wasm", &old)]);
+    let server = watching(dir.path(), "").await;
+    let mut user = server.connect("1").await;
+    replace(dir.path(), "p.wasm", b"bad");
+    let policies = until(&server, "it is refused", |policies| policies["rejected"] != json!([])).await;
+    assert_eq!(rejected(&policies, "p")["reason"], "is no WebAssembly: the file does not begin with its magic number");
+    assert_eq!(rejected(&policies, "p")["digest"], digest(b"bad"));
+    assert_eq!((&policies["revision"], &policy(&policies, "p")["digest"]), (&json!(1), &json!(digest(&old))));
+    assert_eq!((server.metric(REFUSED).await, server.metric(SWAPPED).await), (1.0, 0.0));
+    server.publish("a", json!(1)).await;
+    assert_eq!(user.text().await, "\"old\"");
+    // A neighbour's change is not held up by it.
+    replace(dir.path(), "q.wasm", &teller("1", "q"));
+    let policies = until(&server, "a second policy comes", |policies| names(policies) == ["p", "q"]).await;
+    assert_eq!(rejected(&policies, "p")["digest"], digest(b"bad"), "and it is still shown");
+    replace(dir.path(), "p.wasm", &new);
+    let policies = until(&server, "the good one serves", |policies| policy(policies, "p")["digest"] == digest(&new)).await;
+    assert_eq!((&policies["revision"], &policies["rejected"]), (&json!(3), &json!([])));
+    server.publish("a", json!(1)).await;
+    assert_eq!([user.text().await, user.text().await], ["\"new\"", "\"q\""]);
+    assert_eq!((server.metric(REFUSED).await, server.metric(SWAPPED).await), (1.0, 2.0));
+}
+
+#[tokio::test]
+async fn going_back_to_the_file_that_serves_heals_too() {
+    let old = teller("1", "old");
+    let dir = folder(&[("p.wasm", &old)]);
+    let server = watching(dir.path(), "").await;
+    replace(dir.path(), "p.wasm", b"bad");
+    until(&server, "it is refused", |policies| policies["rejected"] != json!([])).await;
+    replace(dir.path(), "p.wasm", &old);
+    let policies = until(&server, "it is healed", |policies| policies["rejected"] == json!([])).await;
+    assert_eq!(policies["revision"], 1, "the same policy goes on");
+}
+
+#[tokio::test]
+async fn of_two_files_that_change_together_neither_is_taken_when_one_is_bad() {
+    let dir = folder(&[("a.wasm", &teller("1", "old a")), ("b.wasm", &teller("1", "old b"))]);
+    let server = still(dir.path(), "").await;
+    let mut user = server.connect("1").await;
+    replace(dir.path(), "a.wasm", &teller("1", "new a"));
+    replace(dir.path(), "b.wasm", b"bad");
+    let (status, problem) = reload(&server).await;
+    assert_eq!((status, &problem["code"]), (422, &json!("policy_refused")));
+    assert_eq!(problem["detail"], "b: is no WebAssembly: the file does not begin with its magic number");
+    server.publish("x", json!(1)).await;
+    assert_eq!([user.text().await, user.text().await], ["\"old a\"", "\"old b\""]);
+    assert_eq!(server.get("/policies").await["revision"], 1);
+    assert_eq!(server.metric(REFUSED).await, 1.0);
+    replace(dir.path(), "b.wasm", &teller("1", "new b"));
+    assert_eq!(reload(&server).await, (200, json!({ "revision": 2, "changed": ["a", "b"] })));
+    server.publish("x", json!(1)).await;
+    assert_eq!([user.text().await, user.text().await], ["\"new a\"", "\"new b\""]);
+}
+
+#[tokio::test]
+async fn a_reload_reports_what_it_changed() {
+    let dir = folder(&[("a.wasm", &teller("1", "a")), ("b.wasm", &teller("1", "b"))]);
+    let server = still(dir.path(), "").await;
+    assert_eq!(reload(&server).await, (200, json!({ "revision": 1, "changed": [] })));
+    replace(dir.path(), "a.wasm", &teller("1", "more"));
+    std::fs::remove_file(dir.path().join("b.wasm")).unwrap();
+    assert_eq!(reload(&server).await, (200, json!({ "revision": 2, "changed": ["a", "b"] })));
+    assert_eq!(names(&server.get("/policies").await), ["a"]);
+    assert_eq!(reload(&server).await, (200, json!({ "revision": 2, "changed": [] })));
+}
+
+#[tokio::test]
+async fn with_watch_off_nothing_changes_by_itself() {
+    let dir = folder(&[("a.wasm", &teller("1", "a"))]);
+    let server = TestServer::with(&settings(dir.path(), "watch = false\nwatch_interval_ms = 5", "")).await;
+    replace(dir.path(), "b.wasm", &teller("1", "b"));
+    tokio::time::sleep(crate::support::QUIET).await;
+    assert_eq!(names(&server.get("/policies").await), ["a"]);
+    reload(&server).await;
+    assert_eq!(names(&server.get("/policies").await), ["a", "b"]);
+}
+
+/// One producer publishes all the time while `change` is called with 0, 1, 2 …; every message arrives once and in order. Says by whom
+/// each was formatted, without repetitions.
+async fn under_fire(dir: &Path, changes: usize, change: impl Fn(usize)) -> Vec<Option<String>> {
+    let server = Arc::new(watching(dir, "[policies.pooling]\ngrants = [\"state\"]\n").await);
+    let (mut plain, mut v1) = (server.connect("1").await, server.connect_v1("1").await);
+    assert_eq!(v1.json().await["type"], "hello");
+    let done = Arc::new(AtomicBool::new(false));
+    let producing = tokio::spawn({
+        let (server, done) = (server.clone(), done.clone());
+        async move {
+            let mut count = 0;
+            while !done.load(Ordering::Relaxed) && count < 100_000 {
+                let receipt = server.publish("pooling.trip.started", json!({ "pool_id": 7, "by": 2, "n": count })).await;
+                assert_eq!((&receipt["policies"][0]["outcome"], &receipt["posted"]), (&json!("routed"), &json!(1)), "{receipt}");
+                count += 1;
+            }
+            count
+        }
+    });
+    let reading = tokio::spawn(async move {
+        let mut by: Vec<Option<String>> = Vec::new();
+        let mut next = 0;
+        loop {
+            let message = plain.json().await;
+            let envelope = v1.json().await;
+            let inner = if message["by"].is_string() { &message["message"] } else { &message };
+            let of_v1 = if envelope["data"]["message"].is_object() { &envelope["data"]["message"] } else { &envelope["data"] };
+            if inner["type"] == "end" {
+                return (next, by);
+            }
+            assert_eq!((inner["n"].as_u64(), of_v1["n"].as_u64()), (Some(next), Some(next)), "{message} {envelope}");
+            let name = message["by"].as_str().filter(|_| message["message"].is_object()).map(str::to_owned);
+            if by.last() != Some(&name) {
+                by.push(name);
+            }
+            next += 1;
+        }
+    });
+    for round in 0..changes {
+        let revision = server.get("/policies").await["revision"].clone();
+        change(round);
+        until(&server, "the change is taken", |policies| policies["revision"] != revision).await;
+        until_more(&server).await;
+    }
+    done.store(true, Ordering::Relaxed);
+    let published: u64 = timeout(SOON, producing).await.unwrap().unwrap();
+    server.post("/users/1/messages", json!({ "type": "end" })).await;
+    let (read, by) = timeout(SOON, reading).await.unwrap().unwrap();
+    assert_eq!(read, published, "nothing is lost");
+    assert!(published >= 10 * changes as u64, "{published} messages are traffic");
+    by
+}
+
+/// Waits until twenty more messages have been posted, so that each policy set serves some.
+async fn until_more(server: &TestServer) {
+    let posted = server.metric("signalpost_messages_posted_total").await;
+    let waiting = async {
+        while server.metric("signalpost_messages_posted_total").await < posted + 20.0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(SOON, waiting).await.expect("traffic goes on");
+}
+
+/// Tells user 1 about every event, as it is.
+fn routing_to_one() -> Vec<u8> {
+    let body = "(call $forward (global.get $user) (global.get $user_bytes))";
+    Guest { strings: &[("user", "1")], ..Guest::routing(body) }.component()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_formatting_policy_is_replaced_under_fire_and_no_message_is_lost_doubled_or_out_of_order() {
+    let dir = folder(&[("pooling.wasm", &routing_to_one()), ("compact.wasm", &wrapper("a"))]);
+    let (a, b) = (wrapper("a"), wrapper("b"));
+    let by = under_fire(dir.path(), 10, |round| replace(dir.path(), "compact.wasm", if round % 2 == 0 { &b } else { &a })).await;
+    let expected: Vec<Option<String>> = (0..11).map(|round| Some(if round % 2 == 0 { "a".into() } else { "b".into() })).collect();
+    assert_eq!(by, expected, "each set's messages are shaped by it, in order");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_formatting_policy_comes_and_goes_under_fire_and_no_message_is_lost_doubled_or_out_of_order() {
+    let dir = folder(&[("pooling.wasm", &routing_to_one())]);
+    let wrapping = wrapper("a");
+    let by = under_fire(dir.path(), 6, |round| {
+        if round % 2 == 0 {
+            replace(dir.path(), "compact.wasm", &wrapping);
+        } else {
+            std::fs::remove_file(dir.path().join("compact.wasm")).unwrap();
+        }
+    })
+    .await;
+    assert_eq!(by, [None, Some("a".into()), None, Some("a".into()), None, Some("a".into()), None]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_routing_policy_is_replaced_under_fire_and_no_message_is_lost_doubled_or_out_of_order() {
+    let dir = folder(&[("pooling.wasm", &routing_to_one())]);
+    let body = "(call $forward (global.get $user) (global.get $user_bytes))";
+    let other = Guest { version: "2.0.0", strings: &[("user", "1")], ..Guest::routing(body) }.component();
+    let one = routing_to_one();
+    under_fire(dir.path(), 6, |round| replace(dir.path(), "pooling.wasm", if round % 2 == 0 { &other } else { &one })).await;
+}
+
+/// Fails in its own way on events of type `boom`, and tells user 1 about all others.
+fn faulty(failure: &str, more: Guest<'_>) -> Vec<u8> {
+    let body = format!(
+        "(if (i32.eq (i32.load offset=20 (local.get $event)) (i32.const 4)) (then {failure}))
+         (call $forward (global.get $user) (global.get $user_bytes))"
+    );
+    Guest { strings: &[("user", "1"), ("bad", "{not json"), ("odd", "no such code!")], body: &body, ..more }.component()
+}
+
+#[tokio::test]
+async fn a_fault_is_told_counted_and_shown_and_touches_nobody_else() {
+    let plain = Guest::routing("");
+    let recursing = Guest { fields: "(func $again (param i64) (result i64) (i64.add (call $again (local.get 0)) (i64.const 1)))", ..plain };
+    for (kind, detail, guest) in [
+        ("trap", "unreachable", faulty("unreachable", plain)),
+        ("trap", "out of bounds memory access", faulty("(drop (i32.load (i32.const -4)))", plain)),
+        ("deadline", "interrupt", faulty("(loop $on (br $on))", plain)),
+        ("stack", "call stack exhausted", faulty("(drop (call $again (i64.const 0)))", recursing)),
+        ("memory", "unreachable", faulty("(if (i32.eq (memory.grow (i32.const 1000)) (i32.const -1)) (then unreachable))", plain)),
+        (
+            "output",
+            "a json body is not JSON",
+            faulty("(return (call $tell (global.get $user) (global.get $user_bytes) (global.get $bad) (global.get $bad_bytes)))", plain),
+        ),
+        (
+            "output",
+            "a user id can't be empty",
+            faulty("(return (call $tell (global.get $user) (i32.const 0) (global.get $user) (global.get $user_bytes)))", plain),
+        ),
+        (
+            "output",
+            "a refusal's code",
+            faulty("(return (call $refuse (global.get $odd) (global.get $odd_bytes) (global.get $odd) (global.get $odd_bytes)))", plain),
+        ),
+        ("output", "out of bounds", faulty("(return (i32.const -8))", plain)),
+        ("output", "fuel", faulty("(return (call $forward (global.get $user) (i32.const 100000)))", plain)),
+    ] {
+        let dir = folder(&[("a.wasm", &guest), ("b.wasm", &teller("2", "told"))]);
+        let more = "[policies.a.limits]\ncall_deadline_ms = 50\noutput_bytes_max = 60000";
+        let server = still(dir.path(), more).await;
+        let (mut first, mut second) = (server.connect("1").await, server.connect("2").await);
+        for round in 1..=2 {
+            let receipt = server.publish("boom", json!(1)).await;
+            let fault = &receipt["policies"][0]["fault"];
+            assert_eq!((&receipt["policies"][0]["outcome"], &fault["kind"]), (&json!("faulted"), &json!(kind)), "{detail}: {receipt}");
+            assert_eq!((&fault["function"], &fault["event"]), (&json!("route"), &receipt["id"]));
+            assert!(fault["detail"].as_str().unwrap().contains(detail), "{detail}: {receipt}");
+            assert_eq!(receipt["policies"][1]["outcome"], "routed");
+            assert_eq!(second.text().await, "\"told\"");
+            let series = format!(r#"signalpost_policy_faults_total{{kind="{kind}",policy="a"}}"#);
+            assert_eq!(server.metric(&series).await, f64::from(round));
+            let policies = server.get("/policies").await;
+            assert_eq!(&policy(&policies, "a")["last_fault"], fault);
+            assert_eq!(policy(&policies, "a")["counters"]["faults"], round);
+            assert_eq!(policy(&policies, "b")["last_fault"], Value::Null);
+            let receipt = server.publish("all.good", json!(round)).await;
+            assert_eq!(receipt["policies"][0]["outcome"], "routed", "{kind}: {receipt}");
+            assert_eq!(first.text().await, round.to_string());
+            assert_eq!(second.text().await, "\"told\"");
+        }
+        assert_eq!(policy(&server.get("/policies").await, "a")["counters"]["refusals"], 0, "a fault is no refusal");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_the_policys_answer_and_no_fault() {
+    let body = "(call $refuse (global.get $code) (global.get $code_bytes) (global.get $detail) (global.get $detail_bytes))";
+    let strings = &[("code", "not_today"), ("detail", "come back tomorrow")];
+    let dir = folder(&[("a.wasm", &Guest { strings, ..Guest::routing(body) }.component()), ("b.wasm", &teller("2", "told"))]);
+    let server = still(dir.path(), "").await;
+    let receipt = server.publish("x", json!(1)).await;
+    assert_eq!(receipt["policies"][0]["outcome"], "refused");
+    assert_eq!(receipt["policies"][0]["refusal"], json!({ "code": "not_today", "detail": "come back tomorrow" }));
+    assert_eq!((&receipt["policies"][1]["outcome"], &receipt["posted"]), (&json!("routed"), &json!(1)));
+    let policies = server.get("/policies").await;
+    assert_eq!(policy(&policies, "a")["counters"], json!({ "calls": 1, "refusals": 1, "faults": 0, "idle_instances": 1 }));
+    assert_eq!(policy(&policies, "a")["last_fault"], Value::Null);
+}
+
+#[tokio::test]
+async fn what_one_call_may_hand_over_is_not_used_up_by_many() {
+    let body = "(call $tell (global.get $user) (global.get $user_bytes) (global.get $long) (global.get $long_bytes))";
+    let long = format!("\"{}\"", "x".repeat(5000));
+    let dir = folder(&[("a.wasm", &Guest { strings: &[("user", "1"), ("long", &long)], ..Guest::routing(body) }.component())]);
+    let server = still(dir.path(), "[policies.a.limits]\noutput_bytes_max = 20000").await;
+    let mut user = server.connect("1").await;
+    for _ in 0..20 {
+        let receipt = server.publish("x", json!(1)).await;
+        assert_eq!(receipt["policies"][0]["outcome"], "routed", "{receipt}");
+        assert_eq!(user.text().await, long);
+    }
+}
+
+#[tokio::test]
+async fn a_failing_formatting_policy_lets_messages_pass_or_drops_them_as_configured() {
+    let failing = Guest::formatting("unreachable").component();
+    for (rule, arrives) in [("pass", true), ("drop", false)] {
+        let dir = folder(&[("f.wasm", &failing)]);
+        let server = still(dir.path(), &format!("[policies.f]\non_fault = \"{rule}\"")).await;
+        let mut user = server.connect("1").await;
+        server.post("/users/1/messages", json!({ "n": 1 })).await;
+        if arrives {
+            assert_eq!(user.text().await, r#"{"n":1}"#);
+        } else {
+            server.metric_reaches(r#"signalpost_messages_dropped_total{reason="format_failed"}"#, 1.0).await;
+            user.quiet().await;
+        }
+        assert_eq!(policy(&server.get("/policies").await, "f")["last_fault"]["function"], "format");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_is_called_for_what_it_wants_and_its_configuration_leaves_it() {
+    let body = "(call $tell (global.get $user) (global.get $user_bytes) (global.get $user) (global.get $user_bytes))";
+    let guest = Guest { events: &["a.*", "b"], strings: &[("user", "1")], ..Guest::routing(body) }.component();
+    let dir = folder(&[("p.wasm", &guest)]);
+    let server = still(dir.path(), "").await;
+    let asked = async |server: &TestServer, kind: &str| server.publish(kind, json!(1)).await["policies"].as_array().unwrap().len();
+    for (kind, expected) in [("a.x", 1), ("a.x.y", 1), ("a", 0), ("ab", 0), ("b", 1), ("b.x", 0)] {
+        assert_eq!(asked(&server, kind).await, expected, "{kind}");
+    }
+    let server = still(dir.path(), "[policies.p]\nevents = [\"a.x.*\"]").await;
+    assert_eq!(policy(&server.get("/policies").await, "p")["events"], json!(["a.x.*"]));
+    for (kind, expected) in [("a.x.y", 1), ("a.x", 0), ("b", 0)] {
+        assert_eq!(asked(&server, kind).await, expected, "{kind}");
+    }
+    let server = still(dir.path(), "[policies.p]\nevents = []").await;
+    assert_eq!(asked(&server, "a.x").await, 0);
+}

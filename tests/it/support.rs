@@ -1,5 +1,6 @@
 //! One helper for all tests: a server with its own settings, its clients, and a folder of plugins that a test may change.
 
+pub mod raw;
 pub mod wat;
 
 use std::path::{Path, PathBuf};
@@ -48,7 +49,7 @@ pub fn plugins(names: &[&str]) -> tempfile::TempDir {
     dir
 }
 
-/// The settings of a test server: a free port, the bundled plugins, and what `toml` says.
+/// The settings of a test server: a free port, the bundled plugins, patience, and what `toml` says.
 pub fn config(toml: &str) -> Config {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), toml).unwrap();
@@ -58,6 +59,12 @@ pub fn config(toml: &str) -> Config {
         let mut plugins = toml::Table::new();
         plugins.insert("dir".into(), bundled().to_str().unwrap().into());
         flags.insert("plugins".into(), plugins.into());
+    }
+    if !toml.contains("[limits]") {
+        // Deadlines are wall time: a thread of a busy test machine may stand still for longer than the defaults.
+        let deadlines = [("call_deadline_ms", 2000), ("configure_deadline_ms", 5000)];
+        let limits: toml::Table = deadlines.into_iter().map(|(name, ms)| (name.to_owned(), ms.into())).collect();
+        flags.insert("limits".into(), limits.into());
     }
     let (config, _) = Config::load(Some(file.path()), flags, std::iter::empty()).unwrap();
     config
