@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use toml::{Table, Value};
 
 use crate::config::{Config, Problems, Setting};
+use crate::policy::compile::{self, CHILD_COMMAND};
 use crate::server;
 
 /// A WebSocket message router whose routing and formatting policies are WebAssembly plugins. Alone it is `signalpost serve`.
@@ -49,6 +50,9 @@ enum Command {
     /// Build plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
+    /// Compile a component from standard input, as the server's own child.
+    #[command(name = CHILD_COMMAND, hide = true)]
+    CompileComponent { memory_bytes_max: u64, seconds_max: u64 },
 }
 
 /// The settings that are often different from one start to the next. All others are in the file or the environment.
@@ -66,7 +70,11 @@ struct ServerFlags {
 }
 
 pub fn main() -> ExitCode {
-    match run(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if let Some(Command::CompileComponent { memory_bytes_max, seconds_max }) = arguments.command {
+        return compile::child(memory_bytes_max, seconds_max);
+    }
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
     }
@@ -79,6 +87,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Send(arguments) => send::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
         Command::Plugin(command) => plugin::run(&command),
+        // Done before anything else, by `main`.
+        Command::CompileComponent { .. } => Ok(()),
     }
 }
 

@@ -135,6 +135,10 @@ pub struct Plugins {
     pub watch: bool,
     pub watch_interval_ms: u64,
     pub file_bytes_max: u64,
+    pub compile_deadline_ms: u64,
+    pub compile_memory_bytes_max: u64,
+    pub compiler: Option<PathBuf>,
+    pub cache_dir: Option<PathBuf>,
     pub retire_ms: u64,
 }
 

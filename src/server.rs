@@ -230,7 +230,7 @@ fn foundations(config: &Arc<Config>) -> anyhow::Result<(Arc<Services>, Arc<Loade
         states: States::default(),
         metrics,
     });
-    let loader = Arc::new(Loader::new(engine::new()?, config.clone(), services.clone()));
+    let loader = Arc::new(Loader::new(engine::serving()?, config.clone(), services.clone()));
     Ok((services, loader))
 }
 

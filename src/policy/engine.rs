@@ -19,11 +19,29 @@ const PARTS_MAX: usize = 100;
 /// Frames of a guest's backtrace in a fault report.
 const BACKTRACE_FRAMES_MAX: usize = 20;
 
-/// Makes the engine and starts the thread that ends calls which are over their deadline. The thread ends with the engine.
+/// The engine of the serving process, with the thread that ends calls which are over their deadline. The thread ends with the
+/// engine.
 ///
 /// # Errors
 /// This machine can't run compiled WebAssembly, or refuses a thread.
-pub fn new() -> anyhow::Result<Engine> {
+pub fn serving() -> anyhow::Result<Engine> {
+    let engine = compiling()?;
+    let weak = engine.weak();
+    thread::Builder::new().name("epoch-ticker".into()).spawn(move || {
+        while let Some(engine) = weak.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            thread::sleep(TICK);
+        }
+    })?;
+    Ok(engine)
+}
+
+/// The engine of a process that only compiles: the same, so that what it makes fits.
+///
+/// # Errors
+/// wasmtime was built without something that the configuration names.
+pub fn compiling() -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     // Deadlines: a call traps when the epoch has passed its own.
     config.epoch_interruption(true);
@@ -38,16 +56,7 @@ pub fn new() -> anyhow::Result<Engine> {
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX));
     // Registering unwind information of many modules is slow, and no native debugger looks at them.
     config.native_unwind_info(false);
-    let engine = Engine::new(&config)?;
-    let weak = engine.weak();
-    thread::Builder::new().name("epoch-ticker".into()).spawn(move || {
-        while let Some(engine) = weak.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            thread::sleep(TICK);
-        }
-    })?;
-    Ok(engine)
+    Engine::new(&config)
 }
 
 /// Keeps one instance within its memory and tables, and remembers that it was refused some.

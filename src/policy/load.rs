@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 
 use super::bindings::Bounds;
+use super::compile::Compiler;
 use super::host::{Services, Shared};
 use super::plugin::Source;
 use super::{Policies, Policy, PolicySet, Rejected};
@@ -24,6 +25,7 @@ const ORDER_DEFAULT: i32 = 100;
 #[derive(Debug)]
 pub struct Loader {
     engine: Engine,
+    compiler: Compiler,
     config: Arc<Config>,
     services: Arc<Services>,
 }
@@ -51,7 +53,8 @@ impl Candidate {
 
 impl Loader {
     pub fn new(engine: Engine, config: Arc<Config>, services: Arc<Services>) -> Loader {
-        Loader { engine, config, services }
+        let compiler = Compiler::new(&config.plugins);
+        Loader { engine, compiler, config, services }
     }
 
     /// Everything that can be loaded, and what can't.
@@ -139,7 +142,7 @@ impl Loader {
         };
         let shared = Shared::new(name.to_owned(), limits, self.services.clone());
         let source = Source { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
-        Policy::load(&self.engine, source, config, shared, bounds)
+        Policy::load(&self.engine, &self.compiler, source, config, shared, bounds)
     }
 
     /// The plugins of the folder and of the configuration, by name, read.

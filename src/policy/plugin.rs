@@ -12,6 +12,7 @@ use serde::Serialize;
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Engine, Store, Trap};
 
+use super::compile::Compiler;
 use super::bindings::{self, Bounds, Response, formatting, plugin, routing, sessions};
 use super::host::{Host, Shared, cut, link};
 use crate::config::{self, Grant, OnFault};
@@ -147,12 +148,14 @@ impl Policy {
     /// A sentence that the plugin's author or operator can act on.
     pub fn load(
         engine: &Engine,
+        compiler: &Compiler,
         source: Source<'_>,
         config: config::Policy,
         shared: Arc<Shared>,
         bounds: Bounds,
     ) -> Result<Policy, String> {
-        let component = compile(engine, source.bytes)?;
+        check_kind(source.bytes)?;
+        let component = compiler.component(engine, &source.digest, source.bytes)?;
         let roles = check_exports(engine, &component)?;
         check_imports(engine, &component, source.name, &config.grants)?;
         let settings = serde_json::to_string(&config.settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
@@ -455,15 +458,13 @@ fn chain(error: &wasmtime::Error) -> String {
     format!("{error:#}")
 }
 
-fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, String> {
+/// Tells what is no component before a compiler is asked.
+fn check_kind(bytes: &[u8]) -> Result<(), String> {
     match bytes.get(..8) {
-        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
-            return Err("is a core module, not a component: build it with `signalpost plugin build`".into());
-        }
-        Some([0, b'a', b's', b'm', ..]) => {}
-        _ => return Err("is no WebAssembly: the file does not begin with its magic number".into()),
+        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => Err("is a core module, not a component: build it with `signalpost plugin build`".into()),
+        Some([0, b'a', b's', b'm', ..]) => Ok(()),
+        _ => Err("is no WebAssembly: the file does not begin with its magic number".into()),
     }
-    Component::new(engine, bytes).map_err(|error| format!("is no valid component: {}", chain(&error)))
 }
 
 /// Reads the roles off the exports.

@@ -55,17 +55,12 @@ pub fn config(toml: &str) -> Config {
     std::fs::write(file.path(), toml).unwrap();
     let mut flags = toml::Table::new();
     flags.insert("listen".into(), "127.0.0.1:0".into());
+    let mut plugins = toml::Table::new();
+    plugins.insert("compiler".into(), env!("CARGO_BIN_EXE_signalpost").into());
     if !toml.contains("dir =") {
-        let mut plugins = toml::Table::new();
         plugins.insert("dir".into(), bundled().to_str().unwrap().into());
-        flags.insert("plugins".into(), plugins.into());
     }
-    if !toml.contains("[limits]") {
-        // Deadlines are wall time: a thread of a busy test machine may stand still for longer than the defaults.
-        let deadlines = [("call_deadline_ms", 2000), ("configure_deadline_ms", 5000)];
-        let limits: toml::Table = deadlines.into_iter().map(|(name, ms)| (name.to_owned(), ms.into())).collect();
-        flags.insert("limits".into(), limits.into());
-    }
+    flags.insert("plugins".into(), plugins.into());
     let (config, _) = Config::load(Some(file.path()), flags, std::iter::empty()).unwrap();
     config
 }
