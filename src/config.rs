@@ -163,6 +163,8 @@ pub struct Policy {
     #[serde(default)]
     pub on_fault: OnFault,
     #[serde(default)]
+    pub isolation: Isolation,
+    #[serde(default)]
     pub settings: toml::Table,
     /// Complete once loaded: the global limits with the policy's own over them. `Config::limits_for` reads them.
     pub limits: Option<Limits>,
@@ -189,6 +191,15 @@ pub enum OnFault {
     Pass,
 }
 
+/// Whether calls of a policy may meet what an earlier call left in the guest's memory.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    #[default]
+    Reuse,
+    Fresh,
+}
+
 /// Bounds on one policy.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -199,6 +210,11 @@ pub struct Limits {
     pub table_elements_max: usize,
     pub output_bytes_max: usize,
     pub calls_per_instance_max: u64,
+    pub memory_kept_bytes_max: usize,
+    pub host_calls_max: u32,
+    pub breaker_faults: u32,
+    pub breaker_pause_ms: u64,
+    pub breaker_pause_max_ms: u64,
     pub items_max: usize,
     pub recipients_max: usize,
     pub log_lines_max: u32,

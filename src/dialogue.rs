@@ -29,8 +29,8 @@ pub fn opened(dispatch: &Dispatch, seat: &Seat) -> Result<(), Close> {
             Ok(response) => carry_out(dispatch, policy, policies.revision, seat, response),
             Err(CallError::Refused(refusal)) => return Err(Close::RefusedByPolicy(refusal.detail)),
             // A policy that guards the door must not open it by failing.
-            Err(CallError::Fault(_)) if policy.on_fault() == OnFault::Drop => return Err(Close::PolicyFault),
-            Err(CallError::Fault(_)) => {}
+            Err(CallError::Fault(_) | CallError::LeftOut) if policy.on_fault() == OnFault::Drop => return Err(Close::PolicyFault),
+            Err(CallError::Fault(_) | CallError::LeftOut) => {}
         }
     }
     Ok(())
@@ -55,9 +55,10 @@ pub fn received(dispatch: &Dispatch, seat: &Seat, body: &Body) -> Result<(), Ref
                 count("refused");
                 return Err(refusal);
             }
-            Err(CallError::Fault(_)) => {
+            // A policy that is left out may be the one that would take it.
+            Err(CallError::Fault(_) | CallError::LeftOut) => {
                 count("faulted");
-                let detail = format!("the policy {} failed on this message; it was not handled", policy.name);
+                let detail = format!("the policy {} failed, so this message was not handled", policy.name);
                 return Err(Refusal { code: "policy_fault".into(), detail });
             }
         }

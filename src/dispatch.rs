@@ -62,7 +62,7 @@ pub struct Consulted {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub fault: Option<Fault>,
+    pub fault: Option<Box<Fault>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -71,6 +71,9 @@ pub enum Outcome {
     Routed,
     Refused,
     Faulted,
+    /// The policy faulted too often in a row, and was not called.
+    #[serde(rename = "left_out")]
+    LeftOut,
 }
 
 #[derive(Debug, Serialize)]
@@ -215,6 +218,7 @@ impl Consulted {
                 self.outcome = Outcome::Faulted;
                 self.fault = Some(fault);
             }
+            CallError::LeftOut => self.outcome = Outcome::LeftOut,
         }
     }
 }

@@ -45,7 +45,7 @@ fn step(policy: &Policy, message: &Message, body: Arc<Body>, seat: &Seat) -> Sha
     match policy.format(message, &body, &reader) {
         Ok(Some(shaped)) => Ok(Arc::new(shaped)),
         Ok(None) => Err(DropReason::Formatted),
-        Err(CallError::Fault(_)) if policy.on_fault() == OnFault::Pass => Ok(body),
+        Err(CallError::Fault(_) | CallError::LeftOut) if policy.on_fault() == OnFault::Pass => Ok(body),
         Err(_) => Err(DropReason::FormatFailed),
     }
 }

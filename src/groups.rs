@@ -82,7 +82,12 @@ impl Groups {
 
     /// In the order in which they joined.
     pub fn members(&self, group: &str) -> Vec<UserId> {
-        self.read().groups.get(group).map_or_else(Vec::new, |members| members.iter().cloned().collect())
+        self.first_members(group, usize::MAX)
+    }
+
+    /// As many of them as are wanted.
+    pub fn first_members(&self, group: &str, most: usize) -> Vec<UserId> {
+        self.read().groups.get(group).map_or_else(Vec::new, |members| members.iter().take(most).cloned().collect())
     }
 
     /// Groups and memberships.

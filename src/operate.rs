@@ -110,6 +110,8 @@ struct PolicyView<'a> {
     grants: &'a [Grant],
     order: Option<i32>,
     on_fault: OnFault,
+    /// It faulted too often in a row, and is left out for a while.
+    left_out: bool,
     counters: CountersView,
     last_fault: Option<Fault>,
 }
@@ -136,6 +138,7 @@ impl<'a> PolicyView<'a> {
             grants: &policy.config.grants,
             order: policy.config.order,
             on_fault: policy.on_fault(),
+            left_out: policy.is_left_out(),
             counters: CountersView {
                 calls: count(&policy.counters.calls),
                 refusals: count(&policy.counters.refusals),

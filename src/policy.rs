@@ -2,6 +2,7 @@
 //! it, or keeps the old one and says why.
 
 pub mod bindings;
+pub mod breaker;
 pub mod compile;
 pub mod engine;
 pub mod host;

@@ -40,6 +40,7 @@ impl Known {
             grants: Vec::new(),
             events: Some(Vec::new()),
             on_fault: Default::default(),
+            isolation: Default::default(),
             settings: Table::new(),
             limits: Some(config.limits),
         };

@@ -13,11 +13,12 @@ mod generated {
         path: "wit",
         world: "host",
         ownership: Borrowing { duplicate_if_necessary: true },
+        imports: { default: trappable },
     });
 }
 
 pub use generated::exports::signalpost::policy::{formatting, plugin, routing, sessions};
-pub use generated::signalpost::policy::{clock, groups, log, metrics, presence, state, types};
+pub use generated::signalpost::policy::{clock, diagnostics, groups, log, metrics, presence, state, types};
 
 use types::{BodyParam, BodyResult};
 

@@ -74,6 +74,13 @@ impl Growth {
     }
 }
 
+impl Growth {
+    /// Linear memory of the instance.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+}
+
 impl ResourceLimiter for Growth {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         // The bound is for all memories of the component together.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::bindings::{clock, groups, log, metrics, presence, state};
+use super::bindings::{clock, diagnostics, groups, log, metrics, presence, state};
 use super::engine::Growth;
 use crate::config::{Grant, Limits};
 use crate::groups::Groups;
@@ -56,12 +56,29 @@ pub struct Host {
     pub growth: Growth,
     now_ms: u64,
     log_lines: u32,
+    calls: u32,
+    panic: Option<String>,
 }
+
+/// A guest has made more host calls than one call may.
+#[derive(Debug)]
+pub struct TooManyHostCalls(u32);
+
+impl std::fmt::Display for TooManyHostCalls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "it made more than {} host calls in one call (limits.host_calls_max)", self.0)
+    }
+}
+
+impl std::error::Error for TooManyHostCalls {}
+
+/// Bytes of a panic's message that are kept.
+const PANIC_BYTES_MAX: usize = 2048;
 
 impl Host {
     pub fn new(shared: Arc<Shared>) -> Host {
         let growth = Growth::new(&shared.limits);
-        Host { shared, growth, now_ms: 0, log_lines: 0 }
+        Host { shared, growth, now_ms: 0, log_lines: 0, calls: 0, panic: None }
     }
 
     /// Begins a call: its time stands still, and its allowance of log lines is new.
@@ -69,6 +86,20 @@ impl Host {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.log_lines = 0;
+        self.calls = 0;
+        self.panic = None;
+    }
+
+    /// What the guest said when it panicked.
+    pub fn panic(&self) -> Option<&str> {
+        self.panic.as_deref()
+    }
+
+    /// Counts a host call. A guest that only asks spends the host's time, which its deadline doesn't see.
+    fn count(&mut self) -> wasmtime::Result<()> {
+        self.calls += 1;
+        let most = self.shared.limits.host_calls_max;
+        if self.calls > most { Err(wasmtime::Error::new(TooManyHostCalls(most))) } else { Ok(()) }
     }
 }
 
@@ -77,6 +108,7 @@ impl Host {
 /// # Errors
 /// Two interfaces have one name: a mistake in the WIT.
 pub fn link(linker: &mut Linker<Host>, grants: &[Grant]) -> wasmtime::Result<()> {
+    diagnostics::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?;
     for grant in grants {
         match grant {
             Grant::Clock => clock::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?,
@@ -90,17 +122,26 @@ pub fn link(linker: &mut Linker<Host>, grants: &[Grant]) -> wasmtime::Result<()>
     Ok(())
 }
 
+impl diagnostics::Host for Host {
+    fn panicked(&mut self, message: String) -> wasmtime::Result<()> {
+        self.count()?;
+        self.panic.get_or_insert_with(|| cut(&message, PANIC_BYTES_MAX).to_owned());
+        Ok(())
+    }
+}
+
 impl log::Host for Host {
-    fn write(&mut self, level: log::Level, message: String) {
+    fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        self.count()?;
         let shared = &self.shared;
         self.log_lines = self.log_lines.saturating_add(1);
         if self.log_lines > shared.limits.log_lines_max {
             shared.services.metrics.policy_log_lines_dropped.with_label_values(&[&shared.name]).inc();
-            return;
+            return Ok(());
         }
         // A guest's line can't forge another one, nor paint the terminal.
-        let line: String = message.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
-        let line = cut(&line, shared.limits.log_line_bytes_max);
+        let line: String =
+            cut(&message, shared.limits.log_line_bytes_max).chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
         let policy = shared.name.as_str();
         match level {
             log::Level::Debug => tracing::debug!(policy, "{line}"),
@@ -108,30 +149,36 @@ impl log::Host for Host {
             log::Level::Warn => tracing::warn!(policy, "{line}"),
             log::Level::Error => tracing::error!(policy, "{line}"),
         }
+        Ok(())
     }
 }
 
 impl clock::Host for Host {
-    fn now_ms(&mut self) -> u64 {
-        self.now_ms
+    fn now_ms(&mut self) -> wasmtime::Result<u64> {
+        self.count()?;
+        Ok(self.now_ms)
     }
 }
 
 impl state::Host for Host {
-    fn get(&mut self, key: String) -> Option<Vec<u8>> {
-        self.shared.state.get(&key)
+    fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
+        self.count()?;
+        Ok(self.shared.state.get(&key))
     }
 
-    fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: Option<u32>) -> Result<(), state::Error> {
-        Ok(self.shared.state.set(key, value, ttl_ms.map(milliseconds), self.shared.quota())?)
+    fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: Option<u32>) -> wasmtime::Result<Result<(), state::Error>> {
+        self.count()?;
+        Ok(self.shared.state.set(key, value, ttl_ms.map(milliseconds), self.shared.quota()).map_err(Into::into))
     }
 
-    fn delete(&mut self, key: String) -> bool {
-        self.shared.state.delete(&key)
+    fn delete(&mut self, key: String) -> wasmtime::Result<bool> {
+        self.count()?;
+        Ok(self.shared.state.delete(&key))
     }
 
-    fn increment(&mut self, key: String, by: i64, ttl_ms: Option<u32>) -> Result<i64, state::Error> {
-        Ok(self.shared.state.increment(key, by, ttl_ms.map(milliseconds), self.shared.quota())?)
+    fn increment(&mut self, key: String, by: i64, ttl_ms: Option<u32>) -> wasmtime::Result<Result<i64, state::Error>> {
+        self.count()?;
+        Ok(self.shared.state.increment(key, by, ttl_ms.map(milliseconds), self.shared.quota()).map_err(Into::into))
     }
 
     fn compare_and_swap(
@@ -140,9 +187,10 @@ impl state::Host for Host {
         expected: Option<Vec<u8>>,
         value: Vec<u8>,
         ttl_ms: Option<u32>,
-    ) -> Result<bool, state::Error> {
+    ) -> wasmtime::Result<Result<bool, state::Error>> {
+        self.count()?;
         let (state, quota) = (&self.shared.state, self.shared.quota());
-        Ok(state.compare_and_swap(key, expected.as_deref(), value, ttl_ms.map(milliseconds), quota)?)
+        Ok(state.compare_and_swap(key, expected.as_deref(), value, ttl_ms.map(milliseconds), quota).map_err(Into::into))
     }
 }
 
@@ -156,38 +204,44 @@ impl From<StateError> for state::Error {
 }
 
 impl presence::Host for Host {
-    fn sessions(&mut self, user: String) -> u32 {
-        small(self.shared.services.mailboxes.sessions_of(&user))
+    fn sessions(&mut self, user: String) -> wasmtime::Result<u32> {
+        self.count()?;
+        Ok(small(self.shared.services.mailboxes.sessions_of(&user)))
     }
 }
 
 impl groups::Host for Host {
-    fn contains(&mut self, group: String, user: String) -> bool {
-        self.shared.services.groups.contains(&group, &user)
+    fn contains(&mut self, group: String, user: String) -> wasmtime::Result<bool> {
+        self.count()?;
+        Ok(self.shared.services.groups.contains(&group, &user))
     }
 
-    fn size(&mut self, group: String) -> u32 {
-        small(self.shared.services.groups.size(&group))
+    fn size(&mut self, group: String) -> wasmtime::Result<u32> {
+        self.count()?;
+        Ok(small(self.shared.services.groups.size(&group)))
     }
 
-    fn members(&mut self, group: String) -> Vec<String> {
-        let members = self.shared.services.groups.members(&group);
-        members.iter().take(self.shared.limits.items_max).map(|user| user.as_str().to_owned()).collect()
+    fn members(&mut self, group: String) -> wasmtime::Result<Vec<String>> {
+        self.count()?;
+        let members = self.shared.services.groups.first_members(&group, self.shared.limits.items_max);
+        Ok(members.iter().map(|user| user.as_str().to_owned()).collect())
     }
 }
 
 impl metrics::Host for Host {
-    fn count(&mut self, name: String, by: u64) {
+    fn count(&mut self, name: String, by: u64) -> wasmtime::Result<()> {
+        Host::count(self)?;
         let shared = &self.shared;
         let sane = (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         let mut names = lock(&shared.metric_names);
         if !sane || (!names.contains(&name) && names.len() >= shared.limits.metric_names_max) {
             // The guest's own counter of what it could not count.
             shared.services.metrics.policy_custom.with_label_values(&[shared.name.as_str(), "_dropped"]).inc();
-            return;
+            return Ok(());
         }
         shared.services.metrics.policy_custom.with_label_values(&[shared.name.as_str(), name.as_str()]).inc_by(by);
         names.insert(name);
+        Ok(())
     }
 }
 

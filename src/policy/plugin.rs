@@ -10,12 +10,13 @@ use std::time::{Instant, SystemTime};
 use prometheus::Histogram;
 use serde::Serialize;
 use wasmtime::component::{Component, InstancePre, Linker};
-use wasmtime::{Engine, Store, Trap};
+use wasmtime::{Engine, Store, Trap, WasmBacktrace};
 
+use super::breaker::Breaker;
 use super::compile::Compiler;
 use super::bindings::{self, Bounds, Response, formatting, plugin, routing, sessions};
-use super::host::{Host, Shared, cut, link};
-use crate::config::{self, Grant, OnFault};
+use super::host::{Host, Shared, TooManyHostCalls, cut, link};
+use crate::config::{self, Grant, Isolation, OnFault};
 use crate::delivery::{Decision, Message, Refusal};
 use crate::event::{Body, Event};
 use crate::lock;
@@ -42,6 +43,7 @@ pub struct Policy {
     pub vary: Vec<String>,
     pub counters: Counters,
     pub last_fault: Mutex<Option<Fault>>,
+    breaker: Mutex<Breaker>,
     instances: Instances,
     bounds: Bounds,
     calls: Calls,
@@ -66,13 +68,26 @@ pub struct Counters {
 /// A defect of a policy, as its author needs it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Fault {
-    pub kind: FaultKind,
+    pub policy: String,
+    pub version: String,
+    pub digest: String,
     pub function: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
-    pub detail: String,
+    #[serde(flatten)]
+    pub defect: Defect,
     #[serde(serialize_with = "crate::json::time")]
     pub at: SystemTime,
+}
+
+/// Why a guest stopped.
+#[derive(Clone, Debug, Serialize)]
+pub struct Defect {
+    pub kind: FaultKind,
+    pub detail: String,
+    /// The guest's functions, innermost first, where the component names them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub backtrace: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -85,15 +100,21 @@ pub enum FaultKind {
     Stack,
     /// What it returned is over a bound or not what it claims to be.
     Output,
-    /// It trapped, as after a panic.
+    /// It panicked, and said why.
+    Panic,
+    /// It trapped without a word.
     Trap,
+    /// The host ended it: too many host calls.
+    Host,
 }
 
 /// How a call ended that gave no answer.
 #[derive(Clone, Debug)]
 pub enum CallError {
     Refused(Refusal),
-    Fault(Fault),
+    Fault(Box<Fault>),
+    /// It faulted too often in a row, and is left out for a while. It was not called.
+    LeftOut,
 }
 
 /// What the server gives a plugin that is being loaded.
@@ -122,6 +143,7 @@ struct Instances {
     shared: Arc<Shared>,
     settings: String,
     exports: Exports,
+    isolation: Isolation,
     idle: Mutex<Vec<Instance>>,
 }
 
@@ -158,10 +180,11 @@ impl Policy {
         let component = compiler.component(engine, &source.digest, source.bytes)?;
         let roles = check_exports(engine, &component)?;
         check_imports(engine, &component, source.name, &config.grants)?;
-        let settings = serde_json::to_string(&config.settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
-        let instances = Instances::new(engine, &component, &config.grants, shared.clone(), settings, &roles)?;
+        let instances = Instances::new(engine, &component, &config, shared.clone(), &roles)?;
         let (description, vary, first) = instances.probe()?;
-        lock(&instances.idle).push(first);
+        instances.give_back(first);
+        let limits = &shared.limits;
+        let milliseconds = std::time::Duration::from_millis;
         let metrics = &shared.services.metrics;
         let time = |role, function| roles.contains(&role).then(|| metrics.policy_call(source.name, function));
         Ok(Policy {
@@ -173,6 +196,7 @@ impl Policy {
             vary,
             counters: Counters::default(),
             last_fault: Mutex::default(),
+            breaker: Mutex::new(Breaker::new(limits.breaker_faults, milliseconds(limits.breaker_pause_ms), milliseconds(limits.breaker_pause_max_ms))),
             bounds,
             calls: Calls {
                 route: time(Role::Routing, "route"),
@@ -274,8 +298,11 @@ impl Policy {
     ) -> Result<R, CallError> {
         let started = Instant::now();
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
-        let fault = |kind, detail| CallError::Fault(self.fault(function, event, kind, detail));
-        let mut instance = self.instances.take().map_err(|Defect { kind, detail }| fault(kind, detail))?;
+        if !lock(&self.breaker).admits(tokio::time::Instant::now()) {
+            return Err(CallError::LeftOut);
+        }
+        let fault = |defect| CallError::Fault(Box::new(self.fault(function, event, defect)));
+        let mut instance = self.instances.take().map_err(fault)?;
         instance.begin(self.instances.shared.limits.call_deadline_ms);
         let answer = run(&mut instance);
         if let Some(time) = time {
@@ -283,32 +310,49 @@ impl Policy {
         }
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) => {
-                let Defect { kind, detail } = Defect::of(&error, instance.store.data());
-                return Err(fault(kind, detail));
-            }
+            Err(error) => return Err(fault(Defect::of(&error, instance.store.data()))),
         };
         // An answer that can't be used is a defect too, but one that leaves the instance whole.
         self.instances.give_back(instance);
+        let unusable = |detail| fault(Defect::new(FaultKind::Output, detail));
+        let answer = match answer {
+            Ok(answer) => Ok(answer.map_err(unusable)?),
+            Err(refusal) => Err(self.bounds.refusal(refusal).map_err(unusable)?),
+        };
+        lock(&self.breaker).succeeded();
         let refusal = match answer {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(unusable)) => return Err(fault(FaultKind::Output, unusable)),
-            Err(refusal) => self.bounds.refusal(refusal).map_err(|unusable| fault(FaultKind::Output, unusable))?,
+            Ok(answer) => return Ok(answer),
+            Err(refusal) => refusal,
         };
         self.counters.refusals.fetch_add(1, Ordering::Relaxed);
         self.instances.shared.services.metrics.policy_refusals.with_label_values(&[&self.name]).inc();
         Err(CallError::Refused(refusal))
     }
 
-    fn fault(&self, function: &'static str, event: Option<&str>, kind: FaultKind, detail: String) -> Fault {
+    fn fault(&self, function: &'static str, event: Option<&str>, defect: Defect) -> Fault {
         self.counters.faults.fetch_add(1, Ordering::Relaxed);
-        let name = kind.name();
-        self.instances.shared.services.metrics.policy_faults.with_label_values(&[self.name.as_str(), name]).inc();
-        tracing::warn!(policy = self.name, version = self.version, function, event, kind = name, "policy fault: {detail}");
-        let detail = cut(&detail, FAULT_DETAIL_BYTES_MAX).to_owned();
-        let fault = Fault { kind, function, event: event.map(str::to_owned), detail, at: SystemTime::now() };
+        let kind = defect.kind.name();
+        self.instances.shared.services.metrics.policy_faults.with_label_values(&[self.name.as_str(), kind]).inc();
+        tracing::warn!(policy = self.name, version = self.version, function, event, kind, "policy fault: {}", defect.detail);
+        if lock(&self.breaker).faulted(tokio::time::Instant::now()) {
+            tracing::error!(policy = self.name, version = self.version, "left out for a while: it faulted too often in a row");
+        }
+        let fault = Fault {
+            policy: self.name.clone(),
+            version: self.version.clone(),
+            digest: self.digest.clone(),
+            function,
+            event: event.map(str::to_owned),
+            defect,
+            at: SystemTime::now(),
+        };
         *lock(&self.last_fault) = Some(fault.clone());
         fault
+    }
+
+    /// Whether the policy is left out at the moment.
+    pub fn is_left_out(&self) -> bool {
+        lock(&self.breaker).is_open()
     }
 }
 
@@ -319,7 +363,9 @@ impl FaultKind {
             FaultKind::Memory => "memory",
             FaultKind::Stack => "stack",
             FaultKind::Output => "output",
+            FaultKind::Panic => "panic",
             FaultKind::Trap => "trap",
+            FaultKind::Host => "host",
         }
     }
 }
@@ -336,13 +382,13 @@ impl Instances {
     fn new(
         engine: &Engine,
         component: &Component,
-        grants: &[Grant],
+        config: &config::Policy,
         shared: Arc<Shared>,
-        settings: String,
         roles: &[Role],
     ) -> Result<Instances, String> {
+        let settings = serde_json::to_string(&config.settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
         let mut linker = Linker::new(engine);
-        link(&mut linker, grants).map_err(|error| chain(&error))?;
+        link(&mut linker, &config.grants).map_err(|error| chain(&error))?;
         let pre = linker
             .instantiate_pre(component)
             .map_err(|error| format!("does not fit the contract {CONTRACT}@{CONTRACT_VERSION}: {}", chain(&error)))?;
@@ -355,7 +401,8 @@ impl Instances {
             formatting: has(Role::Formatting).then(|| formatting::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
             sessions: has(Role::Sessions).then(|| sessions::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
         };
-        Ok(Instances { engine: engine.clone(), pre, shared, settings, exports, idle: Mutex::default() })
+        let isolation = config.isolation;
+        Ok(Instances { engine: engine.clone(), pre, shared, settings, exports, isolation, idle: Mutex::default() })
     }
 
     /// The first instance: asks it who it is and whether its settings are right.
@@ -389,14 +436,16 @@ impl Instances {
             Ok(()) => Ok(instance),
             Err(reason) => {
                 let detail = format!("it accepted its settings when it was loaded and refuses them now: {reason}");
-                Err(Defect { kind: FaultKind::Output, detail })
+                Err(Defect::new(FaultKind::Output, detail))
             }
         }
     }
 
     fn give_back(&self, mut instance: Instance) {
         instance.calls += 1;
-        if instance.calls < self.shared.limits.calls_per_instance_max {
+        let limits = &self.shared.limits;
+        let worn = instance.calls >= limits.calls_per_instance_max || instance.store.data().growth.memory_bytes() > limits.memory_kept_bytes_max;
+        if !worn && self.isolation == Isolation::Reuse {
             lock(&self.idle).push(instance);
         }
     }
@@ -407,7 +456,7 @@ impl Instances {
         store.set_hostcall_fuel(self.shared.limits.output_bytes_max);
         store.set_epoch_deadline(self.shared.limits.configure_deadline_ms + 1);
         let instance = self.pre.instantiate(&mut store).map_err(|error| Defect::of(&error, store.data()))?;
-        let loaded = |error: wasmtime::Error| Defect { kind: FaultKind::Trap, detail: chain(&error) };
+        let loaded = |error: wasmtime::Error| Defect::new(FaultKind::Trap, chain(&error));
         let exports = &self.exports;
         Ok(Instance {
             plugin: exports.plugin.load(&mut store, &instance).map_err(loaded)?,
@@ -434,23 +483,37 @@ impl Instance {
     }
 }
 
-/// Why a guest stopped.
-struct Defect {
-    kind: FaultKind,
-    detail: String,
-}
-
 impl Defect {
+    fn new(kind: FaultKind, detail: String) -> Defect {
+        Defect { kind, detail: cut(&detail, FAULT_DETAIL_BYTES_MAX).to_owned(), backtrace: Vec::new() }
+    }
+
     fn of(error: &wasmtime::Error, host: &Host) -> Defect {
         let kind = match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => FaultKind::Deadline,
             Some(Trap::StackOverflow) => FaultKind::Stack,
             _ if host.growth.refused => FaultKind::Memory,
+            Some(_) if host.panic().is_some() => FaultKind::Panic,
             Some(_) => FaultKind::Trap,
+            None if error.is::<TooManyHostCalls>() => FaultKind::Host,
             // Not a trap: what it handed over could not be read.
             None => FaultKind::Output,
         };
-        Defect { kind, detail: chain(error) }
+        let detail = match host.panic() {
+            Some(said) => format!("{said} ({})", error.root_cause()),
+            None => error.root_cause().to_string(),
+        };
+        let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
+        let backtrace = frames.iter().filter_map(|frame| frame.func_name()).map(|name| rustc_name(name).to_owned()).collect();
+        Defect { backtrace, ..Defect::new(kind, detail) }
+    }
+}
+
+/// A function's name without the hash that rustc puts at its end.
+fn rustc_name(name: &str) -> &str {
+    match name.rsplit_once("::h") {
+        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => path,
+        _ => name,
     }
 }
 
@@ -494,7 +557,8 @@ fn check_imports(engine: &Engine, component: &Component, name: &str, grants: &[G
         let Some(interface) = import.strip_prefix(&format!("{CONTRACT}/")).and_then(|rest| rest.split('@').next()) else {
             return Err(format!("imports {import}, which no policy can have: there is only {CONTRACT}@{CONTRACT_VERSION}, and no WASI"));
         };
-        if interface == "types" {
+        // Types are no capability, and everybody may say why they die.
+        if interface == "types" || interface == "diagnostics" {
             continue;
         }
         let Ok(grant) =

@@ -21,6 +21,7 @@ wit_bindgen::generate!({
 
         world chat {
             include signalpost:policy/sessions-policy@0.1.0;
+            import signalpost:policy/diagnostics@0.1.0;
             import signalpost:policy/groups@0.1.0;
         }
     ",
@@ -70,6 +71,8 @@ impl plugin::Guest for Chat {
     }
 
     fn configure(settings: String) -> Result<(), String> {
+        // A panic is reported by its message, not as a bare trap.
+        std::panic::set_hook(Box::new(|panic| signalpost::policy::diagnostics::panicked(&panic.to_string())));
         SETTINGS.set(Settings::parse(&settings)?);
         Ok(())
     }

@@ -20,6 +20,7 @@ wit_bindgen::generate!({
 
         world compact {
             include signalpost:policy/formatting-policy@0.1.0;
+            import signalpost:policy/diagnostics@0.1.0;
         }
     ",
     path: "../../wit",
@@ -39,6 +40,8 @@ impl plugin::Guest for Compact {
     }
 
     fn configure(settings: String) -> Result<(), String> {
+        // A panic is reported by its message, not as a bare trap.
+        std::panic::set_hook(Box::new(|panic| signalpost::policy::diagnostics::panicked(&panic.to_string())));
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct NoSettings {}

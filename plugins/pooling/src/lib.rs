@@ -24,6 +24,7 @@ wit_bindgen::generate!({
 
         world pooling {
             include signalpost:policy/routing-policy@0.1.0;
+            import signalpost:policy/diagnostics@0.1.0;
             import signalpost:policy/state@0.1.0;
         }
     ",
@@ -91,6 +92,8 @@ impl plugin::Guest for Pooling {
     }
 
     fn configure(settings: String) -> Result<(), String> {
+        // A panic is reported by its message, not as a bare trap.
+        std::panic::set_hook(Box::new(|panic| signalpost::policy::diagnostics::panicked(&panic.to_string())));
         SETTINGS.set(Settings::parse(&settings)?);
         Ok(())
     }

@@ -1,0 +1,114 @@
+//! The breaker: a policy that faults again and again is left out for a while, and tried again. Pure: time is an argument.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Counts faults in a row. Closed: calls pass. Open: none do, until the pause is over; then one call is a trial.
+#[derive(Debug)]
+pub struct Breaker {
+    faults_max: u32,
+    pause_min: Duration,
+    pause_max: Duration,
+    faults: u32,
+    pause: Duration,
+    open_until: Option<Instant>,
+}
+
+impl Breaker {
+    pub fn new(faults_max: u32, pause_min: Duration, pause_max: Duration) -> Breaker {
+        Breaker { faults_max, pause_min, pause_max, faults: 0, pause: pause_min, open_until: None }
+    }
+
+    /// Whether a call may pass now. After the pause the first one does, and the others wait for its outcome or one more pause.
+    pub fn admits(&mut self, now: Instant) -> bool {
+        match self.open_until {
+            None => true,
+            Some(until) if until > now => false,
+            Some(_) => {
+                self.open_until = Some(now + self.pause);
+                true
+            }
+        }
+    }
+
+    pub fn succeeded(&mut self) {
+        self.faults = 0;
+        self.pause = self.pause_min;
+        self.open_until = None;
+    }
+
+    /// Says whether this fault opened it.
+    pub fn faulted(&mut self, now: Instant) -> bool {
+        self.faults += 1;
+        if self.faults < self.faults_max {
+            return false;
+        }
+        // A trial that failed: wait longer.
+        if self.faults > self.faults_max {
+            self.pause = (self.pause * 2).min(self.pause_max);
+        }
+        self.open_until = Some(now + self.pause);
+        self.faults == self.faults_max
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.open_until.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn opened(now: Instant) -> Breaker {
+        let mut breaker = Breaker::new(3, SECOND, 4 * SECOND);
+        assert!(!breaker.faulted(now) && !breaker.faulted(now) && breaker.faulted(now));
+        breaker
+    }
+
+    #[test]
+    fn faults_that_are_not_in_a_row_leave_it_closed() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(3, SECOND, 4 * SECOND);
+        for _ in 0..10 {
+            breaker.faulted(now);
+            breaker.faulted(now);
+            breaker.succeeded();
+        }
+        assert!(breaker.admits(now) && !breaker.is_open());
+    }
+
+    #[test]
+    fn after_the_pause_one_call_is_a_trial_and_its_success_closes_it() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        assert!(!breaker.admits(now));
+        assert!(breaker.admits(now + SECOND), "the trial");
+        assert!(!breaker.admits(now + SECOND), "the others wait for it");
+        breaker.succeeded();
+        assert!(breaker.admits(now + SECOND) && !breaker.is_open());
+    }
+
+    #[test]
+    fn each_failed_trial_doubles_the_pause_up_to_its_bound() {
+        let mut now = Instant::now();
+        let mut breaker = opened(now);
+        for pause in [1, 2, 4, 4] {
+            assert!(!breaker.admits(now + pause * SECOND - Duration::from_millis(1)));
+            now += pause * SECOND;
+            assert!(breaker.admits(now));
+            assert!(!breaker.faulted(now), "it was open already");
+        }
+    }
+
+    #[test]
+    fn a_trial_that_never_ends_is_followed_by_another() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        assert!(breaker.admits(now + SECOND));
+        assert!(breaker.admits(now + 2 * SECOND));
+    }
+}
