@@ -210,7 +210,7 @@ pub struct Limits {
     pub table_elements_max: usize,
     pub output_bytes_max: usize,
     pub calls_per_instance_max: u64,
-    pub memory_kept_bytes_max: usize,
+    pub instance_kept_bytes_max: usize,
     pub host_calls_max: u32,
     pub breaker_faults: u32,
     pub breaker_pause_ms: u64,

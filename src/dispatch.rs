@@ -95,11 +95,18 @@ impl Dispatch {
 
     /// Publishes an event once: the same source and id again, within the window, does nothing.
     pub fn publish_once(&self, event: Event) -> Receipt {
-        if lock(&self.seen).repeats(&event.source, &event.id, Instant::now()) {
+        let key = lock(&self.seen).key(&event.source, &event.id);
+        if lock(&self.seen).repeats(key, Instant::now()) {
             self.services.metrics.events.with_label_values(&["duplicate"]).inc();
             return Receipt { id: event.id, source: event.source, duplicate: true, ..Receipt::default() };
         }
-        self.publish(event)
+        let receipt = self.publish(event);
+        // Where every policy failed, nothing was done: the producer may try again.
+        let failed = |consulted: &Consulted| matches!(consulted.outcome, Outcome::Faulted | Outcome::LeftOut);
+        if !receipt.policies.is_empty() && receipt.policies.iter().all(failed) {
+            lock(&self.seen).forget(key);
+        }
+        receipt
     }
 
     /// Asks every routing policy that wants the event, in order, and carries out what each decides.
@@ -284,14 +291,20 @@ impl Seen {
         }
     }
 
+    fn key(&self, source: &str, id: &str) -> u128 {
+        u128::from(self.keys.0.hash_one((source, id))) << 64 | u128::from(self.keys.1.hash_one((source, id)))
+    }
+
+    fn forget(&mut self, key: u128) {
+        self.known.remove(&key);
+    }
+
     /// Whether this event was seen within the window; remembers it.
-    fn repeats(&mut self, source: &str, id: &str, now: Instant) -> bool {
+    fn repeats(&mut self, key: u128, now: Instant) -> bool {
         while self.order.front().is_some_and(|(since, _)| *since + self.window <= now) || self.order.len() >= self.entries_max.max(1) {
             let Some((_, oldest)) = self.order.pop_front() else { break };
             self.known.remove(&oldest);
         }
-        let high = u128::from(self.keys.0.hash_one((source, id)));
-        let key = high << 64 | u128::from(self.keys.1.hash_one((source, id)));
         if !self.known.insert(key) {
             return true;
         }
@@ -308,12 +321,16 @@ mod tests {
     async fn an_event_is_new_again_after_the_window_or_when_crowded_out() {
         let events = config::Events { body_bytes_max: 1, event_bytes_max: 1, batch_max: 1, dedup_window_ms: 1000, dedup_entries_max: 2 };
         let mut seen = Seen::new(&events);
-        assert!(!seen.repeats("a", "1", Instant::now()));
-        assert!(seen.repeats("a", "1", Instant::now()));
-        assert!(!seen.repeats("b", "1", Instant::now()), "the source is part of the identity");
-        assert!(!seen.repeats("a", "2", Instant::now()), "the third crowds out the first");
-        assert!(!seen.repeats("a", "1", Instant::now()));
+        let repeats = |seen: &mut Seen, source, id| {
+            let key = seen.key(source, id);
+            seen.repeats(key, Instant::now())
+        };
+        assert!(!repeats(&mut seen, "a", "1"));
+        assert!(repeats(&mut seen, "a", "1"));
+        assert!(!repeats(&mut seen, "b", "1"), "the source is part of the identity");
+        assert!(!repeats(&mut seen, "a", "2"), "the third crowds out the first");
+        assert!(!repeats(&mut seen, "a", "1"));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert!(!seen.repeats("a", "1", Instant::now()));
+        assert!(!repeats(&mut seen, "a", "1"));
     }
 }

@@ -68,7 +68,7 @@ struct Content {
 struct Taken {
     seat: Arc<Seat>,
     cursor: u64,
-    /// Where the cursor was when the session opened.
+    /// Where the session began to read.
     start: u64,
 }
 
@@ -480,7 +480,8 @@ impl Reader {
     /// Everything up to `seq` has reached the client, as far as anyone can know: it was written, or acked.
     pub fn delivered(&self, seq: u64) {
         let mut content = lock(&self.mailbox.content);
-        content.log.mark_delivered(seq);
+        let Some(start) = content.seats.iter().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)).map(|taken| taken.start) else { return };
+        content.log.mark_delivered(start, seq);
         self.mailboxes.tidy(&mut content);
     }
 
@@ -497,6 +498,7 @@ impl Reader {
         };
         let skipped = log.after(seen).next().is_some_and(|entry| entry.seq <= taken.start);
         taken.cursor = if skipped { seen } else { taken.cursor.max(seen) };
+        taken.start = taken.start.min(seen);
         Resumed { recovered, from: seen }
     }
 }

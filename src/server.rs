@@ -158,6 +158,8 @@ impl Server {
         let write_deadline = Duration::from_millis(self.config.sockets.write_deadline_ms);
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new());
+        // A producer may close its side once it has sent a request; that request still counts.
+        http.half_close(true);
         http.header_read_timeout(Duration::from_millis(self.config.http.header_deadline_ms));
         http.max_buf_size(self.config.http.header_bytes_max);
         // Never closed: the semaphore lives as long as the server.

@@ -237,6 +237,10 @@ impl Session {
             if let Err(end) = self.receive() {
                 return end;
             }
+            if seat.ending().is_some() {
+                // There is no time left to wait for a resume.
+                self.clock.held = None;
+            }
             match self.send().await {
                 Err(end) => return end,
                 Ok(true) => continue,

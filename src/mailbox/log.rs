@@ -97,8 +97,13 @@ impl Log {
         self.delivered
     }
 
-    pub fn mark_delivered(&mut self, seq: u64) {
-        self.delivered = self.delivered.max(seq.min(self.last));
+    /// A session that began after `start` has been sent everything up to `seq`. What is older and was sent to nobody is still
+    /// owed to whoever comes next, so nothing changes while there is such an entry.
+    pub fn mark_delivered(&mut self, start: u64, seq: u64) {
+        let owed = self.after(self.delivered).next().is_some_and(|entry| entry.seq <= start);
+        if !owed {
+            self.delivered = self.delivered.max(seq.min(self.last));
+        }
     }
 
     /// Whether a reader who has read up to `seq` can be given all that came after it and is still wanted.
@@ -333,7 +338,7 @@ mod tests {
         log.collapse("k", Some(&session), Some(3), &mut removed);
         assert_eq!(seqs(&log), [2]);
         assert_eq!(removed, Removed { messages: 2, bytes: 2 * SIZE, collapsed: 1, ..Removed::default() }, "the last one was read");
-        log.mark_delivered(2);
+        log.mark_delivered(0, 2);
         log.collapse("other", None, None, &mut removed);
         assert_eq!((removed.messages, removed.collapsed), (3, 1), "and this one before its reader left");
         assert!(log.complete_after(0), "what is replaced is not missed");
@@ -346,7 +351,7 @@ mod tests {
         assert_eq!((room, seqs(&log)), (Ok(()), vec![2, 3, 4]));
         assert_eq!(removed, Removed { messages: 1, bytes: SIZE, ..Removed::default() });
         // Nobody is there: what was delivered counts as read.
-        log.mark_delivered(2);
+        log.mark_delivered(0, 2);
         let (room, removed) = make_room(&mut log, Priority::Low, None, 3);
         assert_eq!((room, seqs(&log)), (Ok(()), vec![3, 4]));
         assert_eq!((removed.evicted, removed.owed), (0, None));
@@ -399,13 +404,13 @@ mod tests {
     fn what_is_read_and_delivered_settles_from_the_front() {
         let mut log = filled(5);
         assert_eq!(log.settle(None), Removed::default(), "nothing was delivered");
-        log.mark_delivered(4);
+        log.mark_delivered(0, 4);
         assert_eq!(log.settle(Some(2)).messages, 2, "a slower session still reads");
         assert_eq!(log.settle(Some(5)).messages, 2, "what is on its way may have to be sent again");
         assert_eq!(seqs(&log), [5]);
-        log.mark_delivered(99);
+        log.mark_delivered(0, 99);
         assert_eq!(log.delivered(), 5, "nothing that is still to come is delivered");
-        log.mark_delivered(1);
+        log.mark_delivered(0, 1);
         assert_eq!(log.delivered(), 5, "and it never goes back");
         assert_eq!(log.settle(None), Removed { messages: 1, bytes: SIZE, ..Removed::default() });
         assert_eq!((log.bytes(), log.entries.capacity()), (0, 0), "an empty log holds no buffer");
@@ -433,7 +438,7 @@ mod tests {
         for keep in [Duration::from_secs(1), Duration::from_secs(1), Duration::ZERO, KEEP] {
             log.append(message(), None, Terms::default(), keep, begun);
         }
-        log.mark_delivered(1);
+        log.mark_delivered(0, 1);
         let removed = log.expire(None, KEEP, begun + Duration::from_secs(1));
         assert_eq!(removed, Removed { messages: 3, bytes: 3 * SIZE, uncollected: 2, ..Removed::default() });
         assert_eq!(seqs(&log), [4]);
@@ -479,7 +484,7 @@ mod tests {
             let read = (random(2) == 0).then(|| random(log.last() + 2));
             let mut removed = Removed::default();
             match random(8) {
-                0 => log.mark_delivered(random(log.last() + 2)),
+                0 => log.mark_delivered(0, random(log.last() + 2)),
                 1 => removed = log.settle(read),
                 2 => removed = log.expire(read, Duration::from_millis(200), now),
                 _ => {

@@ -139,10 +139,12 @@ pub fn child(memory_bytes_max: u64, seconds_max: u64) -> ExitCode {
 }
 
 fn confined(memory_bytes_max: u64, seconds_max: u64) -> Result<(), String> {
-    let limits = [(Resource::As, memory_bytes_max), (Resource::Cpu, seconds_max.saturating_mul(2)), (Resource::Core, 0), (Resource::Fsize, 0)];
+    let limits =
+        [(Resource::As, memory_bytes_max), (Resource::Cpu, seconds_max.saturating_mul(2)), (Resource::Core, 0), (Resource::Fsize, 0)];
     for (resource, limit) in limits {
         let limit = getrlimit(resource).maximum.map_or(limit, |most| most.min(limit));
-        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }).map_err(|error| format!("can't be confined: {error}"))?;
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
+            .map_err(|error| format!("can't be confined: {error}"))?;
     }
     // Serving comes first.
     let _ = rustix::process::setpriority_process(None, 19);
@@ -210,7 +212,8 @@ fn keep(file: &Path, artefact: &[u8]) -> io::Result<()> {
     output.write_all(&Sha256::digest(artefact))?;
     output.write_all(artefact)?;
     fs::rename(&unfinished, file)?;
-    let mut kept: Vec<_> = fs::read_dir(dir)?.flatten().filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
+    let mut kept: Vec<_> =
+        fs::read_dir(dir)?.flatten().filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
     kept.sort();
     let surplus = kept.len().saturating_sub(CACHE_ENTRIES_MAX);
     for (_, oldest) in kept.into_iter().take(surplus) {

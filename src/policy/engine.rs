@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use wasmtime::{Config, Engine, ResourceLimiter};
+use wasmtime::{Config, Engine, ResourceLimiter, UpdateDeadline};
 
 use crate::config::Limits;
 
@@ -57,6 +57,38 @@ pub fn compiling() -> wasmtime::Result<Engine> {
     // Registering unwind information of many modules is slow, and no native debugger looks at them.
     config.native_unwind_info(false);
     Engine::new(&config)
+}
+
+/// When a call is over. The processor's time counts, not the clock's: a thread that other work holds up does not make a policy
+/// faulty. The clock is looked at first, since it is cheap; the processor's time only for a call that is still there then.
+#[derive(Debug, Default)]
+pub struct Deadline {
+    budget: Duration,
+    /// The thread's processor time at the first look.
+    first_look: Option<Duration>,
+}
+
+impl Deadline {
+    /// Ticks after which a call is looked at for the first time. The current tick is partly over, so one more.
+    pub const FIRST_LOOK_TICKS: u64 = 2;
+
+    pub fn new(budget_ms: u64) -> Deadline {
+        Deadline { budget: Duration::from_millis(budget_ms), first_look: None }
+    }
+
+    /// Decides at the end of a tick whether the call may go on.
+    pub fn look(&mut self) -> UpdateDeadline {
+        let now = processor_time();
+        let first_look = *self.first_look.get_or_insert(now);
+        // Up to the first look the call has spent a tick, more or less.
+        if now.saturating_sub(first_look) + TICK >= self.budget { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) }
+    }
+}
+
+/// What this thread has spent so far.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// Keeps one instance within its memory and tables, and remembers that it was refused some.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wasmtime::component::{HasSelf, Linker};
 
 use super::bindings::{clock, diagnostics, groups, log, metrics, presence, state};
-use super::engine::Growth;
+use super::engine::{Deadline, Growth};
 use crate::config::{Grant, Limits};
 use crate::groups::Groups;
 use crate::lock;
@@ -54,6 +54,7 @@ impl Shared {
 pub struct Host {
     pub shared: Arc<Shared>,
     pub growth: Growth,
+    pub deadline: Deadline,
     now_ms: u64,
     log_lines: u32,
     calls: u32,
@@ -78,11 +79,12 @@ const PANIC_BYTES_MAX: usize = 2048;
 impl Host {
     pub fn new(shared: Arc<Shared>) -> Host {
         let growth = Growth::new(&shared.limits);
-        Host { shared, growth, now_ms: 0, log_lines: 0, calls: 0, panic: None }
+        Host { shared, growth, deadline: Deadline::default(), now_ms: 0, log_lines: 0, calls: 0, panic: None }
     }
 
-    /// Begins a call: its time stands still, and its allowance of log lines is new.
-    pub fn begin(&mut self) {
+    /// Begins a call: its time stands still, and its allowances are new.
+    pub fn begin(&mut self, deadline_ms: u64) {
+        self.deadline = Deadline::new(deadline_ms);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.log_lines = 0;

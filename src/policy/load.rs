@@ -4,6 +4,7 @@
 //! that was refused earlier and has not changed since doesn't hold up later changes: its old policy goes on serving.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -183,9 +184,11 @@ impl Loader {
     }
 
     /// What the files look like from outside, to notice a change cheaply.
-    pub fn fingerprint(&self) -> Vec<(PathBuf, Option<(u64, SystemTime)>)> {
+    pub fn fingerprint(&self) -> Vec<(PathBuf, Option<[i64; 4]>)> {
         let look = |file: PathBuf| {
-            let seen = std::fs::metadata(&file).ok().and_then(|metadata| Some((metadata.len(), metadata.modified().ok()?)));
+            // The inode and its change time also tell a file of the same size and time that was put in its place.
+            let seen = std::fs::metadata(&file).ok();
+            let seen = seen.map(|seen| [seen.ino().cast_signed(), seen.size().cast_signed(), seen.ctime(), seen.ctime_nsec()]);
             (file, seen)
         };
         self.files().into_values().map(look).collect()
