@@ -584,7 +584,7 @@ async fn a_producer_that_hangs_up_within_its_body_has_published_nothing() {
     assert_eq!(witness.data.text().await, "\"whole\"");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_producer_that_hangs_up_before_its_answer_has_published_to_everyone() {
     const PRODUCERS: usize = 50;
     let server = TestServer::start().await;

@@ -101,3 +101,15 @@ fn told(user: usize, users: usize, producers: usize, events: usize) -> Vec<usize
     let producer = user % producers;
     (0..events / producers).filter(|number| recipients(producer, *number, users, producers).contains(&user)).collect()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_knows_that_it_is_connected_misses_nothing() {
+    let server = TestServer::start().await;
+    let mut first = server.connect("1").await;
+    for round in 0..200 {
+        let mut second = server.connect("1").await;
+        server.post("/users/1/messages", json!(round)).await;
+        assert_eq!(second.text().await, round.to_string());
+        assert_eq!(first.text().await, round.to_string());
+    }
+}

@@ -4,6 +4,7 @@
 
 mod bundled;
 mod events;
+mod faults;
 mod line;
 mod mailboxes;
 mod policies;

@@ -1,0 +1,164 @@
+//! Policies that fail: what their authors are told, and what everybody else doesn't notice.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use signalpost::server::Server;
+
+use crate::support::wat::Guest;
+use crate::support::{TestServer, config};
+
+/// Tells user 1 the event's data.
+const FORWARD: &str = "(call $forward (global.get $user) (global.get $user_bytes))";
+
+fn folder(component: &[u8]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.wasm"), component).unwrap();
+    dir
+}
+
+fn settings(dir: &Path, more: &str) -> String {
+    format!("[plugins]\ndir = {dir:?}\nwatch = false\n{more}")
+}
+
+async fn fault_of(guest: Guest<'_>, more: &str) -> Value {
+    let dir = folder(&guest.component());
+    let server = TestServer::with(&settings(dir.path(), more)).await;
+    let receipt = server.publish("x", json!(1)).await;
+    assert_eq!(receipt["policies"][0]["outcome"], "faulted", "{receipt}");
+    receipt["policies"][0]["fault"].clone()
+}
+
+#[tokio::test]
+async fn a_panic_is_reported_with_its_message_and_the_guests_functions() {
+    let fields = r#"(import "signalpost:policy/diagnostics@0.1.0" "panicked" (func $panicked (param i32 i32)))
+        (func $give_up (call $panicked (global.get $last) (global.get $last_bytes)) unreachable)"#;
+    let strings = &[("last", "no such pool")];
+    let fault = fault_of(Guest { imports: &["diagnostics"], fields, strings, ..Guest::routing("(call $give_up) (i32.const 0)") }, "").await;
+    assert_eq!(fault["kind"], "panic", "{fault}");
+    assert!(fault["detail"].as_str().unwrap().starts_with("no such pool"), "{fault}");
+    assert_eq!(fault["backtrace"][0], "give_up");
+    assert_eq!((&fault["policy"], &fault["function"], &fault["version"]), (&json!("a"), &json!("route"), &json!("1.0.0")));
+    assert_eq!(fault["digest"].as_str().unwrap().len(), 64);
+}
+
+#[tokio::test]
+async fn a_call_may_ask_the_host_only_so_often() {
+    let fields = r#"(import "signalpost:policy/clock@0.1.0" "now-ms" (func $now (result i64)))"#;
+    let body = "(loop $on (drop (call $now)) (br $on)) (i32.const 0)";
+    let fault = fault_of(Guest { imports: &["clock"], fields, ..Guest::routing(body) }, "[policies.a]\ngrants = [\"clock\"]").await;
+    assert_eq!(fault["kind"], "host", "{fault}");
+    assert!(fault["detail"].as_str().unwrap().contains("limits.host_calls_max"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_fresh_instance_meets_nothing_of_an_earlier_call() {
+    let fields = "(global $called (mut i32) (i32.const 0))";
+    let body = format!("(if (global.get $called) (then unreachable)) (global.set $called (i32.const 1)) {FORWARD}");
+    let dir = folder(&Guest { fields, strings: &[("user", "1")], ..Guest::routing(&body) }.component());
+    for (isolation, second) in [("fresh", "routed"), ("reuse", "faulted")] {
+        let server = TestServer::with(&settings(dir.path(), &format!("[policies.a]\nisolation = \"{isolation}\""))).await;
+        assert_eq!(server.publish("x", json!(1)).await["policies"][0]["outcome"], "routed");
+        assert_eq!(server.publish("x", json!(2)).await["policies"][0]["outcome"], second, "{isolation}");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_faults_in_a_row_is_left_out_and_tried_again() {
+    // Traps on events whose type is four letters long.
+    let body = format!("(if (i32.eq (i32.load offset=20 (local.get $event)) (i32.const 4)) (then unreachable)) {FORWARD}");
+    let dir = folder(&Guest { strings: &[("user", "1")], ..Guest::routing(&body) }.component());
+    let server = TestServer::with(&settings(dir.path(), "[limits]\nbreaker_pause_ms = 200")).await;
+    let mut client = server.connect("1").await;
+    let publish = async |kind: &str| server.publish(kind, json!(7)).await["policies"][0]["outcome"].clone();
+    for _ in 0..3 {
+        assert_eq!(publish("boom").await, "faulted");
+    }
+    assert_eq!(publish("good.one").await, "left_out");
+    assert_eq!(server.get("/policies").await["policies"][0]["left_out"], true);
+    assert_eq!(server.get("/policies").await["policies"][0]["counters"]["faults"], 3);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert_eq!(publish("good.one").await, "routed", "the trial");
+    assert_eq!(publish("good.one").await, "routed");
+    assert_eq!(server.get("/policies").await["policies"][0]["left_out"], false);
+    assert_eq!((client.text().await, client.text().await), ("7".into(), "7".into()));
+}
+
+#[tokio::test]
+async fn an_event_whose_every_policy_failed_may_be_published_again() {
+    let fields = "(global $called (mut i32) (i32.const 0))";
+    let body = format!("(if (i32.eqz (global.get $called)) (then (global.set $called (i32.const 1)) unreachable)) {FORWARD}");
+    let more = "[policies.a.limits]\nbreaker_faults = 1000";
+    let dir = folder(&Guest { fields, strings: &[("user", "1")], ..Guest::routing(&body) }.component());
+    let server = TestServer::with(&settings(dir.path(), more)).await;
+    let event = json!({ "type": "x", "id": "1", "source": "/me", "data": 1 });
+    // Each instance fails its first call, and a fault drops the instance.
+    for _ in 0..3 {
+        let receipt = server.post("/events", event.clone()).await;
+        assert_eq!((&receipt["duplicate"], &receipt["policies"][0]["outcome"]), (&json!(false), &json!("faulted")));
+    }
+}
+
+/// One function of many branches over many live locals: valid, small, and a day's work for a register allocator.
+fn bomb() -> Vec<u8> {
+    let locals = "i32 ".repeat(1000);
+    let branches: String = (0..8000)
+        .map(|branch| {
+            format!(
+                "(if (local.get {}) (then (local.set {} (i32.add (local.get {}) (i32.const 1)))))",
+                branch % 999,
+                (branch * 7) % 999,
+                (branch * 13) % 999
+            )
+        })
+        .collect();
+    let sum: String = (0..999).map(|local| format!("(local.get {local}) i32.add ")).collect();
+    let fields = format!("(func $bomb (result i32) (local {locals}) {branches} (i32.const 0) {sum})");
+    Guest { fields: &fields, ..Guest::routing("(drop (call $bomb)) (call $nobody)") }.component()
+}
+
+#[tokio::test]
+async fn a_compile_bomb_is_defused_within_its_time_and_memory() {
+    let bomb = bomb();
+    assert!(bomb.len() < 512 << 10, "{} bytes", bomb.len());
+    let dir = folder(&bomb);
+    for (bound, reason) in [
+        ("compile_deadline_ms = 150", "takes longer to compile than 150 ms"),
+        ("compile_memory_bytes_max = 90000000", "plugins.compile_memory_bytes_max"),
+    ] {
+        let since = std::time::Instant::now();
+        let more = format!("{bound}\ncache_dir = {:?}", tempfile::tempdir().unwrap().path());
+        let refused = Server::new(config(&settings(dir.path(), &more))).await.unwrap_err().to_string();
+        assert!(refused.contains(reason), "{refused}");
+        assert!(since.elapsed() < Duration::from_secs(20), "{bound}");
+    }
+}
+
+#[tokio::test]
+async fn a_compiled_plugin_is_kept_in_a_private_folder_and_a_damaged_one_is_made_anew() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = folder(&Guest { strings: &[("user", "1")], ..Guest::routing(FORWARD) }.component());
+    let cache = tempfile::tempdir().unwrap();
+    let cache = cache.path().join("signalpost");
+    let more = format!("cache_dir = {cache:?}");
+    let kept = || std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let start = async || {
+        let server = TestServer::with(&settings(dir.path(), &more)).await;
+        assert_eq!(server.publish("x", json!(1)).await["policies"][0]["outcome"], "routed");
+    };
+    start().await;
+    assert_eq!(std::fs::metadata(&cache).unwrap().permissions().mode() & 0o777, 0o700);
+    let [artefact] = kept().try_into().unwrap();
+    let whole = std::fs::read(&artefact).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    std::fs::write(&artefact, damaged).unwrap();
+    start().await;
+    assert_eq!(std::fs::read(&artefact).unwrap(), whole);
+    std::fs::set_permissions(&cache, PermissionsExt::from_mode(0o777)).unwrap();
+    std::fs::remove_file(&artefact).unwrap();
+    start().await;
+    assert!(kept().is_empty(), "a folder that others may write to is not used");
+}
