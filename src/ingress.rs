@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::Request;
 use axum::response::{IntoResponse, Response};
@@ -17,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::delivery::Terms;
 use crate::dispatch::{Dispatch, Receipt};
-use crate::event::{Body, UserId};
-use crate::problem::{Document, Problem};
+use crate::event::Body;
+use crate::problem::{self, Document, Problem};
 use cloudevents::Parsed;
 
 /// What the handlers share.
@@ -75,11 +76,11 @@ pub struct TellQuery {
 /// What is wrong with the request.
 pub async fn tell(
     State(ingress): State<Arc<Ingress>>,
-    Path(user): Path<String>,
-    query: Result<Query<TellQuery>, axum::extract::rejection::QueryRejection>,
+    user: Result<Path<String>, PathRejection>,
+    query: Result<Query<TellQuery>, QueryRejection>,
     request: Request<HttpBody>,
 ) -> Result<Response, Problem> {
-    let user = UserId::new(&user, ingress.user_id_bytes_max).map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, "user_id", reason))?;
+    let user = problem::user(user, ingress.user_id_bytes_max)?;
     let Query(query) = query.map_err(|error| {
         let detail = format!("{}; a message takes ttl_ms, keep_ms and collapse_key", error.body_text());
         Problem::new(StatusCode::BAD_REQUEST, "query", detail)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -11,13 +12,12 @@ use serde::Serialize;
 
 use crate::close::Close;
 use crate::config::{Grant, OnFault};
-use crate::event::UserId;
 use crate::lock;
 use crate::metrics::Gauges;
 use crate::policy::host::Services;
 use crate::policy::load::{Loader, Reload};
 use crate::policy::{Fault, Policies, Policy, Rejected, Role};
-use crate::problem::Problem;
+use crate::problem::{self, Problem};
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -61,8 +61,8 @@ struct MailboxView {
 ///
 /// # Errors
 /// No sane user id.
-pub async fn presence(State(operate): State<Arc<Operate>>, Path(user): Path<String>) -> Result<Response, Problem> {
-    let user = operate.user(&user)?;
+pub async fn presence(State(operate): State<Arc<Operate>>, user: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let user = problem::user(user, operate.user_id_bytes_max)?;
     let presence = operate.services.mailboxes.presence(&user);
     let sessions = presence.sessions.iter().map(|(seat, seq)| SessionView {
         id: seat.id.to_string(),
@@ -80,12 +80,12 @@ pub async fn presence(State(operate): State<Arc<Operate>>, Path(user): Path<Stri
 ///
 /// # Errors
 /// No sane user id.
-pub async fn end_sessions(State(operate): State<Arc<Operate>>, Path(user): Path<String>) -> Result<Response, Problem> {
+pub async fn end_sessions(State(operate): State<Arc<Operate>>, user: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Ended {
         ended: usize,
     }
-    let user = operate.user(&user)?;
+    let user = problem::user(user, operate.user_id_bytes_max)?;
     Ok(json(&Ended { ended: operate.services.mailboxes.end_sessions(&user, &Close::EndedByOperator) }))
 }
 
@@ -213,10 +213,6 @@ pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Pr
 }
 
 impl Operate {
-    fn user(&self, text: &str) -> Result<UserId, Problem> {
-        UserId::new(text, self.user_id_bytes_max).map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, "user_id", reason))
-    }
-
     /// Reloads off the serving threads, and logs the outcome.
     pub async fn reload(&self) -> Reload {
         let _one_at_a_time = self.reloading.lock().await;

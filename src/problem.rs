@@ -1,9 +1,13 @@
 //! Errors over HTTP: RFC 9457 problem documents with a stable `code`. The caller gets a sentence that says what to do.
 
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
+
+use crate::event::UserId;
 
 /// A request that can't be served as it is.
 #[derive(Clone, Debug)]
@@ -44,6 +48,15 @@ impl Problem {
             detail: self.detail,
         }
     }
+}
+
+/// The user that a path names.
+///
+/// # Errors
+/// The path is not UTF-8, or names no sane user.
+pub fn user(path: Result<Path<String>, PathRejection>, bytes_max: usize) -> Result<UserId, Problem> {
+    let named = path.map_err(|error| error.body_text()).and_then(|Path(user)| UserId::new(&user, bytes_max));
+    named.map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, "user_id", reason))
 }
 
 impl IntoResponse for Problem {

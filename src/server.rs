@@ -39,6 +39,20 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// How long to wait before accepting again when the process has no file descriptor left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
+/// How long a stop waits for requests. Those that have arrived are answered in milliseconds; one that still trickles in was
+/// not accepted yet, and holds nobody up.
+const REQUEST_GRACE: Duration = Duration::from_secs(1);
+
+/// What connections are told of the server's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// Requests under way are finished.
+    Finishing,
+    /// Connections that are no sockets end.
+    Over,
+}
+
 /// A server that has loaded its policies and bound its address.
 #[derive(Debug)]
 pub struct Server {
@@ -122,7 +136,7 @@ impl Server {
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         tracing::info!("listening on http://{}{}", self.address()?, self.config.base_path);
         let places = Arc::new(Semaphore::new(self.config.http.connections_max.min(Semaphore::MAX_PERMITS)));
-        let (stopping, _) = watch::channel(false);
+        let (stopping, _) = watch::channel(Stage::Serving);
         let (working, mut idle) = mpsc::channel::<()>(1);
         let chores = [tokio::spawn(watch_plugins(self.operate.clone())), tokio::spawn(sweep(self.operate.clone()))];
         tokio::select! {
@@ -140,8 +154,9 @@ impl Server {
         tracing::info!(sessions = mailboxes.totals().sessions, "stopping");
         let drained = timeout(Duration::from_millis(config.stop_deadline_ms), async {
             // What was accepted is answered, and its messages are in the mailboxes before their readers are sent away.
-            let _ = stopping.send(true);
-            let _ = timeout(Duration::from_millis(config.stop_deadline_ms / 2), idle.recv()).await;
+            let _ = stopping.send(Stage::Finishing);
+            let _ = timeout(REQUEST_GRACE, idle.recv()).await;
+            let _ = stopping.send(Stage::Over);
             mailboxes.end_all(&Close::Restart);
             let all = u32::try_from(config.http.connections_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
             let _ = places.acquire_many(all).await;
@@ -154,7 +169,7 @@ impl Server {
     }
 
     /// Accepts connections for ever, as many at once as there are places.
-    async fn accept(&self, places: &Arc<Semaphore>, stopping: &watch::Sender<bool>, working: &mpsc::Sender<()>) {
+    async fn accept(&self, places: &Arc<Semaphore>, stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
         let write_deadline = Duration::from_millis(self.config.sockets.write_deadline_ms);
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new());
@@ -182,15 +197,23 @@ impl Server {
                 tokio::pin!(connection);
                 tokio::select! {
                     _ = &mut connection => {}
-                    () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => {
+                    () = reaches(&mut stopping, Stage::Finishing) => {
                         connection.as_mut().graceful_shutdown();
-                        let _ = connection.await;
+                        tokio::select! {
+                            _ = connection => {}
+                            () = reaches(&mut stopping, Stage::Over) => {}
+                        }
                     }
                 }
                 drop(working);
             });
         }
     }
+}
+
+async fn reaches(stopping: &mut watch::Receiver<Stage>, stage: Stage) {
+    // An error says that the server is gone, which is as late as it gets.
+    drop(stopping.wait_for(|now| *now >= stage).await);
 }
 
 fn router(config: &Config, ingress: Arc<Ingress>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> Router {

@@ -11,10 +11,11 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use http::{Request, StatusCode};
+use http::Request;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
@@ -23,11 +24,11 @@ use crate::close::Close;
 use crate::config;
 use crate::dialogue;
 use crate::dispatch::Dispatch;
-use crate::event::{Body, UserId};
+use crate::event::Body;
 use crate::format::Format;
 use crate::mailbox::{Mailboxes, Reader, Seat};
 use crate::metrics::Metrics;
-use crate::problem::Problem;
+use crate::problem::{self, Problem};
 use crate::stream::{Place, Stream};
 use crate::websocket::{Decoder, Incoming, Opcode, encode, encode_close};
 use handshake::Handshake;
@@ -56,12 +57,11 @@ pub struct Sessions {
 /// No WebSocket handshake, no sane user id, or an attribute over its limit.
 pub async fn connect(
     State(sessions): State<Arc<Sessions>>,
-    Path(user): Path<String>,
+    user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     mut request: Request<axum::body::Body>,
 ) -> Result<Response, Problem> {
-    let user = UserId::new(&user, sessions.sockets.user_id_bytes_max)
-        .map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, "user_id", reason))?;
+    let user = problem::user(user, sessions.sockets.user_id_bytes_max)?;
     let handshake = Handshake::read(request.method(), request.headers())?;
     let attributes = handshake::attributes(&query.unwrap_or_default(), &sessions.sockets)?;
     let seat = Seat::new(user, handshake.subprotocol, attributes);

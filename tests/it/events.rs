@@ -605,3 +605,13 @@ async fn a_producer_that_hangs_up_before_its_answer_has_published_to_everyone() 
     }
     assert_eq!(server.metric("signalpost_messages_posted_total").await, (20 * PRODUCERS) as f64);
 }
+
+#[tokio::test]
+async fn a_path_that_is_no_text_is_a_problem_document_too() {
+    let server = TestServer::start().await;
+    for path in ["/users/%FF", "/ws/%FF"] {
+        let response = server.http.get(server.url(path)).send().await.unwrap();
+        assert_eq!(response.status(), 400, "{path}");
+        assert_eq!(response.json::<Value>().await.unwrap()["code"], "user_id", "{path}");
+    }
+}

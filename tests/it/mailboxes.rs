@@ -95,6 +95,22 @@ mod away {
     }
 
     #[tokio::test]
+    async fn what_only_a_slow_device_was_owed_is_kept_when_it_leaves_while_another_reads_on() {
+        let server = TestServer::start().await;
+        tell_all(&server, 0..3).await;
+        // It waits for its client's resume, and so has been sent nothing.
+        let mut slow = server.connect_v1("1001").await;
+        assert_eq!(slow.json().await["type"], "hello");
+        let mut second = server.connect("1001").await;
+        tell_all(&server, 3..4).await;
+        reads(&mut second, 3..4).await;
+        gone(&server, slow).await;
+        gone(&server, second).await;
+        let mut third = server.connect("1001").await;
+        reads(&mut third, 0..4).await;
+    }
+
+    #[tokio::test]
     async fn a_message_for_open_sessions_only_is_dropped_where_there_is_none() {
         let server = TestServer::start().await;
         let receipt = server.post("/users/1001/messages?keep_ms=0", json!(1)).await;

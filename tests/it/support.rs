@@ -57,7 +57,10 @@ pub fn config(toml: &str) -> Config {
     flags.insert("listen".into(), "127.0.0.1:0".into());
     let mut plugins = toml::Table::new();
     plugins.insert("compiler".into(), env!("CARGO_BIN_EXE_signalpost").into());
-    if !toml.contains("dir =") {
+    if !toml.contains("cache_dir") {
+        plugins.insert("cache_dir".into(), concat!(env!("CARGO_TARGET_TMPDIR"), "/compiled-plugins").into());
+    }
+    if !toml.contains("\ndir =") {
         plugins.insert("dir".into(), bundled().to_str().unwrap().into());
     }
     flags.insert("plugins".into(), plugins.into());
