@@ -222,11 +222,14 @@ fn path_flags(package: &Package) -> OsString {
     let remapped = [
         (home, "/home"),
         (Some(package.workspace.clone()), "/workspace"),
-        (cargo_home, "/cargo"),
+        (cargo_home.clone(), "/cargo"),
         (Some(PathBuf::from(Toolchain::DEBIAN_LIBRARY)), "/rust/library"),
     ];
+    // The folder of each registry is named after its host. The last name that fits is taken.
+    let registries = cargo_home.as_ref().map(|home| home.join("registry/src")).and_then(|sources| fs::read_dir(sources).ok());
+    let registries = registries.into_iter().flatten().flatten().map(|registry| (Some(registry.path()), "/crates"));
     let mut flags = OsString::new();
-    for (path, name) in remapped.into_iter().filter_map(|(path, name)| Some((path?, name))) {
+    for (path, name) in remapped.into_iter().chain(registries).filter_map(|(path, name)| Some((path?, name))) {
         // Cargo separates encoded flags by this character.
         flags.push(if flags.is_empty() { "" } else { "\u{1f}" });
         flags.push("--remap-path-prefix=");
