@@ -4,6 +4,7 @@
 pub mod bindings;
 pub mod breaker;
 pub mod compile;
+pub mod contract;
 pub mod engine;
 pub mod host;
 pub mod load;
@@ -17,7 +18,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::lock;
-pub use plugin::{CallError, Fault, Policy, Role};
+pub use contract::Role;
+pub use plugin::{CallError, Fault, Policy};
 
 /// The policies that are asked together, in the configured order.
 #[derive(Debug)]

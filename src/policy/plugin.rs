@@ -15,16 +15,13 @@ use wasmtime::{Engine, Store, Trap, WasmBacktrace};
 use super::bindings::{self, Bounds, Response, formatting, plugin, routing, sessions};
 use super::breaker::Breaker;
 use super::compile::Compiler;
+use super::contract::{CONTRACT, CONTRACT_VERSION, Role, check_events, check_exports, check_imports, check_kind, matches};
 use super::engine::Deadline;
 use super::host::{Host, Shared, TooManyHostCalls, cut, link};
-use crate::config::{self, Grant, Isolation, OnFault};
+use crate::config::{self, Isolation, OnFault};
 use crate::delivery::{Decision, Message, Refusal};
 use crate::event::{Body, Event};
 use crate::lock;
-
-/// The contract that this server serves. A published version stays as it is; the next one lives beside it.
-pub const CONTRACT: &str = "signalpost:policy";
-pub const CONTRACT_VERSION: &str = "0.1.0";
 
 /// Bytes of a fault's detail that are kept.
 const FAULT_DETAIL_BYTES_MAX: usize = 4096;
@@ -48,15 +45,6 @@ pub struct Policy {
     instances: Instances,
     bounds: Bounds,
     calls: Calls,
-}
-
-/// What a component exports says what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    Routing,
-    Formatting,
-    Sessions,
 }
 
 #[derive(Debug, Default)]
@@ -375,14 +363,6 @@ impl FaultKind {
     }
 }
 
-/// `a.b` matches itself, `a.*` what begins with `a.`, `*` all.
-fn matches(pattern: &str, event_type: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => event_type.starts_with(prefix),
-        None => pattern == event_type,
-    }
-}
-
 impl Instances {
     fn new(
         engine: &Engine,
@@ -526,166 +506,4 @@ fn rustc_name(name: &str) -> &str {
 
 fn chain(error: &wasmtime::Error) -> String {
     format!("{error:#}")
-}
-
-/// Tells what is no component before a compiler is asked.
-fn check_kind(bytes: &[u8]) -> Result<(), String> {
-    match bytes.get(..8) {
-        Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => Err("is a core module, not a component: build it with `signalpost plugin build`".into()),
-        Some([0, b'a', b's', b'm', ..]) => Ok(()),
-        _ => Err("is no WebAssembly: the file does not begin with its magic number".into()),
-    }
-}
-
-/// Reads the roles off the exports.
-fn check_exports(engine: &Engine, component: &Component) -> Result<Vec<Role>, String> {
-    let kind = component.component_type();
-    let exports: Vec<String> = kind.exports(engine).map(|(name, _)| name.to_owned()).collect();
-    let has = |interface: &str| exports.iter().any(|name| *name == format!("{CONTRACT}/{interface}@{CONTRACT_VERSION}"));
-    if !has("plugin") {
-        check_version(exports.iter().map(String::as_str))?;
-        return Err(format!("exports no {CONTRACT}/plugin@{CONTRACT_VERSION}; it exports {}", list(&exports)));
-    }
-    let roles = [(Role::Routing, "routing"), (Role::Formatting, "formatting"), (Role::Sessions, "sessions")];
-    let roles: Vec<Role> = roles.into_iter().filter(|(_, interface)| has(interface)).map(|(role, _)| role).collect();
-    if roles.is_empty() {
-        return Err("exports none of the roles routing, formatting and sessions, so it would never be called".into());
-    }
-    Ok(roles)
-}
-
-/// Every import must be granted, and one of ours.
-fn check_imports(engine: &Engine, component: &Component, name: &str, grants: &[Grant]) -> Result<(), String> {
-    let kind = component.component_type();
-    let imports: Vec<String> = kind.imports(engine).map(|(name, _)| name.to_owned()).collect();
-    check_version(imports.iter().map(String::as_str))?;
-    let mut missing = Vec::new();
-    for import in &imports {
-        let Some(interface) = import.strip_prefix(&format!("{CONTRACT}/")).and_then(|rest| rest.split('@').next()) else {
-            return Err(format!("imports {import}, which no policy can have: there is only {CONTRACT}@{CONTRACT_VERSION}, and no WASI"));
-        };
-        // Types are no capability, and everybody may say why they die.
-        if interface == "types" || interface == "diagnostics" {
-            continue;
-        }
-        let Ok(grant) =
-            <Grant as serde::Deserialize>::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(interface))
-        else {
-            return Err(format!("imports {import}, which {CONTRACT}@{CONTRACT_VERSION} does not have"));
-        };
-        if !grants.contains(&grant) {
-            missing.push(interface.to_owned());
-        }
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let mut wanted: Vec<String> = grants.iter().map(|grant| format!("{grant:?}").to_lowercase()).chain(missing.iter().cloned()).collect();
-    wanted.sort();
-    Err(format!("imports {}, which is not granted: add `grants = {wanted:?}` to [policies.{name}]", list(&missing)))
-}
-
-/// Another version of the contract is named as such.
-fn check_version<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    for name in names {
-        let Some((interface, version)) = name.split_once('@') else { continue };
-        if interface.starts_with(&format!("{CONTRACT}/")) && version != CONTRACT_VERSION {
-            return Err(format!("is built for {CONTRACT}@{version}; this server serves {CONTRACT_VERSION}"));
-        }
-    }
-    Ok(())
-}
-
-/// The event types that a plugin is called for: what it wants, narrowed by the configuration.
-fn check_events(wanted: Vec<String>, configured: Option<&[String]>) -> Result<Vec<String>, String> {
-    for pattern in wanted.iter().chain(configured.into_iter().flatten()) {
-        let stars = pattern.matches('*').count();
-        let fits = !pattern.is_empty() && (stars == 0 || (stars == 1 && (pattern == "*" || pattern.ends_with(".*"))));
-        if !fits {
-            return Err(format!("`{pattern}` is no event type, nor `prefix.*`, nor `*`"));
-        }
-    }
-    let Some(configured) = configured else { return Ok(wanted) };
-    for pattern in configured {
-        if !wanted.iter().any(|known| matches(known, pattern)) {
-            return Err(format!("its configuration names the event type `{pattern}`, which it doesn't want; it wants {}", list(&wanted)));
-        }
-    }
-    Ok(configured.to_vec())
-}
-
-fn list(names: &[String]) -> String {
-    if names.is_empty() { "nothing".into() } else { names.join(", ") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn strings(list: &[&str]) -> Vec<String> {
-        list.iter().map(|text| (*text).to_owned()).collect()
-    }
-
-    #[test]
-    fn a_pattern_is_one_type_a_prefix_or_all() {
-        for (pattern, event_type, fits) in [
-            ("a.b", "a.b", true),
-            ("a.b", "a.b.c", false),
-            ("a.b", "a", false),
-            ("a.*", "a.b", true),
-            ("a.*", "a.b.c", true),
-            ("a.*", "a", false),
-            ("a.*", "ab.c", false),
-            ("*", "anything", true),
-        ] {
-            assert_eq!(matches(pattern, event_type), fits, "{pattern} {event_type}");
-        }
-    }
-
-    #[test]
-    fn the_configuration_narrows_what_a_plugin_wants_and_never_widens_it() {
-        let wanted = strings(&["a.*", "b"]);
-        assert_eq!(check_events(wanted.clone(), None), Ok(wanted.clone()));
-        for narrowed in [&["a.x", "b"][..], &["a.x.*"], &["a.*"], &[]] {
-            assert_eq!(check_events(wanted.clone(), Some(&strings(narrowed))), Ok(strings(narrowed)));
-        }
-        for wider in ["*", "a", "b.*", "c"] {
-            let reason = check_events(wanted.clone(), Some(&strings(&["a.x", wider]))).unwrap_err();
-            assert!(reason.contains(&format!("`{wider}`")) && reason.ends_with("it wants a.*, b"), "{reason}");
-        }
-    }
-
-    #[test]
-    fn a_pattern_has_one_star_and_only_where_it_says_something() {
-        for bad in ["", "a*", "*.b", "a.*.b", "**", "a.**", ".*b"] {
-            let of_the_plugin = check_events(strings(&[bad]), None).unwrap_err();
-            let of_the_configuration = check_events(strings(&["*"]), Some(&strings(&[bad]))).unwrap_err();
-            assert_eq!(of_the_plugin, of_the_configuration);
-            assert!(of_the_plugin.starts_with(&format!("`{bad}` is no event type")), "{of_the_plugin}");
-        }
-    }
-
-    #[test]
-    fn another_version_of_the_contract_is_named() {
-        assert_eq!(check_version(["signalpost:policy/plugin@0.1.0", "wasi:cli/run@0.2.0", "plain"].into_iter()), Ok(()));
-        for version in ["0.1.1", "0.2.0", "9.9.9"] {
-            let name = format!("signalpost:policy/log@{version}");
-            let reason = check_version(["signalpost:policy/plugin@0.1.0", &name].into_iter()).unwrap_err();
-            assert_eq!(reason, format!("is built for signalpost:policy@{version}; this server serves 0.1.0"));
-        }
-    }
-
-    #[test]
-    fn what_is_no_component_is_told_apart() {
-        for (bytes, reason) in [
-            (&b""[..], "is no WebAssembly"),
-            (b"\0asm", "is no WebAssembly"),
-            (b"#!/bin/sh", "is no WebAssembly"),
-            (b"\0asm\x01\0\0\0", "is a core module"),
-        ] {
-            let refused = check_kind(bytes).unwrap_err();
-            assert!(refused.starts_with(reason), "{bytes:?}: {refused}");
-        }
-        assert!(check_kind(b"\0asm\x0d\0\x01\0").is_ok(), "an empty component is one");
-    }
 }
