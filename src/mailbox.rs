@@ -282,6 +282,14 @@ impl Mailboxes {
         if gone || (away && keep.is_zero()) {
             return self.dropped(DropReason::Away);
         }
+        // Before anything gives way to a message that isn't taken.
+        let size = log::entry_size(message);
+        if self.is_full(away, size) {
+            self.expire(content);
+            if self.is_full(away, size) {
+                return self.dropped(DropReason::ServerFull);
+            }
+        }
         let mut removed = Removed::default();
         if let Some(key) = &terms.collapse_key {
             content.log.collapse(key, session, content.read(), &mut removed);
@@ -291,13 +299,6 @@ impl Mailboxes {
         self.account(content, &removed);
         if room.is_err() {
             return self.dropped(DropReason::MailboxFull);
-        }
-        let size = log::entry_size(message);
-        if self.is_full(away, size) {
-            self.expire(content);
-            if self.is_full(away, size) {
-                return self.dropped(DropReason::ServerFull);
-            }
         }
         let before = content.log.bytes();
         let seq = content.log.append(message.clone(), session.cloned(), terms.clone(), keep, Instant::now());
