@@ -69,7 +69,7 @@ async fn a_policy_that_faults_in_a_row_is_left_out_and_tried_again() {
     // Traps on events whose type is four letters long.
     let body = format!("(if (i32.eq (i32.load offset=20 (local.get $event)) (i32.const 4)) (then unreachable)) {FORWARD}");
     let dir = folder(&Guest { strings: &[("user", "1")], ..Guest::routing(&body) }.component());
-    let server = TestServer::with(&settings(dir.path(), "[limits]\nbreaker_pause_ms = 200")).await;
+    let server = TestServer::with(&settings(dir.path(), "[limits]\nbreaker_pause_ms = 1000")).await;
     let mut client = server.connect("1").await;
     let publish = async |kind: &str| server.publish(kind, json!(7)).await["policies"][0]["outcome"].clone();
     for _ in 0..3 {
@@ -78,7 +78,7 @@ async fn a_policy_that_faults_in_a_row_is_left_out_and_tried_again() {
     assert_eq!(publish("good.one").await, "left_out");
     assert_eq!(server.get("/policies").await["policies"][0]["left_out"], true);
     assert_eq!(server.get("/policies").await["policies"][0]["counters"]["faults"], 3);
-    tokio::time::sleep(Duration::from_millis(250)).await;
+    tokio::time::sleep(Duration::from_millis(1050)).await;
     assert_eq!(publish("good.one").await, "routed", "the trial");
     assert_eq!(publish("good.one").await, "routed");
     assert_eq!(server.get("/policies").await["policies"][0]["left_out"], false);
