@@ -6,6 +6,7 @@ pub mod breaker;
 pub mod compile;
 pub mod contract;
 pub mod engine;
+pub mod fault;
 pub mod host;
 pub mod load;
 pub mod plugin;
@@ -19,7 +20,8 @@ use tokio::time::Instant;
 
 use crate::lock;
 pub use contract::Role;
-pub use plugin::{CallError, Fault, Policy};
+pub use fault::Fault;
+pub use plugin::{CallError, Policy};
 
 /// The policies that are asked together, in the configured order.
 #[derive(Debug)]

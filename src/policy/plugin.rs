@@ -8,23 +8,20 @@ use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use prometheus::Histogram;
-use serde::Serialize;
 use wasmtime::component::{Component, InstancePre, Linker};
-use wasmtime::{Engine, Store, Trap, WasmBacktrace};
+use wasmtime::{Engine, Store};
 
 use super::bindings::{self, Bounds, Response, formatting, plugin, routing, sessions};
 use super::breaker::Breaker;
 use super::compile::Compiler;
 use super::contract::{CONTRACT, CONTRACT_VERSION, Role, check_events, check_exports, check_imports, check_kind, matches};
 use super::engine::Deadline;
-use super::host::{Host, Shared, TooManyHostCalls, cut, link};
+use super::fault::{Defect, Fault, FaultKind, chain};
+use super::host::{Host, Shared, link};
 use crate::config::{self, Isolation, OnFault};
 use crate::delivery::{Decision, Message, Refusal};
 use crate::event::{Body, Event};
 use crate::lock;
-
-/// Bytes of a fault's detail that are kept.
-const FAULT_DETAIL_BYTES_MAX: usize = 4096;
 
 /// A policy, ready to be called.
 #[derive(Debug)]
@@ -52,49 +49,6 @@ pub struct Counters {
     pub calls: AtomicU64,
     pub refusals: AtomicU64,
     pub faults: AtomicU64,
-}
-
-/// A defect of a policy, as its author needs it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Fault {
-    pub policy: String,
-    pub version: String,
-    pub digest: String,
-    pub function: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub event: Option<String>,
-    #[serde(flatten)]
-    pub defect: Defect,
-    #[serde(serialize_with = "crate::json::time")]
-    pub at: SystemTime,
-}
-
-/// Why a guest stopped.
-#[derive(Clone, Debug, Serialize)]
-pub struct Defect {
-    pub kind: FaultKind,
-    pub detail: String,
-    /// The guest's functions, innermost first, where the component names them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub backtrace: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FaultKind {
-    /// The call took longer than its deadline.
-    Deadline,
-    /// The instance was refused memory or a table, and did not get over it.
-    Memory,
-    Stack,
-    /// What it returned is over a bound or not what it claims to be.
-    Output,
-    /// It panicked, and said why.
-    Panic,
-    /// It trapped without a word.
-    Trap,
-    /// The host ended it: too many host calls.
-    Host,
 }
 
 /// How a call ended that gave no answer.
@@ -349,20 +303,6 @@ impl Policy {
     }
 }
 
-impl FaultKind {
-    pub fn name(self) -> &'static str {
-        match self {
-            FaultKind::Deadline => "deadline",
-            FaultKind::Memory => "memory",
-            FaultKind::Stack => "stack",
-            FaultKind::Output => "output",
-            FaultKind::Panic => "panic",
-            FaultKind::Trap => "trap",
-            FaultKind::Host => "host",
-        }
-    }
-}
-
 impl Instances {
     fn new(
         engine: &Engine,
@@ -468,42 +408,4 @@ impl Instance {
         self.store.data_mut().begin(deadline_ms);
         self.store.set_epoch_deadline(Deadline::FIRST_LOOK_TICKS);
     }
-}
-
-impl Defect {
-    fn new(kind: FaultKind, detail: String) -> Defect {
-        Defect { kind, detail: cut(&detail, FAULT_DETAIL_BYTES_MAX).to_owned(), backtrace: Vec::new() }
-    }
-
-    fn of(error: &wasmtime::Error, host: &Host) -> Defect {
-        let kind = match error.downcast_ref::<Trap>() {
-            Some(Trap::Interrupt) => FaultKind::Deadline,
-            Some(Trap::StackOverflow) => FaultKind::Stack,
-            _ if host.growth.refused => FaultKind::Memory,
-            Some(_) if host.panic().is_some() => FaultKind::Panic,
-            Some(_) => FaultKind::Trap,
-            None if error.is::<TooManyHostCalls>() => FaultKind::Host,
-            // Not a trap: what it handed over could not be read.
-            None => FaultKind::Output,
-        };
-        let detail = match host.panic() {
-            Some(said) => format!("{said} ({})", error.root_cause()),
-            None => error.root_cause().to_string(),
-        };
-        let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
-        let backtrace = frames.iter().filter_map(|frame| frame.func_name()).map(|name| rustc_name(name).to_owned()).collect();
-        Defect { backtrace, ..Defect::new(kind, detail) }
-    }
-}
-
-/// A function's name without the hash that rustc puts at its end.
-fn rustc_name(name: &str) -> &str {
-    match name.rsplit_once("::h") {
-        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => path,
-        _ => name,
-    }
-}
-
-fn chain(error: &wasmtime::Error) -> String {
-    format!("{error:#}")
 }

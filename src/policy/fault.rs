@@ -1,0 +1,107 @@
+//! Faults: defects of a policy, reported as its author needs them. A refusal is none.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+use wasmtime::{Trap, WasmBacktrace};
+
+use super::host::{Host, TooManyHostCalls, cut};
+
+/// Bytes of a fault's detail that are kept.
+const FAULT_DETAIL_BYTES_MAX: usize = 4096;
+
+/// A defect of a policy, as its author needs it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Fault {
+    pub policy: String,
+    pub version: String,
+    pub digest: String,
+    pub function: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    #[serde(flatten)]
+    pub defect: Defect,
+    #[serde(serialize_with = "crate::json::time")]
+    pub at: SystemTime,
+}
+
+/// Why a guest stopped.
+#[derive(Clone, Debug, Serialize)]
+pub struct Defect {
+    pub kind: FaultKind,
+    pub detail: String,
+    /// The guest's functions, innermost first, where the component names them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub backtrace: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FaultKind {
+    /// The call took longer than its deadline.
+    Deadline,
+    /// The instance was refused memory or a table, and did not get over it.
+    Memory,
+    Stack,
+    /// What it returned is over a bound or not what it claims to be.
+    Output,
+    /// It panicked, and said why.
+    Panic,
+    /// It trapped without a word.
+    Trap,
+    /// The host ended it: too many host calls.
+    Host,
+}
+
+impl FaultKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            FaultKind::Deadline => "deadline",
+            FaultKind::Memory => "memory",
+            FaultKind::Stack => "stack",
+            FaultKind::Output => "output",
+            FaultKind::Panic => "panic",
+            FaultKind::Trap => "trap",
+            FaultKind::Host => "host",
+        }
+    }
+}
+
+impl Defect {
+    pub fn new(kind: FaultKind, detail: String) -> Defect {
+        Defect { kind, detail: cut(&detail, FAULT_DETAIL_BYTES_MAX).to_owned(), backtrace: Vec::new() }
+    }
+
+    pub fn of(error: &wasmtime::Error, host: &Host) -> Defect {
+        let kind = match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => FaultKind::Deadline,
+            Some(Trap::StackOverflow) => FaultKind::Stack,
+            _ if host.growth.refused => FaultKind::Memory,
+            Some(_) if host.panic().is_some() => FaultKind::Panic,
+            Some(_) => FaultKind::Trap,
+            None if error.is::<TooManyHostCalls>() => FaultKind::Host,
+            // Not a trap: what it handed over could not be read.
+            None => FaultKind::Output,
+        };
+        let detail = match host.panic() {
+            Some(said) => format!("{said} ({})", error.root_cause()),
+            None => error.root_cause().to_string(),
+        };
+        let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
+        let backtrace = frames.iter().filter_map(|frame| frame.func_name()).map(|name| rustc_name(name).to_owned()).collect();
+        Defect { backtrace, ..Defect::new(kind, detail) }
+    }
+}
+
+/// A function's name without the hash that rustc puts at its end.
+fn rustc_name(name: &str) -> &str {
+    match name.rsplit_once("::h") {
+        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => path,
+        _ => name,
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &wasmtime::Error) -> String {
+    format!("{error:#}")
+}
