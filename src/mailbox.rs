@@ -6,6 +6,7 @@
 //! Locks: a shard's lock is taken before a mailbox's lock, and neither is held while anything waits.
 
 mod log;
+mod reader;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -23,6 +24,7 @@ use crate::event::UserId;
 use crate::lock;
 use crate::metrics::{DropReason, Metrics};
 use log::{Log, Removed};
+pub use reader::Reader;
 
 /// Enough that two cores seldom meet at one lock.
 const SHARDS: usize = 64;
@@ -412,100 +414,5 @@ impl Content {
     /// How far every open session has read; `None` where none is open.
     fn read(&self) -> Option<u64> {
         self.seats.iter().map(|taken| taken.cursor).min()
-    }
-}
-
-/// One session's cursor in its user's mailbox. Dropping it leaves the mailbox, if it has not left before.
-#[derive(Debug)]
-pub struct Reader {
-    mailboxes: Arc<Mailboxes>,
-    mailbox: Arc<Mailbox>,
-    seat: Arc<Seat>,
-}
-
-/// Where a resumed session stands.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Resumed {
-    /// Everything after `from` that is still wanted follows; else something is missing.
-    pub recovered: bool,
-    pub from: u64,
-}
-
-impl Reader {
-    pub fn seat(&self) -> &Arc<Seat> {
-        &self.seat
-    }
-
-    pub fn epoch(&self) -> &str {
-        &self.mailbox.epoch
-    }
-
-    /// Gives the place in the mailbox up: there is nothing more to read.
-    pub fn leave(&self) {
-        self.mailboxes.leave(&self.seat, &self.mailbox);
-    }
-
-    /// The seq of the newest message, and whether there is anything that a client could resume from.
-    pub fn position(&self) -> (u64, bool) {
-        let content = lock(&self.mailbox.content);
-        (content.log.last(), !content.log.is_empty())
-    }
-
-    /// Reads on from the cursor, into `out`, until it holds `bytes_max` bytes of messages or all there are.
-    pub fn take(&self, bytes_max: usize, out: &mut Vec<(u64, Arc<Message>)>) {
-        let mut content = lock(&self.mailbox.content);
-        let Some(cursor) = content.seats.iter().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)).map(|taken| taken.cursor) else {
-            return;
-        };
-        let now = Instant::now();
-        if content.log.after(cursor).any(|entry| entry.expired(now)) {
-            self.mailboxes.expire(&mut content);
-        }
-        let mut last = cursor;
-        let mut bytes = 0;
-        for entry in content.log.after(cursor) {
-            if bytes >= bytes_max {
-                break;
-            }
-            last = entry.seq;
-            if entry.session.as_ref().is_none_or(|session| *session == self.seat.id) {
-                bytes += entry.size();
-                out.push((entry.seq, entry.message.clone()));
-            }
-        }
-        if let Some(taken) = content.seats.iter_mut().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)) {
-            taken.cursor = last;
-        }
-    }
-
-    /// Everything up to `seq` has reached the client, as far as anyone can know: it was written, or acked.
-    pub fn delivered(&self, seq: u64) {
-        let mut content = lock(&self.mailbox.content);
-        let Some(start) = content.seats.iter().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)).map(|taken| taken.start) else { return };
-        content.log.mark_delivered(start, seq);
-        self.mailboxes.tidy(&mut content);
-    }
-
-    /// Goes on after what the client has seen. What this session has sent is sent again only if something before it was not.
-    pub fn resume(&self, epoch: &str, seq: u64) -> Resumed {
-        let mut content = lock(&self.mailbox.content);
-        let Content { log, seats, .. } = &mut *content;
-        let same = epoch == self.mailbox.epoch;
-        let recovered = same && log.complete_after(seq);
-        // In another life of the mailbox the client has seen nothing of what is here.
-        let seen = if same { seq.min(log.last()) } else { 0 };
-        let Some(taken) = seats.iter_mut().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)) else {
-            return Resumed { recovered: false, from: seen };
-        };
-        let skipped = log.after(seen).next().is_some_and(|entry| entry.seq <= taken.start);
-        taken.cursor = if skipped { seen } else { taken.cursor.max(seen) };
-        taken.start = taken.start.min(seen);
-        Resumed { recovered, from: seen }
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.leave();
     }
 }
