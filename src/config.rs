@@ -32,6 +32,7 @@ pub struct Config {
     pub mailboxes: Mailboxes,
     pub events: Events,
     pub groups: Groups,
+    pub dead_letters: DeadLetters,
     pub plugins: Plugins,
     pub limits: Limits,
     pub policies: BTreeMap<String, Policy>,
@@ -129,6 +130,13 @@ pub struct Groups {
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
+pub struct DeadLetters {
+    pub letters_max: usize,
+    pub bytes_max: usize,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Plugins {
     pub dir: PathBuf,
     pub on_bad: OnBad,
@@ -182,13 +190,42 @@ pub enum Grant {
     State,
 }
 
-/// What becomes of an event or a message when its policy faults.
+/// What becomes of that for which a policy was called when it faults, by role.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum OnFault {
+#[serde(default, deny_unknown_fields)]
+pub struct OnFault {
+    pub routing: RoutingFault,
+    pub formatting: FormattingFault,
+    pub sessions: SessionsFault,
+}
+
+/// What becomes of an event.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoutingFault {
     #[default]
+    DeadLetter,
     Drop,
+}
+
+/// What becomes of a message, for the readers who were to see this shape of it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum FormattingFault {
+    #[default]
+    DeadLetter,
+    Drop,
+    /// It goes on as it came to the policy.
     Pass,
+}
+
+/// What becomes of a socket that the policy was asked about.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionsFault {
+    #[default]
+    Refuse,
+    Admit,
 }
 
 /// Whether calls of a policy may meet what an earlier call left in the guest's memory.
@@ -212,11 +249,14 @@ pub struct Limits {
     pub calls_per_instance_max: u64,
     pub instance_kept_bytes_max: usize,
     pub host_calls_max: u32,
+    pub trial_calls: u64,
     pub breaker_faults: u32,
     pub breaker_pause_ms: u64,
     pub breaker_pause_max_ms: u64,
     pub items_max: usize,
     pub recipients_max: usize,
+    pub groups_max: usize,
+    pub memberships_max: usize,
     pub log_lines_max: u32,
     pub log_line_bytes_max: usize,
     pub state_keys_max: usize,

@@ -78,6 +78,8 @@ pub struct Message {
     pub body: Arc<Body>,
     /// The policies that its event took; they format it too, as long as they are there.
     pub revision: u64,
+    /// 1, and more where it is tried again after a fault.
+    pub attempt: u32,
     shapes: Mutex<Vec<Shape>>,
 }
 
@@ -93,7 +95,13 @@ struct Shape {
 
 impl Message {
     pub fn new(event_id: String, event_type: String, body: Body, revision: u64) -> Message {
-        Message { event_id, event_type, body: Arc::new(body), revision, shapes: Mutex::default() }
+        Message { event_id, event_type, body: Arc::new(body), revision, attempt: 1, shapes: Mutex::default() }
+    }
+
+    /// The same message, to be shaped again by these policies.
+    pub fn again(&self, revision: u64) -> Message {
+        let (event_id, event_type, body) = (self.event_id.clone(), self.event_type.clone(), self.body.clone());
+        Message { event_id, event_type, body, revision, attempt: self.attempt + 1, shapes: Mutex::default() }
     }
 
     /// The place where the shape for one class is kept. Whoever comes first fills it, and formatting never runs twice for one

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::close::Close;
-use crate::config::OnFault;
+use crate::config::SessionsFault;
 use crate::delivery::{Message, Refusal, Terms};
 use crate::dispatch::{Dispatch, Origin, Tally};
 use crate::event::{self, Body, Event};
@@ -29,7 +29,9 @@ pub fn opened(dispatch: &Dispatch, seat: &Seat) -> Result<(), Close> {
             Ok(response) => carry_out(dispatch, policy, policies.revision, seat, response),
             Err(CallError::Refused(refusal)) => return Err(Close::RefusedByPolicy(refusal.detail)),
             // A policy that guards the door must not open it by failing.
-            Err(CallError::Fault(_) | CallError::LeftOut) if policy.on_fault() == OnFault::Drop => return Err(Close::PolicyFault),
+            Err(CallError::Fault(_) | CallError::LeftOut) if policy.on_fault().sessions == SessionsFault::Refuse => {
+                return Err(Close::PolicyFault);
+            }
             Err(CallError::Fault(_) | CallError::LeftOut) => {}
         }
     }
@@ -84,7 +86,7 @@ fn carry_out(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat, r
         let message = Arc::new(Message::new(event.id.clone(), event.kind.clone(), reply, revision));
         dispatch.post(&seat.user, Some(&seat.id), &message, &Terms::default(), &mut tally);
     }
-    let origin = Origin { event: &event, revision, recipients_max: policy.recipients_max() };
+    let origin = Origin { event: &event, revision, policy };
     dispatch.carry_out(response.decision, &origin, &mut tally);
     for Draft { kind, subject, data } in response.drafts {
         dispatch.publish(synthetic(policy, kind, subject, Some(data)));

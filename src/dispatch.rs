@@ -3,7 +3,7 @@
 //! There is no await from the first policy to the last post, so a producer who hangs up changes nothing: an event is
 //! dispatched whole or not at all. What happened is in the receipt.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::config;
+use crate::config::{self, RoutingFault};
+use crate::dead_letters::{Content, DeadLetter, DeadLetters, Reader};
 use crate::delivery::{Decision, Delivery, Message, Recipients, Refusal, Terms};
 use crate::event::{self, Body, Event, UserId};
 use crate::lock;
@@ -28,6 +29,7 @@ const NAMED_USERS_MAX: usize = 10;
 pub struct Dispatch {
     pub policies: Arc<Policies>,
     pub services: Arc<Services>,
+    pub dead_letters: Arc<DeadLetters>,
     seen: Mutex<Seen>,
 }
 
@@ -63,6 +65,9 @@ pub struct Consulted {
     pub refusal: Option<Refusal>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Box<Fault>>,
+    /// Where the event is kept for this policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -89,42 +94,37 @@ fn is_zero(count: &usize) -> bool {
 }
 
 impl Dispatch {
-    pub fn new(policies: Arc<Policies>, services: Arc<Services>, events: &config::Events) -> Dispatch {
-        Dispatch { policies, services, seen: Mutex::new(Seen::new(events)) }
+    pub fn new(policies: Arc<Policies>, services: Arc<Services>, dead_letters: Arc<DeadLetters>, events: &config::Events) -> Dispatch {
+        Dispatch { policies, services, dead_letters, seen: Mutex::new(Seen::new(events)) }
     }
 
     /// Publishes an event once: the same source and id again, within the window, does nothing.
     pub fn publish_once(&self, event: Event) -> Receipt {
         let key = lock(&self.seen).key(&event.source, &event.id);
-        if lock(&self.seen).repeats(key, Instant::now()) {
+        let Some(attempt) = lock(&self.seen).attempt(key, Instant::now()) else {
             self.services.metrics.events.with_label_values(&["duplicate"]).inc();
             return Receipt { id: event.id, source: event.source, duplicate: true, ..Receipt::default() };
-        }
-        let receipt = self.publish(event);
-        // Where every policy failed, nothing was done: the producer may try again.
-        let failed = |consulted: &Consulted| matches!(consulted.outcome, Outcome::Faulted | Outcome::LeftOut);
+        };
+        let receipt = self.attempt(event, attempt);
+        // Where every policy failed and the event is kept nowhere, nothing was done: the producer may try again.
+        let failed = |consulted: &Consulted| consulted.outcome.is_failure() && consulted.dead_letter.is_none();
         if !receipt.policies.is_empty() && receipt.policies.iter().all(failed) {
-            lock(&self.seen).forget(key);
+            lock(&self.seen).failed(key);
         }
         receipt
     }
 
     /// Asks every routing policy that wants the event, in order, and carries out what each decides.
     pub fn publish(&self, event: Event) -> Receipt {
+        self.attempt(event, 1)
+    }
+
+    fn attempt(&self, event: Event, attempt: u32) -> Receipt {
         let policies = self.policies.current();
         let mut receipt = Receipt { id: event.id.clone(), source: event.source.clone(), ..Receipt::default() };
         let mut tally = Tally::default();
         for policy in policies.wanting(Role::Routing, &event.kind) {
-            let mut consulted = Consulted::of(policy);
-            match policy.route(&event) {
-                Ok(decision) => {
-                    consulted.deliveries = decision.deliveries.len();
-                    let origin = Origin { event: &event, revision: policies.revision, recipients_max: policy.recipients_max() };
-                    self.carry_out(decision, &origin, &mut tally);
-                }
-                Err(error) => consulted.failed(error),
-            }
-            receipt.policies.push(consulted);
+            receipt.policies.push(self.consult(policy, &event, Letter { id: 0, attempt }, policies.revision, &mut tally));
         }
         if receipt.policies.is_empty() {
             receipt.note = Some("no policy wanted this event type");
@@ -132,6 +132,72 @@ impl Dispatch {
         let outcome = if receipt.policies.is_empty() { "unwanted" } else { "routed" };
         self.services.metrics.events.with_label_values(&[outcome]).inc();
         tally.into_receipt(receipt)
+    }
+
+    /// Asks one policy, and carries out what it decides. Where it faults, its rule says what becomes of the event.
+    fn consult(&self, policy: &Policy, event: &Event, letter: Letter, revision: u64, tally: &mut Tally) -> Consulted {
+        let mut consulted = Consulted::of(policy);
+        let fault = match policy.route(event) {
+            Ok(decision) => {
+                consulted.deliveries = decision.deliveries.len();
+                self.carry_out(decision, &Origin { event, revision, policy }, tally);
+                return consulted;
+            }
+            Err(CallError::Refused(refusal)) => {
+                consulted.outcome = Outcome::Refused;
+                consulted.refusal = Some(refusal);
+                return consulted;
+            }
+            Err(CallError::Fault(fault)) => {
+                consulted.outcome = Outcome::Faulted;
+                Some(fault)
+            }
+            Err(CallError::LeftOut) => {
+                consulted.outcome = Outcome::LeftOut;
+                None
+            }
+        };
+        // What makes a policy fault twice is poison: it is kept, whatever the rule, so that its producer doesn't try for ever.
+        let poison = letter.attempt > 1 && fault.is_some();
+        if policy.on_fault().routing == RoutingFault::DeadLetter || poison {
+            let content = Content::Event(Box::new(event.clone()));
+            let attempts = letter.attempt - u32::from(fault.is_none());
+            let kept = DeadLetter::new(policy, attempts, fault.clone(), content);
+            consulted.dead_letter = Some(self.dead_letters.keep(DeadLetter { id: letter.id, ..kept }));
+        }
+        consulted.fault = fault;
+        consulted
+    }
+
+    /// Tries a dead letter again, with the policies of now. `None`: there is no such letter.
+    ///
+    /// # Errors
+    /// Its policy is not loaded. It is kept.
+    pub fn retry(&self, id: u64) -> Option<Result<Receipt, String>> {
+        let policies = self.policies.current();
+        let named = self.dead_letters.get(id)?.policy.clone();
+        let Some(policy) = policies.find(&named) else {
+            return Some(Err(format!("its policy {named} is not loaded; load it, and try again")));
+        };
+        let letter = self.dead_letters.take(id)?;
+        let mut tally = Tally::default();
+        let receipt = match &letter.content {
+            Content::Event(event) => {
+                let again = Letter { id, attempt: letter.attempts + 1 };
+                let consulted = self.consult(policy, event, again, policies.revision, &mut tally);
+                Receipt { id: event.id.clone(), source: event.source.clone(), policies: vec![consulted], ..Receipt::default() }
+            }
+            Content::Message { message, readers } => {
+                let again = Arc::new(message.again(policies.revision));
+                for Reader { user, session } in readers {
+                    // The user's other devices have read it.
+                    let open = self.services.mailboxes.has_session(user, session);
+                    self.post(user, open.then_some(session), &again, &Terms::default(), &mut tally);
+                }
+                Receipt { id: message.event_id.clone(), ..Receipt::default() }
+            }
+        };
+        Some(Ok(tally.into_receipt(receipt)))
     }
 
     /// Posts a message to one user without asking a routing policy. Formatting applies.
@@ -148,7 +214,7 @@ impl Dispatch {
     pub(crate) fn carry_out(&self, decision: Decision, origin: &Origin<'_>, tally: &mut Tally) {
         let groups = &self.services.groups;
         for join in decision.joins {
-            if groups.join(&join.group, join.user).is_err() {
+            if groups.join(&join.group, join.user, origin.policy.group_quota()).is_err() {
                 tally.joins_refused += 1;
                 self.services.metrics.group_changes_refused.inc();
             }
@@ -183,7 +249,7 @@ impl Dispatch {
             if delivery.except.contains(user) || (several && !told.insert(user)) {
                 continue;
             }
-            if tally.recipients() >= origin.recipients_max {
+            if tally.recipients() >= origin.policy.limits().recipients_max {
                 tally.drop(DropReason::TooManyRecipients, user);
                 self.services.metrics.dropped(DropReason::TooManyRecipients, 1);
                 continue;
@@ -201,32 +267,31 @@ impl Dispatch {
     }
 }
 
-/// The event that deliveries come from, and the policies that it took.
+/// What deliveries come from: the event, and the policy of which set.
 #[derive(Debug)]
 pub(crate) struct Origin<'a> {
     pub event: &'a Event,
     pub revision: u64,
-    pub recipients_max: usize,
+    pub policy: &'a Policy,
+}
+
+/// The dead letter that an event comes from, 0 where it doesn't, and how often it was tried, with this time.
+#[derive(Clone, Copy, Debug)]
+struct Letter {
+    id: u64,
+    attempt: u32,
 }
 
 impl Consulted {
     fn of(policy: &Policy) -> Consulted {
         let (name, version) = (policy.name.clone(), policy.version.clone());
-        Consulted { name, version, outcome: Outcome::Routed, deliveries: 0, refusal: None, fault: None }
+        Consulted { name, version, outcome: Outcome::Routed, deliveries: 0, refusal: None, fault: None, dead_letter: None }
     }
+}
 
-    fn failed(&mut self, error: CallError) {
-        match error {
-            CallError::Refused(refusal) => {
-                self.outcome = Outcome::Refused;
-                self.refusal = Some(refusal);
-            }
-            CallError::Fault(fault) => {
-                self.outcome = Outcome::Faulted;
-                self.fault = Some(fault);
-            }
-            CallError::LeftOut => self.outcome = Outcome::LeftOut,
-        }
+impl Outcome {
+    pub fn is_failure(self) -> bool {
+        matches!(self, Outcome::Faulted | Outcome::LeftOut)
     }
 }
 
@@ -274,7 +339,8 @@ impl Tally {
 #[derive(Debug)]
 struct Seen {
     keys: (RandomState, RandomState),
-    known: HashSet<u128>,
+    /// Whether the event failed, and may come again.
+    known: HashMap<u128, bool>,
     order: VecDeque<(Instant, u128)>,
     window: Duration,
     entries_max: usize,
@@ -284,7 +350,7 @@ impl Seen {
     fn new(events: &config::Events) -> Seen {
         Seen {
             keys: (RandomState::new(), RandomState::new()),
-            known: HashSet::new(),
+            known: HashMap::new(),
             order: VecDeque::new(),
             window: Duration::from_millis(events.dedup_window_ms),
             entries_max: events.dedup_entries_max,
@@ -295,21 +361,27 @@ impl Seen {
         u128::from(self.keys.0.hash_one((source, id))) << 64 | u128::from(self.keys.1.hash_one((source, id)))
     }
 
-    fn forget(&mut self, key: u128) {
-        self.known.remove(&key);
+    fn failed(&mut self, key: u128) {
+        if let Some(failed) = self.known.get_mut(&key) {
+            *failed = true;
+        }
     }
 
-    /// Whether this event was seen within the window; remembers it.
-    fn repeats(&mut self, key: u128, now: Instant) -> bool {
+    /// The how-manieth attempt this is, 2 standing for all after the first; `None` where the event was seen within the window.
+    /// Remembers it.
+    fn attempt(&mut self, key: u128, now: Instant) -> Option<u32> {
         while self.order.front().is_some_and(|(since, _)| *since + self.window <= now) || self.order.len() >= self.entries_max.max(1) {
             let Some((_, oldest)) = self.order.pop_front() else { break };
             self.known.remove(&oldest);
         }
-        if !self.known.insert(key) {
-            return true;
+        match self.known.insert(key, false) {
+            None => {
+                self.order.push_back((now, key));
+                Some(1)
+            }
+            Some(true) => Some(2),
+            Some(false) => None,
         }
-        self.order.push_back((now, key));
-        false
     }
 }
 
@@ -323,7 +395,7 @@ mod tests {
         let mut seen = Seen::new(&events);
         let repeats = |seen: &mut Seen, source, id| {
             let key = seen.key(source, id);
-            seen.repeats(key, Instant::now())
+            seen.attempt(key, Instant::now()).is_none()
         };
         assert!(!repeats(&mut seen, "a", "1"));
         assert!(repeats(&mut seen, "a", "1"));

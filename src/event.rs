@@ -6,7 +6,10 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::ser::{Error as _, SerializeMap as _};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// The `type` that policies see for a message that was sent to a user directly.
@@ -26,6 +29,34 @@ pub struct Event {
     /// Extension attributes in their string form.
     pub extensions: Vec<(String, String)>,
     pub data: Option<Body>,
+}
+
+/// CloudEvents' structured JSON form: what it shows can be published again.
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("specversion", "1.0")?;
+        map.serialize_entry("id", &self.id)?;
+        map.serialize_entry("source", &self.source)?;
+        map.serialize_entry("type", &self.kind)?;
+        if let Some(subject) = &self.subject {
+            map.serialize_entry("subject", subject)?;
+        }
+        if let Some(time) = &self.time {
+            map.serialize_entry("time", time)?;
+        }
+        map.serialize_entry("datacontenttype", &self.content_type)?;
+        for (name, value) in &self.extensions {
+            map.serialize_entry(name, value)?;
+        }
+        match &self.data {
+            None => {}
+            Some(Body::Json(text)) => map.serialize_entry("data", raw(text).map_err(S::Error::custom)?)?,
+            Some(Body::Text(text)) => map.serialize_entry("data", text)?,
+            Some(Body::Binary(bytes)) => map.serialize_entry("data_base64", &BASE64_STANDARD.encode(bytes))?,
+        }
+        map.end()
+    }
 }
 
 /// A new id for an event whose producer gave none. They sort by time.
@@ -78,6 +109,23 @@ pub enum Body {
     Json(String),
     Text(String),
     Binary(Vec<u8>),
+}
+
+/// One member, whose name says which arm it is: `json`, `text`, or `base64` for binary.
+impl Serialize for Body {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1))?;
+        match self {
+            Body::Json(text) => map.serialize_entry("json", raw(text).map_err(S::Error::custom)?)?,
+            Body::Text(text) => map.serialize_entry("text", text)?,
+            Body::Binary(bytes) => map.serialize_entry("base64", &BASE64_STANDARD.encode(bytes))?,
+        }
+        map.end()
+    }
+}
+
+fn raw(text: &str) -> serde_json::Result<&RawValue> {
+    serde_json::from_str(text)
 }
 
 impl Body {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::config::OnFault;
+use crate::config::FormattingFault;
+use crate::dead_letters::DeadLetters;
 use crate::delivery::{Message, Shaped};
 use crate::event::Body;
 use crate::mailbox::Seat;
@@ -13,15 +14,16 @@ use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
 #[derive(Debug)]
 pub struct Format {
     policies: Arc<Policies>,
+    dead_letters: Arc<DeadLetters>,
 }
 
 impl Format {
-    pub fn new(policies: Arc<Policies>) -> Format {
-        Format { policies }
+    pub fn new(policies: Arc<Policies>, dead_letters: Arc<DeadLetters>) -> Format {
+        Format { policies, dead_letters }
     }
 
     /// The message as this session reads it, or why it doesn't. Cancel safe: whoever comes next formats.
-    pub async fn shape(&self, message: &Message, seat: &Seat) -> Shaped {
+    pub async fn shape(&self, message: &Arc<Message>, seat: &Seat) -> Shaped {
         let policies = self.policies.at(message.revision);
         let mut wanting = policies.wanting(Role::Formatting, &message.event_type).peekable();
         if wanting.peek().is_none() {
@@ -31,29 +33,42 @@ impl Format {
         let chain = Chain { policies: &policies, message };
         let class: Vec<Option<&str>> = chain.vary().map(|name| seat.attribute(name)).collect();
         let place = message.shape(policies.revision, class.iter().copied());
-        place.get_or_init(async || run(&chain, seat)).await.clone()
+        let shaped = place.get_or_init(async || self.run(&chain, seat)).await.clone();
+        if matches!(shaped, Err(DropReason::DeadLetter)) {
+            self.dead_letters.wanted_by(message, seat);
+        }
+        shaped
     }
-}
 
-fn run(chain: &Chain<'_>, seat: &Seat) -> Shaped {
-    chain.iter().try_fold(chain.message.body.clone(), |body, policy| step(policy, chain.message, body, seat))
-}
+    fn run(&self, chain: &Chain<'_>, seat: &Seat) -> Shaped {
+        chain.iter().try_fold(chain.message.body.clone(), |body, policy| self.step(policy, chain.message, body, seat))
+    }
 
-fn step(policy: &Policy, message: &Message, body: Arc<Body>, seat: &Seat) -> Shaped {
-    let reader: Vec<(&str, &str)> =
-        policy.vary.iter().filter_map(|name| seat.attribute(name).map(|value| (name.as_str(), value))).collect();
-    match policy.format(message, &body, &reader) {
-        Ok(Some(shaped)) => Ok(Arc::new(shaped)),
-        Ok(None) => Err(DropReason::Formatted),
-        Err(CallError::Fault(_) | CallError::LeftOut) if policy.on_fault() == OnFault::Pass => Ok(body),
-        Err(_) => Err(DropReason::FormatFailed),
+    fn step(&self, policy: &Policy, message: &Arc<Message>, body: Arc<Body>, seat: &Seat) -> Shaped {
+        let reader: Vec<(&str, &str)> =
+            policy.vary.iter().filter_map(|name| seat.attribute(name).map(|value| (name.as_str(), value))).collect();
+        let fault = match policy.format(message, &body, &reader) {
+            Ok(Some(shaped)) => return Ok(Arc::new(shaped)),
+            Ok(None) => return Err(DropReason::Formatted),
+            Err(CallError::Refused(_)) => return Err(DropReason::FormatFailed),
+            Err(CallError::Fault(fault)) => Some(fault),
+            Err(CallError::LeftOut) => None,
+        };
+        match policy.on_fault().formatting {
+            FormattingFault::Pass => Ok(body),
+            FormattingFault::Drop => Err(DropReason::FormatFailed),
+            FormattingFault::DeadLetter => {
+                self.dead_letters.keep_message(policy, fault, message);
+                Err(DropReason::DeadLetter)
+            }
+        }
     }
 }
 
 /// The formatting policies of one message.
 struct Chain<'a> {
     policies: &'a PolicySet,
-    message: &'a Message,
+    message: &'a Arc<Message>,
 }
 
 impl Chain<'_> {

@@ -17,7 +17,7 @@
 //! 1. *One path.* A delivery is appended to the user's log and sessions are woken. Live, slow, resumed and replayed messages are
 //!    read by the same code (`mailbox`). A full log has a stated outcome (`mailbox::log`).
 //! 2. *A policy call is bounded*: deadline, memory, table, stack and output size (`policy::engine`, `policy::plugin`). A trap
-//!    drops the instance, counts, and follows the policy's failure rule.
+//!    drops the instance, counts, and follows the policy's failure rule; what is kept is a dead letter, never tried again by itself.
 //! 3. *Policies are values.* An event takes one immutable policy set for its whole journey; a reload swaps the set or keeps the
 //!    old one and says why (`policy`, `policy::load`).
 //! 4. *Refusal is not fault.* An `err` from a guest is its answer; a trap is a defect. They are counted apart.
@@ -42,6 +42,7 @@ mod session;
 // What the stations share.
 mod close;
 pub mod config;
+mod dead_letters;
 mod delivery;
 mod event;
 mod groups;

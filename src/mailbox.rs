@@ -216,6 +216,10 @@ impl Mailboxes {
         lock(&mailbox.content).seats.len()
     }
 
+    pub fn has_session(&self, user: &UserId, session: &str) -> bool {
+        self.find(user.as_str()).is_some_and(|mailbox| lock(&mailbox.content).seats.iter().any(|taken| *taken.seat.id == *session))
+    }
+
     pub fn presence(&self, user: &UserId) -> Presence {
         let Some(mailbox) = self.find(user.as_str()) else {
             return Presence { sessions: Vec::new(), messages: 0, bytes: 0, last: 0, epoch: None };

@@ -26,10 +26,12 @@ pub enum DropReason {
     Formatted,
     /// A formatting policy refused it, or faulted, and the rule is to drop.
     FormatFailed,
+    /// A formatting policy faulted on it, and it is among the dead letters.
+    DeadLetter,
 }
 
 impl DropReason {
-    const ALL: [DropReason; 10] = [
+    const ALL: [DropReason; 11] = [
         DropReason::Away,
         DropReason::MailboxFull,
         DropReason::ServerFull,
@@ -40,6 +42,7 @@ impl DropReason {
         DropReason::TooManyRecipients,
         DropReason::Formatted,
         DropReason::FormatFailed,
+        DropReason::DeadLetter,
     ];
 
     pub fn name(self) -> &'static str {
@@ -54,6 +57,7 @@ impl DropReason {
             DropReason::TooManyRecipients => "too_many_recipients",
             DropReason::Formatted => "formatted",
             DropReason::FormatFailed => "format_failed",
+            DropReason::DeadLetter => "dead_letter",
         }
     }
 }
@@ -80,6 +84,8 @@ pub struct Metrics {
     pub policy_log_lines_dropped: IntCounterVec,
     pub policy_custom: IntCounterVec,
     pub reloads: IntCounterVec,
+    pub dead_letters: IntCounterVec,
+    dead_letters_kept: IntGauge,
     sessions: IntGauge,
     mailboxes: IntGauge,
     mailbox_messages: IntGauge,
@@ -97,6 +103,7 @@ pub struct Gauges {
     pub bytes: usize,
     pub groups: usize,
     pub memberships: usize,
+    pub dead_letters: usize,
 }
 
 impl Metrics {
@@ -145,9 +152,15 @@ impl Metrics {
             policy_custom: make.counters("signalpost_policy_custom_total", "The policies' own counters.", &["policy", "name"])?,
             reloads: make.counters(
                 "signalpost_policy_reloads_total",
-                "Changes of the policies by outcome: swapped, refused.",
+                "Changes of the policies by outcome: swapped, refused, rolled_back.",
                 &["outcome"],
             )?,
+            dead_letters: make.counters(
+                "signalpost_dead_letters_total",
+                "Dead letters by what became of them: kept, retried, deleted, evicted.",
+                &["outcome"],
+            )?,
+            dead_letters_kept: make.gauge("signalpost_dead_letters", "Dead letters that are kept.")?,
             sessions: make.gauge("signalpost_sessions", "Open sessions.")?,
             mailboxes: make.gauge("signalpost_mailboxes", "Mailboxes in memory.")?,
             mailbox_messages: make.gauge("signalpost_mailbox_messages", "Messages in all mailboxes.")?,
@@ -176,6 +189,7 @@ impl Metrics {
         set(&self.mailbox_bytes, gauges.bytes);
         set(&self.groups, gauges.groups);
         set(&self.memberships, gauges.memberships);
+        set(&self.dead_letters_kept, gauges.dead_letters);
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 

@@ -1,5 +1,7 @@
 //! What operators ask: who is connected, which policies serve, and whether the server is well.
 
+pub mod dead_letters;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,6 +14,7 @@ use serde::Serialize;
 
 use crate::close::Close;
 use crate::config::{Grant, OnFault};
+use crate::dispatch::Dispatch;
 use crate::lock;
 use crate::metrics::Gauges;
 use crate::policy::host::Services;
@@ -23,6 +26,7 @@ use crate::problem::{self, Problem};
 #[derive(Debug)]
 pub struct Operate {
     pub services: Arc<Services>,
+    pub dispatch: Arc<Dispatch>,
     pub policies: Arc<Policies>,
     pub loader: Arc<Loader>,
     /// One reload at a time.
@@ -157,7 +161,7 @@ pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
     json(&PoliciesView { revision: current.revision, policies, rejected: operate.policies.rejected() })
 }
 
-/// `POST {base}/policies/reload`: brings the policies up to date with their files now.
+/// `POST {base}/policies/reload`: brings the policies up to date with their files now. Files that were refused are tried again.
 ///
 /// # Errors
 /// A changed file was refused; nothing has changed.
@@ -167,7 +171,7 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
         revision: u64,
         changed: Vec<String>,
     }
-    match operate.reload().await {
+    match operate.reload(true).await {
         Reload::Unchanged => Ok(json(&Reloaded { revision: operate.policies.current().revision, changed: Vec::new() })),
         Reload::Swapped { revision, changed } => Ok(json(&Reloaded { revision, changed })),
         Reload::Refused(rejected) => {
@@ -206,6 +210,7 @@ pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Pr
         bytes: totals.bytes,
         groups,
         memberships,
+        dead_letters: operate.dispatch.dead_letters.totals().0,
     };
     let text = services.metrics.text(&gauges);
     let text = text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;
@@ -213,11 +218,19 @@ pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Pr
 }
 
 impl Operate {
-    /// Reloads off the serving threads, and logs the outcome.
-    pub async fn reload(&self) -> Reload {
+    /// Goes back to the version before where a new one faults from the start.
+    pub async fn roll_back(&self) {
+        let _one_at_a_time = self.reloading.lock().await;
+        for rejected in self.loader.roll_back(&self.policies) {
+            tracing::error!(policy = rejected.name, file = %rejected.file.display(), "rolled back: it {}", rejected.reason);
+        }
+    }
+
+    /// Reloads off the serving threads, and logs the outcome. `again`: files that were refused are tried again.
+    pub async fn reload(&self, again: bool) -> Reload {
         let _one_at_a_time = self.reloading.lock().await;
         let (loader, policies) = (self.loader.clone(), self.policies.clone());
-        let outcome = tokio::task::spawn_blocking(move || loader.reload(&policies)).await.unwrap_or(Reload::Unchanged);
+        let outcome = tokio::task::spawn_blocking(move || loader.reload(&policies, again)).await.unwrap_or(Reload::Unchanged);
         match &outcome {
             Reload::Unchanged => {}
             Reload::Swapped { revision, changed } => tracing::info!(revision, "policies reloaded: {}", changed.join(", ")),

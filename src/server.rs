@@ -18,13 +18,14 @@ use tokio::time::{interval, timeout};
 
 use crate::close::Close;
 use crate::config::{Config, OnBad};
+use crate::dead_letters::DeadLetters;
 use crate::dispatch::Dispatch;
 use crate::format::Format;
 use crate::groups::Groups;
 use crate::ingress::{self, Ingress};
 use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
-use crate::operate::{self, Operate};
+use crate::operate::{self, Operate, dead_letters};
 use crate::policy::host::Services;
 use crate::policy::load::Loader;
 use crate::policy::{Policies, Policy, Rejected, engine};
@@ -93,9 +94,11 @@ impl Server {
         let config = Arc::new(config);
         let (services, loader) = foundations(&config)?;
         let policies = load(&loader, &config).await?;
-        let dispatch = Arc::new(Dispatch::new(policies.clone(), services.clone(), &config.events));
+        let dead_letters = Arc::new(DeadLetters::new(config.dead_letters.clone(), services.metrics.clone()));
+        let dispatch = Arc::new(Dispatch::new(policies.clone(), services.clone(), dead_letters.clone(), &config.events));
         let operate = Arc::new(Operate {
             services: services.clone(),
+            dispatch: dispatch.clone(),
             policies: policies.clone(),
             loader,
             reloading: tokio::sync::Mutex::default(),
@@ -104,7 +107,7 @@ impl Server {
         });
         let sessions = Arc::new(Sessions {
             dispatch: dispatch.clone(),
-            format: Format::new(policies),
+            format: Format::new(policies, dead_letters),
             mailboxes: services.mailboxes.clone(),
             metrics: services.metrics.clone(),
             sockets: config.sockets.clone(),
@@ -226,6 +229,10 @@ fn router(config: &Config, ingress: Arc<Ingress>, sessions: Arc<Sessions>, opera
         .route("/users/{user_id}/sessions", delete(operate::end_sessions))
         .route("/policies", get(operate::policies))
         .route("/policies/reload", post(operate::reload))
+        .route("/dead-letters", get(dead_letters::list).delete(dead_letters::delete_all))
+        .route("/dead-letters/retry", post(dead_letters::retry_all))
+        .route("/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::delete))
+        .route("/dead-letters/{id}/retry", post(dead_letters::retry))
         .with_state(operate.clone());
     let health = Router::new()
         .route("/healthz", get(operate::health))
@@ -287,7 +294,8 @@ fn bind(config: &Config) -> std::io::Result<TcpListener> {
     socket.listen(config.http.backlog)
 }
 
-/// Reloads when the files have changed and look the same twice, so that a copy in progress is not read.
+/// Rolls back what fails, and reloads when the files have changed and look the same twice, so that a copy in progress is not
+/// read.
 async fn watch_plugins(operate: Arc<Operate>) {
     let config = operate.loader.config();
     let mut tick = interval(Duration::from_millis(config.watch_interval_ms));
@@ -296,12 +304,13 @@ async fn watch_plugins(operate: Arc<Operate>) {
     loop {
         tick.tick().await;
         operate.policies.retire();
+        operate.roll_back().await;
         if !config.watch {
             continue;
         }
         let now = operate.loader.fingerprint();
         if now == seen && now != taken {
-            operate.reload().await;
+            operate.reload(false).await;
             taken = now.clone();
         }
         seen = now;

@@ -1,7 +1,7 @@
 //! The policies' own key-value stores. They outlive instances and reloads, not the process.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,6 +21,12 @@ impl States {
         crate::lock(&self.by_policy).entry(policy.to_owned()).or_default().clone()
     }
 
+    /// Stores that begin as these are, and whose changes go nowhere.
+    pub fn fork(&self) -> States {
+        let forked = crate::lock(&self.by_policy).iter().map(|(name, state)| (name.clone(), Arc::new(state.fork()))).collect();
+        States { by_policy: Mutex::new(forked) }
+    }
+
     /// Forgets what has expired.
     pub fn sweep(&self) {
         let now = Instant::now();
@@ -34,6 +40,8 @@ impl States {
 #[derive(Debug, Default)]
 pub struct State {
     table: Mutex<Table>,
+    /// Where a fork reads what it has not touched. Its own quota counts only what it has.
+    base: Option<Arc<State>>,
 }
 
 /// Bounds of one store.
@@ -54,9 +62,11 @@ pub enum StateError {
 struct Table {
     entries: HashMap<String, Entry>,
     bytes: usize,
+    /// What a fork has fetched from its base, there or not.
+    fetched: HashSet<String>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     value: Vec<u8>,
     expires: Option<Instant>,
@@ -64,19 +74,19 @@ struct Entry {
 
 impl State {
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
-        crate::lock(&self.table).live(key, Instant::now()).cloned()
+        self.table(key).live(key, Instant::now()).cloned()
     }
 
     /// # Errors
     /// The quota is used up; nothing has changed.
     pub fn set(&self, key: String, value: Vec<u8>, time_to_live: Option<Duration>, quota: Quota) -> Result<(), StateError> {
         let now = Instant::now();
-        crate::lock(&self.table).put(key, value, expiry(now, time_to_live), quota, now)
+        self.table(&key).put(key, value, expiry(now, time_to_live), quota, now)
     }
 
     /// Says whether the key was there.
     pub fn delete(&self, key: &str) -> bool {
-        let mut table = crate::lock(&self.table);
+        let mut table = self.table(key);
         let there = table.live(key, Instant::now()).is_some();
         table.remove(key);
         there
@@ -86,7 +96,7 @@ impl State {
     /// The value is no decimal 64-bit integer, the sum leaves its range, or the quota is used up.
     pub fn increment(&self, key: String, by: i64, time_to_live: Option<Duration>, quota: Quota) -> Result<i64, StateError> {
         let now = Instant::now();
-        let mut table = crate::lock(&self.table);
+        let mut table = self.table(&key);
         let (current, expires) = match table.live(&key, now) {
             Some(value) => {
                 let text = std::str::from_utf8(value).map_err(|_| StateError::NotANumber)?;
@@ -113,12 +123,29 @@ impl State {
         quota: Quota,
     ) -> Result<bool, StateError> {
         let now = Instant::now();
-        let mut table = crate::lock(&self.table);
+        let mut table = self.table(&key);
         if table.live(&key, now).map(Vec::as_slice) != expected {
             return Ok(false);
         }
         table.put(key, value, expiry(now, time_to_live), quota, now)?;
         Ok(true)
+    }
+
+    fn fork(self: &Arc<State>) -> State {
+        State { table: Mutex::default(), base: Some(self.clone()) }
+    }
+
+    /// The table, in which `key` is up to date.
+    fn table(&self, key: &str) -> MutexGuard<'_, Table> {
+        let mut table = crate::lock(&self.table);
+        if let Some(base) = &self.base
+            && table.fetched.insert(key.to_owned())
+            && let Some(entry) = base.table(key).entries.get(key)
+        {
+            table.bytes += size(key, &entry.value);
+            table.entries.insert(key.to_owned(), entry.clone());
+        }
+        table
     }
 }
 
@@ -216,6 +243,19 @@ mod tests {
         assert_eq!(state.compare_and_swap("k".into(), None, b"y".to_vec(), None, QUOTA), Ok(true));
         assert_eq!(state.compare_and_swap("k".into(), Some(b"y"), b"z".to_vec(), None, QUOTA), Ok(true));
         assert_eq!(state.get("k"), Some(b"z".to_vec()));
+    }
+
+    #[test]
+    fn a_fork_sees_what_there_is_and_keeps_its_changes_to_itself() {
+        let states = States::default();
+        let state = states.of("p");
+        state.set("n".into(), b"1".to_vec(), None, QUOTA).unwrap();
+        state.set("gone".into(), b"x".to_vec(), None, QUOTA).unwrap();
+        let fork = states.fork().of("p");
+        assert_eq!(fork.increment("n".into(), 1, None, QUOTA), Ok(2));
+        assert!(fork.delete("gone") && fork.get("gone").is_none());
+        assert_eq!(fork.increment("n".into(), 1, None, QUOTA), Ok(3));
+        assert_eq!((state.get("n"), state.get("gone")), (Some(b"1".to_vec()), Some(b"x".to_vec())));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::known::{KeyPath, dotted};
 
 /// Here zero has a meaning: none, never, or as many as there are cores. Everywhere else it would stop all work, so a new
 /// setting is checked until it is named here.
-const MAY_BE_ZERO: [&str; 11] = [
+const MAY_BE_ZERO: [&str; 12] = [
     "worker_threads",
     "idle_deadline_ms",
     "resume_wait_ms",
@@ -17,6 +17,7 @@ const MAY_BE_ZERO: [&str; 11] = [
     "log_lines_max",
     "log_line_bytes_max",
     "state_keys_max",
+    "trial_calls",
     "state_bytes_max",
     "metric_names_max",
 ];
@@ -100,13 +101,14 @@ fn policy_name(name: &str) -> Option<String> {
 
 /// Pairs of which the first would never be reached, or never fit, if it were above the second.
 fn contradictions(config: &Config, found: &mut Vec<String>) {
-    let Config { sockets, mailboxes, events, groups, .. } = config;
+    let Config { sockets, mailboxes, events, groups, dead_letters, .. } = config;
     let pairs = [
         ("sockets.close_deadline_ms", sockets.close_deadline_ms, "stop_deadline_ms", config.stop_deadline_ms),
         ("mailboxes.messages_max", mailboxes.messages_max as u64, "mailboxes.total_messages_max", mailboxes.total_messages_max as u64),
         ("mailboxes.bytes_max", mailboxes.bytes_max as u64, "mailboxes.total_bytes_max", mailboxes.total_bytes_max as u64),
         ("events.event_bytes_max", events.event_bytes_max as u64, "events.body_bytes_max", events.body_bytes_max as u64),
         ("events.event_bytes_max", events.event_bytes_max as u64, "mailboxes.bytes_max", mailboxes.bytes_max as u64),
+        ("events.event_bytes_max", events.event_bytes_max as u64, "dead_letters.bytes_max", dead_letters.bytes_max as u64),
         ("groups.members_max", groups.members_max as u64, "groups.memberships_max", groups.memberships_max as u64),
     ];
     for (low, low_value, high, high_value) in pairs {

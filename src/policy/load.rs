@@ -18,6 +18,7 @@ use super::host::{Services, Shared};
 use super::plugin::Source;
 use super::{Policies, Policy, PolicySet, Rejected};
 use crate::config::{self, Config};
+use crate::lock;
 
 /// Where a policy stands among the others when its configuration doesn't say.
 const ORDER_DEFAULT: i32 = 100;
@@ -71,8 +72,36 @@ impl Loader {
         (self.set(1, policies), rejected)
     }
 
-    /// Brings the policies up to date with the files.
-    pub fn reload(&self, policies: &Policies) -> Reload {
+    /// Puts the version before in the place of each new one that faults from the start. What was rolled back.
+    pub fn roll_back(&self, policies: &Policies) -> Vec<Rejected> {
+        let current = policies.current();
+        let mut next = current.policies.clone();
+        let mut rejected = Vec::new();
+        for policy in &mut next {
+            let Some(previous) = policy.fallback() else { continue };
+            let why = lock(&policy.last_fault).as_ref().map_or_else(String::new, |fault| {
+                let defect = &fault.defect;
+                format!(", at last in {} ({}: {})", fault.function, defect.kind.name(), defect.detail)
+            });
+            let (version, times) = (&policy.version, policy.limits().breaker_faults);
+            let reason = format!("was new and faulted {times} times in a row{why}: {version} is rolled back to {}", previous.version);
+            let (name, file, digest) = (policy.name.clone(), policy.file.clone(), Some(policy.digest.clone()));
+            rejected.push(Rejected { name, file, digest, reason, at: SystemTime::now() });
+            *policy = previous;
+        }
+        if !rejected.is_empty() {
+            let mut all = policies.rejected();
+            all.retain(|old| !rejected.iter().any(|new| new.name == old.name));
+            all.extend(rejected.clone());
+            policies.set_rejected(all);
+            policies.swap(self.set(current.revision + 1, next));
+            self.services.metrics.reloads.with_label_values(&["rolled_back"]).inc();
+        }
+        rejected
+    }
+
+    /// Brings the policies up to date with the files. `again`: a file that was refused is tried again, changed or not.
+    pub fn reload(&self, policies: &Policies, again: bool) -> Reload {
         let current = policies.current();
         let known = policies.rejected();
         let (mut next, mut still_rejected, mut refused, mut changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -83,14 +112,20 @@ impl Loader {
                 next.push(serving.clone());
                 continue;
             }
-            if let Some(old) = known.iter().find(|old| old.name == candidate.name && old.digest.as_deref() == candidate.digest()) {
+            let refused_before = |old: &&Rejected| old.name == candidate.name && old.digest.as_deref() == candidate.digest();
+            if let Some(old) = known.iter().find(refused_before).filter(|_| !again) {
                 still_rejected.push(old.clone());
                 next.extend(serving.cloned());
                 continue;
             }
             changed.push(candidate.name.clone());
             match self.policy(candidate) {
-                Ok(policy) => next.push(Arc::new(policy)),
+                Ok(policy) => {
+                    if let Some(old) = serving {
+                        policy.follows(old);
+                    }
+                    next.push(Arc::new(policy));
+                }
                 Err(reason) => refused.push(reject(candidate, reason)),
             }
         }

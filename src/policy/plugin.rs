@@ -3,7 +3,7 @@
 //! A call takes an idle instance or makes one, runs on the caller's thread within its deadline, and gives the instance
 //! back. After a fault the instance is dropped: nothing of it is trusted again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
@@ -18,9 +18,10 @@ use super::contract::{CONTRACT, CONTRACT_VERSION, Role, check_events, check_expo
 use super::engine::Deadline;
 use super::fault::{Defect, Fault, FaultKind, chain};
 use super::host::{Host, Shared, link};
-use crate::config::{self, Isolation, OnFault};
+use crate::config::{self, Isolation, Limits, OnFault};
 use crate::delivery::{Decision, Message, Refusal};
 use crate::event::{Body, Event};
+use crate::groups::Quota;
 use crate::lock;
 
 /// A policy, ready to be called.
@@ -38,6 +39,9 @@ pub struct Policy {
     pub vary: Vec<String>,
     pub counters: Counters,
     pub last_fault: Mutex<Option<Fault>>,
+    /// The version before this one, while this one is on trial.
+    previous: Mutex<Option<Arc<Policy>>>,
+    on_trial: AtomicBool,
     breaker: Mutex<Breaker>,
     instances: Instances,
     bounds: Bounds,
@@ -139,6 +143,8 @@ impl Policy {
             vary,
             counters: Counters::default(),
             last_fault: Mutex::default(),
+            previous: Mutex::default(),
+            on_trial: AtomicBool::new(false),
             breaker: Mutex::new(Breaker::new(
                 limits.breaker_faults,
                 milliseconds(limits.breaker_pause_ms),
@@ -171,8 +177,13 @@ impl Policy {
         self.config.on_fault
     }
 
-    pub fn recipients_max(&self) -> usize {
-        self.instances.shared.limits.recipients_max
+    pub fn limits(&self) -> &Limits {
+        &self.instances.shared.limits
+    }
+
+    /// What its decisions may make of groups.
+    pub fn group_quota(&self) -> Quota<'_> {
+        Quota { policy: &self.name, groups_max: self.limits().groups_max, memberships_max: self.limits().memberships_max }
     }
 
     pub fn idle_instances(&self) -> usize {
@@ -267,6 +278,9 @@ impl Policy {
             Err(refusal) => Err(self.bounds.refusal(refusal).map_err(unusable)?),
         };
         lock(&self.breaker).succeeded();
+        if self.on_trial.load(Ordering::Relaxed) && self.counters.calls.load(Ordering::Relaxed) >= self.limits().trial_calls {
+            self.end_trial();
+        }
         let refusal = match answer {
             Ok(answer) => return Ok(answer),
             Err(refusal) => refusal,
@@ -295,6 +309,23 @@ impl Policy {
         };
         *lock(&self.last_fault) = Some(fault.clone());
         fault
+    }
+
+    /// Begins a trial: until it has proven itself, the last version that has is at hand.
+    pub fn follows(&self, old: &Arc<Policy>) {
+        let proven = lock(&old.previous).clone().unwrap_or_else(|| old.clone());
+        self.on_trial.store(true, Ordering::Relaxed);
+        *lock(&self.previous) = Some(proven);
+    }
+
+    fn end_trial(&self) {
+        self.on_trial.store(false, Ordering::Relaxed);
+        lock(&self.previous).take();
+    }
+
+    /// The version to go back to, where this one is new and has faulted too often in a row.
+    pub fn fallback(&self) -> Option<Arc<Policy>> {
+        if self.is_left_out() { lock(&self.previous).clone() } else { None }
     }
 
     /// Whether the policy is left out at the moment.

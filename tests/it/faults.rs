@@ -85,21 +85,6 @@ async fn a_policy_that_faults_in_a_row_is_left_out_and_tried_again() {
     assert_eq!((client.text().await, client.text().await), ("7".into(), "7".into()));
 }
 
-#[tokio::test]
-async fn an_event_whose_every_policy_failed_may_be_published_again() {
-    let fields = "(global $called (mut i32) (i32.const 0))";
-    let body = format!("(if (i32.eqz (global.get $called)) (then (global.set $called (i32.const 1)) unreachable)) {FORWARD}");
-    let more = "[policies.a.limits]\nbreaker_faults = 1000";
-    let dir = folder(&Guest { fields, strings: &[("user", "1")], ..Guest::routing(&body) }.component());
-    let server = TestServer::with(&settings(dir.path(), more)).await;
-    let event = json!({ "type": "x", "id": "1", "source": "/me", "data": 1 });
-    // Each instance fails its first call, and a fault drops the instance.
-    for _ in 0..3 {
-        let receipt = server.post("/events", event.clone()).await;
-        assert_eq!((&receipt["duplicate"], &receipt["policies"][0]["outcome"]), (&json!(false), &json!("faulted")));
-    }
-}
-
 /// One function of many branches over many live locals: valid, small, and a day's work for a register allocator.
 fn bomb() -> Vec<u8> {
     let locals = "i32 ".repeat(1000);

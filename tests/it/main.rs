@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod bundled;
+mod dead_letters;
 mod events;
 mod faults;
 mod line;

@@ -240,10 +240,13 @@ async fn the_policies_are_shown_with_all_that_an_operator_asks() {
     assert_eq!((&pooling["version"], &pooling["roles"], &pooling["grants"]), (&json!("0.1.0"), &json!(["routing"]), &json!(["state"])));
     assert_eq!(pooling["events"].as_array().unwrap().len(), 10);
     assert_eq!(pooling["counters"], json!({ "calls": 2, "refusals": 1, "faults": 0, "idle_instances": 1 }));
-    assert_eq!((&pooling["last_fault"], &pooling["on_fault"]), (&Value::Null, &json!("drop")));
+    assert_eq!(
+        (&pooling["last_fault"], &pooling["on_fault"]),
+        (&Value::Null, &json!({"routing": "dead-letter", "formatting": "dead-letter", "sessions": "refuse"}))
+    );
     let compact = policy(&policies, "compact");
     assert_eq!((&compact["roles"], &compact["vary"]), (&json!(["formatting"]), &json!(["format", "locale"])));
-    assert_eq!((&compact["on_fault"], &compact["events"]), (&json!("pass"), &json!(["*"])));
+    assert_eq!((&compact["on_fault"]["formatting"], &compact["events"]), (&json!("pass"), &json!(["*"])));
     assert_eq!(policy(&policies, "chat")["roles"], json!(["sessions"]));
     assert_eq!(server.metric(r#"signalpost_policy_refusals_total{policy="pooling"}"#).await, 1.0);
 }
@@ -682,7 +685,7 @@ async fn a_failing_formatting_policy_lets_messages_pass_or_drops_them_as_configu
     let failing = Guest::formatting("unreachable").component();
     for (rule, arrives) in [("pass", true), ("drop", false)] {
         let dir = folder(&[("f.wasm", &failing)]);
-        let server = still(dir.path(), &format!("[policies.f]\non_fault = \"{rule}\"")).await;
+        let server = still(dir.path(), &format!("[policies.f]\non_fault = {{ formatting = \"{rule}\" }}")).await;
         let mut user = server.connect("1").await;
         server.post("/users/1/messages", json!({ "n": 1 })).await;
         if arrives {

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{Grant, LogLevel, OnFault};
+use crate::config::{Grant, LogLevel, SessionsFault};
 
 /// A file of its own for each test, removed when it goes.
 struct File(PathBuf);
@@ -144,7 +144,7 @@ fn a_variable_is_read_as_its_setting_needs_it() {
         ("SIGNALPOST_PLUGINS_WATCH", "false"),
         ("SIGNALPOST_SOCKETS_ATTRIBUTES", "locale, device"),
         ("SIGNALPOST_POLICIES_CHAT_GRANTS", r#"["log", "groups"]"#),
-        ("SIGNALPOST_POLICIES_CHAT_ON_FAULT", "pass"),
+        ("SIGNALPOST_POLICIES_CHAT_ON_FAULT_SESSIONS", "refuse"),
         ("SIGNALPOST_POLICIES_CHAT_EVENTS", "pooling.chat.message"),
         ("SIGNALPOST_POLICIES_CHAT_FILE", "42"),
         ("SIGNALPOST_POLICIES_CHAT_LIMITS_CALL_DEADLINE_MS", "50"),
@@ -154,7 +154,7 @@ fn a_variable_is_read_as_its_setting_needs_it() {
     assert_eq!((config.base_path.as_str(), config.log.level, config.plugins.watch), ("/42", LogLevel::Debug, false));
     assert_eq!(config.sockets.attributes, ["locale", "device"]);
     let chat = &config.policies["chat"];
-    assert_eq!((chat.grants.as_slice(), chat.on_fault), ([Grant::Log, Grant::Groups].as_slice(), OnFault::Pass));
+    assert_eq!((chat.grants.as_slice(), chat.on_fault.sessions), ([Grant::Log, Grant::Groups].as_slice(), SessionsFault::Refuse));
     assert_eq!(chat.events.as_deref(), Some(["pooling.chat.message".to_owned()].as_slice()));
     assert_eq!(chat.file.as_deref(), Some(Path::new("42")));
     assert_eq!(chat.settings["words"].as_integer(), Some(3));

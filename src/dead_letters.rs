@@ -1,0 +1,192 @@
+//! Dead letters: what policies faulted on, kept until it is retried or deleted. Nothing here retries by itself, so that an event
+//! that kills its policy can't go round.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::config;
+use crate::delivery::Message;
+use crate::event::{Event, UserId};
+use crate::lock;
+use crate::mailbox::Seat;
+use crate::metrics::Metrics;
+use crate::policy::{Fault, Policy};
+
+/// What a letter costs beyond its payload: its names, and the fault with its backtrace.
+const LETTER_BYTES: usize = 1024;
+
+/// What a reader costs who waits for a message.
+const READER_BYTES: usize = 128;
+
+/// A letter whose policy has faulted on it this often is poison: it is retried only when it is named.
+const POISON_ATTEMPTS: u32 = 2;
+
+/// All that is kept, oldest first, within its bounds.
+#[derive(Debug)]
+pub struct DeadLetters {
+    limits: config::DeadLetters,
+    metrics: Arc<Metrics>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    letters: BTreeMap<u64, Arc<DeadLetter>>,
+    bytes: usize,
+    last_id: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Counts up; given when it is first kept.
+    pub id: u64,
+    pub at: SystemTime,
+    pub policy: String,
+    pub version: String,
+    pub attempts: u32,
+    /// `None`: the policy had faulted too often in a row, and was not called.
+    pub fault: Option<Box<Fault>>,
+    pub content: Content,
+}
+
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A routing policy was to decide about it.
+    Event(Box<Event>),
+    /// A formatting policy was to shape it for these readers.
+    Message { message: Arc<Message>, readers: Vec<Reader> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reader {
+    pub user: UserId,
+    pub session: Arc<str>,
+}
+
+impl DeadLetter {
+    pub fn new(policy: &Policy, attempts: u32, fault: Option<Box<Fault>>, content: Content) -> DeadLetter {
+        let (name, version) = (policy.name.clone(), policy.version.clone());
+        DeadLetter { id: 0, at: SystemTime::now(), policy: name, version, attempts, fault, content }
+    }
+
+    pub fn is_poison(&self) -> bool {
+        self.attempts >= POISON_ATTEMPTS
+    }
+
+    fn bytes(&self) -> usize {
+        let payload = match &self.content {
+            Content::Event(event) => event.data.as_ref().map_or(0, |data| data.size()),
+            Content::Message { message, readers } => message.body.size() + readers.len() * READER_BYTES,
+        };
+        LETTER_BYTES + payload
+    }
+}
+
+impl DeadLetters {
+    pub fn new(limits: config::DeadLetters, metrics: Arc<Metrics>) -> DeadLetters {
+        DeadLetters { limits, metrics, kept: Mutex::default() }
+    }
+
+    /// Keeps an event that a routing policy faulted on. The letter's id; the oldest letter goes when there are too many.
+    pub fn keep(&self, letter: DeadLetter) -> u64 {
+        self.count("kept", 1);
+        let mut kept = lock(&self.kept);
+        self.insert(&mut kept, letter)
+    }
+
+    /// Keeps a message that a formatting policy faulted on: one letter, however many of its classes fault.
+    pub fn keep_message(&self, policy: &Policy, fault: Option<Box<Fault>>, message: &Arc<Message>) {
+        let content = Content::Message { message: message.clone(), readers: Vec::new() };
+        let mut kept = lock(&self.kept);
+        if kept.id_of(message).is_none() {
+            self.count("kept", 1);
+            self.insert(&mut kept, DeadLetter::new(policy, message.attempt, fault, content));
+        }
+    }
+
+    /// Notes that a session was to have this message.
+    pub fn wanted_by(&self, message: &Arc<Message>, seat: &Seat) {
+        let mut kept = lock(&self.kept);
+        let Some(id) = kept.id_of(message) else { return };
+        let Some(letter) = kept.remove(id) else { return };
+        let mut letter = Arc::unwrap_or_clone(letter);
+        if let Content::Message { readers, .. } = &mut letter.content {
+            readers.push(Reader { user: seat.user.clone(), session: seat.id.clone() });
+        }
+        self.insert(&mut kept, letter);
+    }
+
+    /// All of them, oldest first.
+    pub fn list(&self) -> Vec<Arc<DeadLetter>> {
+        lock(&self.kept).letters.values().cloned().collect()
+    }
+
+    pub fn get(&self, id: u64) -> Option<Arc<DeadLetter>> {
+        lock(&self.kept).letters.get(&id).cloned()
+    }
+
+    /// Takes one out to try it again, so that nobody else does at the same time.
+    pub fn take(&self, id: u64) -> Option<DeadLetter> {
+        let letter = lock(&self.kept).remove(id)?;
+        self.count("retried", 1);
+        Some(Arc::unwrap_or_clone(letter))
+    }
+
+    pub fn delete(&self, id: u64) -> bool {
+        let deleted = lock(&self.kept).remove(id).is_some();
+        self.count("deleted", u64::from(deleted));
+        deleted
+    }
+
+    pub fn delete_all(&self) -> usize {
+        let mut kept = lock(&self.kept);
+        let deleted = std::mem::take(&mut kept.letters).len();
+        kept.bytes = 0;
+        self.count("deleted", deleted as u64);
+        deleted
+    }
+
+    /// Letters and bytes.
+    pub fn totals(&self) -> (usize, usize) {
+        let kept = lock(&self.kept);
+        (kept.letters.len(), kept.bytes)
+    }
+
+    fn insert(&self, kept: &mut Kept, mut letter: DeadLetter) -> u64 {
+        if letter.id == 0 {
+            kept.last_id += 1;
+            letter.id = kept.last_id;
+        }
+        let (id, bytes) = (letter.id, letter.bytes());
+        while kept.letters.len() >= self.limits.letters_max || kept.bytes + bytes > self.limits.bytes_max {
+            let Some(oldest) = kept.letters.keys().next().copied() else { break };
+            kept.remove(oldest);
+            self.count("evicted", 1);
+        }
+        kept.bytes += bytes;
+        kept.letters.insert(id, Arc::new(letter));
+        id
+    }
+
+    fn count(&self, outcome: &str, by: u64) {
+        self.metrics.dead_letters.with_label_values(&[outcome]).inc_by(by);
+    }
+}
+
+impl Kept {
+    fn id_of(&self, message: &Arc<Message>) -> Option<u64> {
+        let same =
+            |letter: &&Arc<DeadLetter>| matches!(&letter.content, Content::Message { message: known, .. } if Arc::ptr_eq(known, message));
+        // The newest first: it is what everybody is reading.
+        self.letters.values().rev().find(same).map(|letter| letter.id)
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<DeadLetter>> {
+        let letter = self.letters.remove(&id)?;
+        self.bytes -= letter.bytes();
+        Some(letter)
+    }
+}
