@@ -36,6 +36,12 @@ impl PolicySet {
         self.policies.iter().filter(move |policy| policy.has(role) && policy.wants(event_type))
     }
 
+    /// The same policies over other services, with nothing behind them.
+    pub fn fork(&self, services: &Arc<host::Services>) -> PolicySet {
+        let policies = self.policies.iter().map(|policy| Arc::new(policy.fork(services))).collect();
+        PolicySet { revision: self.revision, policies }
+    }
+
     /// The sessions policies, in order.
     pub fn sessions(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.iter().filter(|policy| policy.has(Role::Sessions))

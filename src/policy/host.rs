@@ -24,6 +24,17 @@ pub struct Services {
     pub metrics: Arc<Metrics>,
 }
 
+impl Services {
+    /// Services that begin as these are, and whose changes go nowhere. The mailboxes are these: whoever forks must not post.
+    ///
+    /// # Errors
+    /// Those of [`Metrics::new`].
+    pub fn fork(&self) -> prometheus::Result<Services> {
+        let (mailboxes, groups) = (self.mailboxes.clone(), Arc::new(self.groups.fork()));
+        Ok(Services { mailboxes, groups, states: self.states.fork(), metrics: Arc::new(Metrics::new()?) })
+    }
+}
+
 /// What all instances of one policy share.
 #[derive(Debug)]
 pub struct Shared {

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::Histogram;
 use wasmtime::component::{Component, InstancePre, Linker};
@@ -17,7 +17,7 @@ use super::compile::Compiler;
 use super::contract::{CONTRACT, CONTRACT_VERSION, Role, check_events, check_exports, check_imports, check_kind, matches};
 use super::engine::Deadline;
 use super::fault::{Defect, Fault, FaultKind, chain};
-use super::host::{Host, Shared, link};
+use super::host::{Host, Services, Shared, link};
 use crate::config::{self, Isolation, Limits, OnFault};
 use crate::delivery::{Decision, Message, Refusal};
 use crate::event::{Body, Event};
@@ -83,15 +83,20 @@ struct Calls {
     closed: Option<Histogram>,
 }
 
-/// Compiled once; instances are made when needed and reused.
+/// Instances are made when needed and reused.
 struct Instances {
+    code: Arc<Code>,
+    shared: Arc<Shared>,
+    idle: Mutex<Vec<Instance>>,
+}
+
+/// Compiled once.
+struct Code {
     engine: Engine,
     pre: InstancePre<Host>,
-    shared: Arc<Shared>,
     settings: String,
     exports: Exports,
     isolation: Isolation,
-    idle: Mutex<Vec<Instance>>,
 }
 
 struct Exports {
@@ -130,10 +135,6 @@ impl Policy {
         let instances = Instances::new(engine, &component, &config, shared.clone(), &roles)?;
         let (description, vary, first) = instances.probe()?;
         instances.give_back(first);
-        let limits = &shared.limits;
-        let milliseconds = std::time::Duration::from_millis;
-        let metrics = &shared.services.metrics;
-        let time = |role, function| roles.contains(&role).then(|| metrics.policy_call(source.name, function));
         Ok(Policy {
             name: source.name.to_owned(),
             version: description.version,
@@ -145,23 +146,36 @@ impl Policy {
             last_fault: Mutex::default(),
             previous: Mutex::default(),
             on_trial: AtomicBool::new(false),
-            breaker: Mutex::new(Breaker::new(
-                limits.breaker_faults,
-                milliseconds(limits.breaker_pause_ms),
-                milliseconds(limits.breaker_pause_max_ms),
-            )),
+            breaker: Mutex::new(breaker(&shared.limits)),
             bounds,
-            calls: Calls {
-                route: time(Role::Routing, "route"),
-                format: time(Role::Formatting, "format"),
-                opened: time(Role::Sessions, "opened"),
-                received: time(Role::Sessions, "received"),
-                closed: time(Role::Sessions, "closed"),
-            },
+            calls: Calls::new(&shared, &roles),
             roles,
             instances,
             config,
         })
+    }
+
+    /// The same policy over other services, with nothing behind it: for calls that must leave no trace.
+    pub fn fork(&self, services: &Arc<Services>) -> Policy {
+        let shared = Shared::new(self.name.clone(), self.limits().clone(), services.clone());
+        Policy {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            digest: self.digest.clone(),
+            file: self.file.clone(),
+            roles: self.roles.clone(),
+            events: self.events.clone(),
+            config: self.config.clone(),
+            vary: self.vary.clone(),
+            counters: Counters::default(),
+            last_fault: Mutex::default(),
+            previous: Mutex::default(),
+            on_trial: AtomicBool::new(false),
+            breaker: Mutex::new(breaker(&shared.limits)),
+            bounds: self.bounds,
+            calls: Calls::new(&shared, &self.roles),
+            instances: Instances { code: self.instances.code.clone(), shared, idle: Mutex::default() },
+        }
     }
 
     pub fn has(&self, role: Role) -> bool {
@@ -334,6 +348,25 @@ impl Policy {
     }
 }
 
+fn breaker(limits: &Limits) -> Breaker {
+    let (first, longest) = (Duration::from_millis(limits.breaker_pause_ms), Duration::from_millis(limits.breaker_pause_max_ms));
+    Breaker::new(limits.breaker_faults, first, longest)
+}
+
+impl Calls {
+    fn new(shared: &Shared, roles: &[Role]) -> Calls {
+        let metrics = &shared.services.metrics;
+        let time = |role, function| roles.contains(&role).then(|| metrics.policy_call(&shared.name, function));
+        Calls {
+            route: time(Role::Routing, "route"),
+            format: time(Role::Formatting, "format"),
+            opened: time(Role::Sessions, "opened"),
+            received: time(Role::Sessions, "received"),
+            closed: time(Role::Sessions, "closed"),
+        }
+    }
+}
+
 impl Instances {
     fn new(
         engine: &Engine,
@@ -358,7 +391,8 @@ impl Instances {
             sessions: has(Role::Sessions).then(|| sessions::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
         };
         let isolation = config.isolation;
-        Ok(Instances { engine: engine.clone(), pre, shared, settings, exports, isolation, idle: Mutex::default() })
+        let code = Arc::new(Code { engine: engine.clone(), pre, settings, exports, isolation });
+        Ok(Instances { code, shared, idle: Mutex::default() })
     }
 
     /// The first instance: asks it who it is and whether its settings are right.
@@ -370,9 +404,9 @@ impl Instances {
         let description = instance.plugin.call_describe(&mut instance.store);
         let description = description.map_err(|error| wrong("describe", Defect::of(&error, instance.store.data())))?;
         instance.begin(deadline);
-        let configured = instance.plugin.call_configure(&mut instance.store, &self.settings);
+        let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
         let configured = configured.map_err(|error| wrong("configure", Defect::of(&error, instance.store.data())))?;
-        configured.map_err(|reason| format!("it refuses its settings {}: {reason}", self.settings))?;
+        configured.map_err(|reason| format!("it refuses its settings {}: {reason}", self.code.settings))?;
         let mut vary = Vec::new();
         instance.begin(deadline);
         if let Some(formatting) = &instance.formatting {
@@ -387,7 +421,7 @@ impl Instances {
         }
         let mut instance = self.instantiate()?;
         instance.begin(self.shared.limits.configure_deadline_ms);
-        let configured = instance.plugin.call_configure(&mut instance.store, &self.settings);
+        let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
         match configured.map_err(|error| Defect::of(&error, instance.store.data()))? {
             Ok(()) => Ok(instance),
             Err(reason) => {
@@ -402,21 +436,21 @@ impl Instances {
         let limits = &self.shared.limits;
         let worn =
             instance.calls >= limits.calls_per_instance_max || instance.store.data().growth.memory_bytes() > limits.instance_kept_bytes_max;
-        if !worn && self.isolation == Isolation::Reuse {
+        if !worn && self.code.isolation == Isolation::Reuse {
             lock(&self.idle).push(instance);
         }
     }
 
     fn instantiate(&self) -> Result<Instance, Defect> {
-        let mut store = Store::new(&self.engine, Host::new(self.shared.clone()));
+        let mut store = Store::new(&self.code.engine, Host::new(self.shared.clone()));
         store.limiter(|host| &mut host.growth);
         store.set_hostcall_fuel(self.shared.limits.output_bytes_max);
         store.data_mut().begin(self.shared.limits.configure_deadline_ms);
         store.set_epoch_deadline(Deadline::FIRST_LOOK_TICKS);
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().deadline.look()));
-        let instance = self.pre.instantiate(&mut store).map_err(|error| Defect::of(&error, store.data()))?;
+        let instance = self.code.pre.instantiate(&mut store).map_err(|error| Defect::of(&error, store.data()))?;
         let loaded = |error: wasmtime::Error| Defect::new(FaultKind::Trap, chain(&error));
-        let exports = &self.exports;
+        let exports = &self.code.exports;
         Ok(Instance {
             plugin: exports.plugin.load(&mut store, &instance).map_err(loaded)?,
             routing: exports.routing.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose().map_err(loaded)?,
@@ -430,7 +464,7 @@ impl Instances {
 
 impl std::fmt::Debug for Instances {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Instances").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Instances").field("settings", &self.code.settings).finish_non_exhaustive()
     }
 }
 
