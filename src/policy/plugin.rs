@@ -14,7 +14,9 @@ use wasmtime::{Engine, Store};
 use super::bindings::{self, Bounds, Response, formatting, plugin, routing, sessions};
 use super::breaker::Breaker;
 use super::compile::Compiler;
-use super::contract::{CONTRACT, CONTRACT_VERSION, Role, check_events, check_exports, check_imports, check_kind, matches};
+use super::contract::{
+    CONTRACT, CONTRACT_VERSION, Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary, matches,
+};
 use super::engine::Deadline;
 use super::fault::{Defect, Fault, FaultKind, chain};
 use super::host::{Host, Shared, link};
@@ -125,6 +127,8 @@ impl Policy {
         check_imports(engine, &component, source.name, &config.grants)?;
         let instances = Instances::new(engine, &component, &config, shared.clone(), &roles)?;
         let (description, vary, first) = instances.probe()?;
+        check_description(&description)?;
+        check_vary(&vary)?;
         instances.give_back(first);
         let limits = &shared.limits;
         let milliseconds = std::time::Duration::from_millis;
