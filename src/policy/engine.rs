@@ -16,6 +16,9 @@ const STACK_BYTES_MAX: usize = 256 << 10;
 /// Core instances, memories and tables of one component: those of JavaScript and Python have several.
 const PARTS_MAX: usize = 100;
 
+/// Handles of one instance. Only resources of its own have them; the contract has none.
+pub const HANDLES_MAX: usize = 1000;
+
 /// Frames of a guest's backtrace in a fault report.
 const BACKTRACE_FRAMES_MAX: usize = 20;
 

@@ -17,7 +17,7 @@ use super::compile::Compiler;
 use super::contract::{
     CONTRACT, CONTRACT_VERSION, Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary, matches,
 };
-use super::engine::Deadline;
+use super::engine::{Deadline, HANDLES_MAX};
 use super::fault::{Defect, Fault, FaultKind, chain};
 use super::host::{Host, Shared, link};
 use crate::config::{self, Isolation, OnFault};
@@ -358,10 +358,11 @@ impl Instances {
         if let Some(instance) = lock(&self.idle).pop() {
             return Ok(instance);
         }
-        let mut instance = self.instantiate()?;
+        let mut instance = self.instantiate().map_err(|defect| defect.during("creating a new instance"))?;
         instance.begin(self.shared.limits.configure_deadline_ms);
         let configured = instance.plugin.call_configure(&mut instance.store, &self.settings);
-        match configured.map_err(|error| Defect::of(&error, instance.store.data()))? {
+        let failed = |error| Defect::of(&error, instance.store.data()).during("configuring a new instance");
+        match configured.map_err(failed)? {
             Ok(()) => Ok(instance),
             Err(reason) => {
                 let detail = format!("it accepted its settings when it was loaded and refuses them now: {reason}");
@@ -384,10 +385,11 @@ impl Instances {
         let mut store = Store::new(&self.engine, Host::new(self.shared.clone()));
         store.limiter(|host| &mut host.growth);
         store.set_hostcall_fuel(self.shared.limits.output_bytes_max);
+        store.set_max_component_handles(HANDLES_MAX);
         store.data_mut().begin(self.shared.limits.configure_deadline_ms);
         store.set_epoch_deadline(Deadline::FIRST_LOOK_TICKS);
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().deadline.look()));
-        let instance = self.pre.instantiate(&mut store).map_err(|error| Defect::of(&error, store.data()))?;
+        let instance = self.pre.instantiate(&mut store).map_err(|error| Defect::of_creation(&error, store.data()))?;
         let loaded = |error: wasmtime::Error| Defect::new(FaultKind::Trap, chain(&error));
         let exports = &self.exports;
         Ok(Instance {
