@@ -5,6 +5,7 @@
 mod bundled;
 mod events;
 mod faults;
+mod hostile;
 mod line;
 mod mailboxes;
 mod policies;
