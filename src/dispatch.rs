@@ -245,11 +245,12 @@ impl Dispatch {
         };
         let mut told = HashSet::new();
         let several = users.len() > 1;
+        let except: HashSet<&UserId> = delivery.except.iter().collect();
         for user in &users {
-            if delivery.except.contains(user) || (several && !told.insert(user)) {
+            if except.contains(user) || (several && !told.insert(user)) {
                 continue;
             }
-            if tally.recipients() >= origin.policy.limits().recipients_max {
+            if tally.told >= origin.policy.limits().recipients_max {
                 tally.drop(DropReason::TooManyRecipients, user);
                 self.services.metrics.dropped(DropReason::TooManyRecipients, 1);
                 continue;
@@ -299,17 +300,16 @@ impl Outcome {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     recipients: HashSet<UserId>,
+    /// One who is told twice counts twice.
+    told: usize,
     posted: usize,
     dropped: BTreeMap<DropReason, (usize, Vec<UserId>)>,
     joins_refused: usize,
 }
 
 impl Tally {
-    fn recipients(&self) -> usize {
-        self.recipients.len()
-    }
-
     fn name(&mut self, user: &UserId) {
+        self.told += 1;
         if !self.recipients.contains(user) {
             self.recipients.insert(user.clone());
         }

@@ -5,11 +5,22 @@ use serde::Serialize;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::bindings::plugin;
 use crate::config::Grant;
 
 /// The contract that this server serves. A published version stays as it is; the next one lives beside it.
 pub const CONTRACT: &str = "signalpost:policy";
 pub const CONTRACT_VERSION: &str = "0.1.0";
+
+/// Bytes of a plugin's name, of its version, and of an attribute's name.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Event types that a plugin may want, and bytes of one. Each event is held against all of them; a prefix stands for many.
+const EVENT_TYPES_MAX: usize = 256;
+const EVENT_TYPE_BYTES_MAX: usize = 256;
+
+/// Attributes that formatting may depend on. They are looked up for each message and session.
+const VARY_MAX: usize = 16;
 
 /// What a component exports says what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -86,6 +97,37 @@ pub fn check_version<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Str
         }
     }
     Ok(())
+}
+
+/// What a plugin says of itself is in every report about it, and read for every event.
+pub fn check_description(description: &plugin::Description) -> Result<(), String> {
+    let plugin::Description { name, version, events } = description;
+    for (what, word) in [("name", name), ("version", version)] {
+        let sane = (1..=NAME_BYTES_MAX).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_graphic());
+        if !sane {
+            return Err(format!("its {what}, of {} bytes, is not 1 to {NAME_BYTES_MAX} printable ASCII characters", word.len()));
+        }
+    }
+    if events.len() > EVENT_TYPES_MAX {
+        return Err(format!("it wants {} event types, more than {EVENT_TYPES_MAX}: let it want `prefix.*`", events.len()));
+    }
+    match events.iter().map(String::len).max() {
+        Some(longest) if longest > EVENT_TYPE_BYTES_MAX => {
+            Err(format!("it wants an event type of {longest} bytes, more than {EVENT_TYPE_BYTES_MAX}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The attributes that a formatting plugin depends on.
+pub fn check_vary(names: &[String]) -> Result<(), String> {
+    if names.len() > VARY_MAX {
+        return Err(format!("it varies on {} attributes, more than {VARY_MAX}", names.len()));
+    }
+    match names.iter().find(|name| name.len() > NAME_BYTES_MAX) {
+        Some(name) => Err(format!("it varies on an attribute whose name has {} bytes, more than {NAME_BYTES_MAX}", name.len())),
+        None => Ok(()),
+    }
 }
 
 /// The event types that a plugin is called for: what it wants, narrowed by the configuration.

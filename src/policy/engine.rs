@@ -16,6 +16,9 @@ const STACK_BYTES_MAX: usize = 256 << 10;
 /// Core instances, memories and tables of one component: those of JavaScript and Python have several.
 const PARTS_MAX: usize = 100;
 
+/// Handles of one instance. Only resources of its own have them; the contract has none.
+pub const HANDLES_MAX: usize = 1000;
+
 /// Frames of a guest's backtrace in a fault report.
 const BACKTRACE_FRAMES_MAX: usize = 20;
 
@@ -97,16 +100,16 @@ pub struct Growth {
     memory_bytes_max: usize,
     table_elements_max: usize,
     memory_bytes: usize,
+    table_elements: usize,
     pub refused: bool,
 }
 
 impl Growth {
     pub fn new(limits: &Limits) -> Growth {
-        Growth { memory_bytes_max: limits.memory_bytes_max, table_elements_max: limits.table_elements_max, memory_bytes: 0, refused: false }
+        let (memory_bytes_max, table_elements_max) = (limits.memory_bytes_max, limits.table_elements_max);
+        Growth { memory_bytes_max, table_elements_max, memory_bytes: 0, table_elements: 0, refused: false }
     }
-}
 
-impl Growth {
     /// Linear memory of the instance.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes
@@ -115,18 +118,13 @@ impl Growth {
 
 impl ResourceLimiter for Growth {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // The bound is for all memories of the component together.
-        let total = self.memory_bytes - current.min(self.memory_bytes) + desired;
-        let fits = total <= self.memory_bytes_max;
-        if fits {
-            self.memory_bytes = total;
-        }
+        let fits = grows(&mut self.memory_bytes, current, desired, self.memory_bytes_max);
         self.refused |= !fits;
         Ok(fits)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let fits = desired <= self.table_elements_max;
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let fits = grows(&mut self.table_elements, current, desired, self.table_elements_max);
         self.refused |= !fits;
         Ok(fits)
     }
@@ -142,4 +140,14 @@ impl ResourceLimiter for Growth {
     fn memories(&self) -> usize {
         PARTS_MAX
     }
+}
+
+/// Whether one part may grow: the bound is for all memories, or all tables, of the component together.
+fn grows(total: &mut usize, current: usize, desired: usize, most: usize) -> bool {
+    let next = total.saturating_sub(current).saturating_add(desired);
+    let fits = next <= most;
+    if fits {
+        *total = next;
+    }
+    fits
 }

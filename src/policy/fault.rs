@@ -10,6 +10,9 @@ use super::host::{Host, TooManyHostCalls, cut};
 /// Bytes of a fault's detail that are kept.
 const FAULT_DETAIL_BYTES_MAX: usize = 4096;
 
+/// Bytes of a function's name in a backtrace. A name section may hold names of 100,000.
+const FUNCTION_BYTES_MAX: usize = 128;
+
 /// A defect of a policy, as its author needs it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Fault {
@@ -43,7 +46,7 @@ pub enum FaultKind {
     /// The instance was refused memory or a table, and did not get over it.
     Memory,
     Stack,
-    /// What it returned is over a bound or not what it claims to be.
+    /// What it handed over is over a bound or not what it claims to be.
     Output,
     /// It panicked, and said why.
     Panic,
@@ -88,8 +91,21 @@ impl Defect {
             None => error.root_cause().to_string(),
         };
         let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
-        let backtrace = frames.iter().filter_map(|frame| frame.func_name()).map(|name| rustc_name(name).to_owned()).collect();
+        let backtrace =
+            frames.iter().filter_map(|frame| frame.func_name()).map(|name| cut(rustc_name(name), FUNCTION_BYTES_MAX).to_owned()).collect();
         Defect { backtrace, ..Defect::new(kind, detail) }
+    }
+
+    /// Of an instance that could not be made: what is no trap there is a lack of room, since nothing has been handed over yet.
+    pub fn of_creation(error: &wasmtime::Error, host: &Host) -> Defect {
+        let defect = Defect::of(error, host);
+        if defect.kind == FaultKind::Output { Defect { kind: FaultKind::Memory, ..defect } } else { defect }
+    }
+
+    /// Says what else than the called function failed.
+    pub fn during(self, what: &str) -> Defect {
+        let detail = cut(&format!("{what}: {}", self.detail), FAULT_DETAIL_BYTES_MAX).to_owned();
+        Defect { detail, ..self }
     }
 }
 

@@ -4,6 +4,7 @@
 //! that was refused earlier and has not changed since doesn't hold up later changes: its old policy goes on serving.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use wasmtime::Engine;
 
 use super::bindings::Bounds;
 use super::compile::Compiler;
-use super::host::{Services, Shared};
+use super::host::{Services, Shared, cut};
 use super::plugin::Source;
 use super::{Policies, Policy, PolicySet, Rejected};
 use crate::config::{self, Config};
@@ -22,6 +23,9 @@ use crate::lock;
 
 /// Where a policy stands among the others when its configuration doesn't say.
 const ORDER_DEFAULT: i32 = 100;
+
+/// Bytes of a reason that are kept: it may hold what the plugin itself says.
+const REASON_BYTES_MAX: usize = 4096;
 
 /// Loads plugins as the configuration says.
 #[derive(Debug)]
@@ -210,11 +214,19 @@ impl Loader {
     fn read(&self, file: &Path) -> Result<(String, Vec<u8>), String> {
         let bytes_max = self.config.plugins.file_bytes_max;
         let unreadable = |error: std::io::Error| format!("can't be read: {error}");
-        let size = std::fs::metadata(file).map_err(unreadable)?.len();
-        if size > bytes_max {
+        let metadata = std::fs::metadata(file).map_err(unreadable)?;
+        // Reading a pipe would wait, and a device has no end.
+        if !metadata.is_file() {
+            return Err("is no file".into());
+        }
+        let mut bytes = Vec::new();
+        // One byte more than allowed tells a file that has grown since it was looked at.
+        let reading = std::fs::File::open(file).and_then(|file| file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes));
+        reading.map_err(unreadable)?;
+        if bytes.len() as u64 > bytes_max {
+            let size = metadata.len().max(bytes.len() as u64);
             return Err(format!("has {size} bytes, over the limit of {bytes_max} (plugins.file_bytes_max)"));
         }
-        let bytes = std::fs::read(file).map_err(unreadable)?;
         Ok((hex(&Sha256::digest(&bytes)), bytes))
     }
 
@@ -235,6 +247,7 @@ impl Loader {
 }
 
 fn reject(candidate: &Candidate, reason: String) -> Rejected {
+    let reason = cut(&reason, REASON_BYTES_MAX).to_owned();
     let digest = candidate.digest().map(str::to_owned);
     Rejected { name: candidate.name.clone(), file: candidate.file.clone(), digest, reason, at: SystemTime::now() }
 }

@@ -14,8 +14,10 @@ use wasmtime::{Engine, Store};
 use super::bindings::{self, Bounds, Response, formatting, plugin, routing, sessions};
 use super::breaker::Breaker;
 use super::compile::Compiler;
-use super::contract::{CONTRACT, CONTRACT_VERSION, Role, check_events, check_exports, check_imports, check_kind, matches};
-use super::engine::Deadline;
+use super::contract::{
+    CONTRACT, CONTRACT_VERSION, Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary, matches,
+};
+use super::engine::{Deadline, HANDLES_MAX};
 use super::fault::{Defect, Fault, FaultKind, chain};
 use super::host::{Host, Services, Shared, link};
 use crate::config::{self, Isolation, Limits, OnFault};
@@ -134,6 +136,8 @@ impl Policy {
         check_imports(engine, &component, source.name, &config.grants)?;
         let instances = Instances::new(engine, &component, &config, shared.clone(), &roles)?;
         let (description, vary, first) = instances.probe()?;
+        check_description(&description)?;
+        check_vary(&vary)?;
         instances.give_back(first);
         Ok(Policy {
             name: source.name.to_owned(),
@@ -419,10 +423,11 @@ impl Instances {
         if let Some(instance) = lock(&self.idle).pop() {
             return Ok(instance);
         }
-        let mut instance = self.instantiate()?;
+        let mut instance = self.instantiate().map_err(|defect| defect.during("creating a new instance"))?;
         instance.begin(self.shared.limits.configure_deadline_ms);
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
-        match configured.map_err(|error| Defect::of(&error, instance.store.data()))? {
+        let failed = |error| Defect::of(&error, instance.store.data()).during("configuring a new instance");
+        match configured.map_err(failed)? {
             Ok(()) => Ok(instance),
             Err(reason) => {
                 let detail = format!("it accepted its settings when it was loaded and refuses them now: {reason}");
@@ -445,10 +450,11 @@ impl Instances {
         let mut store = Store::new(&self.code.engine, Host::new(self.shared.clone()));
         store.limiter(|host| &mut host.growth);
         store.set_hostcall_fuel(self.shared.limits.output_bytes_max);
+        store.set_max_component_handles(HANDLES_MAX);
         store.data_mut().begin(self.shared.limits.configure_deadline_ms);
         store.set_epoch_deadline(Deadline::FIRST_LOOK_TICKS);
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().deadline.look()));
-        let instance = self.code.pre.instantiate(&mut store).map_err(|error| Defect::of(&error, store.data()))?;
+        let instance = self.code.pre.instantiate(&mut store).map_err(|error| Defect::of_creation(&error, store.data()))?;
         let loaded = |error: wasmtime::Error| Defect::new(FaultKind::Trap, chain(&error));
         let exports = &self.code.exports;
         Ok(Instance {

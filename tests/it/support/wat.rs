@@ -15,7 +15,7 @@ const HEAP: usize = 8192;
 /// A policy whose functions do what their text says. What is left as [`Guest::routing`] or [`Guest::formatting`] made it works.
 #[derive(Clone, Copy)]
 pub struct Guest<'a> {
-    /// `routing` or `formatting`.
+    /// `routing`, `formatting` or `sessions`.
     pub role: &'a str,
     /// Host interfaces that it imports. The functions that it uses are imported in `fields`.
     pub imports: &'a [&'a str],
@@ -30,9 +30,18 @@ pub struct Guest<'a> {
     pub describe: &'a str,
     /// The body of `configure`, with `$settings` and `$settings_bytes`; it returns the address of a `result<_, string>`.
     pub configure: &'a str,
-    /// The body of `route`, with `$event`, or of `format`, with `$body`, `$body_bytes` and so on. It returns the address of the result.
-    /// `$local` and `$other` are free to use.
+    /// The body of `route`, with `$event`, of `format`, with `$body`, `$body_bytes` and so on, or of `received`. It returns the
+    /// address of the result. `$local` and `$other` are free to use.
     pub body: &'a str,
+    /// The body of `vary`; it returns the address of a list.
+    pub vary: &'a str,
+    /// The bodies of `opened` and `closed`; they return the address of a `result<response, refusal>`.
+    pub opened: &'a str,
+    pub closed: &'a str,
+    /// What `cabi_realloc` does first, with `$old`, `$old_bytes`, `$align` and `$bytes`.
+    pub on_realloc: &'a str,
+    /// What the role's function does when the host has taken its result.
+    pub post_return: &'a str,
 }
 
 impl<'a> Guest<'a> {
@@ -42,7 +51,7 @@ impl<'a> Guest<'a> {
     /// - `(call $tell user user_bytes message message_bytes)` tells one user one JSON message;
     /// - `(call $forward user user_bytes)` tells one user the event's data as it is;
     /// - `(call $refuse code code_bytes detail detail_bytes)` refuses.
-    pub fn routing(body: &'a str) -> Guest<'a> {
+    pub const fn routing(body: &'a str) -> Guest<'a> {
         Guest {
             role: "routing",
             imports: &[],
@@ -54,6 +63,11 @@ impl<'a> Guest<'a> {
             describe: "(call $description)",
             configure: "(call $configured)",
             body,
+            vary: "(i64.store (i32.const 448) (i64.const 0)) (i32.const 448)",
+            opened: "(call $silent)",
+            closed: "(call $silent)",
+            on_realloc: "",
+            post_return: "",
         }
     }
 
@@ -62,11 +76,19 @@ impl<'a> Guest<'a> {
         Guest { role: "formatting", ..Guest::routing(body) }
     }
 
+    /// Speaks with clients; `body` is that of `received`. In it:
+    ///
+    /// - `(call $not_mine)` leaves the message to others;
+    /// - `(drop (call $silent))`, then whatever is stored at `$response`, then `(call $mine)` takes it.
+    pub fn sessions(body: &'a str) -> Guest<'a> {
+        Guest { role: "sessions", ..Guest::routing(body) }
+    }
+
     pub fn component(&self) -> Vec<u8> {
         component(&[self.role], self.imports, &self.module())
     }
 
-    fn module(&self) -> String {
+    pub fn module(&self) -> String {
         let mut strings: Vec<(String, &str)> = self.strings.iter().map(|(name, text)| (name.to_string(), *text)).collect();
         strings.push(("described_name".into(), "wat"));
         strings.push(("described_version".into(), self.version));
@@ -92,16 +114,19 @@ impl<'a> Guest<'a> {
             .collect();
         let Guest { fields, memory, describe, configure, body, .. } = self;
         let role = match self.role {
-            "routing" => ROUTING.replace("BODY", body),
-            _ => FORMATTING.replace("BODY", body),
+            "routing" => ROUTING.to_owned(),
+            "formatting" => FORMATTING.replace("VARY", self.vary),
+            _ => SESSIONS.replace("OPENED", self.opened).replace("CLOSED", self.closed),
         };
+        let role = role.replace("BODY", body).replace("POST_RETURN", self.post_return);
+        let common = COMMON.replace("ON_REALLOC", self.on_realloc);
         format!(
             r#"(module
               {fields}
               (memory (export "memory") {memory})
               (global $heap (mut i32) (i32.const {HEAP}))
               {constants}
-              {COMMON}
+              {common}
               (func $description (result i32)
                 {events}
                 (i32.store (i32.const 16) (global.get $described_name))
@@ -123,6 +148,7 @@ impl<'a> Guest<'a> {
 const COMMON: &str = r#"
   (func $realloc (export "cabi_realloc") (param $old i32) (param $old_bytes i32) (param $align i32) (param $bytes i32) (result i32)
     (local $at i32) (local $end i32)
+    ON_REALLOC
     (local.set $at (i32.and
       (i32.add (global.get $heap) (i32.sub (local.get $align) (i32.const 1)))
       (i32.sub (i32.const 0) (local.get $align))))
@@ -192,7 +218,8 @@ const ROUTING: &str = r#"
   (func (export "signalpost:policy/routing@0.1.0#route") (param $event i32) (result i32)
     (local $local i32) (local $other i32)
     BODY)
-  (func (export "cabi_post_signalpost:policy/routing@0.1.0#route") (param i32) (global.set $text_bytes (i32.const 0)) (call $free))
+  (func (export "cabi_post_signalpost:policy/routing@0.1.0#route") (param i32)
+    (global.set $text_bytes (i32.const 0)) (call $free) POST_RETURN)
 "#;
 
 /// The result stands at 512.
@@ -203,25 +230,61 @@ const FORMATTING: &str = r#"
     (i32.store (i32.const 524) (local.get $message))
     (i32.store (i32.const 528) (local.get $message_bytes))
     (i32.const 512))
-  (func (export "signalpost:policy/formatting@0.1.0#vary") (result i32)
-    (i64.store (i32.const 448) (i64.const 0))
-    (i32.const 448))
+  (func (export "signalpost:policy/formatting@0.1.0#vary") (result i32) VARY)
   (func (export "signalpost:policy/formatting@0.1.0#format")
     (param $id i32) (param $id_bytes i32) (param $type i32) (param $type_bytes i32)
     (param $kind i32) (param $body i32) (param $body_bytes i32) (param $reader i32) (param $readers i32) (result i32)
     (local $local i32) (local $other i32)
     BODY)
   (func (export "cabi_post_signalpost:policy/formatting@0.1.0#format") (param i32)
-    (global.set $text_bytes (i32.const 0)) (call $free))
+    (global.set $text_bytes (i32.const 0)) (call $free) POST_RETURN)
+"#;
+
+/// The response stands at 836; before it the tag of opened's and closed's result (832), or the two of received's (828).
+const SESSIONS: &str = r#"
+  (global $response i32 (i32.const 836))
+  (func $silent (result i32)
+    (memory.fill (i32.const 828) (i32.const 0) (i32.const 68))
+    (i32.const 832))
+  (func $not_mine (result i32)
+    (drop (call $silent))
+    (i32.const 828))
+  (func $mine (result i32)
+    (i32.store8 (i32.const 832) (i32.const 1))
+    (i32.const 828))
+  (func (export "signalpost:policy/sessions@0.1.0#opened")
+    (param $id i32) (param $id_bytes i32) (param $user i32) (param $user_bytes i32)
+    (param $sub i32) (param $subprotocol i32) (param $subprotocol_bytes i32) (param $attributes i32) (param $attributes_count i32)
+    (result i32)
+    OPENED)
+  (func (export "signalpost:policy/sessions@0.1.0#received")
+    (param $id i32) (param $id_bytes i32) (param $user i32) (param $user_bytes i32)
+    (param $sub i32) (param $subprotocol i32) (param $subprotocol_bytes i32) (param $attributes i32) (param $attributes_count i32)
+    (param $kind i32) (param $body i32) (param $body_bytes i32)
+    (result i32)
+    (local $local i32) (local $other i32)
+    BODY)
+  (func (export "signalpost:policy/sessions@0.1.0#closed")
+    (param $id i32) (param $id_bytes i32) (param $user i32) (param $user_bytes i32)
+    (param $sub i32) (param $subprotocol i32) (param $subprotocol_bytes i32) (param $attributes i32) (param $attributes_count i32)
+    (param $code i32)
+    (result i32)
+    CLOSED)
+  (func (export "cabi_post_signalpost:policy/sessions@0.1.0#received") (param i32) (call $free) POST_RETURN)
 "#;
 
 /// A component around a core module that exports these roles and imports these host interfaces.
 pub fn component(roles: &[&str], imports: &[&str], module: &str) -> Vec<u8> {
     let exports: String = roles.iter().map(|role| format!("include signalpost:policy/{role}-policy@0.1.0;\n")).collect();
     let imports: String = imports.iter().map(|name| format!("import signalpost:policy/{name}@0.1.0;\n")).collect();
+    component_of(&format!("world guest {{ {exports} {imports} }}"), module)
+}
+
+/// A component around a core module, for the world `guest` in this WIT.
+pub fn component_of(wit: &str, module: &str) -> Vec<u8> {
     let mut resolve = Bindgen::default().resolve;
     resolve.push_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/wit")).unwrap();
-    let package = resolve.push_source("guest.wit", &format!("package test:guest; world guest {{ {exports} {imports} }}")).unwrap();
+    let package = resolve.push_source("guest.wit", &format!("package test:guest; {wit}")).unwrap();
     let world = resolve.select_world(&[package], None).unwrap();
     let mut module = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}"));
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();

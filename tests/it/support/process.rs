@@ -1,0 +1,73 @@
+//! The server as its users run it: a process of its own, whose memory and log belong to nobody else.
+
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use super::{SOON, TestServer};
+
+/// A running `signalpost serve`. Dropping it ends it.
+pub struct ServerProcess {
+    pub server: TestServer,
+    child: Child,
+    log: tempfile::NamedTempFile,
+}
+
+impl ServerProcess {
+    /// On a free port, with these plugins and settings.
+    pub fn start(plugins: &Path, toml: &str) -> ServerProcess {
+        let (config, log) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        std::fs::write(config.path(), toml).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_signalpost"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--plugins"])
+            .arg(plugins)
+            .arg("--config")
+            .arg(config.path())
+            .env_clear()
+            // The C library gives back at once what was freed, so that what is in memory is in use.
+            .env("MALLOC_MMAP_THRESHOLD_", "65536")
+            .env("MALLOC_TRIM_THRESHOLD_", "65536")
+            .stderr(log.reopen().unwrap())
+            .spawn()
+            .unwrap();
+        let Some(address) = listens(log.path()) else {
+            let _ = child.kill();
+            panic!("it listens in time: {}", std::fs::read_to_string(log.path()).unwrap());
+        };
+        ServerProcess { server: TestServer { address, http: reqwest::Client::new(), stop: None, running: None }, child, log }
+    }
+
+    /// Lines of its log with this in them.
+    pub fn logged(&self, text: &str) -> usize {
+        std::fs::read_to_string(self.log.path()).unwrap().lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// Bytes of the process that are in memory.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    }
+}
+
+/// The address that the log names, once it does.
+fn listens(log: &Path) -> Option<std::net::SocketAddr> {
+    let since = Instant::now();
+    while since.elapsed() < SOON {
+        let text = std::fs::read_to_string(log).unwrap();
+        if let Some((_, rest)) = text.split_once("listening on http://")
+            && let Some((address, _)) = rest.split_once('/')
+        {
+            return Some(address.parse().unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
