@@ -8,7 +8,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use super::host::{Host, TooManyHostCalls, cut};
 
 /// Bytes of a fault's detail that are kept.
-const FAULT_DETAIL_BYTES_MAX: usize = 4096;
+pub const FAULT_DETAIL_BYTES_MAX: usize = 4096;
 
 /// A defect of a policy, as its author needs it.
 #[derive(Clone, Debug, Serialize)]

@@ -5,6 +5,7 @@
 mod bundled;
 mod events;
 mod faults;
+mod fuzzed;
 mod line;
 mod mailboxes;
 mod policies;
