@@ -243,9 +243,10 @@ impl Dispatch {
             Recipients::Group(group) => self.services.groups.members(&group),
             Recipients::Everyone => self.services.mailboxes.everyone(),
         };
+        // A policy may return a hundred thousand names: looking through a list for each recipient would take seconds.
+        let except: HashSet<&UserId> = delivery.except.iter().collect();
         let mut told = HashSet::new();
         let several = users.len() > 1;
-        let except: HashSet<&UserId> = delivery.except.iter().collect();
         for user in &users {
             if except.contains(user) || (several && !told.insert(user)) {
                 continue;

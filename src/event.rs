@@ -64,6 +64,23 @@ pub fn new_event_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
+/// Bytes of an attribute: ids, sources, types, extensions. They are kept with each message.
+pub const ATTRIBUTE_BYTES_MAX: usize = 1024;
+
+/// Proves one attribute of an event, or one extension's name.
+///
+/// # Errors
+/// A sentence for whoever made the event.
+pub fn check_attribute(name: &str, value: &str) -> Result<(), String> {
+    if value.len() > ATTRIBUTE_BYTES_MAX {
+        return Err(format!("`{name}` has {} bytes, over the limit of {ATTRIBUTE_BYTES_MAX}", value.len()));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(format!("`{name}` holds a control character"));
+    }
+    Ok(())
+}
+
 /// A user's name, as in `/ws/{user_id}`: cheap to clone, never empty, no control characters, bounded.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]

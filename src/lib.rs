@@ -55,6 +55,8 @@ mod websocket;
 
 // Around the line.
 pub mod cli;
+#[doc(hidden)]
+pub mod internals;
 mod operate;
 pub mod server;
 

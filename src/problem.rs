@@ -9,6 +9,9 @@ use serde::Serialize;
 
 use crate::event::UserId;
 
+/// Bytes of what a caller is told. It may quote what was sent, which has no such bound.
+pub const DETAIL_BYTES_MAX: usize = 1024;
+
 /// A request that can't be served as it is.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -36,7 +39,9 @@ pub struct Document {
 
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, code, detail: detail.into() }
+        let mut detail = detail.into();
+        detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
+        Problem { status, code, detail }
     }
 
     pub fn into_document(self) -> Document {

@@ -254,7 +254,7 @@ fn router(config: &Config, ingress: Arc<Ingress>, sessions: Arc<Sessions>, opera
 }
 
 /// What policies and stations stand on.
-fn foundations(config: &Arc<Config>) -> anyhow::Result<(Arc<Services>, Arc<Loader>)> {
+pub(crate) fn foundations(config: &Arc<Config>) -> anyhow::Result<(Arc<Services>, Arc<Loader>)> {
     let metrics = Arc::new(Metrics::new()?);
     let services = Arc::new(Services {
         mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, metrics.clone()),
@@ -266,7 +266,7 @@ fn foundations(config: &Arc<Config>) -> anyhow::Result<(Arc<Services>, Arc<Loade
     Ok((services, loader))
 }
 
-async fn load(loader: &Arc<Loader>, config: &Config) -> anyhow::Result<Arc<Policies>> {
+pub(crate) async fn load(loader: &Arc<Loader>, config: &Config) -> anyhow::Result<Arc<Policies>> {
     let loading = loader.clone();
     // Compiling takes a while; the runtime's threads are not for that.
     let (set, rejected) = tokio::task::spawn_blocking(move || loading.load()).await?;

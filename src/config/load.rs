@@ -64,11 +64,21 @@ impl Config {
         overrides: Table,
         environment: impl Iterator<Item = (String, String)>,
     ) -> anyhow::Result<(Config, Vec<Setting>)> {
+        let text = file.map(|file| std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))).transpose()?;
+        let name = file.map(|file| file.display().to_string());
+        Config::merge(name.as_deref().zip(text.as_deref()), overrides, environment)
+    }
+
+    /// [`Config::load`] of a file that has been read: its name and text.
+    pub fn merge(
+        file: Option<(&str, &str)>,
+        overrides: Table,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> anyhow::Result<(Config, Vec<Setting>)> {
         let known = Known::new()?;
         let mut merge = Merge { merged: known.defaults.clone(), known, sources: BTreeMap::new(), problems: Vec::new() };
-        if let Some(file) = file {
-            let text = std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))?;
-            merge.file(&file.display().to_string(), &text);
+        if let Some((name, text)) = file {
+            merge.file(name, text);
         }
         merge.environment(environment);
         merge.layer(&mut Vec::new(), Value::Table(overrides), &Source::Flag, &|path| format!("\"{}\" on the command line", dotted(path)));

@@ -10,14 +10,11 @@ use http::{HeaderValue, StatusCode};
 use serde_json::value::RawValue;
 
 use crate::config;
-use crate::event::{Body, Event, new_event_id};
+use crate::event::{ATTRIBUTE_BYTES_MAX, Body, Event, check_attribute, new_event_id};
 use crate::problem::Problem;
 
-/// Bytes of an attribute: ids, sources, types, extensions. They are kept with each message.
-const ATTRIBUTE_BYTES_MAX: usize = 1024;
-
 /// Extension attributes of one event.
-const EXTENSIONS_MAX: usize = 32;
+pub const EXTENSIONS_MAX: usize = 32;
 
 /// The source of events in the short form that name none.
 const SHORT_FORM_SOURCE: &str = "/";
@@ -198,12 +195,7 @@ fn checked(event: Event, limits: &config::Events) -> Result<Event, Problem> {
     let optional = [("subject", event.subject.as_ref()), ("time", event.time.as_ref()), ("datacontenttype", Some(&event.content_type))];
     let given = optional.into_iter().filter_map(|(name, value)| value.map(|value| (name, value)));
     for (name, value) in attributes.into_iter().chain(given) {
-        if value.len() > ATTRIBUTE_BYTES_MAX {
-            return Err(invalid("attribute", format!("`{name}` has {} bytes, over the limit of {ATTRIBUTE_BYTES_MAX}", value.len())));
-        }
-        if value.chars().any(char::is_control) {
-            return Err(invalid("attribute", format!("`{name}` holds a control character")));
-        }
+        check_attribute(name, value).map_err(|detail| invalid("attribute", detail))?;
     }
     if let Some(time) = &event.time
         && time.parse::<jiff::Timestamp>().is_err()
@@ -218,18 +210,17 @@ fn checked(event: Event, limits: &config::Events) -> Result<Event, Problem> {
         return Err(invalid("attribute", detail));
     }
     for (name, value) in &event.extensions {
+        if name.len() > ATTRIBUTE_BYTES_MAX {
+            let detail = format!("an extension's name has {} bytes, over the limit of {ATTRIBUTE_BYTES_MAX}", name.len());
+            return Err(invalid("attribute", detail));
+        }
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
             return Err(invalid("attribute", format!("the extension `{name}` is not named by lower-case letters and digits")));
         }
         if ATTRIBUTES.contains(&name.as_str()) {
             return Err(invalid("attribute", format!("`{name}` is no extension, and has no ce- header of its own")));
         }
-        if value.len() > ATTRIBUTE_BYTES_MAX {
-            return Err(invalid("attribute", format!("`{name}` has {} bytes, over the limit of {ATTRIBUTE_BYTES_MAX}", value.len())));
-        }
-        if value.chars().any(char::is_control) {
-            return Err(invalid("attribute", format!("`{name}` holds a control character")));
-        }
+        check_attribute(name, value).map_err(|detail| invalid("attribute", detail))?;
     }
     let size = event.data.as_ref().map_or(0, Body::size);
     if size > limits.event_bytes_max {
@@ -335,6 +326,7 @@ fn invalid(code: &'static str, detail: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::DETAIL_BYTES_MAX;
 
     const LIMITS: config::Events =
         config::Events { body_bytes_max: 1000, event_bytes_max: 100, batch_max: 2, dedup_window_ms: 1, dedup_entries_max: 1 };
@@ -462,6 +454,15 @@ mod tests {
     }
 
     #[test]
+    fn a_producer_is_not_told_back_all_that_it_sent() {
+        let long = "\u{1}".repeat(DETAIL_BYTES_MAX);
+        let version = serde_json::json!({"specversion": long, "id": "1", "source": "/s", "type": "t"}).to_string();
+        for text in [version, format!(r#"{{"type":"t","{}":1.5}}"#, "x".repeat(DETAIL_BYTES_MAX))] {
+            assert_eq!(structured(&text, false, &LIMITS).unwrap_err().detail.len(), DETAIL_BYTES_MAX, "{text}");
+        }
+    }
+
+    #[test]
     fn an_attribute_is_bounded_and_printable() {
         let long = "x".repeat(ATTRIBUTE_BYTES_MAX + 1);
         for name in ["subject", "time", "datacontenttype", "extension"] {
@@ -470,6 +471,7 @@ mod tests {
         assert_eq!(json(r#""subject":"a\u0000""#).unwrap_err().code, "attribute");
         assert_eq!(json(r#""time":"yesterday""#).unwrap_err().code, "attribute");
         assert_eq!(json(r#""source":"/a b""#).unwrap_err().code, "attribute");
+        assert_eq!(json(&format!(r#""{long}":"x""#)).unwrap_err().code, "attribute");
         let many: Vec<String> = (0..=EXTENSIONS_MAX).map(|number| format!(r#""x{number}":1"#)).collect();
         assert_eq!(json(&many.join(",")).unwrap_err().code, "attribute");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::delivery::{Decision, Delivery, Membership, Priority, Recipients, Refusal, Terms};
-use crate::event::{Body, Event, UserId};
+use crate::event::{self, Body, Event, UserId};
 
 mod generated {
     wasmtime::component::bindgen!({
@@ -150,6 +150,9 @@ impl Bounds {
     }
 
     fn draft(&self, draft: sessions::Draft) -> Result<Draft, Unusable> {
+        // What ingress proves of everybody else's events.
+        event::check_attribute("type", &draft.type_)?;
+        draft.subject.as_deref().map_or(Ok(()), |subject| event::check_attribute("subject", subject))?;
         Ok(Draft { kind: self.name("an event type", draft.type_)?, subject: draft.subject, data: self.body(draft.data)? })
     }
 

@@ -8,7 +8,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use super::host::{Host, TooManyHostCalls, cut};
 
 /// Bytes of a fault's detail that are kept.
-const FAULT_DETAIL_BYTES_MAX: usize = 4096;
+pub const FAULT_DETAIL_BYTES_MAX: usize = 4096;
 
 /// Bytes of a function's name in a backtrace. A name section may hold names of 100,000.
 const FUNCTION_BYTES_MAX: usize = 128;

@@ -6,6 +6,7 @@ mod bundled;
 mod dead_letters;
 mod events;
 mod faults;
+mod fuzzed;
 mod hostile;
 mod line;
 mod mailboxes;

@@ -1,0 +1,161 @@
+//! What guests answer: any memory at all, as the result of a call.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{self, Config};
+use crate::delivery::{Decision, Delivery, Message, Recipients, Refusal};
+use crate::event::{Body, Event, UserId};
+use crate::groups::Groups;
+use crate::mailbox::Mailboxes;
+use crate::metrics::Metrics;
+use crate::policy::bindings::{Bounds, Draft, Response, sessions};
+use crate::policy::compile::Compiler;
+use crate::policy::fault::{FAULT_DETAIL_BYTES_MAX, FaultKind};
+use crate::policy::host::{Services, Shared};
+use crate::policy::plugin::Source;
+use crate::policy::{CallError, Policy, engine};
+use crate::state::States;
+
+/// Small, so that small answers reach them.
+const BOUNDS: Bounds = Bounds { items_max: 8, body_bytes_max: 64, user_id_bytes_max: 16, name_bytes_max: 16 };
+
+/// Bytes that a call may hand over, however often the answer points to the same ones.
+const OUTPUT_BYTES_MAX: usize = 2048;
+
+/// The guest's room for an answer.
+const ANSWER_BYTES_MAX: usize = 32 << 10;
+
+/// The guest of `fuzz/guest.wat`: it lays what it is sent at the beginning of its memory, and answers that the answer is there.
+#[derive(Debug)]
+pub struct Guest {
+    policy: Policy,
+}
+
+impl Guest {
+    /// # Errors
+    /// The component can't be loaded.
+    pub fn new(component: &[u8], config: &Config) -> anyhow::Result<Guest> {
+        let mut limits = config.limits.clone();
+        limits.output_bytes_max = OUTPUT_BYTES_MAX;
+        limits.items_max = BOUNDS.items_max;
+        // Each call is tried, and none is slow: the guest has no loop.
+        limits.breaker_faults = u32::MAX;
+        limits.call_deadline_ms = 1000;
+        let metrics = Arc::new(Metrics::new()?);
+        let services = Arc::new(Services {
+            mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, metrics.clone()),
+            groups: Arc::new(Groups::new(config.groups.clone())),
+            states: States::default(),
+            metrics,
+        });
+        let digest = Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect();
+        let source = Source { name: "guest", file: "guest.wasm".into(), digest, bytes: component };
+        let (compiler, shared) = (Compiler::new(&config.plugins), Shared::new("guest".into(), limits, services));
+        let policy = Policy::load(&engine::serving()?, &compiler, source, config::Policy::default(), shared, BOUNDS);
+        Ok(Guest { policy: policy.map_err(anyhow::Error::msg)? })
+    }
+
+    /// The first byte says which function answers, the rest is its answer. Whatever that is, it keeps the bounds, or is a fault of
+    /// the guest's output; and it harms no later call.
+    pub fn answer(&self, input: &[u8]) {
+        let [function, answer @ ..] = input else { return };
+        if answer.len() > ANSWER_BYTES_MAX {
+            return;
+        }
+        let body = Body::Binary(answer.to_owned());
+        let bytes = match function % 3 {
+            0 => self.policy.route(&event(body)).map(|decision| decided(&decision)),
+            1 => self.policy.format(&message(), &body, &[]).map(|shaped| shaped.as_ref().map_or(0, is_body)),
+            _ => self.policy.received(session(), &body).map(|response| response.as_ref().map_or(0, answered)),
+        };
+        match bytes {
+            Ok(bytes) => assert!(bytes <= OUTPUT_BYTES_MAX, "{bytes} bytes of output"),
+            Err(CallError::Refused(Refusal { code, detail })) => {
+                assert!((1..=64).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_graphic()), "{code:?}");
+                assert!(code.len() + detail.len() <= OUTPUT_BYTES_MAX);
+            }
+            Err(CallError::Fault(fault)) => {
+                assert_eq!(fault.defect.kind, FaultKind::Output, "{fault:?}");
+                assert!((1..=FAULT_DETAIL_BYTES_MAX).contains(&fault.defect.detail.len()), "{fault:?}");
+                let next = self.policy.route(&event(Body::Binary(Vec::new())));
+                assert!(next.is_ok_and(|decision| decided(&decision) == 0), "the next call is harmed");
+            }
+            Err(CallError::LeftOut) => panic!("the breaker never opens"),
+        }
+    }
+}
+
+/// Proves that each part of an answer keeps its bounds; the bytes that it takes.
+fn answered(response: &Response) -> usize {
+    let Response { replies, decision, drafts, close } = response;
+    assert!(replies.len() + drafts.len() <= BOUNDS.items_max);
+    let published = replies.iter().map(is_body).chain(drafts.iter().map(drafted));
+    published.sum::<usize>() + decided(decision) + close.as_ref().map_or(0, String::len)
+}
+
+fn drafted(draft: &Draft) -> usize {
+    let subject = draft.subject.as_deref().unwrap_or_default();
+    // An event's rules, whoever publishes it.
+    assert!(!draft.kind.chars().chain(subject.chars()).any(char::is_control), "{draft:?}");
+    is_name(&draft.kind) + subject.len() + is_body(&draft.data)
+}
+
+fn decided(decision: &Decision) -> usize {
+    let Decision { joins, deliveries, leaves, ends } = decision;
+    assert!(joins.len() + deliveries.len() + leaves.len() + ends.len() <= BOUNDS.items_max);
+    let changes = joins.iter().chain(leaves).map(|membership| is_name(&membership.group) + is_user(&membership.user));
+    changes.chain(deliveries.iter().map(delivered)).chain(ends.iter().map(|group| is_name(group))).sum()
+}
+
+fn delivered(delivery: &Delivery) -> usize {
+    let Delivery { to, except, body, terms } = delivery;
+    let to = match to {
+        Recipients::Users(users) => users.iter().map(is_user).sum(),
+        Recipients::Group(group) => is_name(group),
+        Recipients::Everyone => 0,
+        Recipients::Session { user, session } => is_user(user) + session.len(),
+    };
+    let key = terms.collapse_key.as_deref().map_or(0, is_name);
+    to + key + except.iter().map(is_user).sum::<usize>() + body.as_ref().map_or(0, is_body)
+}
+
+fn is_body(body: &Body) -> usize {
+    assert!(body.size() <= BOUNDS.body_bytes_max);
+    if let Body::Json(text) = body {
+        assert!(super::is_json(text), "{text}");
+    }
+    body.size()
+}
+
+fn is_user(user: &UserId) -> usize {
+    assert!(UserId::new(user.as_str(), BOUNDS.user_id_bytes_max).is_ok(), "{user:?}");
+    user.as_str().len()
+}
+
+fn is_name(name: &str) -> usize {
+    assert!((1..=BOUNDS.name_bytes_max).contains(&name.len()), "{name:?}");
+    name.len()
+}
+
+fn event(data: Body) -> Event {
+    Event {
+        id: "1".into(),
+        source: "/".into(),
+        kind: "t".into(),
+        subject: None,
+        time: None,
+        content_type: "application/octet-stream".into(),
+        extensions: Vec::new(),
+        data: Some(data),
+    }
+}
+
+fn message() -> Message {
+    Message::new("1".into(), "t".into(), Body::Text(String::new()), 1)
+}
+
+fn session() -> sessions::Session<'static> {
+    sessions::Session { id: "1", user: "u", subprotocol: None, attributes: &[] }
+}
