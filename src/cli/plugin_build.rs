@@ -3,6 +3,8 @@
 //! The target is `wasm32-unknown-unknown`, which has no WASI: the component imports what its world names and nothing
 //! else. A component notes the digest of its sources, so that CI can tell a stale one without rebuilding it.
 
+mod sources;
+
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +12,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use wit_component::ComponentEncoder;
+
+pub use sources::{find_wit, sources_digest};
 
 /// The custom section with the digest of the sources, as 64 hexadecimal digits.
 const SOURCES_SECTION: &str = "signalpost:sources";
@@ -41,7 +44,7 @@ pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
         .validate(true)
         .module(&module)
         .and_then(|mut encoder| encoder.encode())
-        .context("the module is not a component's: does the plugin call `wit_bindgen::generate!` and `export!`?")?;
+        .context("the module is not a component's: does the plugin call `signalpost_plugin::export!`, or wit-bindgen's?")?;
     append_custom_section(&mut component, SOURCES_SECTION, sources.as_bytes());
 
     let output = match output {
@@ -50,29 +53,6 @@ pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
     };
     write_atomically(&output, &component)?;
     Ok(Built { output, bytes: component.len(), sources })
-}
-
-/// Digest of what a plugin is built from: the files in `dir` and the WIT files in `wit`, by name and content.
-///
-/// Left out are what builds write (`target`), hidden files, and versions of dependencies where a workspace above `dir` locks them.
-pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
-    let mut digest = Sha256::new();
-    for (label, root) in [("plugin", Some(dir)), ("wit", wit)] {
-        let Some(root) = root else { continue };
-        let mut files = Vec::new();
-        collect_files(root, String::new(), &mut files)?;
-        files.retain(|(name, _)| label == "plugin" || name.ends_with(".wit"));
-        files.sort();
-        for (name, path) in files {
-            let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            // With its length before each part, no two lists of files run together into the same bytes.
-            for part in [label.as_bytes(), name.as_bytes(), &content] {
-                digest.update((part.len() as u64).to_le_bytes());
-                digest.update(part);
-            }
-        }
-    }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The digest that `build` noted in a component.
@@ -90,13 +70,6 @@ pub fn recorded_digest(wasm: &[u8]) -> Option<String> {
         rest = after;
     }
     None
-}
-
-/// The nearest `wit` directory in `dir` or above it.
-pub fn find_wit(dir: &Path) -> Option<PathBuf> {
-    // A relative path has no ancestors but its own components.
-    let dir = fs::canonicalize(dir).ok()?;
-    dir.ancestors().map(|ancestor| ancestor.join("wit")).find(|wit| wit.is_dir())
 }
 
 /// Who can compile for the target.
@@ -239,26 +212,6 @@ fn path_flags(package: &Package) -> OsString {
     flags
 }
 
-/// Adds names relative to the first `dir`, with `/` on every system, and paths.
-fn collect_files(dir: &Path, prefix: String, files: &mut Vec<(String, PathBuf)>) -> Result<()> {
-    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_str().with_context(|| format!("{} is not UTF-8", entry.path().display()))?;
-        if name.starts_with('.') || (prefix.is_empty() && name == "target") {
-            continue;
-        }
-        // A symbolic link is neither, so that no circle of them can hold this up.
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            collect_files(&entry.path(), format!("{prefix}{name}/"), files)?;
-        } else if kind.is_file() {
-            files.push((format!("{prefix}{name}"), entry.path()));
-        }
-    }
-    Ok(())
-}
-
 /// A reader sees the old component or the new one: a server may be watching the directory.
 fn write_atomically(output: &Path, bytes: &[u8]) -> Result<()> {
     let name = output.file_name().with_context(|| format!("{} is not a file's name", output.display()))?;
@@ -308,65 +261,6 @@ fn split_prefixed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 mod tests {
     use super::*;
 
-    /// A directory with these files, gone when dropped.
-    struct Sources(PathBuf);
-
-    impl Sources {
-        fn new(test: &str, files: &[(&str, &str)]) -> Sources {
-            let dir = std::env::temp_dir().join(format!("signalpost-{test}-{}", std::process::id()));
-            for (name, content) in files {
-                let path = dir.join(name);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, content).unwrap();
-            }
-            Sources(dir)
-        }
-
-        fn digest(&self) -> String {
-            sources_digest(&self.0.join("plugin"), Some(&self.0.join("wit"))).unwrap()
-        }
-
-        fn write(&self, name: &str, content: &str) {
-            fs::create_dir_all(self.0.join(name).parent().unwrap()).unwrap();
-            fs::write(self.0.join(name), content).unwrap();
-        }
-    }
-
-    impl Drop for Sources {
-        fn drop(&mut self) {
-            fs::remove_dir_all(&self.0).unwrap();
-        }
-    }
-
-    const FILES: &[(&str, &str)] = &[("plugin/Cargo.toml", "a"), ("plugin/src/lib.rs", "b"), ("wit/policy.wit", "c")];
-
-    #[test]
-    fn the_digest_depends_on_names_and_contents() {
-        let sources = Sources::new("digest", FILES);
-        let before = sources.digest();
-        assert_eq!(before.len(), 64);
-        for (name, old, new) in [("plugin/src/lib.rs", "b", "B"), ("wit/policy.wit", "c", "C")] {
-            sources.write(name, new);
-            assert_ne!(sources.digest(), before, "{name}");
-            sources.write(name, old);
-            assert_eq!(sources.digest(), before, "{name}");
-        }
-        fs::rename(sources.0.join("plugin/src/lib.rs"), sources.0.join("plugin/src/main.rs")).unwrap();
-        assert_ne!(sources.digest(), before);
-    }
-
-    #[test]
-    fn what_is_no_source_does_not_count() {
-        let sources = Sources::new("other", FILES);
-        let before = sources.digest();
-        sources.write("plugin/target/release/out", "x");
-        sources.write("plugin/.lib.rs.swp", "x");
-        sources.write("wit/README.md", "x");
-        assert_eq!(sources.digest(), before);
-        sources.write("plugin/src/target/mod.rs", "only the outermost `target` is cargo's");
-        assert_ne!(sources.digest(), before);
-    }
-
     #[test]
     fn a_digest_is_found_again() {
         let mut wasm = b"\0asm\x0d\0\x01\0".to_vec();
@@ -385,18 +279,5 @@ mod tests {
             assert_eq!(recorded_digest(&wasm[..length]), None, "{length}");
         }
         assert_eq!(recorded_digest(b"\0asm\x0d\0\x01\0\x00\xff\xff\xff\xff\xff\xff"), None);
-    }
-
-    #[test]
-    fn the_wit_directory_is_found_above() {
-        let sources = Sources::new("wit", FILES);
-        let wit = fs::canonicalize(sources.0.join("wit")).unwrap();
-        assert_eq!(find_wit(&sources.0.join("plugin/src")), Some(wit));
-    }
-
-    #[test]
-    fn a_relative_directory_has_parents_too() {
-        // Tests run in the package's directory, which a path of one component leads out of.
-        assert_eq!(find_wit(Path::new("src")), find_wit(&fs::canonicalize("src").unwrap()));
     }
 }

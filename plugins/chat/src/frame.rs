@@ -1,41 +1,32 @@
 //! A client's chat frame, and the event that it becomes.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
-use serde_json::value::RawValue;
-
-use crate::signalpost::policy::types::Refusal;
+use signalpost_plugin::{Body, Fields, Id, Refusal};
 
 /// What a member wrote. Other members of the frame are not passed on.
 #[derive(Debug)]
-pub struct Chat<'a> {
-    /// As the client wrote it, number or string.
-    pool_id: &'a RawValue,
-    pool: String,
+pub struct Chat {
+    pool: Id,
     text: String,
 }
 
-impl<'a> Chat<'a> {
+impl Chat {
     /// `None`: not a chat frame, and so somebody else's.
-    pub fn parse(json: &'a str, text_chars_max: usize) -> Result<Option<Chat<'a>>, Refusal> {
-        let members: BTreeMap<String, &'a RawValue> = serde_json::from_str(json).unwrap_or_default();
-        let member = |name: &str| members.get(name).copied();
-        if member("type").and_then(string).as_deref() != Some("chat") {
+    pub fn parse(json: &str, text_chars_max: usize) -> Result<Option<Chat>, Refusal> {
+        let Some(frame) = Fields::parse(json).ok().filter(|frame| frame.text("type").is_ok_and(|kind| kind == "chat")) else {
             return Ok(None);
-        }
-        let Some((pool_id, pool)) = member("pool_id").and_then(|pool_id| Some((pool_id, id(pool_id)?))) else {
-            return Err(refusal("invalid_chat", "`pool_id` should be a whole number or a string that is not empty"));
         };
-        let Some(text) = member("text").and_then(string) else {
-            return Err(refusal("invalid_chat", "`text` should be a string"));
+        let Some(pool) = frame.get("pool_id").and_then(Id::read) else {
+            return Err(Refusal::new("invalid_chat", "`pool_id` should be a whole number or a string that is not empty"));
+        };
+        let Ok(text) = frame.text("text") else {
+            return Err(Refusal::new("invalid_chat", "`text` should be a string"));
         };
         let chars = text.chars().count();
         if chars == 0 || chars > text_chars_max {
-            let detail = format!("`text` has {chars} characters: it should have 1 to {text_chars_max}");
-            return Err(refusal("text_length", &detail));
+            return Err(Refusal::new("text_length", format!("`text` has {chars} characters: it should have 1 to {text_chars_max}")));
         }
-        Ok(Some(Chat { pool_id, pool, text }))
+        Ok(Some(Chat { pool, text }))
     }
 
     /// As the routing policy named it when the pool's members joined.
@@ -44,21 +35,19 @@ impl<'a> Chat<'a> {
     }
 
     pub fn not_a_member(&self) -> Refusal {
-        refusal("not_a_member", &format!("you are not in pool {}: only its members can write there", self.pool))
+        Refusal::new("not_a_member", format!("you are not in pool {}: only its members can write there", self.pool))
     }
 
-    /// The data of `pooling.chat.message`.
-    pub fn into_data(self, user: &str) -> String {
+    /// The data of `pooling.chat.message`, with the pool's id as the client wrote it, number or string.
+    pub fn into_data(self, user: &str) -> Body {
         #[derive(Serialize)]
         struct Data<'a> {
-            pool_id: &'a RawValue,
+            pool_id: Id,
             from: UserId<'a>,
             text: String,
         }
 
-        let data = Data { pool_id: self.pool_id, from: UserId::of(user), text: self.text };
-        // Cannot fail: the keys are strings, and the values are JSON, a number and a string.
-        serde_json::to_string(&data).expect("chat data is JSON")
+        Body::json(&Data { pool_id: self.pool, from: UserId::of(user), text: self.text })
     }
 }
 
@@ -84,31 +73,12 @@ impl UserId<'_> {
     }
 }
 
-fn string(value: &RawValue) -> Option<String> {
-    serde_json::from_str(value.get()).ok()
-}
-
-/// The rule of the routing policy for ids: 7 and "7" are one pool.
-fn id(value: &RawValue) -> Option<String> {
-    let json = value.get();
-    if json.starts_with('"') {
-        return string(value).filter(|id| !id.is_empty());
-    }
-    let digits = json.strip_prefix('-').unwrap_or(json);
-    let is_whole = digits.bytes().all(|byte| byte.is_ascii_digit()) && json != "-0";
-    is_whole.then(|| json.to_string())
-}
-
-fn refusal(code: &str, detail: &str) -> Refusal {
-    Refusal { code: code.to_string(), detail: detail.to_string() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn data(json: &str, user: &str) -> String {
-        Chat::parse(json, 2000).unwrap().unwrap().into_data(user)
+        Chat::parse(json, 2000).unwrap().unwrap().into_data(user).as_json().unwrap().to_string()
     }
 
     #[test]

@@ -6,124 +6,78 @@
 
 mod frame;
 
-use std::cell::Cell;
-
 use serde::Deserialize;
+use signalpost_plugin::{Body, Policy, Refusal, Response, Session, Sessions, export, groups};
 
-use exports::signalpost::policy::{plugin, sessions};
-use sessions::{Draft, Response, Session};
-use signalpost::policy::groups;
-use signalpost::policy::types::{Body, Decision, Refusal};
-
-wit_bindgen::generate!({
-    inline: "
-        package signalpost:chat;
-
-        world chat {
-            include signalpost:policy/sessions-policy@0.1.0;
-            import signalpost:policy/diagnostics@0.1.0;
-            import signalpost:policy/groups@0.1.0;
-        }
-    ",
-    path: "../../wit",
-    world: "signalpost:chat/chat",
-    generate_all,
-});
-
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[derive(Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
-struct Settings {
+struct Chat {
     /// Characters, not bytes: the limit is the same in every script. It is about two screens of a phone.
     text_chars_max: usize,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings { text_chars_max: 2000 }
+impl Default for Chat {
+    fn default() -> Chat {
+        Chat { text_chars_max: 2000 }
     }
 }
 
-impl Settings {
-    fn parse(json: &str) -> Result<Settings, String> {
-        let settings: Settings = serde_json::from_str(json).map_err(|error| format!("the settings of `chat`: {error}"))?;
-        if settings.text_chars_max == 0 {
+/// It speaks with clients and routes no event.
+impl Policy for Chat {
+    fn check(&self) -> Result<(), String> {
+        if self.text_chars_max == 0 {
             return Err("`text_chars_max` is 0, which forbids every text: give at least 1".to_string());
         }
-        Ok(settings)
-    }
-}
-
-thread_local! {
-    // The host configures each instance before its first call, and an instance has one thread.
-    static SETTINGS: Cell<Settings> = Cell::new(Settings::default());
-}
-
-struct Chat;
-
-impl plugin::Guest for Chat {
-    fn describe() -> plugin::Description {
-        plugin::Description {
-            name: env!("CARGO_PKG_NAME").to_string(),
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            // It speaks with clients and routes no event.
-            events: Vec::new(),
-        }
-    }
-
-    fn configure(settings: String) -> Result<(), String> {
-        // A panic is reported by its message, not as a bare trap.
-        std::panic::set_hook(Box::new(|panic| signalpost::policy::diagnostics::panicked(&panic.to_string())));
-        SETTINGS.set(Settings::parse(&settings)?);
         Ok(())
     }
 }
 
-impl sessions::Guest for Chat {
-    fn opened(_: Session) -> Result<Response, Refusal> {
-        Ok(nothing())
-    }
-
-    fn received(session: Session, message: Body) -> Result<Option<Response>, Refusal> {
-        let Body::Json(json) = message else {
-            return Ok(None);
-        };
-        let Some(chat) = frame::Chat::parse(&json, SETTINGS.get().text_chars_max)? else {
+impl Sessions for Chat {
+    fn received(&self, session: &Session, message: Body) -> Result<Option<Response>, Refusal> {
+        let Some(chat) = message.as_json().map(|json| frame::Chat::parse(json, self.text_chars_max)).transpose()?.flatten() else {
             return Ok(None);
         };
         if !groups::contains(&chat.group(), &session.user) {
             return Err(chat.not_a_member());
         }
-        let draft = Draft { type_: "pooling.chat.message".to_string(), subject: None, data: Body::Json(chat.into_data(&session.user)) };
-        Ok(Some(Response { events: vec![draft], ..nothing() }))
-    }
-
-    fn closed(_: Session, _: u16) -> Result<Response, Refusal> {
-        Ok(nothing())
+        Ok(Some(Response::nothing().publish("pooling.chat.message", chat.into_data(&session.user))))
     }
 }
 
-export!(Chat);
-
-fn nothing() -> Response {
-    let decision = Decision { joins: Vec::new(), deliveries: Vec::new(), leaves: Vec::new(), ends: Vec::new() };
-    Response { replies: Vec::new(), decision, events: Vec::new(), close: None }
-}
+export!(Chat: sessions);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use signalpost_plugin::testing::{Host, policy, receive, session};
 
     #[test]
     fn no_settings_are_the_defaults() {
-        assert_eq!(Settings::parse("{}"), Ok(Settings { text_chars_max: 2000 }));
-        assert_eq!(Settings::parse(r#"{"text_chars_max": 5}"#), Ok(Settings { text_chars_max: 5 }));
+        assert_eq!(policy("{}"), Ok(Chat { text_chars_max: 2000 }));
+        assert_eq!(policy(r#"{"text_chars_max": 5}"#), Ok(Chat { text_chars_max: 5 }));
     }
 
     #[test]
     fn settings_that_make_no_sense_are_refused_by_name() {
         for (settings, named) in [(r#"{"text_chars_max": 0}"#, "text_chars_max"), (r#"{"text_max": 1}"#, "text_max")] {
-            let error = Settings::parse(settings).unwrap_err();
+            let error = policy::<Chat>(settings).unwrap_err();
             assert!(error.contains(&format!("`{named}`")), "{error}");
         }
+    }
+
+    #[test]
+    fn a_member_is_published_and_a_stranger_is_refused() {
+        let host = Host::new();
+        host.join("pool:7", &["1001"]);
+        let line =
+            |user: &str| receive(&Chat::default(), &session(user, &[]), Body::Json(r#"{"type":"chat","pool_id":7,"text":"hi"}"#.into()));
+        let published = Response::nothing().publish("pooling.chat.message", Body::Json(r#"{"pool_id":7,"from":1001,"text":"hi"}"#.into()));
+        assert_eq!(line("1001"), Ok(Some(published)));
+        assert_eq!(line("eve").unwrap_err().code, "not_a_member");
+    }
+
+    #[test]
+    fn what_is_no_json_is_somebody_elses() {
+        assert_eq!(receive(&Chat::default(), &session("1001", &[]), Body::Text("hi".into())), Ok(None));
     }
 }

@@ -1,6 +1,6 @@
 //! The short keys. Clients know this table: an entry may be added, and none changed.
 
-use indexmap::IndexMap;
+use signalpost_plugin::Fields;
 
 const KEYS: [(&str, &str); 20] = [
     ("type", "t"),
@@ -26,9 +26,9 @@ const KEYS: [(&str, &str); 20] = [
 ];
 
 /// The short key; the long one where there is none, or where the message has a member of that name already.
-pub fn short<'a, V>(name: &'a str, members: &IndexMap<String, V>) -> &'a str {
+pub fn short<'a>(name: &'a str, fields: &Fields) -> &'a str {
     match KEYS.iter().find(|(long, _)| *long == name) {
-        Some((_, short)) if !members.contains_key(*short) => short,
+        Some((_, short)) if fields.get(short).is_none() => short,
         _ => name,
     }
 }

@@ -7,68 +7,28 @@
 mod keys;
 mod texts;
 
-use indexmap::IndexMap;
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use signalpost_plugin::{Body, Fields, Formatting, Message, Object, Policy, Reader, Refusal, export};
 
-use exports::signalpost::policy::{formatting, plugin};
-use signalpost::policy::types::{Attributes, Body, Refusal};
+/// It has no settings: its readers choose by `format` and `locale`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Compact {}
 
-wit_bindgen::generate!({
-    inline: "
-        package signalpost:compact;
+impl Policy for Compact {
+    const EVENTS: &'static [&'static str] = &["*"];
+}
 
-        world compact {
-            include signalpost:policy/formatting-policy@0.1.0;
-            import signalpost:policy/diagnostics@0.1.0;
-        }
-    ",
-    path: "../../wit",
-    world: "signalpost:compact/compact",
-    generate_all,
-});
+impl Formatting for Compact {
+    const VARY: &'static [&'static str] = &["format", "locale"];
 
-struct Compact;
-
-impl plugin::Guest for Compact {
-    fn describe() -> plugin::Description {
-        plugin::Description {
-            name: env!("CARGO_PKG_NAME").to_string(),
-            version: env!("CARGO_PKG_VERSION").to_string(),
-            events: vec!["*".to_string()],
-        }
-    }
-
-    fn configure(settings: String) -> Result<(), String> {
-        // A panic is reported by its message, not as a bare trap.
-        std::panic::set_hook(Box::new(|panic| signalpost::policy::diagnostics::panicked(&panic.to_string())));
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct NoSettings {}
-
-        match serde_json::from_str(&settings) {
-            Ok(NoSettings {}) => Ok(()),
-            Err(error) => Err(format!("`compact` has no settings; its readers choose by `format` and `locale`: {error}")),
-        }
+    fn format(&self, message: Message, reader: &Reader) -> Result<Option<Body>, Refusal> {
+        let shaped = message.body.as_json().and_then(|json| shape(json, reader.get("format"), reader.get("locale")));
+        Ok(Some(shaped.map_or(message.body, Body::Json)))
     }
 }
 
-impl formatting::Guest for Compact {
-    fn vary() -> Vec<String> {
-        vec!["format".to_string(), "locale".to_string()]
-    }
-
-    fn format(message: formatting::Message, reader: Attributes) -> Result<Option<Body>, Refusal> {
-        let attribute = |wanted: &str| reader.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
-        let Body::Json(json) = message.body else {
-            return Ok(Some(message.body));
-        };
-        let shaped = shape(&json, attribute("format"), attribute("locale"));
-        Ok(Some(Body::Json(shaped.unwrap_or(json))))
-    }
-}
-
-export!(Compact);
+export!(Compact: formatting);
 
 /// The message in another shape; `None` where it stays as it is.
 fn shape(json: &str, format: Option<&str>, locale: Option<&str>) -> Option<String> {
@@ -78,20 +38,20 @@ fn shape(json: &str, format: Option<&str>, locale: Option<&str>) -> Option<Strin
         return None;
     }
     // A list, a number or a string has no members to change.
-    let members: IndexMap<String, &RawValue> = serde_json::from_str(json).ok()?;
-    let details = language.and_then(|language| texts::details(language, &members));
+    let fields = Fields::parse(json).ok()?;
+    let details = language.and_then(|language| texts::details(language, &fields));
     if !compact && details.is_none() {
         return None;
     }
-    let details = details.and_then(|text| serde_json::value::to_raw_value(text).ok());
-    let shaped: IndexMap<&str, &RawValue> = members
-        .iter()
-        .map(|(name, &value)| {
-            let value = if name == "details" { details.as_deref().unwrap_or(value) } else { value };
-            (if compact { keys::short(name, &members) } else { name }, value)
-        })
-        .collect();
-    serde_json::to_string(&shaped).ok()
+    let mut shaped = Object::default();
+    for (name, value) in fields.iter() {
+        let key = if compact { keys::short(name, &fields) } else { name };
+        shaped = match details.filter(|_| name == "details") {
+            Some(text) => shaped.text(key, text),
+            None => shaped.raw(key, value),
+        };
+    }
+    Some(shaped.into_json())
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! What people read, in their language. English is what routing policies write, so it needs no entry.
 
-use indexmap::IndexMap;
-use serde_json::value::RawValue;
+use signalpost_plugin::{Fields, locale};
 
 #[derive(Clone, Copy)]
 pub enum Language {
@@ -10,14 +9,9 @@ pub enum Language {
 }
 
 impl Language {
-    /// The language of a tag such as `de-AT` (BCP 47), whatever its region and its case. `None`: the text stays English.
-    pub fn of(locale: &str) -> Option<Language> {
-        let language = locale.split(['-', '_']).next()?;
-        match language.to_ascii_lowercase().as_str() {
-            "de" => Some(Language::German),
-            "hi" => Some(Language::Hindi),
-            _ => None,
-        }
+    /// The language of a tag such as `de-AT` (BCP 47). `None`: the text stays English.
+    pub fn of(tag: &str) -> Option<Language> {
+        locale::pick(&[("de", Language::German), ("hi", Language::Hindi)], tag).copied()
     }
 }
 
@@ -38,9 +32,8 @@ const TEXTS: [Text; 1] = [Text {
 
 /// The message's `details` in this language. A text that is not in the table was written by somebody for this
 /// occasion, and says more than a translation of something else.
-pub fn details(language: Language, members: &IndexMap<String, &RawValue>) -> Option<&'static str> {
-    let text_of = |name: &str| serde_json::from_str::<String>(members.get(name)?.get()).ok();
-    let (message_type, english) = (text_of("type")?, text_of("details")?);
+pub fn details(language: Language, message: &Fields) -> Option<&'static str> {
+    let (message_type, english) = (message.text("type").ok()?, message.text("details").ok()?);
     let text = TEXTS.iter().find(|text| text.message_type == message_type && text.english == english)?;
     Some(match language {
         Language::German => text.german,

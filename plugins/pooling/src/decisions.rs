@@ -1,9 +1,9 @@
-//! One function per event: who is told, and what. Nothing here speaks with the host.
+//! One function per event: who is told, and what.
 
-use crate::Settings;
-use crate::json::{Fields, ID, Message};
-use crate::location::Position;
-use crate::signalpost::policy::types::{Decision, Delivery, Membership, Priority, Recipients, Refusal};
+use signalpost_plugin::{Decision, Fields, Id, Object, Priority, RawValue, Refusal, serde_json, state, tell, to};
+
+use crate::Pooling;
+use crate::location::{self, Position};
 
 pub const EVENTS: [&str; 10] = [
     "pooling.request.created",
@@ -18,54 +18,43 @@ pub const EVENTS: [&str; 10] = [
     "pooling.chat.message",
 ];
 
-/// `has_moved` is asked about a car's position, under the key of its last one.
-pub fn decide(
-    event_type: &str,
-    data: &Fields,
-    settings: &Settings,
-    has_moved: impl FnOnce(&str, Position) -> bool,
-) -> Result<Decision, Refusal> {
+pub fn decide(event_type: &str, data: &Fields, settings: &Pooling) -> Result<Decision, Refusal> {
     match event_type {
         "pooling.request.created" => request_created(data, settings),
         "pooling.match.found" => match_found(data),
         "pooling.match.accepted" => match_accepted(data),
         "pooling.match.cancelled" => match_cancelled(data),
-        "pooling.driver.location" => driver_location(data, settings, has_moved),
+        "pooling.driver.location" => driver_location(data, settings),
         "pooling.driver.arriving" => driver_arriving(data),
         "pooling.trip.started" => to_the_others("trip_started", data, "by", Priority::High),
         "pooling.trip.completed" => trip_completed(data),
         "pooling.fare.updated" => fare_updated(data),
         "pooling.chat.message" => chat_message(data),
-        _ => Err(Refusal {
-            code: "unknown_event".to_string(),
-            detail: format!("`pooling` has no rule for `{event_type}`: it knows {}", EVENTS.join(", ")),
-        }),
+        _ => Err(Refusal::new("unknown_event", format!("`pooling` has no rule for `{event_type}`: it knows {}", EVENTS.join(", ")))),
     }
 }
 
-fn request_created(data: &Fields, settings: &Settings) -> Result<Decision, Refusal> {
+fn request_created(data: &Fields, settings: &Pooling) -> Result<Decision, Refusal> {
     data.id("request_id")?;
     data.id("rider_id")?;
     let drivers = data.ids("candidate_driver_ids")?;
     // A driver need not know who else was asked.
-    let message = Message::new("pooling_offer").rest(data, &["candidate_driver_ids"]);
-    Ok(tell(Delivery { ttl_ms: Some(settings.offer_ttl_ms), ..delivery(Recipients::Users(drivers), message, Priority::Normal) }))
+    let message = Object::new("pooling_offer").rest(data, &["candidate_driver_ids"]);
+    Ok(tell(to::users(drivers), message).ttl_ms(settings.offer_ttl_ms).into())
 }
 
 /// Clients of the first hour read exactly these four members in this order; further ones follow them.
 fn match_found(data: &Fields) -> Result<Decision, Refusal> {
     data.id("request_id")?;
-    let both = vec![data.id("rider_id")?, data.id("driver_id")?];
+    let both = [data.id("rider_id")?, data.id("driver_id")?];
     let group = group(&data.id("pool_id")?);
-    let message = Message::new("pooling_match")
-        .value("request_id", data.get("request_id", ID)?)
+    let message = Object::new("pooling_match")
+        .raw("request_id", data.require("request_id", Id::EXPECTED)?)
         .text("status", "matched")
         .text("details", "You have been matched for a pooling request!")
         .rest(data, &[]);
-    Ok(Decision {
-        joins: both.iter().map(|user| Membership { group: group.clone(), user: user.clone() }).collect(),
-        ..tell(delivery(Recipients::Users(both), message, Priority::High))
-    })
+    let joined = both.iter().fold(Decision::nothing(), |decision, user| decision.join(&group, user));
+    Ok(joined.deliver(tell(to::users(both), message).priority(Priority::High)))
 }
 
 fn match_accepted(data: &Fields) -> Result<Decision, Refusal> {
@@ -75,33 +64,39 @@ fn match_accepted(data: &Fields) -> Result<Decision, Refusal> {
 
 fn match_cancelled(data: &Fields) -> Result<Decision, Refusal> {
     data.id("request_id")?;
-    let decision = to_the_others("pooling_cancelled", data, "by", Priority::High)?;
-    Ok(Decision { ends: vec![group(&data.id("pool_id")?)], ..decision })
+    Ok(to_the_others("pooling_cancelled", data, "by", Priority::High)?.end_group(group(&data.id("pool_id")?)))
 }
 
 fn trip_completed(data: &Fields) -> Result<Decision, Refusal> {
-    let decision = to_the_others("trip_completed", data, "by", Priority::High)?;
-    Ok(Decision { ends: vec![group(&data.id("pool_id")?)], ..decision })
+    Ok(to_the_others("trip_completed", data, "by", Priority::High)?.end_group(group(&data.id("pool_id")?)))
 }
 
 /// Only the newest position is worth anything, and only to those who look at the map now: it replaces an unread one, it is
 /// not kept for the absent, and it goes first where a mailbox is full.
-fn driver_location(data: &Fields, settings: &Settings, has_moved: impl FnOnce(&str, Position) -> bool) -> Result<Decision, Refusal> {
+fn driver_location(data: &Fields, settings: &Pooling) -> Result<Decision, Refusal> {
     let (pool, driver) = (data.id("pool_id")?, data.id("driver_id")?);
-    let position = Position { lat: data.degrees("lat", 90)?, lon: data.degrees("lon", 180)? };
+    let position = Position { lat: degrees(data, "lat", 90)?, lon: degrees(data, "lon", 180)? };
     // The length tells where the pool ends, since ids may contain colons.
     let key = format!("location:{}:{pool}:{driver}", pool.len());
-    if !has_moved(&key, position) {
-        return Ok(nobody());
+    if !has_moved(&key, position, settings) {
+        return Ok(Decision::nothing());
     }
-    let message = Message::new("driver_location").rest(data, &[]);
-    Ok(tell(Delivery {
-        except: vec![driver],
-        ttl_ms: Some(settings.location_ttl_ms),
-        keep_ms: Some(0),
-        collapse_key: Some(key),
-        ..delivery(Recipients::Group(group(&pool)), message, Priority::Low)
-    }))
+    let delivery = tell(to::group(group(&pool)), Object::new("driver_location").rest(data, &[])).except([driver]);
+    Ok(delivery.ttl_ms(settings.location_ttl_ms).keep_ms(0).collapse(key).priority(Priority::Low).into())
+}
+
+/// Compares a car's position with the one sent last, and remembers it if it is to be sent.
+///
+/// Two positions of one car in the same instant may both pass, since reading and writing are two steps: one message too many,
+/// and the collapse key lets the newer one win.
+fn has_moved(key: &str, position: Position, settings: &Pooling) -> bool {
+    let last = state::get_bytes(key).and_then(|bytes| Position::from_bytes(&bytes));
+    let moved = location::is_worth_sending(last, position, settings.location_min_metres);
+    if moved {
+        // A store without room must not hide the car: the position is sent, and so is the next one.
+        let _ = state::set_bytes(key, &position.to_bytes(), Some(settings.location_repeat_ms));
+    }
+    moved
 }
 
 fn driver_arriving(data: &Fields) -> Result<Decision, Refusal> {
@@ -116,15 +111,15 @@ fn fare_updated(data: &Fields) -> Result<Decision, Refusal> {
     let deliveries = shares.iter().map(|share| {
         let rider = share.id("rider_id")?;
         share.text("currency")?;
-        let message = Message::new("fare_updated")
-            .value("pool_id", data.get("pool_id", ID)?)
-            .value("amount", share.amount("amount")?)
-            .value("currency", share.get("currency", "a currency code")?)
+        let message = Object::new("fare_updated")
+            .raw("pool_id", data.require("pool_id", Id::EXPECTED)?)
+            .raw("amount", amount(share, "amount")?)
+            .raw("currency", share.require("currency", "a currency code")?)
             .rest(share, &[])
             .rest(data, &["shares"]);
-        Ok(delivery(Recipients::User(rider), message, Priority::Normal))
+        Ok(tell(to::user(rider), message))
     });
-    Ok(Decision { deliveries: deliveries.collect::<Result<_, Refusal>>()?, ..nobody() })
+    deliveries.collect()
 }
 
 fn chat_message(data: &Fields) -> Result<Decision, Refusal> {
@@ -134,9 +129,9 @@ fn chat_message(data: &Fields) -> Result<Decision, Refusal> {
 
 /// The pool's group but the one who caused the event and so knows about it.
 fn to_the_others(message_type: &str, data: &Fields, cause: &str, priority: Priority) -> Result<Decision, Refusal> {
-    let to = Recipients::Group(group(&data.id("pool_id")?));
-    let except = vec![data.id(cause)?];
-    Ok(tell(Delivery { except, ..delivery(to, Message::new(message_type).rest(data, &[]), priority) }))
+    let group = group(&data.id("pool_id")?);
+    let message = Object::new(message_type).rest(data, &[]);
+    Ok(tell(to::group(group), message).except([data.id(cause)?]).priority(priority).into())
 }
 
 /// The `chat` plugin knows this name too: it asks whether a user is a member.
@@ -144,26 +139,31 @@ fn group(pool: &str) -> String {
     format!("pool:{pool}")
 }
 
-fn delivery(to: Recipients, message: Message, priority: Priority) -> Delivery {
-    let message = Some(message.into_body());
-    Delivery { to, except: Vec::new(), message, ttl_ms: None, keep_ms: None, collapse_key: None, priority }
+/// Degrees of latitude (`most` 90) or longitude (180).
+fn degrees(data: &Fields, name: &str, most: u8) -> Result<f64, Refusal> {
+    let expected = format!("a number of degrees between -{most} and {most}");
+    let degrees: f64 = data.parsed(name, &expected)?;
+    if degrees.abs() <= f64::from(most) { Ok(degrees) } else { Err(data.invalid(name, &expected)) }
 }
 
-fn tell(delivery: Delivery) -> Decision {
-    Decision { deliveries: vec![delivery], ..nobody() }
-}
-
-fn nobody() -> Decision {
-    Decision { joins: Vec::new(), deliveries: Vec::new(), leaves: Vec::new(), ends: Vec::new() }
+/// Money, as it was written: a number, or the string of those who do not trust a reader's numbers.
+fn amount<'a>(data: &Fields<'a>, name: &str) -> Result<&'a RawValue, Refusal> {
+    let expected = "an amount, which is a number or a decimal string";
+    let value = data.require(name, expected)?;
+    let number = value.get().trim_matches('"');
+    // JSON's rule for numbers, which knows no `NaN`, and no `+5` either.
+    serde_json::from_str::<f64>(number).map(|_| value).map_err(|_| data.invalid(name, expected))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signalpost::policy::types::Body;
+    use signalpost_plugin::testing::{self, Host};
+    use signalpost_plugin::{Body, Delivery, Membership, Recipients, json};
 
     fn decide_json(event_type: &str, data: &str) -> Result<Decision, Refusal> {
-        decide(event_type, &Fields::parse(data)?, &Settings::default(), |_, _| true)
+        Host::new();
+        decide(event_type, &Fields::parse(data)?, &Pooling::default())
     }
 
     /// The event's only delivery, and its message.
@@ -266,20 +266,42 @@ mod tests {
     }
 
     #[test]
-    fn a_car_that_stands_still_is_not_sent() {
-        let data = Fields::parse(r#"{"pool_id":7,"driver_id":3,"lat":52.5,"lon":13.4}"#).unwrap();
-        let decision = decide("pooling.driver.location", &data, &Settings::default(), |key, position| {
-            assert_eq!((key, position), ("location:1:7:3", Position { lat: 52.5, lon: 13.4 }));
-            false
-        });
-        assert_eq!(decision, Ok(nobody()));
+    fn a_car_that_stands_still_is_not_sent_until_it_is_forgotten() {
+        let (host, pooling) = (Host::new(), Pooling::default());
+        let place = testing::event("pooling.driver.location", json!({ "pool_id": 7, "driver_id": 3, "lat": 52.5, "lon": 13.4 }));
+        let told = || testing::route(&pooling, &place).unwrap().deliveries.len();
+        assert_eq!((told(), told()), (1, 0));
+        host.set_now_ms(30_000);
+        assert_eq!((told(), told()), (1, 0));
+    }
+
+    #[test]
+    fn a_store_without_room_hides_no_car() {
+        let (host, pooling) = (Host::new(), Pooling::default());
+        host.fill_state();
+        let place = testing::event("pooling.driver.location", json!({ "pool_id": 7, "driver_id": 3, "lat": 52.5, "lon": 13.4 }));
+        for _ in 0..2 {
+            assert_eq!(testing::route(&pooling, &place).unwrap().deliveries.len(), 1);
+        }
     }
 
     #[test]
     fn a_place_off_the_globe_is_refused_before_anyone_remembers_it() {
+        let host = Host::new();
         let data = Fields::parse(r#"{"pool_id":7,"driver_id":3,"lat":91,"lon":13.4}"#).unwrap();
-        let decided = decide("pooling.driver.location", &data, &Settings::default(), |_, _| panic!("was asked"));
+        let decided = decide("pooling.driver.location", &data, &Pooling::default());
         assert!(decided.unwrap_err().detail.contains("`lat`"));
+        assert_eq!(host.state("location:1:7:3"), None);
+    }
+
+    #[test]
+    fn an_amount_is_a_number_in_either_spelling() {
+        let data = Fields::parse(r#"{"a": 12.50, "b": "12.50", "c": -3, "d": null, "e": "free", "f": "NaN", "g": ""}"#).unwrap();
+        let written: Vec<_> = ["a", "b", "c"].iter().map(|name| amount(&data, name).unwrap().get()).collect();
+        assert_eq!(written, ["12.50", "\"12.50\"", "-3"]);
+        for name in ["d", "e", "f", "g"] {
+            assert_eq!(amount(&data, name).unwrap_err().code, "invalid_field", "{name}");
+        }
     }
 
     #[test]

@@ -1,0 +1,246 @@
+//! What a plugin is built from, in one digest.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+use toml::{Table, Value};
+
+/// Outermost folders of a crate that do not get into a component.
+const NO_SOURCES: [&str; 4] = ["target", "tests", "examples", "benches"];
+
+/// Digest of what a plugin is built from: the files in `dir`, those of the crates that it depends on by path, and the WIT files in
+/// `wit`, by name and content.
+///
+/// Left out are what builds write (`target`), tests and examples, hidden files, and versions of dependencies where a workspace above
+/// `dir` locks them.
+pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
+    let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
+    let mut dependencies = BTreeMap::new();
+    path_dependencies(&dir, &mut dependencies)?;
+    dependencies.remove(&dir);
+
+    let mut digest = Sha256::new();
+    digest_files(&mut digest, "plugin", &dir)?;
+    let mut wits: Vec<PathBuf> = wit.map(fs::canonicalize).transpose()?.into_iter().collect();
+    // By name, since a path tells of this machine.
+    let mut named: Vec<(&String, &PathBuf)> = dependencies.iter().map(|(dir, name)| (name, dir)).collect();
+    named.sort();
+    for (name, dir) in named {
+        digest_files(&mut digest, &format!("crate {name}"), dir)?;
+        // A library brings its own contract where it lives in another repository.
+        wits.extend(find_wit(dir).filter(|wit| !wits.contains(wit)));
+    }
+    for wit in wits {
+        digest_files(&mut digest, "wit", &wit)?;
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn digest_files(digest: &mut Sha256, label: &str, root: &Path) -> Result<()> {
+    let mut files = Vec::new();
+    collect_files(root, String::new(), &mut files)?;
+    files.retain(|(name, _)| label != "wit" || name.ends_with(".wit"));
+    files.sort();
+    for (name, path) in files {
+        let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        // With its length before each part, no two lists of files run together into the same bytes.
+        for part in [label.as_bytes(), name.as_bytes(), &content] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+    }
+    Ok(())
+}
+
+/// Adds the crate in `dir` and those that it is built from by path, with their names. It is read off the manifests, so that a
+/// check needs no cargo.
+fn path_dependencies(dir: &Path, found: &mut BTreeMap<PathBuf, String>) -> Result<()> {
+    let manifest = read_manifest(dir)?;
+    let name = manifest.get("package").and_then(|package| package.get("name")?.as_str()).unwrap_or_default();
+    if found.insert(dir.to_path_buf(), name.to_owned()).is_some() {
+        return Ok(());
+    }
+    let targets = manifest.get("target").and_then(Value::as_table).into_iter().flatten().filter_map(|(_, target)| target.as_table());
+    for table in targets.chain([&manifest]) {
+        // Not those of tests.
+        let kinds = ["dependencies", "build-dependencies"].into_iter().filter_map(|kind| table.get(kind)?.as_table());
+        for (name, dependency) in kinds.flatten() {
+            if let Some(path) = path_of(dir, name, dependency)? {
+                let path = fs::canonicalize(&path).with_context(|| format!("`{name}` is not at {}", path.display()))?;
+                path_dependencies(&path, found)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a dependency lives, if it is given by path, here or in the workspace.
+fn path_of(dir: &Path, name: &str, dependency: &Value) -> Result<Option<PathBuf>> {
+    if dependency.get("workspace").and_then(Value::as_bool) != Some(true) {
+        return Ok(dependency.get("path").and_then(Value::as_str).map(|path| dir.join(path)));
+    }
+    for root in dir.ancestors().filter(|root| root.join("Cargo.toml").is_file()) {
+        let manifest = read_manifest(root)?;
+        if let Some(workspace) = manifest.get("workspace") {
+            let path = workspace.get("dependencies").and_then(|list| list.get(name)?.get("path")?.as_str());
+            return Ok(path.map(|path| root.join(path)));
+        }
+    }
+    Ok(None)
+}
+
+fn read_manifest(dir: &Path) -> Result<Table> {
+    let path = dir.join("Cargo.toml");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.parse().with_context(|| format!("{} is not TOML", path.display()))
+}
+
+/// The nearest `wit` directory in `dir` or above it.
+pub fn find_wit(dir: &Path) -> Option<PathBuf> {
+    // A relative path has no ancestors but its own components.
+    let dir = fs::canonicalize(dir).ok()?;
+    dir.ancestors().map(|ancestor| ancestor.join("wit")).find(|wit| wit.is_dir())
+}
+
+/// Adds names relative to the first `dir`, with `/` on every system, and paths.
+fn collect_files(dir: &Path, prefix: String, files: &mut Vec<(String, PathBuf)>) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_str().with_context(|| format!("{} is not UTF-8", entry.path().display()))?;
+        if name.starts_with('.') || (prefix.is_empty() && NO_SOURCES.contains(&name)) {
+            continue;
+        }
+        // A symbolic link is neither, so that no circle of them can hold this up.
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            collect_files(&entry.path(), format!("{prefix}{name}/"), files)?;
+        } else if kind.is_file() {
+            files.push((format!("{prefix}{name}"), entry.path()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with these files, gone when dropped.
+    struct Sources(PathBuf);
+
+    impl Sources {
+        fn new(test: &str, files: &[(&str, &str)]) -> Sources {
+            let dir = std::env::temp_dir().join(format!("signalpost-{test}-{}", std::process::id()));
+            for (name, content) in files {
+                let path = dir.join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, content).unwrap();
+            }
+            Sources(dir)
+        }
+
+        fn digest(&self) -> String {
+            sources_digest(&self.0.join("plugin"), Some(&self.0.join("wit"))).unwrap()
+        }
+
+        fn write(&self, name: &str, content: &str) {
+            fs::create_dir_all(self.0.join(name).parent().unwrap()).unwrap();
+            fs::write(self.0.join(name), content).unwrap();
+        }
+    }
+
+    impl Drop for Sources {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    const FILES: &[(&str, &str)] = &[
+        ("plugin/Cargo.toml", "[package]\nname = \"plugin\"\n[dependencies]\nserde = \"1\"\n"),
+        ("plugin/src/lib.rs", "b"),
+        ("wit/policy.wit", "c"),
+    ];
+
+    #[test]
+    fn the_digest_depends_on_names_and_contents() {
+        let sources = Sources::new("digest", FILES);
+        let before = sources.digest();
+        assert_eq!(before.len(), 64);
+        for (name, old, new) in [("plugin/src/lib.rs", "b", "B"), ("wit/policy.wit", "c", "C")] {
+            sources.write(name, new);
+            assert_ne!(sources.digest(), before, "{name}");
+            sources.write(name, old);
+            assert_eq!(sources.digest(), before, "{name}");
+        }
+        fs::rename(sources.0.join("plugin/src/lib.rs"), sources.0.join("plugin/src/main.rs")).unwrap();
+        assert_ne!(sources.digest(), before);
+    }
+
+    #[test]
+    fn what_is_no_source_does_not_count() {
+        let sources = Sources::new("other", FILES);
+        let before = sources.digest();
+        sources.write("plugin/target/release/out", "x");
+        sources.write("plugin/.lib.rs.swp", "x");
+        sources.write("wit/README.md", "x");
+        assert_eq!(sources.digest(), before);
+        sources.write("plugin/src/target/mod.rs", "only the outermost `target` is cargo's");
+        assert_ne!(sources.digest(), before);
+    }
+
+    #[test]
+    fn what_a_plugin_depends_on_by_path_is_a_source_too() {
+        let manifest = |name: &str, dependencies: &str| format!("[package]\nname = \"{name}\"\n{dependencies}");
+        let sources = Sources::new("path", FILES);
+        let alone = sources.digest();
+        sources.write("Cargo.toml", "[workspace]\nmembers = [\"*\"]\n[workspace.dependencies]\nshared = { path = \"common/shared\" }\n");
+        sources.write("common/shared/Cargo.toml", &manifest("shared", ""));
+        sources.write("wasm/Cargo.toml", &manifest("wasm", ""));
+        sources.write("tool/Cargo.toml", &manifest("tool", ""));
+        // A circle, which cargo allows for tests only, must not hold the digest up.
+        sources.write(
+            "sdk/Cargo.toml",
+            &manifest("sdk", "[dependencies]\nplugin = { path = \"../plugin\" }\nshared = { workspace = true }\n"),
+        );
+        let dependencies = "[dependencies]\nsdk = { path = \"../sdk\" }\n[dev-dependencies]\ntool = { path = \"../tool\" }\n\
+            [target.'cfg(target_arch = \"wasm32\")'.dependencies]\nwasm = { path = \"../wasm\" }\n";
+        sources.write("plugin/Cargo.toml", &manifest("plugin", dependencies));
+        let mut before = sources.digest();
+        assert_ne!(before, alone);
+        for name in ["sdk/src/lib.rs", "common/shared/src/lib.rs", "wasm/src/lib.rs", "sdk/build.rs"] {
+            sources.write(name, "new");
+            let after = sources.digest();
+            assert_ne!(after, before, "{name}");
+            before = after;
+        }
+        for name in ["sdk/tests/all.rs", "sdk/examples/one.rs", "sdk/target/x", "tool/src/lib.rs"] {
+            sources.write(name, "new");
+            assert_eq!(sources.digest(), before, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_dependency_that_is_not_there_is_named() {
+        let sources = Sources::new("gone", FILES);
+        sources.write("plugin/Cargo.toml", "[dependencies]\nsdk = { path = \"../sdk\" }\n");
+        let error = sources_digest(&sources.0.join("plugin"), None).unwrap_err();
+        assert!(error.to_string().contains("`sdk`"), "{error}");
+    }
+
+    #[test]
+    fn the_wit_directory_is_found_above() {
+        let sources = Sources::new("wit", FILES);
+        let wit = fs::canonicalize(sources.0.join("wit")).unwrap();
+        assert_eq!(find_wit(&sources.0.join("plugin/src")), Some(wit));
+    }
+
+    #[test]
+    fn a_relative_directory_has_parents_too() {
+        // Tests run in the package's directory, which a path of one component leads out of.
+        assert_eq!(find_wit(Path::new("src")), find_wit(&fs::canonicalize("src").unwrap()));
+    }
+}
