@@ -17,7 +17,7 @@ pub struct Decision {
     pub ends: Vec<String>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct Membership {
     pub group: String,
     pub user: UserId,
@@ -33,7 +33,8 @@ pub struct Delivery {
     pub terms: Terms,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Recipients {
     Users(Vec<UserId>),
     Group(String),
@@ -54,7 +55,8 @@ pub struct Terms {
 }
 
 /// What goes first when a mailbox is full. Never the order of messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Priority {
     Low,
     #[default]

@@ -89,7 +89,7 @@ fn carry_out(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat, r
     let origin = Origin { event: &event, revision, policy };
     dispatch.carry_out(response.decision, &origin, &mut tally);
     for Draft { kind, subject, data } in response.drafts {
-        dispatch.publish(synthetic(policy, kind, subject, Some(data)));
+        dispatch.publish(synthetic(policy, kind, subject, Some(data)), None);
     }
     if let Some(reason) = response.close {
         seat.end(Close::ClosedByPolicy(reason));

@@ -1,5 +1,6 @@
 //! Formatting: what a session's reader sees of a message. Once for each message and class, live or replayed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::FormattingFault;
@@ -9,6 +10,9 @@ use crate::event::Body;
 use crate::mailbox::Seat;
 use crate::metrics::DropReason;
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
+
+/// What a message's shape depends on: attributes and their values.
+pub type Class = BTreeMap<String, Option<String>>;
 
 /// Shapes messages for sessions.
 #[derive(Debug)]
@@ -24,6 +28,23 @@ impl Format {
 
     /// The message as this session reads it, or why it doesn't. Cancel safe: whoever comes next formats.
     pub async fn shape(&self, message: &Arc<Message>, seat: &Seat) -> Shaped {
+        let shaped = self.view(message, seat).await;
+        if matches!(shaped, Err(DropReason::DeadLetter)) {
+            self.dead_letters.wanted_by(message, seat);
+        }
+        shaped
+    }
+
+    /// The formatting policies that a message goes through, and what of a reader they look at.
+    pub fn class(&self, message: &Arc<Message>, seat: &Seat) -> (Vec<String>, Class) {
+        let policies = self.policies.at(message.revision);
+        let chain = Chain { policies: &policies, message };
+        let class = chain.vary().map(|name| (name.to_owned(), seat.attribute(name).map(str::to_owned))).collect();
+        (chain.iter().map(|policy| policy.name.clone()).collect(), class)
+    }
+
+    /// As [`Format::shape`], for somebody who looks on.
+    pub async fn view(&self, message: &Arc<Message>, seat: &Seat) -> Shaped {
         let policies = self.policies.at(message.revision);
         let mut wanting = policies.wanting(Role::Formatting, &message.event_type).peekable();
         if wanting.peek().is_none() {
@@ -33,11 +54,7 @@ impl Format {
         let chain = Chain { policies: &policies, message };
         let class: Vec<Option<&str>> = chain.vary().map(|name| seat.attribute(name)).collect();
         let place = message.shape(policies.revision, class.iter().copied());
-        let shaped = place.get_or_init(async || self.run(&chain, seat)).await.clone();
-        if matches!(shaped, Err(DropReason::DeadLetter)) {
-            self.dead_letters.wanted_by(message, seat);
-        }
-        shaped
+        place.get_or_init(async || self.run(&chain, seat)).await.clone()
     }
 
     fn run(&self, chain: &Chain<'_>, seat: &Seat) -> Shaped {

@@ -19,6 +19,7 @@ use crate::config;
 use crate::delivery::Terms;
 use crate::dispatch::{Dispatch, Receipt};
 use crate::event::Body;
+use crate::explain::{Explain, Explained};
 use crate::problem::{self, Document, Problem};
 use cloudevents::Parsed;
 
@@ -26,36 +27,55 @@ use cloudevents::Parsed;
 #[derive(Debug)]
 pub struct Ingress {
     pub dispatch: Arc<Dispatch>,
+    pub explain: Explain,
     pub limits: config::Events,
     pub user_id_bytes_max: usize,
     pub body_deadline: Duration,
 }
 
-/// The answer to a batch: an item for each event, in its order.
+/// The answer to one event; to a batch, one for each in its order.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Item {
     Receipt(Box<Receipt>),
+    Explained(Box<Explained>),
     Problem(Document),
 }
 
-/// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems.
+/// What a producer wants to know, and whether anything is to happen.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PublishQuery {
+    explain: bool,
+    dry_run: bool,
+}
+
+/// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems. With `explain=true` a receipt has
+/// the whole story; with `dry_run=true` it is told what would happen, and nothing does.
 ///
 /// # Errors
 /// What is wrong with the request, or with its only event.
-pub async fn publish(State(ingress): State<Arc<Ingress>>, request: Request<HttpBody>) -> Result<Response, Problem> {
+pub async fn publish(
+    State(ingress): State<Arc<Ingress>>,
+    query: Result<Query<PublishQuery>, QueryRejection>,
+    request: Request<HttpBody>,
+) -> Result<Response, Problem> {
+    // A dry run that is misspelt must not be a real one.
+    let Query(query) = query.map_err(|error| bad_query(&error, "publishing takes explain and dry_run, each true or false"))?;
     let (headers, body) = ingress.read(request).await?;
     match cloudevents::read(&headers, &body, &ingress.limits).inspect_err(|_| ingress.rejected())? {
-        cloudevents::Request::One(parsed) => Ok(accepted(&ingress.dispatch(parsed))),
+        cloudevents::Request::One(parsed) => Ok(accepted(&ingress.dispatch(parsed, query).await?)),
         cloudevents::Request::Batch(parsed) => {
-            let answer = |parsed: Result<Parsed, Problem>| match parsed {
-                Ok(parsed) => Item::Receipt(Box::new(ingress.dispatch(parsed))),
-                Err(problem) => {
-                    ingress.rejected();
-                    Item::Problem(problem.into_document())
-                }
-            };
-            let items: Vec<Item> = parsed.into_iter().map(answer).collect();
+            let mut items = Vec::with_capacity(parsed.len());
+            for parsed in parsed {
+                items.push(match parsed {
+                    Ok(parsed) => ingress.dispatch(parsed, query).await?,
+                    Err(problem) => {
+                        ingress.rejected();
+                        Item::Problem(problem.into_document())
+                    }
+                });
+            }
             Ok(accepted(&items))
         }
     }
@@ -81,10 +101,7 @@ pub async fn tell(
     request: Request<HttpBody>,
 ) -> Result<Response, Problem> {
     let user = problem::user(user, ingress.user_id_bytes_max)?;
-    let Query(query) = query.map_err(|error| {
-        let detail = format!("{}; a message takes ttl_ms, keep_ms and collapse_key", error.body_text());
-        Problem::new(StatusCode::BAD_REQUEST, "query", detail)
-    })?;
+    let Query(query) = query.map_err(|error| bad_query(&error, "a message takes ttl_ms, keep_ms and collapse_key"))?;
     let (_, body) = ingress.read(request).await?;
     if body.len() > ingress.limits.event_bytes_max {
         let detail =
@@ -102,9 +119,23 @@ pub async fn tell(
     Ok(accepted(&ingress.dispatch.tell(user, body, terms)))
 }
 
+fn bad_query(error: &QueryRejection, known: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "query", format!("{}; {known}", error.body_text()))
+}
+
 impl Ingress {
-    fn dispatch(&self, parsed: Parsed) -> Receipt {
-        if parsed.id_given { self.dispatch.publish_once(parsed.event) } else { self.dispatch.publish(parsed.event) }
+    async fn dispatch(&self, parsed: Parsed, query: PublishQuery) -> Result<Item, Problem> {
+        let Parsed { event, id_given } = parsed;
+        if query.dry_run {
+            let rehearsed = self.explain.rehearse(event).await;
+            let impossible = |error: prometheus::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "dry_run", error.to_string());
+            return Ok(Item::Explained(Box::new(rehearsed.map_err(impossible)?)));
+        }
+        if query.explain {
+            return Ok(Item::Explained(Box::new(self.explain.publish(event, id_given).await)));
+        }
+        let publish = if id_given { Dispatch::publish_once } else { Dispatch::publish };
+        Ok(Item::Receipt(Box::new(publish(&self.dispatch, event, None))))
     }
 
     fn rejected(&self) {

@@ -45,6 +45,7 @@ pub mod config;
 mod dead_letters;
 mod delivery;
 mod event;
+mod explain;
 mod groups;
 mod json;
 mod metrics;

@@ -20,6 +20,7 @@ use crate::close::Close;
 use crate::config::{Config, OnBad};
 use crate::dead_letters::DeadLetters;
 use crate::dispatch::Dispatch;
+use crate::explain::Explain;
 use crate::format::Format;
 use crate::groups::Groups;
 use crate::ingress::{self, Ingress};
@@ -105,16 +106,19 @@ impl Server {
             ready: AtomicBool::new(true),
             user_id_bytes_max: config.sockets.user_id_bytes_max,
         });
+        let format = Arc::new(Format::new(policies, dead_letters));
         let sessions = Arc::new(Sessions {
             dispatch: dispatch.clone(),
-            format: Format::new(policies, dead_letters),
+            format: format.clone(),
             mailboxes: services.mailboxes.clone(),
             metrics: services.metrics.clone(),
             sockets: config.sockets.clone(),
             limits: config.mailboxes.clone(),
         });
+        let explain = Explain { dispatch: dispatch.clone(), format, config: config.clone() };
         let ingress = Arc::new(Ingress {
             dispatch,
+            explain,
             limits: config.events.clone(),
             user_id_bytes_max: config.sockets.user_id_bytes_max,
             body_deadline: Duration::from_millis(config.http.body_deadline_ms),

@@ -44,7 +44,7 @@ const LOST: u16 = 1006;
 #[derive(Debug)]
 pub struct Sessions {
     pub dispatch: Arc<Dispatch>,
-    pub format: Format,
+    pub format: Arc<Format>,
     pub mailboxes: Arc<Mailboxes>,
     pub metrics: Arc<Metrics>,
     pub sockets: config::Sockets,

@@ -74,7 +74,7 @@ fn is_zero(count: &usize) -> bool {
 }
 
 impl Consulted {
-    fn of(policy: &Policy) -> Consulted {
+    pub(super) fn of(policy: &Policy) -> Consulted {
         let (name, version) = (policy.name.clone(), policy.version.clone());
         Consulted { name, version, outcome: Outcome::Routed, deliveries: 0, refusal: None, fault: None, dead_letter: None }
     }
@@ -88,24 +88,25 @@ impl Outcome {
 
 /// What was done for one event, added up.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct Tally<'a> {
+    pub(super) account: Option<&'a mut Account>,
     recipients: HashSet<UserId>,
     /// One who is told twice counts twice.
-    told: usize,
-    posted: usize,
+    pub(super) told: usize,
+    pub(super) posted: usize,
     dropped: BTreeMap<DropReason, (usize, Vec<UserId>)>,
-    joins_refused: usize,
+    pub(super) joins_refused: usize,
 }
 
-impl Tally {
-    fn name(&mut self, user: &UserId) {
+impl Tally<'_> {
+    pub(super) fn name(&mut self, user: &UserId) {
         self.told += 1;
         if !self.recipients.contains(user) {
             self.recipients.insert(user.clone());
         }
     }
 
-    fn drop(&mut self, reason: DropReason, user: &UserId) {
+    pub(super) fn drop(&mut self, reason: DropReason, user: &UserId) {
         let (count, users) = self.dropped.entry(reason).or_default();
         *count += 1;
         if users.len() < NAMED_USERS_MAX {
@@ -113,7 +114,7 @@ impl Tally {
         }
     }
 
-    fn into_receipt(self, receipt: Receipt) -> Receipt {
+    pub(super) fn into_receipt(self, receipt: Receipt) -> Receipt {
         let dropped = self.dropped.into_iter().map(|(reason, (count, users))| Dropped { reason, count, users });
         Receipt {
             recipients: self.recipients.len(),
@@ -124,4 +125,3 @@ impl Tally {
         }
     }
 }
-

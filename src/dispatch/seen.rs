@@ -10,7 +10,7 @@ use crate::config;
 
 /// The events of the last while, by a keyed hash of source and id: 128 bits, so that no two are taken for one.
 #[derive(Debug)]
-struct Seen {
+pub(super) struct Seen {
     keys: (RandomState, RandomState),
     /// Whether the event failed, and may come again.
     known: HashMap<u128, bool>,
@@ -20,7 +20,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(events: &config::Events) -> Seen {
+    pub(super) fn new(events: &config::Events) -> Seen {
         Seen {
             keys: (RandomState::new(), RandomState::new()),
             known: HashMap::new(),
@@ -30,11 +30,11 @@ impl Seen {
         }
     }
 
-    fn key(&self, source: &str, id: &str) -> u128 {
+    pub(super) fn key(&self, source: &str, id: &str) -> u128 {
         u128::from(self.keys.0.hash_one((source, id))) << 64 | u128::from(self.keys.1.hash_one((source, id)))
     }
 
-    fn failed(&mut self, key: u128) {
+    pub(super) fn failed(&mut self, key: u128) {
         if let Some(failed) = self.known.get_mut(&key) {
             *failed = true;
         }
@@ -42,7 +42,7 @@ impl Seen {
 
     /// The how-manieth attempt this is, 2 standing for all after the first; `None` where the event was seen within the window.
     /// Remembers it.
-    fn attempt(&mut self, key: u128, now: Instant) -> Option<u32> {
+    pub(super) fn attempt(&mut self, key: u128, now: Instant) -> Option<u32> {
         while self.order.front().is_some_and(|(since, _)| *since + self.window <= now) || self.order.len() >= self.entries_max.max(1) {
             let Some((_, oldest)) = self.order.pop_front() else { break };
             self.known.remove(&oldest);

@@ -84,7 +84,7 @@ impl Line {
 
     /// Routes and posts; the number of messages.
     pub fn publish(&self, event: Published) -> usize {
-        let Receipt { posted, .. } = self.dispatch.publish(event.0);
+        let Receipt { posted, .. } = self.dispatch.publish(event.0, None);
         posted
     }
 

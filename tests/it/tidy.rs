@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module of `src` and its level. A module imports only from lower ones, and from its own parts.
-const LEVELS: [(&str, u32); 24] = [
+const LEVELS: [(&str, u32); 25] = [
     ("close", 0),
     ("config", 0),
     ("event", 0),
@@ -22,6 +22,7 @@ const LEVELS: [(&str, u32); 24] = [
     ("dispatch", 5),
     ("format", 5),
     ("dialogue", 6),
+    ("explain", 6),
     ("ingress", 7),
     ("operate", 7),
     ("session", 7),
