@@ -62,7 +62,6 @@ enum Outcome {
     /// In words, and as an assertion.
     Answer(&'static str, fn(&Told)),
 }
-
 use Outcome::{Answer, Fault, Refused};
 
 /// What makes the plugin act, once it is loaded.
