@@ -81,7 +81,7 @@ impl Dispatch {
     fn attempt(&self, event: Event, attempt: u32, account: Option<&mut Account>) -> Receipt {
         let policies = self.policies.current();
         let mut receipt = Receipt { id: event.id.clone(), source: event.source.clone(), ..Receipt::default() };
-        let mut tally = Tally { account, ..Tally::default() };
+        let mut tally = Tally::with(account);
         if let Some(account) = &mut tally.account {
             account.revision = policies.revision;
         }

@@ -98,7 +98,11 @@ pub(crate) struct Tally<'a> {
     pub(super) joins_refused: usize,
 }
 
-impl Tally<'_> {
+impl<'a> Tally<'a> {
+    pub(super) fn with(account: Option<&'a mut Account>) -> Tally<'a> {
+        Tally { account, ..Tally::default() }
+    }
+
     pub(super) fn name(&mut self, user: &UserId) {
         self.told += 1;
         if !self.recipients.contains(user) {

@@ -1,13 +1,12 @@
-//! Policies that fail: what their authors are told, and what everybody else doesn't notice.
+//! Policies that fail: what their authors are told, and what becomes of the next call. The hostile ones are in `hostile.rs`.
 
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use signalpost::server::Server;
 
+use crate::support::TestServer;
 use crate::support::wat::Guest;
-use crate::support::{TestServer, config};
 
 /// Tells user 1 the event's data.
 const FORWARD: &str = "(call $forward (global.get $user) (global.get $user_bytes))";
@@ -44,15 +43,6 @@ async fn a_panic_is_reported_with_its_message_and_the_guests_functions() {
 }
 
 #[tokio::test]
-async fn a_call_may_ask_the_host_only_so_often() {
-    let fields = r#"(import "signalpost:policy/clock@0.1.0" "now-ms" (func $now (result i64)))"#;
-    let body = "(loop $on (drop (call $now)) (br $on)) (i32.const 0)";
-    let fault = fault_of(Guest { imports: &["clock"], fields, ..Guest::routing(body) }, "[policies.a]\ngrants = [\"clock\"]").await;
-    assert_eq!(fault["kind"], "host", "{fault}");
-    assert!(fault["detail"].as_str().unwrap().contains("limits.host_calls_max"), "{fault}");
-}
-
-#[tokio::test]
 async fn a_fresh_instance_meets_nothing_of_an_earlier_call() {
     let fields = "(global $called (mut i32) (i32.const 0))";
     let body = format!("(if (global.get $called) (then unreachable)) (global.set $called (i32.const 1)) {FORWARD}");
@@ -83,41 +73,6 @@ async fn a_policy_that_faults_in_a_row_is_left_out_and_tried_again() {
     assert_eq!(publish("good.one").await, "routed");
     assert_eq!(server.get("/policies").await["policies"][0]["left_out"], false);
     assert_eq!((client.text().await, client.text().await), ("7".into(), "7".into()));
-}
-
-/// One function of many branches over many live locals: valid, small, and a day's work for a register allocator.
-fn bomb() -> Vec<u8> {
-    let locals = "i32 ".repeat(1000);
-    let branches: String = (0..8000)
-        .map(|branch| {
-            format!(
-                "(if (local.get {}) (then (local.set {} (i32.add (local.get {}) (i32.const 1)))))",
-                branch % 999,
-                (branch * 7) % 999,
-                (branch * 13) % 999
-            )
-        })
-        .collect();
-    let sum: String = (0..999).map(|local| format!("(local.get {local}) i32.add ")).collect();
-    let fields = format!("(func $bomb (result i32) (local {locals}) {branches} (i32.const 0) {sum})");
-    Guest { fields: &fields, ..Guest::routing("(drop (call $bomb)) (call $nobody)") }.component()
-}
-
-#[tokio::test]
-async fn a_compile_bomb_is_defused_within_its_time_and_memory() {
-    let bomb = bomb();
-    assert!(bomb.len() < 512 << 10, "{} bytes", bomb.len());
-    let dir = folder(&bomb);
-    for (bound, reason) in [
-        ("compile_deadline_ms = 150", "takes longer to compile than 150 ms"),
-        ("compile_memory_bytes_max = 90000000", "plugins.compile_memory_bytes_max"),
-    ] {
-        let since = std::time::Instant::now();
-        let more = format!("{bound}\ncache_dir = {:?}", tempfile::tempdir().unwrap().path());
-        let refused = Server::new(config(&settings(dir.path(), &more))).await.unwrap_err().to_string();
-        assert!(refused.contains(reason), "{refused}");
-        assert!(since.elapsed() < Duration::from_secs(20), "{bound}");
-    }
 }
 
 #[tokio::test]

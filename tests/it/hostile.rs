@@ -24,8 +24,9 @@ use crate::support::wat::Guest;
 use crate::support::{Client, SOON, TestServer, plugins};
 use neighbour::Neighbour;
 
-/// A guard against hanging, not a measure: a case ends in milliseconds, on a busy machine in a second or two.
-const CASE_DEADLINE: Duration = Duration::from_secs(30);
+/// A guard against hanging, not a measure: a case ends in milliseconds, on a busy machine in seconds, since plugins are compiled
+/// at the lowest priority.
+const CASE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a report may have: 4 KiB of detail, and names around it.
 const REASON_BYTES_MAX: usize = 5000;
@@ -61,7 +62,6 @@ enum Outcome {
     /// In words, and as an assertion.
     Answer(&'static str, fn(&Told)),
 }
-
 use Outcome::{Answer, Fault, Refused};
 
 /// What makes the plugin act, once it is loaded.
@@ -258,7 +258,9 @@ impl Case {
             // A file that is too large is not read.
             let read = self.bound != "plugins.file_bytes_max";
             assert_eq!(refused["digest"], if read { json!(digest) } else { Value::Null });
-            assert_eq!(answer["detail"], format!("{name}: {told}"));
+            // A problem tells the first kilobyte.
+            let detail = answer["detail"].as_str().unwrap();
+            assert!(detail.len() > 20 && format!("{name}: {told}").starts_with(detail), "{answer}");
         } else {
             assert_eq!((status, &answer["changed"]), (200, &json!([name])), "{name}: {answer}");
             let told = self.call(process).await;

@@ -5,6 +5,7 @@
 mod bundled;
 mod dead_letters;
 mod events;
+mod explain;
 mod faults;
 mod fuzzed;
 mod hostile;

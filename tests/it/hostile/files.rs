@@ -4,17 +4,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
+use signalpost::server::Server;
 
 use super::neighbour::Neighbour;
 use super::{REASON_BYTES_MAX, Row, Theme, digest, hostile, place, policy, reload};
-use crate::support::plugins;
 use crate::support::wat::Guest;
+use crate::support::{config, plugins};
 
 /// Any number; with it the damage is the same each time.
 const SEED: u64 = 0x5EED;
 const DAMAGES: usize = 60;
 
-pub(super) const ROWS: [Row<'static>; 3] = [
+pub(super) const ROWS: [Row<'static>; 4] = [
+    Row {
+        name: "endless",
+        does: "is a link to a device that can be read for ever",
+        outcome: "refused at load: “is no file”",
+        bound: "the contract",
+    },
     Row {
         name: "truncated",
         does: "is a good plugin, cut off at one of 60 places",
@@ -40,6 +47,17 @@ fn teller(word: &str) -> Vec<u8> {
     let word = format!("\"{word}\"");
     let body = "(call $tell (global.get $user) (global.get $user_bytes) (global.get $word) (global.get $word_bytes))";
     hostile(Guest { strings: &[("user", "reader"), ("word", &word)], ..Guest::routing(body) })
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_not_read() {
+    let dir = plugins(&["pooling"]);
+    std::fs::create_dir(dir.path().join("folder.wasm")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", dir.path().join("endless.wasm")).unwrap();
+    let error = Server::new(config(&format!("[plugins]\ndir = {:?}", dir.path()))).await.unwrap_err().to_string();
+    for name in ["endless", "folder"] {
+        assert!(error.contains(&format!("{name}.wasm) is no file")), "{error}");
+    }
 }
 
 #[tokio::test]
