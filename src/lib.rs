@@ -54,6 +54,7 @@ mod websocket;
 
 // Around the line.
 pub mod cli;
+pub mod load;
 mod operate;
 pub mod server;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module of `src` and its level. A module imports only from lower ones, and from its own parts.
-const LEVELS: [(&str, u32); 22] = [
+const LEVELS: [(&str, u32); 23] = [
     ("close", 0),
     ("config", 0),
     ("event", 0),
@@ -25,6 +25,7 @@ const LEVELS: [(&str, u32); 22] = [
     ("operate", 6),
     ("session", 6),
     ("server", 7),
+    ("load", 1),
     ("cli", 8),
     ("main", 9),
 ];
