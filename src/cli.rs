@@ -5,6 +5,7 @@
 mod check;
 mod client;
 mod listen;
+mod load;
 mod log;
 mod plugin;
 mod plugin_build;
@@ -47,6 +48,8 @@ enum Command {
     Send(send::Arguments),
     /// Read a user's messages as they arrive, and send what is typed.
     Listen(listen::Arguments),
+    /// Open many sockets, publish, and check that each message reaches exactly its readers; exits with 0 only if so.
+    Load(load::Arguments),
     /// Build plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -86,6 +89,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
+        Command::Load(arguments) => load::run_command(&arguments),
         Command::Plugin(command) => plugin::run(&command),
         // Done before anything else, by `main`.
         Command::CompileComponent { .. } => Ok(()),

@@ -1,0 +1,114 @@
+//! The stress program: what a server has to bear, done to the real one, with each message checked.
+//!
+//! `cargo bench --bench stress -- [SCENARIO…] [--seed N]`. Each scenario starts the server's binary as a child with its own
+//! configuration and plugins, prints a line with its figures, and fails with a reason. The exit code is 0 when none failed.
+//! What is checked is exact: messages, outcomes, and that memory and files come back. Times are only reported, but for gross ones,
+//! because a shared machine has its own.
+
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, reason = "a run fails by panicking")]
+
+mod attacks;
+mod crowds;
+mod neighbours;
+mod reloads;
+mod server;
+mod spin;
+#[path = "../../tests/it/support/wat.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "the tests use the rest of it, and a component that can't be built is a defect")]
+mod wat;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use signalpost::load::raise_open_files_limit;
+use tokio::time::timeout;
+
+/// All together stay under two minutes on two cores; one that hangs is cut off.
+const SCENARIO_DEADLINE: Duration = Duration::from_secs(90);
+
+const SCENARIOS: [&str; 12] = [
+    "reloads",
+    "spin",
+    "silent",
+    "half-headers",
+    "dribble",
+    "large-headers",
+    "huge-frame",
+    "fragments",
+    "never-reading",
+    "storm",
+    "no-files",
+    "steady",
+];
+
+async fn play(scenario: &str, seed: u64) -> anyhow::Result<String> {
+    match scenario {
+        "reloads" => reloads::run(seed).await,
+        "spin" => spin::run(seed).await,
+        "silent" => attacks::silent(seed).await,
+        "half-headers" => attacks::half_headers(seed).await,
+        "dribble" => attacks::dribble(seed).await,
+        "large-headers" => attacks::large_headers(seed).await,
+        "huge-frame" => attacks::huge_frame(seed).await,
+        "fragments" => attacks::fragments(seed).await,
+        "never-reading" => crowds::never_reading(seed).await,
+        "storm" => crowds::storm(seed).await,
+        "no-files" => crowds::no_files(seed).await,
+        "steady" => neighbours::steady(seed).await,
+        _ => anyhow::bail!("there is no scenario of this name; there are {}", SCENARIOS.join(", ")),
+    }
+}
+
+fn main() -> ExitCode {
+    let (chosen, seed) = match arguments() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    raise_open_files_limit();
+    println!("seed {seed}");
+    let mut failures = 0;
+    for scenario in chosen {
+        let began = Instant::now();
+        let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime").and_then(|runtime| {
+            let played = runtime.block_on(async { timeout(SCENARIO_DEADLINE, play(&scenario, seed)).await });
+            played.with_context(|| format!("not done after {} s", SCENARIO_DEADLINE.as_secs())).flatten()
+        });
+        let seconds = began.elapsed().as_secs_f64();
+        match outcome {
+            Ok(figures) => println!("ok      {scenario:<14} {seconds:>5.1} s  {figures}"),
+            Err(error) => {
+                failures += 1;
+                println!("FAILED  {scenario:<14} {seconds:>5.1} s  {error:#}");
+            }
+        }
+    }
+    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The scenarios, all where none is named, and the seed.
+fn arguments() -> anyhow::Result<(Vec<String>, u64)> {
+    let mut chosen = Vec::new();
+    let mut seed = u64::from(std::process::id());
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            // cargo says so to every benchmark.
+            "--bench" => {}
+            "--seed" => seed = words.next().and_then(|number| number.parse().ok()).context("--seed takes a number")?,
+            flag if flag.starts_with('-') => anyhow::bail!("there is no {flag}; stress takes scenarios and --seed N"),
+            name => {
+                let known = SCENARIOS.contains(&name);
+                anyhow::ensure!(known, "there is no scenario {name}; there are {}", SCENARIOS.join(", "));
+                chosen.push(name.to_owned());
+            }
+        }
+    }
+    if chosen.is_empty() {
+        chosen = SCENARIOS.map(str::to_owned).to_vec();
+    }
+    Ok((chosen, seed))
+}

@@ -1,0 +1,363 @@
+//! The crowd: a socket for each user, all read by this thread into one shared buffer, each frame checked by the ledger.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::frames::{CLOSE, PING, PONG, TEXT, client_frame, first_frame};
+use super::histogram::Histogram;
+use super::ledger::Ledger;
+use super::{Random, Target};
+use crate::lock;
+
+/// Large enough for a whole write of the server, so that one read takes it.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// Frames of `signalpost.v1` for each ack.
+const FRAMES_PER_ACK: u32 = 32;
+
+/// Connecting, and the answer to the handshake. A crowd of tens of thousands needs its time.
+const OPEN_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The answer to a handshake has some 200 bytes.
+const HEAD_BYTES_MAX: usize = 8192;
+
+/// RFC 6455's code for a connection that was lost.
+const LOST: u16 = 1006;
+
+/// Who reads.
+#[derive(Clone, Debug)]
+pub struct Readers {
+    /// User `n` is called `RUN-n`.
+    pub run: String,
+    pub users: u32,
+    /// As [`Ledger::new`] takes them.
+    pub lanes: u32,
+    /// With the subprotocol `signalpost.v1`.
+    pub v1: bool,
+    /// Handshakes under way at the same time.
+    pub at_once: usize,
+    pub seed: u64,
+}
+
+/// Looks at each message, beside the ledger.
+type Look = Box<dyn FnMut(u32, &[u8]) + Send>;
+
+/// The users with their sockets. Its locks are never waited for, since one thread does it all; tasks that had to stay on that
+/// thread would cost a system call for each message.
+pub struct Crowd {
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    target: Target,
+    readers: Readers,
+    began: Instant,
+    ledger: Mutex<Ledger>,
+    look: Mutex<Option<Look>>,
+    random: Mutex<Random>,
+    buffer: Mutex<Box<[u8]>>,
+    open: AtomicU32,
+    /// Sockets that ended by themselves, by code.
+    closed: Mutex<BTreeMap<u16, u64>>,
+    failed: Mutex<Option<io::Error>>,
+    connecting: Mutex<Histogram>,
+    /// Somebody waits until no more than this is outstanding.
+    waits_for: Mutex<Option<u64>>,
+    arrived: Notify,
+}
+
+impl fmt::Debug for Crowd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Crowd").field("readers", &self.shared.readers).field("open", &self.shared.open).finish_non_exhaustive()
+    }
+}
+
+impl Crowd {
+    /// Nobody is connected yet.
+    pub fn new(target: &Target, readers: Readers) -> Crowd {
+        let ledger = Ledger::new(&readers.run, readers.users, readers.lanes);
+        let shared = Shared {
+            target: target.clone(),
+            began: Instant::now(),
+            ledger: Mutex::new(ledger),
+            look: Mutex::new(None),
+            random: Mutex::new(Random::new(readers.seed)),
+            buffer: Mutex::new(vec![0; BUFFER_BYTES].into()),
+            open: AtomicU32::new(0),
+            closed: Mutex::default(),
+            failed: Mutex::default(),
+            connecting: Mutex::default(),
+            waits_for: Mutex::new(None),
+            arrived: Notify::new(),
+            readers,
+        };
+        Crowd { shared: Arc::new(shared), tasks: Vec::new() }
+    }
+
+    /// Shows each message to `look` too, with the user who read it.
+    pub fn look_at_messages(&self, look: impl FnMut(u32, &[u8]) + Send + 'static) {
+        *lock(&self.shared.look) = Some(Box::new(look));
+    }
+
+    /// Opens a socket for each user.
+    ///
+    /// # Errors
+    /// A user can't connect; those who can stay.
+    pub async fn open(&mut self) -> io::Result<()> {
+        let gate = Arc::new(Semaphore::new(self.shared.readers.at_once.clamp(1, Semaphore::MAX_PERMITS)));
+        *lock(&self.shared.connecting) = Histogram::default();
+        let opening = (0..self.shared.readers.users).map(|user| {
+            let (shared, gate) = (self.shared.clone(), gate.clone());
+            let (opened, is_open) = tokio::sync::oneshot::channel();
+            let task = tokio::spawn(async move {
+                let permit = gate.acquire().await;
+                let connected = timeout(OPEN_DEADLINE, shared.connect(user)).await;
+                drop(permit);
+                match connected.map_err(io::Error::from).flatten() {
+                    Ok((tcp, partial)) => {
+                        shared.open.fetch_add(1, Ordering::Relaxed);
+                        let _ = opened.send(());
+                        let code = Socket { shared: &shared, user, tcp, partial, unacked: 0 }.run().await;
+                        shared.open.fetch_sub(1, Ordering::Relaxed);
+                        *lock(&shared.closed).entry(code).or_default() += 1;
+                    }
+                    Err(error) => {
+                        lock(&shared.failed).get_or_insert(error);
+                    }
+                }
+            });
+            self.tasks.push(task);
+            is_open
+        });
+        let opening: Vec<_> = opening.collect();
+        for is_open in opening {
+            if is_open.await.is_err() {
+                let first = lock(&self.shared.failed).take();
+                return Err(first.unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops all sockets at once, without a word.
+    pub async fn drop_all(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        for task in self.tasks.drain(..) {
+            // It says that it was aborted, or has ended before.
+            let _ = task.await;
+        }
+        self.shared.open.store(0, Ordering::Relaxed);
+    }
+
+    /// The user's name.
+    pub fn user(&self, user: u32) -> String {
+        format!("{}-{user}", self.shared.readers.run)
+    }
+
+    pub fn readers(&self) -> &Readers {
+        &self.shared.readers
+    }
+
+    /// How long this crowd exists: the time that markers tell.
+    pub fn now(&self) -> Duration {
+        self.shared.began.elapsed()
+    }
+
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.shared.ledger)
+    }
+
+    pub fn open_sockets(&self) -> u32 {
+        self.shared.open.load(Ordering::Relaxed)
+    }
+
+    /// Sockets that ended without our doing, by close code; 1006 for a lost connection.
+    pub fn closed(&self) -> BTreeMap<u16, u64> {
+        lock(&self.shared.closed).clone()
+    }
+
+    /// How long each connection took, handshake included.
+    pub fn connecting(&self) -> Histogram {
+        lock(&self.shared.connecting).clone()
+    }
+
+    /// Waits until at most `outstanding` deliveries are still to come, or nothing has come for `patience`. Says whether they came.
+    pub async fn drained_to(&self, outstanding: u64, patience: Duration) -> bool {
+        loop {
+            let arrived = self.ledger().arrived();
+            if self.ledger().outstanding() <= outstanding {
+                return true;
+            }
+            // The highest mark that anyone waits for: the others are woken too early, look, and wait on.
+            self.shared.wait_for(outstanding);
+            let notified = timeout(patience, self.shared.arrived.notified()).await;
+            if notified.is_err() && self.ledger().arrived() == arrived {
+                return false;
+            }
+        }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Shared {
+    /// The socket, and what came with the answer to its handshake.
+    async fn connect(&self, user: u32) -> io::Result<(TcpStream, Vec<u8>)> {
+        let began = Instant::now();
+        let mut tcp = self.target.connect(user).await?;
+        let Target { authority, base_path, .. } = &self.target;
+        let run = &self.readers.run;
+        let subprotocol = if self.readers.v1 { "Sec-WebSocket-Protocol: signalpost.v1\r\n" } else { "" };
+        // The example key of RFC 6455; whether the server's answer fits it, its tests say.
+        let request = format!(
+            "GET {base_path}/ws/{run}-{user} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{subprotocol}\r\n"
+        );
+        tcp.write_all(request.as_bytes()).await?;
+        let mut head = Vec::with_capacity(512);
+        loop {
+            if tcp.read_buf(&mut head).await? == 0 || head.len() > HEAD_BYTES_MAX {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server ended the connection in the handshake"));
+            }
+            if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
+                if !head.starts_with(b"HTTP/1.1 101 ") {
+                    let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
+                    return Err(io::Error::other(format!("the server refused a socket: {line}")));
+                }
+                lock(&self.connecting).record(began.elapsed());
+                return Ok((tcp, head.split_off(end + 4)));
+            }
+        }
+    }
+
+    fn message(&self, user: u32, payload: &[u8], now: Duration) {
+        lock(&self.ledger).read(user, payload, now);
+        if let Some(look) = &mut *lock(&self.look) {
+            look(user, payload);
+        }
+    }
+
+    fn wait_for(&self, outstanding: u64) {
+        let mut waits_for = lock(&self.waits_for);
+        *waits_for = Some(waits_for.unwrap_or_default().max(outstanding));
+    }
+
+    fn wake(&self) {
+        let mut waits_for = lock(&self.waits_for);
+        if waits_for.is_some_and(|mark| lock(&self.ledger).outstanding() <= mark) {
+            *waits_for = None;
+            self.arrived.notify_waiters();
+        }
+    }
+}
+
+struct Socket<'a> {
+    shared: &'a Shared,
+    user: u32,
+    tcp: TcpStream,
+    /// The beginning of a frame whose end hasn't come.
+    partial: Vec<u8>,
+    unacked: u32,
+}
+
+impl Socket<'_> {
+    /// Reads until the end; the close code.
+    async fn run(mut self) -> u16 {
+        let early = std::mem::take(&mut self.partial);
+        match self.take(&early) {
+            Ok(()) => poll_fn(|context| self.poll(context)).await,
+            Err(code) => code,
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<u16> {
+        let shared = self.shared;
+        loop {
+            let mut buffer = lock(&shared.buffer);
+            let mut reading = ReadBuf::new(&mut buffer);
+            let outcome = ready!(Pin::new(&mut self.tcp).poll_read(context, &mut reading));
+            let bytes = reading.filled();
+            if outcome.is_err() || bytes.is_empty() {
+                return Poll::Ready(LOST);
+            }
+            let taken = if self.partial.is_empty() {
+                self.take(bytes)
+            } else {
+                let mut whole = std::mem::take(&mut self.partial);
+                whole.extend_from_slice(bytes);
+                self.take(&whole)
+            };
+            shared.wake();
+            if let Err(code) = taken {
+                return Poll::Ready(code);
+            }
+        }
+    }
+
+    /// Deals with the frames in `bytes`, and keeps what is left of them.
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), u16> {
+        let now = self.shared.began.elapsed();
+        let mut answers = Vec::new();
+        loop {
+            let (opcode, payload, size) = match first_frame(bytes) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(_) => return Err(LOST),
+            };
+            match opcode {
+                CLOSE => return Err(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))),
+                PING => client_frame(PONG, payload, self.mask(), &mut answers),
+                PONG => {}
+                _ if self.shared.readers.v1 => self.envelope(payload, now, &mut answers),
+                _ => self.shared.message(self.user, payload, now),
+            }
+            bytes = bytes.get(size..).unwrap_or_default();
+        }
+        if !bytes.is_empty() {
+            self.partial.extend_from_slice(bytes);
+        }
+        // A few bytes now and then. Who takes so little is gone, or hopelessly behind.
+        if !answers.is_empty() && self.tcp.try_write(&answers).is_ok_and(|count| count < answers.len()) {
+            return Err(LOST);
+        }
+        Ok(())
+    }
+
+    /// A frame of `signalpost.v1`: a message has its seq in front; all others are about the connection.
+    fn envelope(&mut self, payload: &[u8], now: Duration, answers: &mut Vec<u8>) {
+        const SEQ: &[u8] = br#"{"seq":"#;
+        let Some(rest) = payload.strip_prefix(SEQ) else { return };
+        self.shared.message(self.user, payload, now);
+        self.unacked += 1;
+        if self.unacked >= FRAMES_PER_ACK {
+            self.unacked = 0;
+            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let seq = String::from_utf8_lossy(rest.get(..digits).unwrap_or_default()).into_owned();
+            client_frame(TEXT, format!(r#"{{"type":"ack","seq":{seq}}}"#).as_bytes(), self.mask(), answers);
+        }
+    }
+
+    fn mask(&self) -> u32 {
+        lock(&self.shared.random).number() as u32
+    }
+}

@@ -1,0 +1,144 @@
+//! A producer: requests over one connection that is kept open, one after the other, and their answers.
+
+use std::io;
+use std::io::Write as _;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Target;
+
+/// An answer that takes longer is a failure.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The receipts of a large batch have some 300 bytes each; more than this is not from this server.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes asked of the connection at a time: room for the receipt of a small batch.
+const READ_BYTES: usize = 8 << 10;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Producer {
+    tcp: TcpStream,
+    authority: String,
+    base_path: String,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer<'a> {
+    pub status: u16,
+    pub body: &'a [u8],
+}
+
+impl Producer {
+    /// # Errors
+    /// The operating system's.
+    pub async fn connect(target: &Target) -> io::Result<Producer> {
+        let tcp = target.connect(0).await?;
+        let (authority, base_path) = (target.authority.clone(), target.base_path.clone());
+        Ok(Producer { tcp, authority, base_path, request: Vec::new(), answer: Vec::new() })
+    }
+
+    /// Posts to a path below the base path.
+    ///
+    /// # Errors
+    /// The connection broke, or no answer of HTTP/1.1 with a length came in time. The producer is of no more use then.
+    pub async fn post(&mut self, path: &str, content_type: &str, body: &[u8]) -> io::Result<Answer<'_>> {
+        self.request("POST", path, content_type, body).await
+    }
+
+    /// Like [`Producer::post`], with any method.
+    ///
+    /// # Errors
+    /// Like [`Producer::post`].
+    pub async fn request(&mut self, method: &str, path: &str, content_type: &str, body: &[u8]) -> io::Result<Answer<'_>> {
+        self.request.clear();
+        let Producer { authority, base_path, .. } = self;
+        let length = body.len();
+        write!(
+            self.request,
+            "{method} {base_path}{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+        )?;
+        self.request.extend_from_slice(body);
+        self.answer.clear();
+        let exchange = async {
+            self.tcp.write_all(&self.request).await?;
+            loop {
+                self.answer.reserve(READ_BYTES);
+                if self.tcp.read_buf(&mut self.answer).await? == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
+                if let Some((status, start)) = whole_answer(&self.answer)? {
+                    return Ok((status, start));
+                }
+            }
+        };
+        let (status, start) = timeout(ANSWER_DEADLINE, exchange).await??;
+        Ok(Answer { status, body: self.answer.get(start..).unwrap_or_default() })
+    }
+}
+
+impl Answer<'_> {
+    /// How many deliveries the receipts in here say were posted.
+    pub fn posted(&self) -> u64 {
+        const POSTED: &str = "\"posted\":";
+        let text = std::str::from_utf8(self.body).unwrap_or_default();
+        let numbers = text.match_indices(POSTED).filter_map(|(at, _)| {
+            let digits = text.get(at + POSTED.len()..)?;
+            digits.split(|char: char| !char.is_ascii_digit()).next()?.parse::<u64>().ok()
+        });
+        numbers.sum()
+    }
+
+    /// For people: the status and the beginning of the body.
+    pub fn sentence(&self) -> String {
+        const EXCERPT_CHARS_MAX: usize = 200;
+        let body: String = String::from_utf8_lossy(self.body).chars().take(EXCERPT_CHARS_MAX).collect();
+        format!("{} {body}", self.status)
+    }
+}
+
+/// The status and where the body starts, once the answer is complete. Its length must be told, as this server does.
+fn whole_answer(answer: &[u8]) -> io::Result<Option<(u16, usize)>> {
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not an answer of HTTP/1.1 with a length");
+    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return if answer.len() > ANSWER_BYTES_MAX { Err(invalid()) } else { Ok(None) };
+    };
+    let head = answer.get(..end).and_then(|head| std::str::from_utf8(head).ok()).ok_or_else(invalid)?;
+    let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok()).ok_or_else(invalid)?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    let length = length.filter(|length| *length <= ANSWER_BYTES_MAX).ok_or_else(invalid)?;
+    let start = end + 4;
+    Ok((answer.len() >= start + length).then_some((status, start)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_when_its_length_is_here() {
+        let answer = b"HTTP/1.1 202 Accepted\r\ncontent-type: x\r\nContent-Length: 4\r\n\r\nbody";
+        for end in 0..answer.len() {
+            assert_eq!(whole_answer(&answer[..end]).unwrap(), None);
+        }
+        assert_eq!(whole_answer(answer).unwrap(), Some((202, answer.len() - 4)));
+        assert!(whole_answer(b"HTTP/1.1 202 Accepted\r\n\r\n").is_err(), "no length");
+        assert!(whole_answer(b"HTTP/1.0 x\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn a_batchs_receipts_are_added_up() {
+        let answer = |body| Answer { status: 202, body };
+        assert_eq!(answer(br#"[{"recipients":2,"posted":2},{"posted":40},{"status":400}]"#).posted(), 42);
+        assert_eq!(answer(b"").posted(), 0);
+    }
+}

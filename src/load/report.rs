@@ -1,0 +1,100 @@
+//! What a run found out, for programs as JSON; `cli::load` words it for people.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::histogram::Histogram;
+use super::ledger::Findings;
+
+/// The outcome of a run. A delivery is a message times one of its readers.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub scenario: &'static str,
+    pub subprotocol: &'static str,
+    pub seed: u64,
+    pub users: u32,
+    pub producers: u32,
+    /// Every delivery came once, in order, to its reader; no request failed and no socket ended.
+    pub exact: bool,
+    #[serde(flatten)]
+    pub findings: Findings,
+    /// Requests that the server didn't take, or whose receipt told of fewer deliveries.
+    pub failed: u64,
+    pub first_failure: Option<String>,
+    /// Sockets that the server ended, by close code.
+    pub closed: BTreeMap<u16, u64>,
+    /// Messages that this run didn't send.
+    pub unmarked: u64,
+    pub events: u64,
+    pub deliveries: u64,
+    /// From the first request to the last delivery.
+    pub seconds: f64,
+    pub deliveries_per_second: f64,
+    /// From when a message was to be sent to when it was read.
+    pub latency: Latency,
+    pub connecting: Connecting,
+    /// Where the server's process was named.
+    pub server: Option<Server>,
+    pub generator: Generator,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Latency {
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub p999_us: f64,
+    pub max_us: f64,
+}
+
+/// How the sockets opened; in a storm, in its slowest round.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Connecting {
+    pub sockets: u32,
+    /// Until the last was open.
+    pub seconds: f64,
+    #[serde(flatten)]
+    pub each: Latency,
+}
+
+/// The server's process with those that it started.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Server {
+    pub processor_us_per_delivery: f64,
+    pub processor_seconds: f64,
+    pub resident_kib_before: u64,
+    /// With all sockets open, before the first message.
+    pub resident_kib_open: u64,
+    pub resident_kib_after: u64,
+    pub resident_kib_per_socket: f64,
+}
+
+/// This process: where it is busy all the time, it is the bottleneck.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Generator {
+    pub processor_us_per_delivery: f64,
+    /// 1 is a whole core.
+    pub busy: f64,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    pub elapsed: Duration,
+    pub open_sockets: u32,
+    pub events: u64,
+    pub arrived: u64,
+    pub outstanding: u64,
+}
+
+impl From<&Histogram> for Latency {
+    fn from(histogram: &Histogram) -> Latency {
+        let quantile = |quantile| micros(histogram.quantile(quantile));
+        Latency { p50_us: quantile(0.5), p99_us: quantile(0.99), p999_us: quantile(0.999), max_us: micros(histogram.max()) }
+    }
+}
+
+pub fn micros(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}

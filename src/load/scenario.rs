@@ -1,0 +1,435 @@
+//! A run from the first socket to the report.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::sync::Notify;
+use tokio::time::interval;
+
+use super::crowd::{Crowd, Readers};
+use super::pace::Pace;
+use super::process::{Process, own_processor_time};
+use super::producer::Producer;
+use super::report::{Connecting, Generator, Latency, Progress, Report, Server, micros};
+use super::traffic::{Composer, Request, Traffic};
+use super::{Random, Target};
+use crate::lock;
+
+/// Deliveries on their way for each user, on average. A fifth of what a mailbox holds by default: the generator waits for its
+/// readers, so that it measures the server's speed and not its bounds.
+const ON_THEIR_WAY_PER_USER: u64 = 200;
+
+/// Nothing has come for so long: what is missing is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to look for what comes twice after everything has come once.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Messages at a fixed rate are due together this often at most: a timer for each would cost more than the message.
+const TICK_MIN: Duration = Duration::from_micros(500);
+
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
+    Publish(Traffic),
+    /// Sockets only.
+    Idle,
+    /// All sockets are dropped and come back at once, this often; then each gets a message.
+    Storm {
+        rounds: u32,
+    },
+}
+
+/// All that a run needs to know.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub scenario: Scenario,
+    /// For the report.
+    pub name: &'static str,
+    pub users: u32,
+    pub producers: u32,
+    pub v1: bool,
+    /// It ends with whichever comes first.
+    pub requests_max: u64,
+    pub duration_max: Duration,
+    /// Requests in a second, whether or not the server keeps up; otherwise each producer sends when it has its answer.
+    pub rate: Option<f64>,
+    pub message_bytes: usize,
+    /// Handshakes under way at the same time; a storm has them all.
+    pub at_once: usize,
+    pub seed: u64,
+}
+
+/// Runs the plan against a server, whose process may be measured.
+///
+/// # Errors
+/// A user or a producer can't connect. What goes wrong after that is in the report.
+pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Report> {
+    let readers = Readers {
+        run: run_name(plan.seed),
+        users: plan.users,
+        lanes: Composer::lanes(plan.producers),
+        v1: plan.v1,
+        at_once: plan.at_once,
+        seed: plan.seed,
+    };
+    let resident = || server.map(|server| server.resident_kib()).unwrap_or_default();
+    let before = resident();
+    let mut crowd = Crowd::new(target, readers);
+    let began = Instant::now();
+    open(&mut crowd, began, progress).await?;
+    let mut connecting = connected(&crowd, began);
+    let opened = resident();
+    let mut drive = Drive::new(target, plan, crowd);
+    drive.prepare().await?;
+    let arrived = drive.crowd.ledger().arrived();
+    let began = Instant::now();
+    let (own, its) = (own_processor_time(), server.map(|server| server.processor_time()));
+    match plan.scenario {
+        Scenario::Idle => hold(&drive, began, plan.duration_max, progress).await,
+        Scenario::Publish(_) => drive.publish(progress).await?,
+        Scenario::Storm { rounds } => {
+            for _ in 0..rounds {
+                let round = drive.storm(progress).await?;
+                if round.seconds > connecting.seconds {
+                    connecting = round;
+                }
+            }
+        }
+    }
+    let seconds = lock(&drive.state).took.unwrap_or_else(|| began.elapsed()).as_secs_f64();
+    let (own, its) = (own_processor_time() - own, server.zip(its).map(|(server, before)| server.processor_time() - before));
+    let after = resident();
+    let deliveries = drive.crowd.ledger().arrived() - arrived;
+    let events = lock(&drive.state).events;
+    let latency = Latency::from(drive.crowd.ledger().latency());
+    drive.finish().await?;
+    let each = |time: Duration| if deliveries > 0 { micros(time) / deliveries as f64 } else { 0.0 };
+    let ledger = drive.crowd.ledger();
+    let (findings, closed) = (ledger.findings(), drive.crowd.closed());
+    let state = lock(&drive.state);
+    Ok(Report {
+        scenario: plan.name,
+        subprotocol: if plan.v1 { "signalpost.v1" } else { "plain" },
+        seed: plan.seed,
+        users: plan.users,
+        producers: plan.producers,
+        exact: findings.exact() && state.failed == 0 && closed.is_empty(),
+        findings,
+        failed: state.failed,
+        first_failure: state.first_failure.clone(),
+        closed,
+        unmarked: ledger.unmarked(),
+        events,
+        deliveries,
+        seconds,
+        deliveries_per_second: if seconds > 0.0 { deliveries as f64 / seconds } else { 0.0 },
+        latency,
+        connecting,
+        server: its.map(|time| Server {
+            processor_us_per_delivery: each(time),
+            processor_seconds: time.as_secs_f64(),
+            resident_kib_before: before,
+            resident_kib_open: opened,
+            resident_kib_after: after,
+            resident_kib_per_socket: opened.saturating_sub(before) as f64 / f64::from(plan.users.max(1)),
+        }),
+        generator: Generator { processor_us_per_delivery: each(own), busy: own.as_secs_f64() / began.elapsed().as_secs_f64() },
+    })
+}
+
+/// No two runs share users: what one leaves behind is not the next one's.
+fn run_name(seed: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let mixed = Random::new(seed ^ now.as_nanos() as u64).number();
+    format!("load-{:08x}", mixed >> 32)
+}
+
+async fn open(crowd: &mut Crowd, began: Instant, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<()> {
+    progress(Progress { elapsed: began.elapsed(), ..Progress::default() });
+    let users = crowd.readers().users;
+    crowd.open().await.with_context(|| format!("can't open a socket for each of {users} users"))
+}
+
+fn connected(crowd: &Crowd, began: Instant) -> Connecting {
+    let each = crowd.connecting();
+    Connecting { sockets: crowd.open_sockets(), seconds: began.elapsed().as_secs_f64(), each: Latency::from(&each) }
+}
+
+async fn hold(drive: &Drive, began: Instant, duration: Duration, progress: &mut dyn FnMut(Progress)) {
+    while let Some(left) = duration.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
+        tokio::time::sleep(left.min(PROGRESS_INTERVAL)).await;
+        progress(drive.progress(began));
+    }
+}
+
+/// A run under way. Its producers share it.
+struct Drive {
+    target: Target,
+    plan: Plan,
+    crowd: Crowd,
+    composer: Composer,
+    state: Mutex<State>,
+    /// Something is due, or nothing will be any more.
+    more: Notify,
+}
+
+struct State {
+    random: Random,
+    /// Requests that are still to be sent, and until when.
+    left: u64,
+    until: Instant,
+    /// Each user in turn instead of by chance.
+    turn: Option<u32>,
+    events: u64,
+    failed: u64,
+    first_failure: Option<String>,
+    /// At a fixed rate: when those that wait for a producer were due.
+    due: VecDeque<Duration>,
+    all_due: bool,
+    took: Option<Duration>,
+}
+
+impl Drive {
+    fn new(target: &Target, plan: &Plan, crowd: Crowd) -> Arc<Drive> {
+        let traffic = match plan.scenario {
+            Scenario::Publish(traffic) => traffic,
+            Scenario::Idle | Scenario::Storm { .. } => Traffic::Direct,
+        };
+        Arc::new(Drive {
+            target: target.clone(),
+            plan: plan.clone(),
+            crowd,
+            composer: Composer::new(traffic, plan.message_bytes),
+            state: Mutex::new(State {
+                random: Random::new(plan.seed),
+                left: plan.requests_max,
+                until: Instant::now() + plan.duration_max,
+                turn: None,
+                events: 0,
+                failed: 0,
+                first_failure: None,
+                due: VecDeque::new(),
+                all_due: false,
+                took: None,
+            }),
+            more: Notify::new(),
+        })
+    }
+
+    fn progress(&self, began: Instant) -> Progress {
+        let ledger = self.crowd.ledger();
+        Progress {
+            elapsed: began.elapsed(),
+            open_sockets: self.crowd.open_sockets(),
+            events: lock(&self.state).events,
+            arrived: ledger.arrived(),
+            outstanding: ledger.outstanding(),
+        }
+    }
+
+    /// Makes the groups that the traffic needs; what that takes doesn't count.
+    async fn prepare(&self) -> anyhow::Result<()> {
+        let lane = self.plan.producers;
+        self.post_all(self.composer.before(&self.crowd, lane)).await?;
+        self.crowd.ledger().forget_latency();
+        lock(&self.state).events = 0;
+        Ok(())
+    }
+
+    /// Ends the groups, and looks for what comes twice.
+    async fn finish(&self) -> anyhow::Result<()> {
+        let lane = self.plan.producers;
+        self.post_all(self.composer.after(&self.crowd, lane)).await?;
+        tokio::time::sleep(QUIET).await;
+        Ok(())
+    }
+
+    async fn post_all(&self, requests: impl Iterator<Item = Request>) -> anyhow::Result<()> {
+        let mut producer = self.producer().await?;
+        for request in requests {
+            self.post(&mut producer, &request).await?;
+            self.crowd.drained_to(0, PATIENCE).await;
+        }
+        Ok(())
+    }
+
+    async fn producer(&self) -> anyhow::Result<Producer> {
+        Producer::connect(&self.target).await.context("a producer can't connect")
+    }
+
+    /// Publishes until all is sent, and waits until all has come.
+    async fn publish(self: &Arc<Drive>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<()> {
+        let mut producers = Vec::new();
+        for _ in 0..self.plan.producers {
+            producers.push(self.producer().await?);
+        }
+        let began = Instant::now();
+        lock(&self.state).until = began + self.plan.duration_max;
+        let tasks = producers.into_iter().zip(0..).map(|(producer, lane)| {
+            let drive = self.clone();
+            tokio::spawn(async move {
+                match drive.plan.rate {
+                    None => drive.closed_loop(producer, lane).await,
+                    Some(_) => drive.open_loop(producer, lane).await,
+                }
+            })
+        });
+        let tasks: Vec<_> = tasks.collect();
+        let pace = self.plan.rate.map(|rate| {
+            let drive = self.clone();
+            tokio::spawn(async move { drive.keep_pace(rate).await })
+        });
+        let all = async {
+            if let Some(pace) = pace {
+                pace.await??;
+            }
+            for task in tasks {
+                task.await?;
+            }
+            self.crowd.drained_to(0, PATIENCE).await;
+            anyhow::Ok(())
+        };
+        tokio::pin!(all);
+        let mut tick = interval(PROGRESS_INTERVAL);
+        loop {
+            tokio::select! {
+                done = &mut all => {
+                    done?;
+                    break;
+                }
+                _ = tick.tick() => progress(self.progress(began)),
+            }
+        }
+        *lock(&self.state).took.get_or_insert_default() += began.elapsed();
+        Ok(())
+    }
+
+    /// Each producer sends when it has its answer, and when the readers keep up.
+    async fn closed_loop(&self, mut producer: Producer, lane: u32) {
+        let mut request = Request::default();
+        let window = ON_THEIR_WAY_PER_USER * u64::from(self.plan.users);
+        while let Some(user) = self.next() {
+            let outstanding = self.crowd.ledger().outstanding();
+            if outstanding >= window && !self.crowd.drained_to(window / 2, PATIENCE).await {
+                return;
+            }
+            self.composer.compose(&self.crowd, lane, user, self.crowd.now(), &mut request);
+            if self.post(&mut producer, &request).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whoever is free sends what is due.
+    async fn open_loop(&self, mut producer: Producer, lane: u32) {
+        let mut request = Request::default();
+        loop {
+            let (due, all_due) = {
+                let mut state = lock(&self.state);
+                (state.due.pop_front(), state.all_due)
+            };
+            match due {
+                Some(at) => {
+                    let user = self.user();
+                    self.composer.compose(&self.crowd, lane, user, at, &mut request);
+                    if self.post(&mut producer, &request).await.is_err() {
+                        return;
+                    }
+                }
+                None if all_due => return,
+                None => self.more.notified().await,
+            }
+        }
+    }
+
+    async fn keep_pace(&self, rate: f64) -> io::Result<()> {
+        let mut pace = Pace::new(Duration::from_secs_f64(1.0 / rate).max(TICK_MIN))?;
+        let start = self.crowd.now();
+        let mut sent = 0.0;
+        loop {
+            let since = pace.tick().await?;
+            while sent + 1.0 <= since.as_secs_f64() * rate + 1e-6 {
+                sent += 1.0;
+                if !self.claim() {
+                    lock(&self.state).all_due = true;
+                    self.more.notify_waiters();
+                    return Ok(());
+                }
+                lock(&self.state).due.push_back(start + since);
+                self.more.notify_one();
+            }
+        }
+    }
+
+    /// Whether there is one more to send.
+    fn claim(&self) -> bool {
+        let mut state = lock(&self.state);
+        if state.left == 0 || Instant::now() >= state.until {
+            return false;
+        }
+        state.left -= 1;
+        true
+    }
+
+    fn next(&self) -> Option<u32> {
+        self.claim().then(|| self.user())
+    }
+
+    fn user(&self) -> u32 {
+        let mut state = lock(&self.state);
+        match &mut state.turn {
+            Some(turn) => {
+                let user = *turn % self.plan.users.max(1);
+                *turn += 1;
+                user
+            }
+            None => state.random.below(self.plan.users),
+        }
+    }
+
+    /// # Errors
+    /// The connection is of no more use. That and a bad answer are counted.
+    async fn post(&self, producer: &mut Producer, request: &Request) -> io::Result<()> {
+        let failed = |sentence: String| {
+            let mut state = lock(&self.state);
+            state.failed += 1;
+            state.first_failure.get_or_insert(sentence);
+        };
+        match producer.post(&request.path, request.content_type, &request.body).await {
+            Ok(answer) if answer.status == 202 && answer.posted() == request.deliveries => {
+                lock(&self.state).events += request.events;
+                Ok(())
+            }
+            Ok(answer) => {
+                failed(format!("of {} deliveries the server posted {}: {}", request.deliveries, answer.posted(), answer.sentence()));
+                Ok(())
+            }
+            Err(error) => {
+                failed(format!("a producer's connection failed: {error}"));
+                Err(error)
+            }
+        }
+    }
+
+    /// Drops everybody, lets them come back at once, and sends each a message.
+    async fn storm(self: &mut Arc<Drive>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Connecting> {
+        // No producer is at work between two rounds, so nobody else holds it.
+        let drive = Arc::get_mut(self).context("a producer is still at work")?;
+        drive.crowd.drop_all().await;
+        let began = Instant::now();
+        open(&mut drive.crowd, began, progress).await?;
+        let round = connected(&drive.crowd, began);
+        {
+            let mut state = lock(&drive.state);
+            (state.left, state.turn) = (u64::from(drive.plan.users), Some(0));
+        }
+        self.publish(progress).await?;
+        Ok(round)
+    }
+}
