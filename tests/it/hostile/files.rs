@@ -132,7 +132,11 @@ async fn a_file_that_is_rewritten_while_it_is_read_never_leaves_anything_but_a_g
         }
     });
     let (mut taken, mut refused) = (0, 0);
-    for _ in 0..ROUNDS {
+    for round in 0..100 * ROUNDS {
+        // On a busy machine the writer may stand still for many rounds.
+        if round >= ROUNDS && taken > 0 && refused > 0 {
+            break;
+        }
         match reload(server).await {
             (200, _) => taken += 1,
             (422, answer) => {
