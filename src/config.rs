@@ -107,6 +107,7 @@ pub struct Mailboxes {
     pub keep_ms: u64,
     pub total_messages_max: usize,
     pub total_bytes_max: usize,
+    pub shapes_bytes_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]

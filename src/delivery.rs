@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use indexmap::{Equivalent, IndexMap};
 use tokio::sync::OnceCell;
 
 use crate::event::{Body, UserId};
@@ -82,17 +83,24 @@ pub struct Message {
     pub revision: u64,
     /// 1, and more where it is tried again after a fault.
     pub attempt: u32,
-    shapes: Mutex<Vec<Shape>>,
+    shapes: Mutex<IndexMap<Class, Arc<OnceCell<Shaped>>>>,
 }
 
 /// What one class of readers sees of a message, or why nothing.
 pub type Shaped = Result<Arc<Body>, DropReason>;
 
-#[derive(Debug)]
-struct Shape {
-    revision: u64,
-    class: Vec<Option<String>>,
-    shaped: Arc<OnceCell<Shaped>>,
+/// A policy set's revision, and the values of the attributes that its formatting varies on.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Class(u64, Vec<Option<Box<str>>>);
+
+/// As it is asked for: hashes as the owned one does, so that looking costs no allocation.
+#[derive(Hash)]
+struct ClassRef<'a>(u64, &'a [Option<&'a str>]);
+
+impl Equivalent<Class> for ClassRef<'_> {
+    fn equivalent(&self, known: &Class) -> bool {
+        self.0 == known.0 && self.1.iter().copied().eq(known.1.iter().map(Option::as_deref))
+    }
 }
 
 impl Message {
@@ -107,18 +115,21 @@ impl Message {
     }
 
     /// The place where the shape for one class is kept. Whoever comes first fills it, and formatting never runs twice for one
-    /// message and class. A class is the values of the attributes that `revision`'s policies vary on.
-    pub fn shape<'a>(&self, revision: u64, class: impl ExactSizeIterator<Item = Option<&'a str>> + Clone) -> Arc<OnceCell<Shaped>> {
+    /// message and class while it is kept. A class is the values of the attributes that `revision`'s policies vary on.
+    pub fn shape(&self, revision: u64, class: &[Option<&str>]) -> Arc<OnceCell<Shaped>> {
         let mut shapes = crate::lock(&self.shapes);
-        let same = |shape: &Shape| {
-            shape.class.len() == class.len() && shape.class.iter().zip(class.clone()).all(|(known, value)| known.as_deref() == value)
-        };
-        if let Some(shape) = shapes.iter().find(|shape| shape.revision == revision && same(shape)) {
-            return shape.shaped.clone();
+        if let Some(shaped) = shapes.get(&ClassRef(revision, class)) {
+            return shaped.clone();
         }
         let shaped = Arc::new(OnceCell::new());
-        shapes.push(Shape { revision, class: class.map(|value| value.map(str::to_owned)).collect(), shaped: shaped.clone() });
+        let class = class.iter().map(|value| value.map(Box::from)).collect();
+        shapes.insert(Class(revision, class), shaped.clone());
         shaped
+    }
+
+    /// Gives back the memory of all shapes. Who reads one now keeps it; who asks later has it made again.
+    pub fn forget_shapes(&self) {
+        *crate::lock(&self.shapes) = IndexMap::new();
     }
 }
 
@@ -129,11 +140,13 @@ mod tests {
     #[test]
     fn a_class_has_one_place_for_its_shape() {
         let message = Message::new("1".into(), "a.b".into(), Body::Text("x".into()), 1);
-        let german = message.shape(1, [Some("de"), None].into_iter());
+        let german = message.shape(1, &[Some("de"), None]);
         german.set(Err(DropReason::Formatted)).unwrap();
-        assert!(message.shape(1, [Some("de"), None].into_iter()).initialized());
-        assert!(!message.shape(1, [Some("hi"), None].into_iter()).initialized());
-        assert!(!message.shape(1, [None, Some("de")].into_iter()).initialized());
-        assert!(!message.shape(2, [Some("de"), None].into_iter()).initialized());
+        assert!(message.shape(1, &[Some("de"), None]).initialized());
+        assert!(!message.shape(1, &[Some("hi"), None]).initialized());
+        assert!(!message.shape(1, &[None, Some("de")]).initialized());
+        assert!(!message.shape(2, &[Some("de"), None]).initialized());
+        message.forget_shapes();
+        assert!(!message.shape(1, &[Some("de"), None]).initialized());
     }
 }

@@ -120,7 +120,7 @@ impl Explain {
     /// Those of [`Dispatch::rehearsal`].
     pub async fn rehearse(&self, event: Event) -> prometheus::Result<Explained> {
         let dispatch = self.dispatch.rehearsal(&self.config)?;
-        let format = Format::new(dispatch.policies.clone(), dispatch.dead_letters.clone());
+        let format = Format::new(dispatch.policies.clone(), dispatch.dead_letters.clone(), self.config.mailboxes.shapes_bytes_max);
         Ok(explain(&dispatch, &format, event, false, true).await)
     }
 }

@@ -1,5 +1,7 @@
 //! Formatting: what a session's reader sees of a message. Once for each message and class, live or replayed.
 
+mod window;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use crate::event::Body;
 use crate::mailbox::Seat;
 use crate::metrics::DropReason;
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
+use window::Window;
 
 /// What a message's shape depends on: attributes and their values.
 pub type Class = BTreeMap<String, Option<String>>;
@@ -19,11 +22,13 @@ pub type Class = BTreeMap<String, Option<String>>;
 pub struct Format {
     policies: Arc<Policies>,
     dead_letters: Arc<DeadLetters>,
+    kept: Window,
 }
 
 impl Format {
-    pub fn new(policies: Arc<Policies>, dead_letters: Arc<DeadLetters>) -> Format {
-        Format { policies, dead_letters }
+    /// Of the shapes made last, this many bytes are kept for the next reader of their class.
+    pub fn new(policies: Arc<Policies>, dead_letters: Arc<DeadLetters>, shapes_bytes_max: usize) -> Format {
+        Format { policies, dead_letters, kept: Window::new(shapes_bytes_max) }
     }
 
     /// The message as this session reads it, or why it doesn't. Cancel safe: whoever comes next formats.
@@ -53,8 +58,14 @@ impl Format {
         drop(wanting);
         let chain = Chain { policies: &policies, message };
         let class: Vec<Option<&str>> = chain.vary().map(|name| seat.attribute(name)).collect();
-        let place = message.shape(policies.revision, class.iter().copied());
-        place.get_or_init(async || self.run(&chain, seat)).await.clone()
+        let place = message.shape(policies.revision, &class);
+        let first = async || {
+            let shaped = self.run(&chain, seat);
+            let class_bytes: usize = class.iter().flatten().map(|value| value.len()).sum();
+            self.kept.keep(message, class_bytes + shaped.as_ref().map_or(0, |body| body.size()));
+            shaped
+        };
+        place.get_or_init(first).await.clone()
     }
 
     fn run(&self, chain: &Chain<'_>, seat: &Seat) -> Shaped {

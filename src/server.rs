@@ -106,7 +106,7 @@ impl Server {
             ready: AtomicBool::new(true),
             user_id_bytes_max: config.sockets.user_id_bytes_max,
         });
-        let format = Arc::new(Format::new(policies, dead_letters));
+        let format = Arc::new(Format::new(policies, dead_letters, config.mailboxes.shapes_bytes_max));
         let sessions = Arc::new(Sessions {
             dispatch: dispatch.clone(),
             format: format.clone(),

@@ -7,7 +7,8 @@ use super::known::{KeyPath, dotted};
 
 /// Here zero has a meaning: none, never, or as many as there are cores. Everywhere else it would stop all work, so a new
 /// setting is checked until it is named here.
-const MAY_BE_ZERO: [&str; 12] = [
+const MAY_BE_ZERO: [&str; 13] = [
+    "shapes_bytes_max",
     "worker_threads",
     "idle_deadline_ms",
     "resume_wait_ms",

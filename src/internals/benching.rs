@@ -50,7 +50,8 @@ impl Line {
         let policies = server::load(&loader, &config).await?;
         let dead_letters = Arc::new(DeadLetters::new(config.dead_letters.clone(), services.metrics.clone()));
         let dispatch = Dispatch::new(policies.clone(), services.clone(), dead_letters.clone(), &config.events);
-        Ok(Line { config, services, dispatch, format: Format::new(policies, dead_letters) })
+        let format = Format::new(policies, dead_letters, config.mailboxes.shapes_bytes_max);
+        Ok(Line { config, services, dispatch, format })
     }
 
     pub fn policy(&self, name: &str) -> Option<Loaded> {
