@@ -13,7 +13,9 @@ use crate::server::{Plugins, Server, Usage};
 use crate::wat::Guest;
 
 const RELOADS: u32 = 1000;
-/// By now, whatever is allocated once is.
+/// The fastest that they follow one another. A replaced policy set is kept for two seconds, so that a hundred are there at a time.
+const RELOAD_INTERVAL: Duration = Duration::from_millis(20);
+/// By now, whatever is allocated once is, and as many sets are retired as made.
 const WARM_RELOADS: u32 = 200;
 const EVENTS_PER_SECOND: f64 = 2000.0;
 const USERS: u32 = 100;
@@ -133,7 +135,9 @@ async fn reload(server: &Server, versions: &[Version; 2], seed: u64) -> anyhow::
     let mut random = Random::new(seed);
     let began = std::time::Instant::now();
     let (mut serving, mut swaps, mut warm) = (0, 0, None);
+    let mut interval = tokio::time::interval(RELOAD_INTERVAL);
     for round in 1..=RELOADS {
+        interval.tick().await;
         let next = &versions[(serving + 1) % 2];
         let bad = match round % BAD_EVERY {
             3 => {

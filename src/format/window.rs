@@ -18,7 +18,7 @@ pub(super) struct Window {
     made: Mutex<Made>,
 }
 
-/// In the order in which they were made. Messages that are gone still count, until they are the oldest.
+/// In the order in which they were made. Those of messages that are gone still count, until they are the oldest.
 #[derive(Debug, Default)]
 struct Made {
     shapes: VecDeque<(Weak<Message>, usize)>,
@@ -33,16 +33,17 @@ impl Window {
     /// Counts a shape that was just made, and forgets the oldest for it.
     pub fn keep(&self, message: &Arc<Message>, bytes: usize) {
         let bytes = bytes + OVERHEAD_BYTES;
-        let mut made = crate::lock(&self.made);
+        let made = &mut *crate::lock(&self.made);
         made.shapes.push_back((Arc::downgrade(message), bytes));
         made.bytes += bytes;
-        while made.bytes > self.bytes_max
-            && let Some((oldest, bytes)) = made.shapes.pop_front()
+        while let Some((oldest, bytes)) = made.shapes.front()
+            && (made.bytes > self.bytes_max || oldest.strong_count() == 0)
         {
             made.bytes -= bytes;
-            if let Some(oldest) = oldest.upgrade() {
-                oldest.forget_shapes();
+            if let Some(message) = oldest.upgrade() {
+                message.forget_shapes();
             }
+            made.shapes.pop_front();
         }
     }
 }
@@ -66,12 +67,15 @@ mod tests {
 
     #[test]
     fn the_window_itself_is_bounded() {
+        let message = || Arc::new(Message::new("1".into(), "a".into(), Body::Text("x".into()), 1));
         let window = Window::new(10 * OVERHEAD_BYTES);
+        let lasting = message();
+        window.keep(&lasting, 0);
         for _ in 0..1000 {
-            window.keep(&Arc::new(Message::new("1".into(), "a".into(), Body::Text("x".into()), 1)), 0);
+            window.keep(&message(), 0);
         }
         let made = crate::lock(&window.made);
-        assert_eq!((made.shapes.len(), made.bytes), (10, 10 * OVERHEAD_BYTES));
+        assert_eq!((made.shapes.len(), made.bytes), (1, OVERHEAD_BYTES), "those that are gone go first");
         assert!(made.shapes.capacity() <= 16);
     }
 }
