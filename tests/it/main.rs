@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod admission;
 mod bundled;
 mod dead_letters;
 mod events;
@@ -12,6 +13,7 @@ mod hostile;
 mod line;
 mod mailboxes;
 mod policies;
+mod reloads;
 mod sessions;
 mod support;
 mod tidy;
