@@ -50,7 +50,7 @@ enum Command {
     Listen(listen::Arguments),
     /// Open many sockets, publish, and check that each message reaches exactly its readers; exits with 0 only if so.
     Load(load::Arguments),
-    /// Build plugins.
+    /// Make, inspect, check and test plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Compile a component from standard input, as the server's own child.
@@ -127,6 +127,11 @@ fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
 }
 
 impl ServerFlags {
+    /// Only this file is named.
+    fn of(config: Option<PathBuf>) -> ServerFlags {
+        ServerFlags { listen: None, plugins: None, config }
+    }
+
     fn load(&self) -> anyhow::Result<(Config, Vec<Setting>)> {
         let named_outside = std::env::var_os("SIGNALPOST_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from);
         let file = self.config.clone().or(named_outside);

@@ -27,7 +27,7 @@ use crate::ingress::{self, Ingress};
 use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
 use crate::operate::{self, Operate, dead_letters};
-use crate::policy::host::Services;
+use crate::policy::host::{Clock, Services};
 use crate::policy::load::Loader;
 use crate::policy::{Policies, Policy, Rejected, engine};
 use crate::problem::{Problem, ProblemCode};
@@ -259,12 +259,18 @@ fn router(config: &Config, ingress: Arc<Ingress>, sessions: Arc<Sessions>, opera
 
 /// What policies and stations stand on.
 pub(crate) fn foundations(config: &Arc<Config>) -> anyhow::Result<(Arc<Services>, Arc<Loader>)> {
+    foundations_at(config, Clock::Machine)
+}
+
+/// The same in another time.
+pub(crate) fn foundations_at(config: &Arc<Config>, clock: Clock) -> anyhow::Result<(Arc<Services>, Arc<Loader>)> {
     let metrics = Arc::new(Metrics::new()?);
     let services = Arc::new(Services {
         mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, metrics.clone()),
         groups: Arc::new(Groups::new(config.groups.clone())),
         states: States::default(),
         metrics,
+        clock,
     });
     let loader = Arc::new(Loader::new(engine::serving()?, config.clone(), services.clone()));
     Ok((services, loader))

@@ -1,5 +1,8 @@
 //! `signalpost plugin`: what plugin authors do before a server sees their work.
 
+mod check;
+mod inspect;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -11,6 +14,10 @@ use super::plugin_build;
 pub enum Command {
     /// Build a plugin written in Rust into a component.
     Build(Build),
+    /// Show what a component is and says of itself, and what a configuration has to grant it.
+    Inspect(inspect::Arguments),
+    /// Check whether a server would load a component, with the grants and settings of its configuration.
+    Check(check::Arguments),
 }
 
 #[derive(Args, Debug)]
@@ -27,7 +34,9 @@ pub struct Build {
 
 pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::Build(build) if build.check => check(build),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Check(arguments) => check::run(arguments),
+        Command::Build(build) if build.check => up_to_date(build),
         Command::Build(build) => {
             let built = plugin_build::build(&build.dir, build.out.as_deref())?;
             println!("{}  {} bytes  sources {}", built.output.display(), built.bytes, built.sources);
@@ -36,7 +45,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     }
 }
 
-fn check(build: &Build) -> anyhow::Result<()> {
+fn up_to_date(build: &Build) -> anyhow::Result<()> {
     let component = build.out.clone().unwrap_or_else(|| build.dir.with_extension("wasm"));
     let bytes = std::fs::read(&component).with_context(|| format!("can't read {}", component.display()))?;
     let wit = plugin_build::find_wit(&build.dir);

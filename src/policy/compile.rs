@@ -80,6 +80,18 @@ impl Compiler {
         deserialize(engine, &artefact).map_err(|error| format!("compiles to something that can't be loaded: {error:#}"))
     }
 
+    /// The component, compiled anew, and how long that took.
+    ///
+    /// # Errors
+    /// A sentence for the plugin's author.
+    pub fn timed(&self, engine: &Engine, bytes: &[u8]) -> Result<(Component, Duration), String> {
+        let started = Instant::now();
+        let artefact = self.compile(bytes)?;
+        let took = started.elapsed();
+        let component = deserialize(engine, &artefact).map_err(|error| format!("compiles to something that can't be loaded: {error:#}"))?;
+        Ok((component, took))
+    }
+
     fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
         let cannot = |error: io::Error| format!("can't be compiled now: {error}");
         let mut child = Command::new(&self.program)

@@ -16,6 +16,7 @@ use wasmtime::Engine;
 use super::bindings::Bounds;
 use super::compile::Compiler;
 use super::host::{Services, Shared, cut};
+use super::inspect::Inspection;
 use super::plugin::Source;
 use super::{Policies, Policy, PolicySet, Rejected};
 use crate::config::{self, Config};
@@ -183,6 +184,25 @@ impl Loader {
         let shared = Shared::new(name.to_owned(), limits, self.services.clone());
         let source = Source { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
         Policy::load(&self.engine, &self.compiler, source, config, shared, bounds)
+    }
+
+    /// Loads one file under this policy's name, as it would be loaded with all others.
+    ///
+    /// # Errors
+    /// A sentence that the plugin's author or operator can act on.
+    pub fn load_one(&self, name: &str, file: &Path) -> Result<Policy, String> {
+        self.policy(&Candidate { name: name.to_owned(), file: file.to_owned(), content: self.read(file) })
+    }
+
+    /// What there is to know of a file before a configuration fits it.
+    ///
+    /// # Errors
+    /// It is no plugin that this server could load.
+    pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, String> {
+        let (digest, bytes) = self.read(file)?;
+        let shared = Shared::new(name.to_owned(), self.config.limits_for(name), self.services.clone());
+        let config = self.config.policies.get(name).cloned().unwrap_or_default();
+        Inspection::of(&self.engine, &self.compiler, digest, bytes, config, shared)
     }
 
     /// The plugins of the folder and of the configuration, by name, read.

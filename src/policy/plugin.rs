@@ -66,6 +66,17 @@ pub enum CallError {
     LeftOut,
 }
 
+/// What a plugin says of itself.
+#[derive(Debug)]
+pub struct Introduction {
+    pub roles: Vec<Role>,
+    pub name: String,
+    pub version: String,
+    pub events: Vec<String>,
+    /// Or why it can't tell.
+    pub vary: Result<Vec<String>, String>,
+}
+
 /// What the server gives a plugin that is being loaded.
 #[derive(Debug)]
 pub struct Source<'a> {
@@ -157,6 +168,19 @@ impl Policy {
             instances,
             config,
         })
+    }
+
+    /// Asks a plugin who it is, and what its output varies on, which it may not tell without its settings.
+    ///
+    /// # Errors
+    /// A sentence that the plugin's author or operator can act on.
+    pub fn ask(engine: &Engine, component: &Component, config: &config::Policy, shared: Arc<Shared>) -> Result<Introduction, String> {
+        let roles = check_exports(engine, component)?;
+        let instances = Instances::new(engine, component, config, shared, &roles)?;
+        let (description, mut instance) = instances.describe()?;
+        check_description(&description)?;
+        let vary = instances.configure(&mut instance).and_then(|vary| check_vary(&vary).map(|()| vary));
+        Ok(Introduction { roles, name: description.name, version: description.version, events: description.events, vary })
     }
 
     /// The same policy over other services, with nothing behind it: for calls that must leave no trace.
@@ -401,22 +425,32 @@ impl Instances {
 
     /// The first instance: asks it who it is and whether its settings are right.
     fn probe(&self) -> Result<(plugin::Description, Vec<String>, Instance), String> {
-        let wrong = |what: &str, defect: Defect| format!("{what} failed ({}): {}", defect.kind.name(), defect.detail);
-        let deadline = self.shared.limits.configure_deadline_ms;
-        let mut instance = self.instantiate().map_err(|defect| wrong("creating an instance", defect))?;
-        instance.begin(deadline);
+        let (description, mut instance) = self.describe()?;
+        let vary = self.configure(&mut instance)?;
+        Ok((description, vary, instance))
+    }
+
+    fn describe(&self) -> Result<(plugin::Description, Instance), String> {
+        let mut instance = self.instantiate().map_err(|defect| failed("creating an instance", &defect))?;
+        instance.begin(self.shared.limits.configure_deadline_ms);
         let description = instance.plugin.call_describe(&mut instance.store);
-        let description = description.map_err(|error| wrong("describe", Defect::of(&error, instance.store.data())))?;
+        let description = description.map_err(|error| failed("describe", &Defect::of(&error, instance.store.data())))?;
+        Ok((description, instance))
+    }
+
+    /// What its output varies on.
+    fn configure(&self, instance: &mut Instance) -> Result<Vec<String>, String> {
+        let deadline = self.shared.limits.configure_deadline_ms;
         instance.begin(deadline);
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
-        let configured = configured.map_err(|error| wrong("configure", Defect::of(&error, instance.store.data())))?;
+        let configured = configured.map_err(|error| failed("configure", &Defect::of(&error, instance.store.data())))?;
         configured.map_err(|reason| format!("it refuses its settings {}: {reason}", self.code.settings))?;
         let mut vary = Vec::new();
         instance.begin(deadline);
         if let Some(formatting) = &instance.formatting {
-            vary = formatting.call_vary(&mut instance.store).map_err(|error| wrong("vary", Defect::of(&error, instance.store.data())))?;
+            vary = formatting.call_vary(&mut instance.store).map_err(|error| failed("vary", &Defect::of(&error, instance.store.data())))?;
         }
-        Ok((description, vary, instance))
+        Ok(vary)
     }
 
     fn take(&self) -> Result<Instance, Defect> {
@@ -466,6 +500,10 @@ impl Instances {
             calls: 0,
         })
     }
+}
+
+fn failed(what: &str, defect: &Defect) -> String {
+    format!("{what} failed ({}): {}", defect.kind.name(), defect.detail)
 }
 
 impl std::fmt::Debug for Instances {
