@@ -2,8 +2,9 @@
 
 mod check;
 mod inspect;
+pub(super) mod test;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -18,6 +19,8 @@ pub enum Command {
     Inspect(inspect::Arguments),
     /// Check whether a server would load a component, with the grants and settings of its configuration.
     Check(check::Arguments),
+    /// Run a plugin's fixtures against its component.
+    Test(test::Arguments),
 }
 
 #[derive(Args, Debug)]
@@ -36,13 +39,16 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Check(arguments) => check::run(arguments),
+        Command::Test(arguments) => test::run(arguments),
         Command::Build(build) if build.check => up_to_date(build),
-        Command::Build(build) => {
-            let built = plugin_build::build(&build.dir, build.out.as_deref())?;
-            println!("{}  {} bytes  sources {}", built.output.display(), built.bytes, built.sources);
-            Ok(())
-        }
+        Command::Build(arguments) => build(&arguments.dir, arguments.out.as_deref()),
     }
+}
+
+fn build(dir: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+    let built = plugin_build::build(dir, out)?;
+    println!("{}  {} bytes  sources {}", built.output.display(), built.bytes, built.sources);
+    Ok(())
 }
 
 fn up_to_date(build: &Build) -> anyhow::Result<()> {

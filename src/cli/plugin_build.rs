@@ -55,6 +55,13 @@ pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
     Ok(Built { output, bytes: component.len(), sources })
 }
 
+/// Where `build` writes a plugin's component: beside its folder.
+pub fn output(dir: &Path) -> Result<PathBuf> {
+    let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
+    let name = sources::package_name(&dir)?;
+    Ok(dir.parent().unwrap_or(&dir).join(format!("{name}.wasm")))
+}
+
 /// The digest that `build` noted in a component.
 pub fn recorded_digest(wasm: &[u8]) -> Option<String> {
     // After magic and version come sections: an id, a length, and so many bytes (component-model, Binary.md).

@@ -47,6 +47,14 @@ impl Workbench {
         self.loader.inspect(name, file)
     }
 
+    /// The grants that a file needs.
+    ///
+    /// # Errors
+    /// No server would load it.
+    pub fn imported_grants(&self, file: &Path) -> Result<Vec<Grant>, String> {
+        self.loader.imported_grants(file)
+    }
+
     /// # Errors
     /// This server would not load it: why, for its author or operator.
     pub fn load(&self, name: &str, file: &Path) -> Result<Policy, String> {

@@ -15,6 +15,7 @@ use wasmtime::Engine;
 
 use super::bindings::Bounds;
 use super::compile::Compiler;
+use super::contract::{check_kind, imported_grants};
 use super::host::{Services, Shared, cut};
 use super::inspect::Inspection;
 use super::plugin::Source;
@@ -192,6 +193,16 @@ impl Loader {
     /// A sentence that the plugin's author or operator can act on.
     pub fn load_one(&self, name: &str, file: &Path) -> Result<Policy, String> {
         self.policy(&Candidate { name: name.to_owned(), file: file.to_owned(), content: self.read(file) })
+    }
+
+    /// The grants that a file needs.
+    ///
+    /// # Errors
+    /// It is no component that this server could load.
+    pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, String> {
+        let (digest, bytes) = self.read(file)?;
+        check_kind(&bytes)?;
+        imported_grants(&self.engine, &self.compiler.component(&self.engine, &digest, &bytes)?)
     }
 
     /// What there is to know of a file before a configuration fits it.

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
 /// Outermost folders of a crate that do not get into a component.
-const NO_SOURCES: [&str; 4] = ["target", "tests", "examples", "benches"];
+const NO_SOURCES: [&str; 5] = ["target", "tests", "examples", "benches", "fixtures"];
 
 /// Digest of what a plugin is built from: the files in `dir`, those of the crates that it depends on by path, and the WIT files in
 /// `wit`, by name and content.
@@ -75,6 +75,13 @@ fn path_dependencies(dir: &Path, found: &mut BTreeMap<PathBuf, String>) -> Resul
         }
     }
     Ok(())
+}
+
+/// The crate's name.
+pub fn package_name(dir: &Path) -> Result<String> {
+    let manifest = read_manifest(dir)?;
+    let name = manifest.get("package").and_then(|package| package.get("name")?.as_str());
+    Ok(name.with_context(|| format!("{} has no package.name", dir.join("Cargo.toml").display()))?.to_owned())
 }
 
 /// Where a dependency lives, if it is given by path, here or in the workspace.
