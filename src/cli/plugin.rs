@@ -2,6 +2,7 @@
 
 mod check;
 mod inspect;
+mod new;
 pub(super) mod test;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,9 @@ use super::plugin_build;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Build a plugin written in Rust into a component.
+    /// Begin a plugin: a project that builds and passes its own fixtures.
+    New(new::Arguments),
+    /// Build a plugin into a component.
     Build(Build),
     /// Show what a component is and says of itself, and what a configuration has to grant it.
     Inspect(inspect::Arguments),
@@ -25,9 +28,9 @@ pub enum Command {
 
 #[derive(Args, Debug)]
 pub struct Build {
-    /// The plugin's crate.
+    /// The plugin's folder: with a Cargo.toml, a package.json or a pyproject.toml.
     dir: PathBuf,
-    /// Where the component goes; beside DIR, under the crate's name, by default.
+    /// Where the component goes; beside DIR, under the plugin's name, by default.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Build nothing; fail if the component was built from other sources than those that are here.
@@ -37,6 +40,7 @@ pub struct Build {
 
 pub fn run(command: &Command) -> anyhow::Result<()> {
     match command {
+        Command::New(arguments) => new::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Test(arguments) => test::run(arguments),
@@ -47,12 +51,15 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
 
 fn build(dir: &Path, out: Option<&Path>) -> anyhow::Result<()> {
     let built = plugin_build::build(dir, out)?;
-    println!("{}  {} bytes  sources {}", built.output.display(), built.bytes, built.sources);
+    let plugin_build::Built { output, bytes, imports, exports, took, .. } = &built;
+    let imports = if imports.is_empty() { "nothing".to_owned() } else { imports.join(", ") };
+    let (output, exports, seconds) = (output.display(), exports.join(", "), took.as_secs_f64());
+    println!("{output}  {bytes} bytes  exports {exports}  imports {imports}  {seconds:.1} s");
     Ok(())
 }
 
 fn up_to_date(build: &Build) -> anyhow::Result<()> {
-    let component = build.out.clone().unwrap_or_else(|| build.dir.with_extension("wasm"));
+    let component = build.out.clone().map_or_else(|| plugin_build::output(&build.dir), Ok)?;
     let bytes = std::fs::read(&component).with_context(|| format!("can't read {}", component.display()))?;
     let wit = plugin_build::find_wit(&build.dir);
     let sources = plugin_build::sources_digest(&build.dir, wit.as_deref())?;

@@ -131,7 +131,7 @@ impl Compiler {
                 Some(status) => Err(format!(
                     "takes more to compile than {} bytes of memory (plugins.compile_memory_bytes_max), or breaks the compiler: {status}; {}",
                     self.memory_bytes_max,
-                    words.lines().next().unwrap_or("it said nothing")
+                    words.trim().lines().next().unwrap_or("it said nothing")
                 )),
             }
         })

@@ -1,6 +1,7 @@
 //! The plugin kit, as plugin authors run it: the binary, files, and what it prints.
 
 mod inspecting;
+mod making;
 mod testing;
 
 use std::path::Path;

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
-/// Outermost folders of a crate that do not get into a component.
-const NO_SOURCES: [&str; 5] = ["target", "tests", "examples", "benches", "fixtures"];
+/// Outermost folders of a plugin that do not get into a component.
+const NO_SOURCES: [&str; 7] = ["target", "tests", "examples", "benches", "fixtures", "node_modules", "__pycache__"];
 
 /// Digest of what a plugin is built from: the files in `dir`, those of the crates that it depends on by path, and the WIT files in
 /// `wit`, by name and content.
@@ -19,7 +19,9 @@ const NO_SOURCES: [&str; 5] = ["target", "tests", "examples", "benches", "fixtur
 pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
     let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
     let mut dependencies = BTreeMap::new();
-    path_dependencies(&dir, &mut dependencies)?;
+    if dir.join("Cargo.toml").is_file() {
+        path_dependencies(&dir, &mut dependencies)?;
+    }
     dependencies.remove(&dir);
 
     let mut digest = Sha256::new();
