@@ -4,6 +4,7 @@
 
 mod check;
 mod client;
+mod explain;
 mod listen;
 mod load;
 mod log;
@@ -46,6 +47,8 @@ enum Command {
     Check(check::Arguments),
     /// Publish an event, or send a message to one user.
     Send(send::Arguments),
+    /// Show what would become of an event: who would be told, and what each of their sessions would see.
+    Explain(explain::Arguments),
     /// Read a user's messages as they arrive, and send what is typed.
     Listen(listen::Arguments),
     /// Open many sockets, publish, and check that each message reaches exactly its readers; exits with 0 only if so.
@@ -88,6 +91,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Serve(flags) => serve(&flags),
         Command::Check(arguments) => check::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
         Command::Load(arguments) => load::run_command(&arguments),
         Command::Plugin(command) => plugin::run(&command),

@@ -1,7 +1,8 @@
 //! Dialogue: what the sessions policies make of clients who come, speak and go.
 //!
 //! Policies are asked in the configured order. The first refusal of a socket, and the first policy that takes a message, end the
-//! asking. What a policy answers goes the same way as any event: replies are posted to the session's mailbox.
+//! asking. Those that let a socket in which another one refused are told that it is gone. What a policy answers goes the same
+//! way as any event: replies are posted to the session's mailbox.
 
 use std::sync::Arc;
 
@@ -23,17 +24,23 @@ const SESSION_EVENT: &str = "signalpost.session";
 /// Why it has to close.
 pub fn opened(dispatch: &Dispatch, seat: &Seat) -> Result<(), Close> {
     let policies = dispatch.policies.current();
+    let mut admitted = Vec::new();
     for policy in policies.sessions() {
-        let answer = with_session(seat, |session| policy.opened(session));
-        match answer {
-            Ok(response) => carry_out(dispatch, policy, policies.revision, seat, response),
-            Err(CallError::Refused(refusal)) => return Err(Close::RefusedByPolicy(refusal.detail)),
-            // A policy that guards the door must not open it by failing.
-            Err(CallError::Fault(_) | CallError::LeftOut) if policy.on_fault().sessions == SessionsFault::Refuse => {
-                return Err(Close::PolicyFault);
+        let close = match with_session(seat, |session| policy.opened(session)) {
+            Ok(response) => {
+                carry_out(dispatch, policy, policies.revision, seat, response);
+                admitted.push(policy);
+                continue;
             }
-            Err(CallError::Fault(_) | CallError::LeftOut) => {}
+            Err(CallError::Refused(refusal)) => Close::RefusedByPolicy(refusal.detail),
+            // A policy that guards the door must not open it by failing.
+            Err(CallError::Fault(_) | CallError::LeftOut) if policy.on_fault().sessions == SessionsFault::Refuse => Close::PolicyFault,
+            Err(CallError::Fault(_) | CallError::LeftOut) => continue,
+        };
+        for policy in admitted {
+            tell_closed(dispatch, policy, policies.revision, seat, close.code());
         }
+        return Err(close);
     }
     Ok(())
 }
@@ -73,9 +80,13 @@ pub fn received(dispatch: &Dispatch, seat: &Seat, body: &Body) -> Result<(), Ref
 pub fn closed(dispatch: &Dispatch, seat: &Seat, code: u16) {
     let policies = dispatch.policies.current();
     for policy in policies.sessions() {
-        if let Ok(response) = with_session(seat, |session| policy.closed(session, code)) {
-            carry_out(dispatch, policy, policies.revision, seat, Response { replies: Vec::new(), close: None, ..response });
-        }
+        tell_closed(dispatch, policy, policies.revision, seat, code);
+    }
+}
+
+fn tell_closed(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat, code: u16) {
+    if let Ok(response) = with_session(seat, |session| policy.closed(session, code)) {
+        carry_out(dispatch, policy, revision, seat, Response { replies: Vec::new(), close: None, ..response });
     }
 }
 

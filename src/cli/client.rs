@@ -1,18 +1,26 @@
-//! What `send` and `listen` share: where the server is, and what it means when it says no.
+//! What `send`, `explain` and `listen` share: where the server is, how it is asked, and what it means when it says no.
 
-use std::io;
+use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Context, bail};
-use http::{StatusCode, Uri};
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::terminal::plain;
 
 /// A request or a handshake. A person has given up by then.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// An explanation of an event for many readers is long; a longer answer is not from this server.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Characters of somebody else's answer that are worth a line.
 const EXCERPT_CHARS_MAX: usize = 200;
@@ -60,6 +68,42 @@ impl Address {
         stream.set_nodelay(true).context("can't set up the connection")?;
         Ok(stream)
     }
+
+    /// Posts JSON to a path below the base path. The body of a good answer; any other is an error.
+    pub fn ask(&self, path: &str, body: String) -> anyhow::Result<String> {
+        super::client_runtime()?.block_on(async {
+            let answered = timeout(DEADLINE, self.post(path, body)).await;
+            answered.with_context(|| format!("no answer from {} within {} s", self.authority, DEADLINE.as_secs()))?
+        })
+    }
+
+    async fn post(&self, path: &str, body: String) -> anyhow::Result<String> {
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the runtime at the latest; its errors reach us through the answer.
+        tokio::spawn(connection);
+        let request = Request::post(format!("{}{path}", self.base_path))
+            .header(header::HOST, &self.authority)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, concat!("signalpost/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(Bytes::from(body)))?;
+        let no_answer = || format!("{} didn't answer", self.authority);
+        let (head, body) = sender.send_request(request).await.with_context(no_answer)?.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed).with_context(no_answer)?;
+        let body = body.to_bytes();
+        if !head.status.is_success() {
+            bail!(problem(head.status, &body));
+        }
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+}
+
+/// All of a file; `-` is the standard input.
+pub(super) fn read(file: &Path) -> anyhow::Result<String> {
+    if file == Path::new("-") {
+        return io::read_to_string(io::stdin().lock()).context("can't read the standard input");
+    }
+    fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))
 }
 
 /// One segment of a path, or one word of a query.
@@ -93,6 +137,9 @@ pub(super) fn problem(status: StatusCode, body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -112,5 +159,52 @@ mod tests {
         assert_eq!(problem(StatusCode::BAD_REQUEST, body), "Not an event: type is missing (event.type, status 400)");
         assert_eq!(problem(StatusCode::NOT_FOUND, b""), "the server answered 404 Not Found");
         assert_eq!(problem(StatusCode::BAD_GATEWAY, b"<h1>\nno"), r"the server answered 502 Bad Gateway: <h1>\nno");
+    }
+
+    /// A server that answers once and hands back what it was asked.
+    async fn answering(answer: &'static str) -> (Address, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let authority = listener.local_addr().unwrap().to_string();
+        let asked = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; 4096];
+            let mut length = 0;
+            while !asked[..length].ends_with(b"}") {
+                length += stream.read(&mut asked[length..]).await.unwrap();
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(asked[..length].to_vec()).unwrap()
+        });
+        (Address { authority, base_path: "/api/pool".into() }, asked)
+    }
+
+    #[tokio::test]
+    async fn the_receipt_is_the_answer() {
+        let (address, asked) = answering("HTTP/1.1 202 Accepted\r\ncontent-length: 13\r\n\r\n{\"posted\": 2}").await;
+        assert_eq!(address.post("/events", r#"{"type":"t"}"#.into()).await.unwrap(), r#"{"posted": 2}"#);
+        let asked = asked.await.unwrap();
+        assert!(asked.starts_with("POST /api/pool/events HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains(&format!("host: {}\r\n", address.authority)), "{asked}");
+        assert!(asked.ends_with("\r\n\r\n{\"type\":\"t\"}"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn a_problem_is_an_error_in_its_own_words() {
+        let (address, _asked) = answering(
+            "HTTP/1.1 413 Content Too Large\r\ncontent-type: application/problem+json\r\nconnection: close\r\n\r\n\
+             {\"title\":\"Too large\",\"detail\":\"at most 4 MiB\",\"code\":\"body-too-large\"}",
+        )
+        .await;
+        let error = address.post("/events", "{}".into()).await.unwrap_err();
+        assert_eq!(error.to_string(), "Too large: at most 4 MiB (body-too-large, status 413)");
+    }
+
+    #[tokio::test]
+    async fn no_server_is_told_how_to_get_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address { authority: listener.local_addr().unwrap().to_string(), base_path: String::new() };
+        drop(listener);
+        let error = address.post("/events", "{}".into()).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("no server at {}: start one with `signalpost serve`", address.authority));
     }
 }

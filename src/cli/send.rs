@@ -1,25 +1,17 @@
 //! `signalpost send`: publishes one event, or sends one message to one user, and shows the receipt.
 
-mod receipt;
+pub(super) mod receipt;
 
-use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use clap::error::ErrorKind;
 use clap::{Args, Command};
-use http::{Request, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::time::timeout;
 
-use super::client::{Address, DEADLINE, encoded, problem};
-
-/// A receipt names at most each recipient once; a longer answer is not from this server.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+use super::client::{Address, encoded, read};
 
 #[derive(Args, Debug)]
 #[command(override_usage = "signalpost send [OPTIONS] EVENT_TYPE DATA\n       signalpost send [OPTIONS] --user USER DATA")]
@@ -63,10 +55,7 @@ struct Event<'a> {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let address = Address::parse(&arguments.url)?;
     let (path, body) = arguments.request()?;
-    let answer = super::client_runtime()?.block_on(async {
-        let answered = timeout(DEADLINE, post(&address, &path, body)).await;
-        answered.with_context(|| format!("no answer from {} within {} s", address.authority, DEADLINE.as_secs()))?
-    })?;
+    let answer = address.ask(&path, body)?;
     let text = if arguments.json { format!("{answer}\n") } else { receipt::for_people(&answer) };
     Ok(io::stdout().write_all(text.as_bytes())?)
 }
@@ -86,9 +75,9 @@ impl Arguments {
             }
         };
         let data = match (data.map(String::as_str), &self.file) {
-            (Some("-"), _) => io::read_to_string(io::stdin().lock()).context("can't read the standard input")?,
+            (Some("-"), _) => read(Path::new("-"))?,
             (Some(data), _) => data.to_owned(),
-            (None, file) => read(file.as_deref())?,
+            (None, file) => read(file.as_deref().context("no data")?)?,
         };
         // serde_json keeps the space around a raw value.
         let data: &RawValue =
@@ -103,35 +92,6 @@ impl Arguments {
             }
         }
     }
-}
-
-fn read(file: Option<&std::path::Path>) -> anyhow::Result<String> {
-    let file = file.context("no data")?;
-    let mut text = String::new();
-    let read = std::fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text));
-    read.with_context(|| format!("can't read {}", file.display()))?;
-    Ok(text)
-}
-
-/// The body of a good answer; any other is an error.
-async fn post(address: &Address, path: &str, body: String) -> anyhow::Result<String> {
-    let stream = address.connect().await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with the runtime at the latest; its errors reach us through the answer.
-    tokio::spawn(connection);
-    let request = Request::post(format!("{}{path}", address.base_path))
-        .header(header::HOST, &address.authority)
-        .header(header::CONTENT_TYPE, "application/json")
-        .header(header::USER_AGENT, concat!("signalpost/", env!("CARGO_PKG_VERSION")))
-        .body(Full::new(Bytes::from(body)))?;
-    let no_answer = || format!("{} didn't answer", address.authority);
-    let (head, body) = sender.send_request(request).await.with_context(no_answer)?.into_parts();
-    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed).with_context(no_answer)?;
-    let body = body.to_bytes();
-    if !head.status.is_success() {
-        bail!(problem(head.status, &body));
-    }
-    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::Histogram;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
@@ -25,6 +26,9 @@ use crate::delivery::{Decision, Message, Refusal};
 use crate::event::{Body, Event};
 use crate::groups::Quota;
 use crate::lock;
+
+/// A call of this length holds up the other tasks of its thread for longer than a thread's hand-over takes.
+const LONG_CALL: Duration = Duration::from_millis(1);
 
 /// A policy, ready to be called.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub struct Policy {
     previous: Mutex<Option<Arc<Policy>>>,
     on_trial: AtomicBool,
     breaker: Mutex<Breaker>,
+    /// The last call was a long one; so may the next be.
+    lingers: AtomicBool,
     instances: Instances,
     bounds: Bounds,
     calls: Calls,
@@ -162,6 +168,7 @@ impl Policy {
             previous: Mutex::default(),
             on_trial: AtomicBool::new(false),
             breaker: Mutex::new(breaker(&shared.limits)),
+            lingers: AtomicBool::new(false),
             bounds,
             calls: Calls::new(&shared, &roles),
             roles,
@@ -200,6 +207,7 @@ impl Policy {
             previous: Mutex::default(),
             on_trial: AtomicBool::new(false),
             breaker: Mutex::new(breaker(&shared.limits)),
+            lingers: AtomicBool::new(false),
             bounds: self.bounds,
             calls: Calls::new(&shared, &self.roles),
             instances: Instances { code: self.instances.code.clone(), shared, idle: Mutex::default() },
@@ -304,9 +312,14 @@ impl Policy {
         let fault = |defect| CallError::Fault(Box::new(self.fault(function, event, defect)));
         let mut instance = self.instances.take().map_err(fault)?;
         instance.begin(self.instances.shared.limits.call_deadline_ms);
-        let answer = run(&mut instance);
+        let lingers = self.lingers.load(Ordering::Relaxed);
+        let answer = if lingers { aside(|| run(&mut instance)) } else { run(&mut instance) };
+        let took = started.elapsed();
+        if lingers != (took > LONG_CALL) {
+            self.lingers.store(!lingers, Ordering::Relaxed);
+        }
         if let Some(time) = time {
-            time.observe(started.elapsed().as_secs_f64());
+            time.observe(took.as_secs_f64());
         }
         let answer = match answer {
             Ok(answer) => answer,
@@ -373,6 +386,14 @@ impl Policy {
     /// Whether the policy is left out at the moment.
     pub fn is_left_out(&self) -> bool {
         lock(&self.breaker).is_open()
+    }
+}
+
+/// Runs something long on this thread, after handing the thread's other tasks to another one.
+fn aside<R>(long: impl FnOnce() -> R) -> R {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(long),
+        _ => long(),
     }
 }
 

@@ -530,3 +530,25 @@ async fn the_end_of_a_pool_ends_its_chat() {
     assert_eq!(rider.json().await["code"], "not_a_member");
     assert!(timeout(Duration::from_millis(50), rider.socket.next()).await.is_err());
 }
+
+#[tokio::test]
+async fn what_was_formatted_is_kept_for_the_next_reader_of_its_class_within_the_bound() {
+    for (settings, calls) in [("", 1.0), ("[mailboxes]\nshapes_bytes_max = 0", 2.0)] {
+        let server = TestServer::with(settings).await;
+        let device = || {
+            let url = server.socket_url("1001?format=compact");
+            async move { Client::open(&url, Some("signalpost.v1")).await }
+        };
+        let mut first = device().await;
+        assert_eq!(first.json().await["type"], "hello");
+        server.post("/users/1001/messages", json!({ "type": "news" })).await;
+        let frame = first.json().await;
+        // It isn't acked, so a second device can ask for it.
+        let mut second = device().await;
+        let epoch = second.json().await["data"]["epoch"].clone();
+        second.send_json(json!({ "type": "resume", "epoch": epoch, "seq": 0 })).await;
+        assert_eq!(second.json().await["type"], "resume");
+        assert_eq!(second.json().await, frame);
+        assert_eq!(server.metric(r#"signalpost_policy_call_seconds_count{function="format",policy="compact"}"#).await, calls);
+    }
+}

@@ -139,3 +139,25 @@ async fn a_misspelt_dry_run_is_no_real_one() {
     }
     assert_eq!(server.metric("signalpost_messages_posted_total").await, 0.0);
 }
+
+#[tokio::test]
+async fn the_command_tells_people_what_the_server_would_do() {
+    let (server, mut phone, _watch) = scene().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("match.json");
+    std::fs::write(&file, the_match().to_string()).unwrap();
+    let explain = async |more: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_signalpost"));
+        let output = command.arg("explain").arg(&file).args(["--url", &server.url("")]).args(more).output().await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let story = explain(&[]).await;
+    assert!(story.starts_with("would publish"), "{story}");
+    assert!(story.contains("  joins  pool:7: 1001, 2002\n") && story.contains("    1001  2 sessions: "), "{story}");
+    assert!(story.contains("    shaped by compact\n") && story.contains("format=compact  {\"t\":\"pooling_match\""), "{story}");
+    phone.quiet().await;
+    let told: Value = serde_json::from_str(&explain(&["--json", "--publish"]).await).unwrap();
+    assert_eq!((&told["posted"], &told["explanation"]["dry_run"]), (&json!(2), &json!(false)));
+    phone.text().await;
+}

@@ -160,11 +160,6 @@ fn place(dir: &Path, name: &str, bytes: &[u8]) {
     std::fs::rename(unfinished, dir.join(format!("{name}.wasm"))).unwrap();
 }
 
-async fn reload(server: &TestServer) -> (u16, Value) {
-    let response = server.http.post(server.url("/policies/reload")).send().await.unwrap();
-    (response.status().as_u16(), response.json().await.unwrap())
-}
-
 /// A policy's entry in `GET policies`.
 async fn policy(server: &TestServer, name: &str) -> Value {
     let policies = server.get("/policies").await;
@@ -249,7 +244,7 @@ impl Case {
         let component = (self.component)();
         let digest = digest(&component);
         place(dir, name, &component);
-        let (status, answer) = reload(server).await;
+        let (status, answer) = server.reload().await;
         if let Refused(reason) = self.outcome {
             let refused = server.get("/policies").await["rejected"][0].clone();
             let told = refused["reason"].as_str().unwrap_or_else(|| panic!("{name} is refused: {answer}"));
@@ -274,7 +269,7 @@ impl Case {
 
     async fn remove(&self, server: &TestServer, dir: &Path) {
         std::fs::remove_file(dir.join(format!("{}.wasm", self.name))).unwrap();
-        assert_eq!(reload(server).await.0, 200);
+        assert_eq!(server.reload().await.0, 200);
     }
 
     /// The report names all that its author asks for.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod admission;
 mod bundled;
 mod dead_letters;
 mod events;
@@ -13,6 +14,7 @@ mod kit;
 mod line;
 mod mailboxes;
 mod policies;
+mod reloads;
 mod sessions;
 mod support;
 mod tidy;

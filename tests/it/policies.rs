@@ -90,11 +90,6 @@ fn rejected<'a>(policies: &'a Value, name: &str) -> &'a Value {
     policies["rejected"].as_array().unwrap().iter().find(|policy| policy["name"] == name).unwrap_or_else(|| panic!("{name}: {policies}"))
 }
 
-async fn reload(server: &TestServer) -> (u16, Value) {
-    let response = server.http.post(server.url("/policies/reload")).send().await.unwrap();
-    (response.status().as_u16(), response.json().await.unwrap())
-}
-
 #[tokio::test]
 async fn a_plugin_that_cannot_be_loaded_stops_the_start_and_says_why() {
     let pooling = bundled_file("pooling.wasm");
@@ -393,7 +388,7 @@ async fn of_two_files_that_change_together_neither_is_taken_when_one_is_bad() {
     let mut user = server.connect("1").await;
     replace(dir.path(), "a.wasm", &teller("1", "new a"));
     replace(dir.path(), "b.wasm", b"bad");
-    let (status, problem) = reload(&server).await;
+    let (status, problem) = server.reload().await;
     assert_eq!((status, &problem["code"]), (422, &json!("policy_refused")));
     assert_eq!(problem["detail"], "b: is no WebAssembly: the file does not begin with its magic number");
     server.publish("x", json!(1)).await;
@@ -401,7 +396,7 @@ async fn of_two_files_that_change_together_neither_is_taken_when_one_is_bad() {
     assert_eq!(server.get("/policies").await["revision"], 1);
     assert_eq!(server.metric(REFUSED).await, 1.0);
     replace(dir.path(), "b.wasm", &teller("1", "new b"));
-    assert_eq!(reload(&server).await, (200, json!({ "revision": 2, "changed": ["a", "b"] })));
+    assert_eq!(server.reload().await, (200, json!({ "revision": 2, "changed": ["a", "b"] })));
     server.publish("x", json!(1)).await;
     assert_eq!([user.text().await, user.text().await], ["\"new a\"", "\"new b\""]);
 }
@@ -410,12 +405,12 @@ async fn of_two_files_that_change_together_neither_is_taken_when_one_is_bad() {
 async fn a_reload_reports_what_it_changed() {
     let dir = folder(&[("a.wasm", &teller("1", "a")), ("b.wasm", &teller("1", "b"))]);
     let server = still(dir.path(), "").await;
-    assert_eq!(reload(&server).await, (200, json!({ "revision": 1, "changed": [] })));
+    assert_eq!(server.reload().await, (200, json!({ "revision": 1, "changed": [] })));
     replace(dir.path(), "a.wasm", &teller("1", "more"));
     std::fs::remove_file(dir.path().join("b.wasm")).unwrap();
-    assert_eq!(reload(&server).await, (200, json!({ "revision": 2, "changed": ["a", "b"] })));
+    assert_eq!(server.reload().await, (200, json!({ "revision": 2, "changed": ["a", "b"] })));
     assert_eq!(names(&server.get("/policies").await), ["a"]);
-    assert_eq!(reload(&server).await, (200, json!({ "revision": 2, "changed": [] })));
+    assert_eq!(server.reload().await, (200, json!({ "revision": 2, "changed": [] })));
 }
 
 #[tokio::test]
@@ -425,7 +420,7 @@ async fn with_watch_off_nothing_changes_by_itself() {
     replace(dir.path(), "b.wasm", &teller("1", "b"));
     tokio::time::sleep(crate::support::QUIET).await;
     assert_eq!(names(&server.get("/policies").await), ["a"]);
-    reload(&server).await;
+    server.reload().await;
     assert_eq!(names(&server.get("/policies").await), ["a", "b"]);
 }
 

@@ -112,6 +112,12 @@ impl TestServer {
         response.json().await.unwrap()
     }
 
+    /// `POST policies/reload`: status and answer.
+    pub async fn reload(&self) -> (u16, Value) {
+        let response = self.http.post(self.url("/policies/reload")).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
     pub async fn get(&self, path: &str) -> Value {
         self.http.get(self.url(path)).send().await.unwrap().json().await.unwrap()
     }

@@ -51,7 +51,7 @@ struct Dropped {
     reason: Option<Value>,
 }
 
-pub(super) fn for_people(answer: &str) -> String {
+pub(in crate::cli) fn for_people(answer: &str) -> String {
     let Ok(receipt) = serde_json::from_str::<Receipt>(answer) else {
         return format!("accepted; the receipt is in no known form: {}\n", plain(answer));
     };

@@ -7,7 +7,7 @@ use serde_json::json;
 use signalpost::server::Server;
 
 use super::neighbour::Neighbour;
-use super::{REASON_BYTES_MAX, Row, Theme, digest, hostile, place, policy, reload};
+use super::{REASON_BYTES_MAX, Row, Theme, digest, hostile, place, policy};
 use crate::support::wat::Guest;
 use crate::support::{config, plugins};
 
@@ -68,12 +68,12 @@ async fn a_plugin_that_is_cut_off_anywhere_is_refused() {
     let whole = teller("whole");
     for place_of in 0..DAMAGES {
         place(dir.path(), "truncated", &whole[..whole.len() * place_of / DAMAGES]);
-        let (status, answer) = reload(&process.server).await;
+        let (status, answer) = process.server.reload().await;
         assert_eq!((status, &answer["code"]), (422, &json!("policy_refused")), "{place_of}: {answer}");
         assert!(answer["detail"].as_str().unwrap().len() < REASON_BYTES_MAX, "{answer}");
     }
     place(dir.path(), "truncated", &whole);
-    assert_eq!(reload(&process.server).await.0, 200, "the whole one is good");
+    assert_eq!(process.server.reload().await.0, 200, "the whole one is good");
     neighbour.goes_on("truncated").await;
 }
 
@@ -93,7 +93,7 @@ async fn a_plugin_with_a_flipped_bit_is_refused_or_bounded_as_any() {
         let mut damaged = whole.clone();
         damaged[whole.len() * place_of / DAMAGES] ^= 1 << (random % 8);
         place(dir.path(), "flipped", &damaged);
-        let (status, answer) = reload(server).await;
+        let (status, answer) = server.reload().await;
         if status == 422 {
             refused += 1;
             assert!(answer["detail"].as_str().unwrap().len() < REASON_BYTES_MAX, "{place_of}: {answer}");
@@ -137,7 +137,7 @@ async fn a_file_that_is_rewritten_while_it_is_read_never_leaves_anything_but_a_g
         if round >= ROUNDS && taken > 0 && refused > 0 {
             break;
         }
-        match reload(server).await {
+        match server.reload().await {
             (200, _) => taken += 1,
             (422, answer) => {
                 assert_eq!(answer["code"], "policy_refused");
@@ -155,7 +155,7 @@ async fn a_file_that_is_rewritten_while_it_is_read_never_leaves_anything_but_a_g
     writing.join().unwrap();
     assert!(taken > 0 && refused > 0, "{taken} reloads found a good version, {refused} did not");
     std::fs::write(&file, &versions[1].1).unwrap();
-    assert_eq!(reload(server).await.0, 200);
+    assert_eq!(server.reload().await.0, 200);
     assert_eq!(policy(server, "swapped").await["digest"], digest(&versions[1].1), "it rests, and serves");
     neighbour.goes_on("swapped").await;
 }

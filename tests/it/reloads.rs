@@ -1,0 +1,169 @@
+//! Plugins that change in the ways of editors, copies and deployments, while the server runs.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tokio::time::{Duration, timeout};
+
+use crate::support::wat::Guest;
+use crate::support::{SOON, TestServer, bundled};
+
+const REFUSED: &str = r#"signalpost_policy_reloads_total{outcome="refused"}"#;
+const SWAPPED: &str = r#"signalpost_policy_reloads_total{outcome="swapped"}"#;
+
+/// Tells user 1 its version.
+fn teller(version: &str) -> Vec<u8> {
+    let message = format!("\"{version}\"");
+    let strings = &[("user", "1"), ("message", message.as_str())];
+    let body = "(call $tell (global.get $user) (global.get $user_bytes) (global.get $message) (global.get $message_bytes))";
+    Guest { strings, version, ..Guest::routing(body) }.component()
+}
+
+async fn watching(dir: &Path, more: &str) -> TestServer {
+    TestServer::with(&format!("[plugins]\ndir = {dir:?}\nwatch_interval_ms = 20\n{more}")).await
+}
+
+/// Publishes until what user 1 reads is this.
+async fn tells(server: &TestServer, expected: &str) {
+    let mut user = server.connect("1").await;
+    let told = async {
+        loop {
+            server.publish("x", json!(1)).await;
+            if user.text().await == format!("\"{expected}\"") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, told).await.unwrap_or_else(|_| panic!("{expected} serves in time"));
+}
+
+async fn rejected(server: &TestServer) -> Value {
+    let looking = async {
+        loop {
+            let rejected = server.get("/policies").await["rejected"].clone();
+            if rejected != json!([]) {
+                return rejected;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, looking).await.expect("it is refused in time")
+}
+
+#[tokio::test]
+async fn a_symbolic_link_that_is_switched_takes_effect() {
+    let releases = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for version in ["1.0.0", "2.0.0"] {
+        std::fs::create_dir(releases.path().join(version)).unwrap();
+        std::fs::write(releases.path().join(version).join("p.wasm"), teller(version)).unwrap();
+    }
+    symlink(releases.path().join("1.0.0/p.wasm"), dir.path().join("p.wasm")).unwrap();
+    let server = watching(dir.path(), "").await;
+    tells(&server, "1.0.0").await;
+    symlink(releases.path().join("2.0.0/p.wasm"), dir.path().join("next")).unwrap();
+    std::fs::rename(dir.path().join("next"), dir.path().join("p.wasm")).unwrap();
+    tells(&server, "2.0.0").await;
+}
+
+/// As a mounted Kubernetes volume does it: each file is a link into a folder that is a link.
+#[tokio::test]
+async fn a_folder_behind_a_link_that_is_switched_takes_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    for version in ["1.0.0", "2.0.0"] {
+        std::fs::create_dir(dir.path().join(version)).unwrap();
+        std::fs::write(dir.path().join(version).join("p.wasm"), teller(version)).unwrap();
+    }
+    symlink("1.0.0", dir.path().join("..data")).unwrap();
+    symlink("..data/p.wasm", dir.path().join("p.wasm")).unwrap();
+    let server = watching(dir.path(), "").await;
+    tells(&server, "1.0.0").await;
+    symlink("2.0.0", dir.path().join("..next")).unwrap();
+    std::fs::rename(dir.path().join("..next"), dir.path().join("..data")).unwrap();
+    tells(&server, "2.0.0").await;
+    assert_eq!((server.metric(REFUSED).await, server.metric(SWAPPED).await), (0.0, 1.0));
+}
+
+#[tokio::test]
+async fn of_a_burst_of_writes_the_last_one_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("p.wasm");
+    std::fs::write(&path, teller("0.0.0")).unwrap();
+    let server = watching(dir.path(), "").await;
+    for round in 1..=50 {
+        std::fs::write(&path, teller(&format!("{round}.0.0"))).unwrap();
+        tokio::time::sleep(Duration::from_millis(round % 5)).await;
+    }
+    tells(&server, "50.0.0").await;
+    let policies = server.get("/policies").await;
+    assert_eq!((&policies["policies"][0]["version"], &policies["rejected"]), (&json!("50.0.0"), &json!([])));
+}
+
+#[tokio::test]
+async fn a_version_that_refuses_its_settings_is_refused_in_its_own_words() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("p.wasm"), teller("1.0.0")).unwrap();
+    let server = watching(dir.path(), "").await;
+    let configure = "(call $unfit (global.get $words) (global.get $words_bytes))";
+    let fussy = Guest { strings: &[("words", "`radius_m` is missing")], configure, ..Guest::routing("(call $nobody)") };
+    std::fs::write(dir.path().join("p.wasm"), fussy.component()).unwrap();
+    assert_eq!(rejected(&server).await[0]["reason"], "it refuses its settings {}: `radius_m` is missing");
+    tells(&server, "1.0.0").await;
+}
+
+#[tokio::test]
+async fn a_version_that_wants_more_than_it_is_granted_is_refused_until_the_configuration_grants_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("p.wasm"), teller("1.0.0")).unwrap();
+    let server = watching(dir.path(), "").await;
+    let greedy = Guest { imports: &["state"], fields: SET_AND_DELETE, ..Guest::routing("(call $nobody)") }.component();
+    std::fs::write(dir.path().join("p.wasm"), &greedy).unwrap();
+    let reason = rejected(&server).await[0]["reason"].clone();
+    assert_eq!(reason, "imports state, which is not granted: add `grants = [\"state\"]` to [policies.p]");
+    tells(&server, "1.0.0").await;
+    server.stop().await;
+    let server = watching(dir.path(), "[policies.p]\ngrants = [\"state\"]\n").await;
+    assert_eq!(server.get("/policies").await["policies"][0]["grants"], json!(["state"]));
+}
+
+const SET_AND_DELETE: &str = r#"(import "signalpost:policy/state@0.1.0" "delete" (func $delete (param i32 i32) (result i32)))
+    (import "signalpost:policy/state@0.1.0" "set" (func $set (param i32 i32 i32 i32 i32 i32 i32)))"#;
+
+#[tokio::test]
+async fn state_survives_a_reload() {
+    // Tells user 1 its version if the key was there, and sets it.
+    let remembering = |version: &str| {
+        let message = format!("\"{version}\"");
+        let body = "(local.set $local (call $delete (global.get $key) (global.get $key_bytes)))
+            (call $set (global.get $key) (global.get $key_bytes) (global.get $key) (global.get $key_bytes) (i32.const 0) (i32.const 0) (i32.const 700))
+            (if (i32.eqz (local.get $local)) (then (return (call $nobody))))
+            (call $tell (global.get $user) (global.get $user_bytes) (global.get $message) (global.get $message_bytes))";
+        let strings = &[("user", "1"), ("message", message.as_str()), ("key", "k")];
+        Guest { imports: &["state"], fields: SET_AND_DELETE, strings, version, ..Guest::routing(body) }.component()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("p.wasm"), remembering("1.0.0")).unwrap();
+    let server = TestServer::with(&format!("[plugins]\ndir = {:?}\nwatch = false\n[policies.p]\ngrants = [\"state\"]", dir.path())).await;
+    assert_eq!(server.publish("x", json!(1)).await["recipients"], 0);
+    std::fs::write(dir.path().join("p.wasm"), remembering("2.0.0")).unwrap();
+    assert_eq!(server.reload().await, (200, json!({ "revision": 2, "changed": ["p"] })));
+    assert_eq!(server.publish("x", json!(1)).await["recipients"], 1, "the new version finds what the old one left");
+}
+
+#[tokio::test]
+async fn groups_survive_a_reload() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pooling = std::fs::read(bundled().join("pooling.wasm")).unwrap();
+    std::fs::write(dir.path().join("pooling.wasm"), &pooling).unwrap();
+    let settings = "watch = false\n[policies.pooling]\ngrants = [\"state\"]";
+    let server = TestServer::with(&format!("[plugins]\ndir = {:?}\n{settings}", dir.path())).await;
+    server.publish("pooling.match.found", json!({ "request_id": 42, "rider_id": 1, "driver_id": 2, "pool_id": 7 })).await;
+    // A custom section: the same policy, and yet another file.
+    pooling.extend([0, 3, 1, b'x', b'y']);
+    std::fs::write(dir.path().join("pooling.wasm"), &pooling).unwrap();
+    assert_eq!(server.reload().await, (200, json!({ "revision": 2, "changed": ["pooling"] })));
+    let receipt = server.publish("pooling.trip.started", json!({ "pool_id": 7, "by": 2 })).await;
+    assert_eq!(receipt["recipients"], 1, "{receipt}");
+}
