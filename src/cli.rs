@@ -4,6 +4,7 @@
 
 mod check;
 mod client;
+mod dev;
 mod explain;
 mod listen;
 mod load;
@@ -53,6 +54,8 @@ enum Command {
     Listen(listen::Arguments),
     /// Open many sockets, publish, and check that each message reaches exactly its readers; exits with 0 only if so.
     Load(load::Arguments),
+    /// Serve a plugin while it is written: build it on each save, run its fixtures, swap it, and show what it does.
+    Dev(dev::Arguments),
     /// Make, inspect, check and test plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -62,7 +65,7 @@ enum Command {
 }
 
 /// The settings that are often different from one start to the next. All others are in the file or the environment.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 struct ServerFlags {
     /// Where to serve, as in 127.0.0.1:8080; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
@@ -94,6 +97,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
         Command::Load(arguments) => load::run_command(&arguments),
+        Command::Dev(arguments) => dev::run(&arguments),
         Command::Plugin(command) => plugin::run(&command),
         // Done before anything else, by `main`.
         Command::CompileComponent { .. } => Ok(()),
@@ -136,9 +140,14 @@ impl ServerFlags {
         ServerFlags { listen: None, plugins: None, config }
     }
 
-    fn load(&self) -> anyhow::Result<(Config, Vec<Setting>)> {
+    /// The configuration file, if there is one.
+    fn file(&self) -> Option<PathBuf> {
         let named_outside = std::env::var_os("SIGNALPOST_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from);
-        let file = self.config.clone().or(named_outside);
+        self.config.clone().or(named_outside)
+    }
+
+    fn load(&self) -> anyhow::Result<(Config, Vec<Setting>)> {
+        let file = self.file();
         // A value that isn't UTF-8 is shown as well as it can be, and refused as any wrong value.
         let text = |text: OsString| text.to_string_lossy().into_owned();
         let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));

@@ -61,6 +61,7 @@ pub struct Server {
     config: Arc<Config>,
     listener: TcpListener,
     operate: Arc<Operate>,
+    format: Arc<Format>,
     router: Router,
 }
 
@@ -115,7 +116,7 @@ impl Server {
             sockets: config.sockets.clone(),
             limits: config.mailboxes.clone(),
         });
-        let explain = Explain { dispatch: dispatch.clone(), format, config: config.clone() };
+        let explain = Explain { dispatch: dispatch.clone(), format: format.clone(), config: config.clone() };
         let ingress = Arc::new(Ingress {
             dispatch,
             explain,
@@ -125,7 +126,12 @@ impl Server {
         });
         let router = router(&config, ingress, sessions, operate.clone());
         let listener = bind(&config).with_context(|| format!("can't listen on {}", config.listen))?;
-        Ok(Server { config, listener, operate, router })
+        Ok(Server { config, listener, operate, format, router })
+    }
+
+    /// What a developer's session looks at and changes while the server runs.
+    pub(crate) fn inside(&self) -> (Arc<Operate>, Arc<Format>) {
+        (self.operate.clone(), self.format.clone())
     }
 
     /// The bound address; of interest where the configuration says port 0.

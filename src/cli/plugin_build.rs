@@ -18,7 +18,7 @@ use serde::Deserialize;
 use wit_component::{ComponentEncoder, DecodedWasm};
 
 pub use languages::Language;
-pub use sources::{find_wit, sources_digest};
+pub use sources::{find_wit, fingerprint, sources_digest};
 
 /// The custom section with the digest of the sources, as 64 hexadecimal digits.
 const SOURCES_SECTION: &str = "signalpost:sources";
@@ -251,7 +251,7 @@ fn path_flags(package: &Package) -> OsString {
 }
 
 /// A reader sees the old component or the new one: a server may be watching the directory.
-fn write_atomically(output: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_atomically(output: &Path, bytes: &[u8]) -> Result<()> {
     let name = output.file_name().with_context(|| format!("{} is not a file's name", output.display()))?;
     let mut temporary_name = OsString::from(".");
     temporary_name.push(name);

@@ -68,10 +68,15 @@ impl Workbench {
         if needed.iter().all(|grant| granted.contains(grant)) {
             return None;
         }
+        Some(Workbench::grant_table(name, granted, needed))
+    }
+
+    /// The table of a policy that is granted these and those.
+    pub fn grant_table(name: &str, granted: &[Grant], needed: &[Grant]) -> String {
         let mut all: Vec<Grant> = granted.iter().chain(needed).copied().collect();
         all.sort();
         all.dedup();
-        Some(format!("[policies.{name}]\ngrants = {:?}\n", grant_names(all.iter())))
+        format!("[policies.{name}]\ngrants = {:?}\n", grant_names(all.iter()))
     }
 
     /// Carries out what this policy alone decides.

@@ -195,6 +195,17 @@ impl Loader {
         self.policy(&Candidate { name: name.to_owned(), file: file.to_owned(), content: self.read(file) })
     }
 
+    /// Puts a policy in the place of the one with its name, or among the others.
+    pub fn put(&self, policies: &Policies, policy: Policy) {
+        let current = policies.current();
+        if let Some(old) = current.find(&policy.name) {
+            policy.follows(old);
+        }
+        let mut next: Vec<Arc<Policy>> = current.policies.iter().filter(|old| old.name != policy.name).cloned().collect();
+        next.push(Arc::new(policy));
+        policies.swap(self.set(current.revision + 1, next));
+    }
+
     /// The grants that a file needs.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ pub(in crate::cli) fn play(component: &Path, dir: &Path, update: bool) -> anyhow
     Ok(Report { text, failed })
 }
 
-fn differ(count: u64) -> String {
+pub(in crate::cli) fn differ(count: u64) -> String {
     terminal::count(count, "fixture differs", "fixtures differ")
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -39,6 +40,29 @@ pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
         digest_files(&mut digest, "wit", &wit)?;
     }
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What all files that a plugin is made and tested with look like from outside: each one's name, time and size.
+pub fn fingerprint(dir: &Path) -> Result<Vec<(PathBuf, Option<SystemTime>, u64)>> {
+    let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
+    let mut dependencies = BTreeMap::new();
+    if dir.join("Cargo.toml").is_file() {
+        path_dependencies(&dir, &mut dependencies)?;
+    }
+    dependencies.insert(dir.clone(), String::new());
+    let mut roots: Vec<PathBuf> = dependencies.into_keys().collect();
+    // What is no source is watched too where it decides whether the plugin is taken.
+    roots.extend([dir.join("fixtures")].into_iter().filter(|dir| dir.is_dir()));
+    roots.extend(find_wit(&dir));
+    let mut files = Vec::new();
+    for root in roots {
+        collect_files(&root, String::new(), &mut files)?;
+    }
+    let look = |(_, path): (String, PathBuf)| {
+        let seen = fs::metadata(&path).ok();
+        (path, seen.as_ref().and_then(|seen| seen.modified().ok()), seen.map_or(0, |seen| seen.len()))
+    };
+    Ok(files.into_iter().map(look).collect())
 }
 
 fn digest_files(digest: &mut Sha256, label: &str, root: &Path) -> Result<()> {
