@@ -1,9 +1,9 @@
 //! Plugins in other languages than Rust: their own tools make the component, and this finds and calls them.
 
 use std::fs;
-use std::io;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -58,16 +58,20 @@ fn find(tool: &str, dir: &Path, places: &[&str], install: &str) -> Result<PathBu
     found.with_context(|| format!("there is no {tool}: run `{install}` in {}", dir.display()))
 }
 
-/// Runs a tool that writes a component, whose name is the last argument. What it says goes to stderr.
+/// Runs a tool that writes a component, whose name is the last argument. What it says is told where it fails.
 fn run(mut command: Command, dir: &Path) -> Result<Vec<u8>> {
+    if std::io::stderr().is_terminal() {
+        eprintln!("building {} …", dir.display());
+    }
     let output = std::env::temp_dir().join(format!("signalpost-build-{}.wasm", std::process::id()));
     let tool = command.get_program().to_owned();
-    let status = command.arg(&output).current_dir(dir).env("PYTHONDONTWRITEBYTECODE", "1").stdout(io::stderr()).status();
-    let status = status.with_context(|| format!("can't run {}", tool.display()))?;
+    let ran = command.arg(&output).current_dir(dir).env("PYTHONDONTWRITEBYTECODE", "1").output();
+    let Output { status, stdout, stderr } = ran.with_context(|| format!("can't run {}", tool.display()))?;
     let component = fs::read(&output);
     // Best effort: it is in a folder for such files.
     let _ = fs::remove_file(&output);
-    ensure!(status.success(), "{} did not build {}", tool.display(), dir.display());
+    let said = || [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()).join("\n");
+    ensure!(status.success(), "{}\n{} did not build {}", said(), tool.display(), dir.display());
     match component {
         Ok(component) => Ok(component),
         Err(error) => bail!("{} wrote no component: {error}", tool.display()),
