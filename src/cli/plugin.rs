@@ -1,5 +1,6 @@
 //! `signalpost plugin`: what plugin authors do before a server sees their work.
 
+mod bench;
 mod check;
 mod inspect;
 mod new;
@@ -24,6 +25,8 @@ pub enum Command {
     Check(check::Arguments),
     /// Run a plugin's fixtures against its component.
     Test(test::Arguments),
+    /// Time the calls of a plugin's fixtures.
+    Bench(bench::Arguments),
 }
 
 #[derive(Args, Debug)]
@@ -44,6 +47,7 @@ pub fn run(command: &Command) -> anyhow::Result<()> {
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Check(arguments) => check::run(arguments),
         Command::Test(arguments) => test::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::Build(build) if build.check => up_to_date(build),
         Command::Build(arguments) => build(&arguments.dir, arguments.out.as_deref()),
     }

@@ -16,6 +16,7 @@
 //! The component runs in the server's own host, and what it decides is carried out by the server's own dispatch, in a time that
 //! stands still but for `after_ms`. docs/plugins.md describes the format.
 
+mod bench;
 mod stage;
 mod words;
 

@@ -240,6 +240,23 @@ impl Policy {
         lock(&self.instances.idle).len()
     }
 
+    /// Linear memory of the largest idle instance.
+    pub fn instance_bytes(&self) -> usize {
+        lock(&self.instances.idle).iter().map(|instance| instance.store.data().growth.memory_bytes()).max().unwrap_or_default()
+    }
+
+    /// How long a new instance takes until its first call.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn time_instance(&self) -> Result<Duration, String> {
+        let started = Instant::now();
+        let instance = self.instances.fresh().map_err(|defect| defect.detail)?;
+        let took = started.elapsed();
+        drop(instance);
+        Ok(took)
+    }
+
     /// # Errors
     /// The policy refused the event, or faulted.
     pub fn route(&self, event: &Event) -> Result<Decision, CallError> {
@@ -478,6 +495,11 @@ impl Instances {
         if let Some(instance) = lock(&self.idle).pop() {
             return Ok(instance);
         }
+        self.fresh()
+    }
+
+    /// A new instance, configured.
+    fn fresh(&self) -> Result<Instance, Defect> {
         let mut instance = self.instantiate().map_err(|defect| defect.during("creating a new instance"))?;
         instance.begin(self.shared.limits.configure_deadline_ms);
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);

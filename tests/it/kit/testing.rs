@@ -169,3 +169,15 @@ fn a_fixture_that_makes_no_sense_is_refused_by_the_place() {
     std::fs::remove_file(case.dir.path().join("fixtures/case.json")).unwrap();
     case.fails("there are no fixtures");
 }
+
+#[test]
+fn each_call_of_a_fixture_is_timed() {
+    let compact = bundled().join("compact.wasm");
+    let fixture = sources().join("compact/fixtures/readers.json");
+    let ran = plugin(&bundled(), &["bench", compact.to_str().unwrap(), "--calls", "200", "--fixture", fixture.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains(" bytes, compiled in ") && ran.out.contains("an instance takes "), "{}", ran.out);
+    let timed: Vec<&str> = ran.out.lines().filter(|line| line.starts_with("  steps[")).collect();
+    assert_eq!(timed.len(), 4, "{}", ran.out);
+    assert!(timed.iter().all(|line| line.ends_with(" 200 calls") && line.contains(" p50 ") && line.contains(" p99 ")), "{}", ran.out);
+}
