@@ -61,7 +61,7 @@ enum Command {
     Plugin(plugin::Command),
     /// Compile a component from standard input, as the server's own child.
     #[command(name = CHILD_COMMAND, hide = true)]
-    CompileComponent { memory_bytes_max: u64, seconds_max: u64 },
+    CompileComponent { memory_bytes_max: u64, seconds_max: u64, niceness: i32 },
 }
 
 /// The settings that are often different from one start to the next. All others are in the file or the environment.
@@ -80,8 +80,8 @@ struct ServerFlags {
 
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::CompileComponent { memory_bytes_max, seconds_max }) = arguments.command {
-        return compile::child(memory_bytes_max, seconds_max);
+    if let Some(Command::CompileComponent { memory_bytes_max, seconds_max, niceness }) = arguments.command {
+        return compile::child(memory_bytes_max, seconds_max, niceness);
     }
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,

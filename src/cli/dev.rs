@@ -16,7 +16,6 @@ use super::{ServerFlags, log, plugin_build, stop_signal, terminal};
 use crate::kit::Workbench;
 use crate::kit::dev::{Dev, Swapped};
 use crate::policy::contract::grant_names;
-use crate::policy::host::Clock;
 
 /// How often the files are looked at. A save is noticed before a hand has left the keyboard.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -124,9 +123,7 @@ impl Workshop {
             self.built = Some(sources);
         }
         let built = Instant::now();
-        // Into the cache, from which fixtures and server take it.
-        let bench = Workbench::new(config.clone(), Clock::Machine)?;
-        bench.imported_grants(&self.staging).map_err(anyhow::Error::msg)?;
+        dev.compile(&self.staging, config.clone()).map_err(anyhow::Error::msg)?;
         let compiled = Instant::now();
         let passed = self.test()?;
         let tested = Instant::now();

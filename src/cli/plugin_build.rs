@@ -41,13 +41,14 @@ pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
     let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
     let started = Instant::now();
     let language = Language::of(&dir)?;
+    let prepared = if language == Language::Rust { Some(prepare(&dir)?) } else { None };
     // Taken before the build: an edit during the build makes the component stale, as it should.
     let sources = sources_digest(&dir, find_wit(&dir).as_deref())?;
 
-    let mut component = match language {
-        Language::Rust => rust(&dir)?,
-        Language::JavaScript => languages::javascript(&dir)?,
-        Language::Python => languages::python(&dir)?,
+    let mut component = match prepared {
+        Some((package, toolchain)) => rust(&dir, &package, &toolchain)?,
+        None if language == Language::Python => languages::python(&dir)?,
+        None => languages::javascript(&dir)?,
     };
     append_custom_section(&mut component, SOURCES_SECTION, sources.as_bytes());
 
@@ -70,10 +71,19 @@ fn interfaces(component: &[u8]) -> Result<(Vec<String>, Vec<String>)> {
     Ok((imports.filter(|name| name != "types" && name != "diagnostics").collect(), exports.collect()))
 }
 
-fn rust(dir: &Path) -> Result<Vec<u8>> {
+/// Finds the tools and the crate. Its versions are locked from here on: the first build would otherwise add to the sources.
+fn prepare(dir: &Path) -> Result<(Package, Toolchain)> {
     let toolchain = Toolchain::find(dir)?;
     let package = Package::read(dir, &toolchain)?;
-    let core = run_cargo(dir, &package, &toolchain)?;
+    if !package.workspace.join("Cargo.lock").is_file() {
+        let locked = toolchain.cargo(dir).arg("generate-lockfile").status().context("cannot run cargo")?;
+        ensure!(locked.success(), "cargo found no versions of what {} depends on", package.name);
+    }
+    Ok((package, toolchain))
+}
+
+fn rust(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<Vec<u8>> {
+    let core = run_cargo(dir, package, toolchain)?;
     let module = fs::read(&core).with_context(|| format!("cargo built no {}", core.display()))?;
     ComponentEncoder::default()
         .validate(true)

@@ -67,6 +67,16 @@ impl Dev {
         story.to_string()
     }
 
+    /// Compiles a component into the cache, from which fixtures and server take it.
+    ///
+    /// # Errors
+    /// No server would load it.
+    pub fn compile(&self, component: &Path, config: Config) -> Result<(), String> {
+        let engine = engine::serving().map_err(|error| error.to_string())?;
+        let loader = Loader::new(engine, Arc::new(config), self.operate.services.clone()).in_a_hurry();
+        loader.imported_grants(component).map(drop)
+    }
+
     /// Loads a component with the settings of this configuration and puts it in the place of the policy. It has what it imports.
     ///
     /// # Errors

@@ -65,6 +65,12 @@ impl Loader {
         Loader { engine, compiler, config, services }
     }
 
+    /// Somebody waits for what it compiles, as urgently as for anything else.
+    pub fn in_a_hurry(mut self) -> Loader {
+        self.compiler.niceness = 0;
+        self
+    }
+
     /// Everything that can be loaded, and what can't.
     pub fn load(&self) -> (PolicySet, Vec<Rejected>) {
         let mut policies = Vec::new();

@@ -3,6 +3,8 @@
 //! A call takes an idle instance or makes one, runs on the caller's thread within its deadline, and gives the instance
 //! back. After a fault the instance is dropped: nothing of it is trusted again.
 
+mod looking;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -26,6 +28,7 @@ use crate::delivery::{Decision, Message, Refusal};
 use crate::event::{Body, Event};
 use crate::groups::Quota;
 use crate::lock;
+pub use looking::Introduction;
 
 /// A call of this length holds up the other tasks of its thread for longer than a thread's hand-over takes.
 const LONG_CALL: Duration = Duration::from_millis(1);
@@ -70,17 +73,6 @@ pub enum CallError {
     Fault(Box<Fault>),
     /// It faulted too often in a row, and is left out for a while. It was not called.
     LeftOut,
-}
-
-/// What a plugin says of itself.
-#[derive(Debug)]
-pub struct Introduction {
-    pub roles: Vec<Role>,
-    pub name: String,
-    pub version: String,
-    pub events: Vec<String>,
-    /// Or why it can't tell.
-    pub vary: Result<Vec<String>, String>,
 }
 
 /// What the server gives a plugin that is being loaded.
@@ -177,19 +169,6 @@ impl Policy {
         })
     }
 
-    /// Asks a plugin who it is, and what its output varies on, which it may not tell without its settings.
-    ///
-    /// # Errors
-    /// A sentence that the plugin's author or operator can act on.
-    pub fn ask(engine: &Engine, component: &Component, config: &config::Policy, shared: Arc<Shared>) -> Result<Introduction, String> {
-        let roles = check_exports(engine, component)?;
-        let instances = Instances::new(engine, component, config, shared, &roles)?;
-        let (description, mut instance) = instances.describe()?;
-        check_description(&description)?;
-        let vary = instances.configure(&mut instance).and_then(|vary| check_vary(&vary).map(|()| vary));
-        Ok(Introduction { roles, name: description.name, version: description.version, events: description.events, vary })
-    }
-
     /// The same policy over other services, with nothing behind it: for calls that must leave no trace.
     pub fn fork(&self, services: &Arc<Services>) -> Policy {
         let shared = Shared::new(self.name.clone(), self.limits().clone(), services.clone());
@@ -238,23 +217,6 @@ impl Policy {
 
     pub fn idle_instances(&self) -> usize {
         lock(&self.instances.idle).len()
-    }
-
-    /// Linear memory of the largest idle instance.
-    pub fn instance_bytes(&self) -> usize {
-        lock(&self.instances.idle).iter().map(|instance| instance.store.data().growth.memory_bytes()).max().unwrap_or_default()
-    }
-
-    /// How long a new instance takes until its first call.
-    ///
-    /// # Errors
-    /// It could not be made.
-    pub fn time_instance(&self) -> Result<Duration, String> {
-        let started = Instant::now();
-        let instance = self.instances.fresh().map_err(|defect| defect.detail)?;
-        let took = started.elapsed();
-        drop(instance);
-        Ok(took)
     }
 
     /// # Errors

@@ -181,3 +181,12 @@ fn each_call_of_a_fixture_is_timed() {
     assert_eq!(timed.len(), 4, "{}", ran.out);
     assert!(timed.iter().all(|line| line.ends_with(" 200 calls") && line.contains(" p50 ") && line.contains(" p99 ")), "{}", ran.out);
 }
+
+#[test]
+fn the_documented_fixture_holds() {
+    let documentation = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/plugins.md")).unwrap();
+    let (_, rest) = documentation.split_once("```json\n").unwrap();
+    let fixture: Value = serde_json::from_str(rest.split("```").next().unwrap()).unwrap();
+    let case = Case::bundled("pooling", &fixture);
+    assert_eq!(case.test(&[]).code, 0, "{}", case.test(&[]).out);
+}
