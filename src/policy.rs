@@ -105,7 +105,7 @@ impl Policies {
     pub fn swap(&self, next: PolicySet) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *current, Arc::new(next));
-        drop(current);
+        // Before anybody sees the new one: the old one is always in one of the two places.
         lock(&self.retired).push_back((Instant::now(), old));
     }
 
@@ -115,5 +115,26 @@ impl Policies {
         while retired.front().is_some_and(|(since, _)| since.elapsed() >= self.retire_after) {
             retired.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_finds_the_set_of_its_event_whatever_is_swapped_meanwhile() {
+        let set = |revision| PolicySet { revision, policies: Vec::new() };
+        let policies = Policies::new(set(0), Vec::new(), Duration::from_secs(60));
+        std::thread::scope(|scope| {
+            scope.spawn(|| (1..=2000).for_each(|revision| policies.swap(set(revision))));
+            loop {
+                let revision = policies.current().revision;
+                assert_eq!(policies.at(revision).revision, revision);
+                if revision == 2000 {
+                    break;
+                }
+            }
+        });
     }
 }

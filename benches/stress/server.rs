@@ -15,7 +15,7 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// Above the server's own `stop_deadline_ms`.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// What was opened and allocated for an attack is given back in this time.
-const RECOVERY_DEADLINE: Duration = Duration::from_secs(8);
+const RECOVERY_DEADLINE: Duration = Duration::from_secs(25);
 
 /// A running server. Dropping it kills it.
 pub struct Server {

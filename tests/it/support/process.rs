@@ -27,9 +27,8 @@ impl ServerProcess {
             .arg("--config")
             .arg(config.path())
             .env_clear()
-            // The C library gives back at once what was freed, so that what is in memory is in use.
-            .env("MALLOC_MMAP_THRESHOLD_", "65536")
-            .env("MALLOC_TRIM_THRESHOLD_", "65536")
+            // What was freed is given back at once, so that what is in memory is in use.
+            .env("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
             .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
