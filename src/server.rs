@@ -265,11 +265,12 @@ fn router(config: &Config, ingress: Arc<Ingress>, sessions: Arc<Sessions>, opera
 
 /// What policies and stations stand on.
 pub(crate) fn foundations(config: &Arc<Config>) -> anyhow::Result<(Arc<Services>, Arc<Loader>)> {
-    foundations_at(config, Clock::Machine)
+    let (services, loader) = foundations_at(config, Clock::Machine)?;
+    Ok((services, Arc::new(loader)))
 }
 
 /// The same in another time.
-pub(crate) fn foundations_at(config: &Arc<Config>, clock: Clock) -> anyhow::Result<(Arc<Services>, Arc<Loader>)> {
+pub(crate) fn foundations_at(config: &Arc<Config>, clock: Clock) -> anyhow::Result<(Arc<Services>, Loader)> {
     let metrics = Arc::new(Metrics::new()?);
     let services = Arc::new(Services {
         mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, metrics.clone()),
@@ -278,7 +279,7 @@ pub(crate) fn foundations_at(config: &Arc<Config>, clock: Clock) -> anyhow::Resu
         metrics,
         clock,
     });
-    let loader = Arc::new(Loader::new(engine::serving()?, config.clone(), services.clone()));
+    let loader = Loader::new(engine::serving()?, config.clone(), services.clone());
     Ok((services, loader))
 }
 

@@ -18,7 +18,7 @@ use crate::server;
 pub struct Workbench {
     pub config: Arc<Config>,
     pub services: Arc<Services>,
-    loader: Arc<Loader>,
+    loader: Loader,
 }
 
 impl Workbench {
@@ -27,7 +27,8 @@ impl Workbench {
     pub fn new(config: Config, clock: Clock) -> anyhow::Result<Workbench> {
         let config = Arc::new(config);
         let (services, loader) = server::foundations_at(&config, clock)?;
-        Ok(Workbench { config, services, loader })
+        // There is no serving that compiling could hold up, and somebody waits.
+        Ok(Workbench { config, services, loader: loader.in_a_hurry() })
     }
 
     /// The name under which the configuration knows a file: what it says, or the file's own.
