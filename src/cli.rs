@@ -4,6 +4,7 @@
 
 mod check;
 mod client;
+mod dev;
 mod explain;
 mod listen;
 mod load;
@@ -53,16 +54,18 @@ enum Command {
     Listen(listen::Arguments),
     /// Open many sockets, publish, and check that each message reaches exactly its readers; exits with 0 only if so.
     Load(load::Arguments),
-    /// Build plugins.
+    /// Serve a plugin while it is written: build it on each save, run its fixtures, swap it, and show what it does.
+    Dev(dev::Arguments),
+    /// Make, inspect, check and test plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Compile a component from standard input, as the server's own child.
     #[command(name = CHILD_COMMAND, hide = true)]
-    CompileComponent { memory_bytes_max: u64, seconds_max: u64 },
+    CompileComponent { memory_bytes_max: u64, seconds_max: u64, niceness: i32 },
 }
 
 /// The settings that are often different from one start to the next. All others are in the file or the environment.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 struct ServerFlags {
     /// Where to serve, as in 127.0.0.1:8080; port 0 takes a free one.
     #[arg(long, value_name = "ADDR")]
@@ -77,8 +80,8 @@ struct ServerFlags {
 
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::CompileComponent { memory_bytes_max, seconds_max }) = arguments.command {
-        return compile::child(memory_bytes_max, seconds_max);
+    if let Some(Command::CompileComponent { memory_bytes_max, seconds_max, niceness }) = arguments.command {
+        return compile::child(memory_bytes_max, seconds_max, niceness);
     }
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -94,6 +97,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
         Command::Load(arguments) => load::run_command(&arguments),
+        Command::Dev(arguments) => dev::run(&arguments),
         Command::Plugin(command) => plugin::run(&command),
         // Done before anything else, by `main`.
         Command::CompileComponent { .. } => Ok(()),
@@ -131,9 +135,19 @@ fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
 }
 
 impl ServerFlags {
-    fn load(&self) -> anyhow::Result<(Config, Vec<Setting>)> {
+    /// Only this file is named.
+    fn of(config: Option<PathBuf>) -> ServerFlags {
+        ServerFlags { listen: None, plugins: None, config }
+    }
+
+    /// The configuration file, if there is one.
+    fn file(&self) -> Option<PathBuf> {
         let named_outside = std::env::var_os("SIGNALPOST_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from);
-        let file = self.config.clone().or(named_outside);
+        self.config.clone().or(named_outside)
+    }
+
+    fn load(&self) -> anyhow::Result<(Config, Vec<Setting>)> {
+        let file = self.file();
         // A value that isn't UTF-8 is shown as well as it can be, and refused as any wrong value.
         let text = |text: OsString| text.to_string_lossy().into_owned();
         let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));

@@ -90,7 +90,8 @@ fn tell_closed(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat,
     }
 }
 
-fn carry_out(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat, response: Response) {
+/// What a policy answered: replies first, the socket's end last.
+pub(crate) fn carry_out(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat, response: Response) {
     let mut tally = Tally::default();
     let event = synthetic(policy, SESSION_EVENT.to_owned(), None, None);
     for reply in response.replies {
@@ -124,7 +125,8 @@ fn synthetic(policy: &Policy, kind: String, subject: Option<String>, data: Optio
     }
 }
 
-fn with_session<R>(seat: &Seat, call: impl FnOnce(sessions::Session<'_>) -> R) -> R {
+/// The session as the guest takes it. The strings are lent, not copied.
+pub(crate) fn with_session<R>(seat: &Seat, call: impl FnOnce(sessions::Session<'_>) -> R) -> R {
     let attributes: Vec<(&str, &str)> = seat.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     call(sessions::Session { id: &seat.id, user: seat.user.as_str(), subprotocol: seat.subprotocol, attributes: &attributes })
 }

@@ -8,9 +8,10 @@ mod receipt;
 mod seen;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::{self, Config, RoutingFault};
@@ -36,11 +37,20 @@ pub struct Dispatch {
     seen: Mutex<Seen>,
     /// Nothing is posted: see [`Dispatch::rehearsal`].
     rehearses: bool,
+    onlooker: OnceLock<mpsc::Sender<Dispatched>>,
+}
+
+/// What was done for one event, for somebody who looks on.
+#[derive(Debug)]
+pub struct Dispatched {
+    pub event_type: String,
+    pub receipt: serde_json::Value,
+    pub account: Account,
 }
 
 impl Dispatch {
     pub fn new(policies: Arc<Policies>, services: Arc<Services>, dead_letters: Arc<DeadLetters>, events: &config::Events) -> Dispatch {
-        Dispatch { policies, services, dead_letters, seen: Mutex::new(Seen::new(events)), rehearses: false }
+        Dispatch { policies, services, dead_letters, seen: Mutex::new(Seen::new(events)), rehearses: false, onlooker: OnceLock::new() }
     }
 
     /// The same policies, state and groups as now, for an event that leaves no trace in them and reaches nobody. All else is the
@@ -54,6 +64,12 @@ impl Dispatch {
         let dead_letters = DeadLetters::new(config.dead_letters.clone(), services.metrics.clone());
         let dispatch = Dispatch::new(Arc::new(policies), services, Arc::new(dead_letters), &config.events);
         Ok(Dispatch { rehearses: true, ..dispatch })
+    }
+
+    /// From now on the onlooker is sent what is done for each event, as long as it keeps up. The first one stays.
+    pub fn show(&self, onlooker: mpsc::Sender<Dispatched>) {
+        // A second one is refused: there is one screen.
+        let _ = self.onlooker.set(onlooker);
     }
 
     /// Publishes an event once: the same source and id again, within the window, does nothing. `account`: what is done is
@@ -79,6 +95,16 @@ impl Dispatch {
     }
 
     fn attempt(&self, event: Event, attempt: u32, account: Option<&mut Account>) -> Receipt {
+        let (None, Some(onlooker)) = (&account, self.onlooker.get()) else { return self.route(event, attempt, account) };
+        let (event_type, mut account) = (event.kind.clone(), Account::default());
+        let receipt = self.route(event, attempt, Some(&mut account));
+        let shown = serde_json::to_value(&receipt).unwrap_or_default();
+        // Whoever looks on holds nobody up: what doesn't fit is not shown.
+        let _ = onlooker.try_send(Dispatched { event_type, receipt: shown, account });
+        receipt
+    }
+
+    fn route(&self, event: Event, attempt: u32, account: Option<&mut Account>) -> Receipt {
         let policies = self.policies.current();
         let mut receipt = Receipt { id: event.id.clone(), source: event.source.clone(), ..Receipt::default() };
         let mut tally = Tally::with(account);

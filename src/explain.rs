@@ -21,7 +21,7 @@ pub struct Explained {
 }
 
 #[derive(Debug, Serialize)]
-struct Explanation {
+pub(crate) struct Explanation {
     /// Nothing was sent, and nothing has changed.
     dry_run: bool,
     /// Of the policy set.
@@ -129,6 +129,11 @@ async fn explain(dispatch: &Dispatch, format: &Format, event: Event, once: bool,
     let mut account = Account::default();
     let publish = if once { Dispatch::publish_once } else { Dispatch::publish };
     let receipt = publish(dispatch, event, Some(&mut account));
+    Explained { receipt, explanation: told(dispatch, format, account, dry_run).await }
+}
+
+/// The story of what was done, down to what each class of readers sees.
+pub(crate) async fn told(dispatch: &Dispatch, format: &Format, account: Account, dry_run: bool) -> Explanation {
     let mut policies = Vec::new();
     for asked in account.policies {
         let Asked { name, version, digest, took, joins, told, leaves, ends } = asked;
@@ -139,7 +144,7 @@ async fn explain(dispatch: &Dispatch, format: &Format, event: Event, once: bool,
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         policies.push(PolicyView { name, version, digest, took_us, joins, deliveries, leaves, ends });
     }
-    Explained { receipt, explanation: Explanation { dry_run, revision: account.revision, policies } }
+    Explanation { dry_run, revision: account.revision, policies }
 }
 
 async fn delivery(dispatch: &Dispatch, format: &Format, told: Told, dry_run: bool) -> DeliveryView {

@@ -58,6 +58,7 @@ mod websocket;
 pub mod cli;
 #[doc(hidden)]
 pub mod internals;
+mod kit;
 pub mod load;
 mod operate;
 pub mod server;

@@ -8,6 +8,7 @@ pub mod contract;
 pub mod engine;
 pub mod fault;
 pub mod host;
+pub mod inspect;
 pub mod load;
 pub mod plugin;
 

@@ -27,7 +27,7 @@ use crate::ingress::{self, Ingress};
 use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
 use crate::operate::{self, Operate, dead_letters};
-use crate::policy::host::Services;
+use crate::policy::host::{Clock, Services};
 use crate::policy::load::Loader;
 use crate::policy::{Policies, Policy, Rejected, engine};
 use crate::problem::{Problem, ProblemCode};
@@ -61,6 +61,7 @@ pub struct Server {
     config: Arc<Config>,
     listener: TcpListener,
     operate: Arc<Operate>,
+    format: Arc<Format>,
     router: Router,
 }
 
@@ -115,7 +116,7 @@ impl Server {
             sockets: config.sockets.clone(),
             limits: config.mailboxes.clone(),
         });
-        let explain = Explain { dispatch: dispatch.clone(), format, config: config.clone() };
+        let explain = Explain { dispatch: dispatch.clone(), format: format.clone(), config: config.clone() };
         let ingress = Arc::new(Ingress {
             dispatch,
             explain,
@@ -125,7 +126,12 @@ impl Server {
         });
         let router = router(&config, ingress, sessions, operate.clone());
         let listener = bind(&config).with_context(|| format!("can't listen on {}", config.listen))?;
-        Ok(Server { config, listener, operate, router })
+        Ok(Server { config, listener, operate, format, router })
+    }
+
+    /// What a developer's session looks at and changes while the server runs.
+    pub(crate) fn inside(&self) -> (Arc<Operate>, Arc<Format>) {
+        (self.operate.clone(), self.format.clone())
     }
 
     /// The bound address; of interest where the configuration says port 0.
@@ -259,14 +265,21 @@ fn router(config: &Config, ingress: Arc<Ingress>, sessions: Arc<Sessions>, opera
 
 /// What policies and stations stand on.
 pub(crate) fn foundations(config: &Arc<Config>) -> anyhow::Result<(Arc<Services>, Arc<Loader>)> {
+    let (services, loader) = foundations_at(config, Clock::Machine)?;
+    Ok((services, Arc::new(loader)))
+}
+
+/// The same in another time.
+pub(crate) fn foundations_at(config: &Arc<Config>, clock: Clock) -> anyhow::Result<(Arc<Services>, Loader)> {
     let metrics = Arc::new(Metrics::new()?);
     let services = Arc::new(Services {
         mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, metrics.clone()),
         groups: Arc::new(Groups::new(config.groups.clone())),
         states: States::default(),
         metrics,
+        clock,
     });
-    let loader = Arc::new(Loader::new(engine::serving()?, config.clone(), services.clone()));
+    let loader = Loader::new(engine::serving()?, config.clone(), services.clone());
     Ok((services, loader))
 }
 

@@ -1,6 +1,6 @@
 //! The policies' own key-value stores. They outlive instances and reloads, not the process.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -129,6 +129,13 @@ impl State {
         }
         table.put(key, value, expiry(now, time_to_live), quota, now)?;
         Ok(true)
+    }
+
+    /// All that has not expired.
+    pub fn entries(&self) -> BTreeMap<String, Vec<u8>> {
+        let now = Instant::now();
+        let table = crate::lock(&self.table);
+        table.entries.keys().filter_map(|key| Some((key.clone(), table.live(key, now)?.clone()))).collect()
     }
 
     fn fork(self: &Arc<State>) -> State {

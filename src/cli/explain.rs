@@ -1,6 +1,6 @@
 //! `signalpost explain`: the whole story of an event, of one that is published or of one that never happens.
 
-mod story;
+pub(super) mod story;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -1,20 +1,24 @@
-//! Makes a component of a plugin that is written in Rust: cargo builds the core module, `wit-component` wraps it.
+//! Makes a component of a plugin. Of one that is written in Rust cargo builds the core module, and `wit-component` wraps it; other
+//! languages have tools of their own.
 //!
 //! The target is `wasm32-unknown-unknown`, which has no WASI: the component imports what its world names and nothing
 //! else. A component notes the digest of its sources, so that CI can tell a stale one without rebuilding it.
 
+mod languages;
 mod sources;
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
-use wit_component::ComponentEncoder;
+use wit_component::{ComponentEncoder, DecodedWasm};
 
-pub use sources::{find_wit, sources_digest};
+pub use languages::Language;
+pub use sources::{find_wit, fingerprint, sources_digest};
 
 /// The custom section with the digest of the sources, as 64 hexadecimal digits.
 const SOURCES_SECTION: &str = "signalpost:sources";
@@ -26,33 +30,77 @@ const TARGET: &str = "wasm32-unknown-unknown";
 pub struct Built {
     pub output: PathBuf,
     pub bytes: usize,
-    /// What `recorded_digest` finds in it.
-    pub sources: String,
+    /// Interfaces, without the types that they share.
+    pub imports: Vec<String>,
+    pub exports: Vec<String>,
+    pub took: Duration,
 }
 
-/// Builds the Rust plugin in `dir` and writes its component to `output`, or beside `dir` under the crate's name.
+/// Builds the plugin in `dir` and writes its component to `output`, or beside `dir` under its name.
 pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
     let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
-    let toolchain = Toolchain::find(&dir)?;
-    let package = Package::read(&dir, &toolchain)?;
+    let started = Instant::now();
+    let language = Language::of(&dir)?;
+    let prepared = if language == Language::Rust { Some(prepare(&dir)?) } else { None };
     // Taken before the build: an edit during the build makes the component stale, as it should.
     let sources = sources_digest(&dir, find_wit(&dir).as_deref())?;
 
-    let core = run_cargo(&dir, &package, &toolchain)?;
+    let mut component = match prepared {
+        Some((package, toolchain)) => rust(&dir, &package, &toolchain)?,
+        None if language == Language::Python => languages::python(&dir)?,
+        None => languages::javascript(&dir)?,
+    };
+    append_custom_section(&mut component, SOURCES_SECTION, sources.as_bytes());
+
+    let output = output.map_or_else(|| self::output(&dir), |output| Ok(output.to_path_buf()))?;
+    let (imports, exports) = interfaces(&component)?;
+    write_atomically(&output, &component)?;
+    Ok(Built { output, bytes: component.len(), imports, exports, took: started.elapsed() })
+}
+
+/// What a component imports and exports, as a policy's author thinks of it.
+fn interfaces(component: &[u8]) -> Result<(Vec<String>, Vec<String>)> {
+    let DecodedWasm::Component(resolve, world) = wit_component::decode(component)? else { bail!("what was built is no component") };
+    let world = resolve.worlds.get(world).context("what was built has no world")?;
+    let short = |name: String| match name.strip_prefix("signalpost:policy/").and_then(|rest| rest.split('@').next()) {
+        Some(interface) => interface.to_owned(),
+        None => name,
+    };
+    let imports = world.imports.keys().map(|key| short(resolve.name_world_key(key)));
+    let exports = world.exports.keys().map(|key| short(resolve.name_world_key(key)));
+    Ok((imports.filter(|name| name != "types" && name != "diagnostics").collect(), exports.collect()))
+}
+
+/// Finds the tools and the crate. Its versions are locked from here on: the first build would otherwise add to the sources.
+fn prepare(dir: &Path) -> Result<(Package, Toolchain)> {
+    let toolchain = Toolchain::find(dir)?;
+    let package = Package::read(dir, &toolchain)?;
+    if !package.workspace.join("Cargo.lock").is_file() {
+        let locked = toolchain.cargo(dir).arg("generate-lockfile").status().context("cannot run cargo")?;
+        ensure!(locked.success(), "cargo found no versions of what {} depends on", package.name);
+    }
+    Ok((package, toolchain))
+}
+
+fn rust(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<Vec<u8>> {
+    let core = run_cargo(dir, package, toolchain)?;
     let module = fs::read(&core).with_context(|| format!("cargo built no {}", core.display()))?;
-    let mut component = ComponentEncoder::default()
+    ComponentEncoder::default()
         .validate(true)
         .module(&module)
         .and_then(|mut encoder| encoder.encode())
-        .context("the module is not a component's: does the plugin call `signalpost_plugin::export!`, or wit-bindgen's?")?;
-    append_custom_section(&mut component, SOURCES_SECTION, sources.as_bytes());
+        .context("the module is not a component's: does the plugin call `signalpost_plugin::export!`, or wit-bindgen's?")
+}
 
-    let output = match output {
-        Some(output) => output.to_path_buf(),
-        None => dir.parent().unwrap_or(&dir).join(format!("{}.wasm", package.name)),
+/// Where `build` writes a plugin's component: beside its folder.
+pub fn output(dir: &Path) -> Result<PathBuf> {
+    let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
+    let name = match Language::of(&dir)? {
+        Language::Rust => sources::package_name(&dir)?,
+        // Their tools don't name a component.
+        Language::JavaScript | Language::Python => dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
-    write_atomically(&output, &component)?;
-    Ok(Built { output, bytes: component.len(), sources })
+    Ok(dir.parent().unwrap_or(&dir).join(format!("{name}.wasm")))
 }
 
 /// The digest that `build` noted in a component.
@@ -213,7 +261,7 @@ fn path_flags(package: &Package) -> OsString {
 }
 
 /// A reader sees the old component or the new one: a server may be watching the directory.
-fn write_atomically(output: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_atomically(output: &Path, bytes: &[u8]) -> Result<()> {
     let name = output.file_name().with_context(|| format!("{} is not a file's name", output.display()))?;
     let mut temporary_name = OsString::from(".");
     temporary_name.push(name);

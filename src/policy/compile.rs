@@ -33,6 +33,9 @@ const STDERR_BYTES_MAX: u64 = 2048;
 /// Artefacts kept. Enough for every version of a day's work.
 const CACHE_ENTRIES_MAX: usize = 64;
 
+/// The lowest priority that there is.
+const NICENESS_LOWEST: i32 = 19;
+
 /// Bytes of SHA-256 before an artefact.
 const SEAL_BYTES: usize = 32;
 
@@ -43,6 +46,8 @@ pub struct Compiler {
     cache: Option<PathBuf>,
     deadline: Duration,
     memory_bytes_max: u64,
+    /// The priority of the child, as `nice` counts: a server's own work comes first.
+    pub niceness: i32,
 }
 
 impl Compiler {
@@ -59,7 +64,7 @@ impl Compiler {
             }
         });
         let deadline = Duration::from_millis(plugins.compile_deadline_ms);
-        Compiler { program, cache, deadline, memory_bytes_max: plugins.compile_memory_bytes_max }
+        Compiler { program, cache, deadline, memory_bytes_max: plugins.compile_memory_bytes_max, niceness: NICENESS_LOWEST }
     }
 
     /// The component with this content; from the cache, or compiled.
@@ -80,12 +85,25 @@ impl Compiler {
         deserialize(engine, &artefact).map_err(|error| format!("compiles to something that can't be loaded: {error:#}"))
     }
 
+    /// The component, compiled anew, and how long that took.
+    ///
+    /// # Errors
+    /// A sentence for the plugin's author.
+    pub fn timed(&self, engine: &Engine, bytes: &[u8]) -> Result<(Component, Duration), String> {
+        let started = Instant::now();
+        let artefact = self.compile(bytes)?;
+        let took = started.elapsed();
+        let component = deserialize(engine, &artefact).map_err(|error| format!("compiles to something that can't be loaded: {error:#}"))?;
+        Ok((component, took))
+    }
+
     fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
         let cannot = |error: io::Error| format!("can't be compiled now: {error}");
         let mut child = Command::new(&self.program)
             .arg(CHILD_COMMAND)
             .arg(self.memory_bytes_max.to_string())
             .arg(self.deadline.as_secs().saturating_add(1).to_string())
+            .arg(self.niceness.to_string())
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -119,7 +137,7 @@ impl Compiler {
                 Some(status) => Err(format!(
                     "takes more to compile than {} bytes of memory (plugins.compile_memory_bytes_max), or breaks the compiler: {status}; {}",
                     self.memory_bytes_max,
-                    words.lines().next().unwrap_or("it said nothing")
+                    words.trim().lines().next().unwrap_or("it said nothing")
                 )),
             }
         })
@@ -127,9 +145,9 @@ impl Compiler {
 }
 
 /// The child: a component on standard input, its artefact on standard output. Its arguments bound its memory in bytes and its
-/// time in seconds of a processor.
-pub fn child(memory_bytes_max: u64, seconds_max: u64) -> ExitCode {
-    match confined(memory_bytes_max, seconds_max) {
+/// time in seconds of a processor, and say its priority.
+pub fn child(memory_bytes_max: u64, seconds_max: u64, niceness: i32) -> ExitCode {
+    match confined(memory_bytes_max, seconds_max, niceness) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -138,7 +156,7 @@ pub fn child(memory_bytes_max: u64, seconds_max: u64) -> ExitCode {
     }
 }
 
-fn confined(memory_bytes_max: u64, seconds_max: u64) -> Result<(), String> {
+fn confined(memory_bytes_max: u64, seconds_max: u64, niceness: i32) -> Result<(), String> {
     let limits =
         [(Resource::As, memory_bytes_max), (Resource::Cpu, seconds_max.saturating_mul(2)), (Resource::Core, 0), (Resource::Fsize, 0)];
     for (resource, limit) in limits {
@@ -146,8 +164,8 @@ fn confined(memory_bytes_max: u64, seconds_max: u64) -> Result<(), String> {
         setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
             .map_err(|error| format!("can't be confined: {error}"))?;
     }
-    // Serving comes first.
-    let _ = rustix::process::setpriority_process(None, 19);
+    // Best effort: without it, it is as urgent as its parent.
+    let _ = rustix::process::setpriority_process(None, niceness);
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes).map_err(|error| format!("can't be read: {error}"))?;
     let engine = engine::compiling().map_err(|error| error.to_string())?;

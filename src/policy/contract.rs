@@ -57,12 +57,12 @@ pub fn check_exports(engine: &Engine, component: &Component) -> Result<Vec<Role>
     Ok(roles)
 }
 
-/// Every import must be granted, and one of ours.
-pub fn check_imports(engine: &Engine, component: &Component, name: &str, grants: &[Grant]) -> Result<(), String> {
+/// The grants that a component needs: every import must be one of ours.
+pub fn imported_grants(engine: &Engine, component: &Component) -> Result<Vec<Grant>, String> {
     let kind = component.component_type();
     let imports: Vec<String> = kind.imports(engine).map(|(name, _)| name.to_owned()).collect();
     check_version(imports.iter().map(String::as_str))?;
-    let mut missing = Vec::new();
+    let mut grants = Vec::new();
     for import in &imports {
         let Some(interface) = import.strip_prefix(&format!("{CONTRACT}/")).and_then(|rest| rest.split('@').next()) else {
             return Err(format!("imports {import}, which no policy can have: there is only {CONTRACT}@{CONTRACT_VERSION}, and no WASI"));
@@ -76,16 +76,26 @@ pub fn check_imports(engine: &Engine, component: &Component, name: &str, grants:
         else {
             return Err(format!("imports {import}, which {CONTRACT}@{CONTRACT_VERSION} does not have"));
         };
-        if !grants.contains(&grant) {
-            missing.push(interface.to_owned());
-        }
+        grants.push(grant);
     }
+    Ok(grants)
+}
+
+/// Every import must be granted.
+pub fn check_imports(engine: &Engine, component: &Component, name: &str, grants: &[Grant]) -> Result<(), String> {
+    let missing: Vec<Grant> = imported_grants(engine, component)?.into_iter().filter(|grant| !grants.contains(grant)).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let mut wanted: Vec<String> = grants.iter().map(|grant| format!("{grant:?}").to_lowercase()).chain(missing.iter().cloned()).collect();
+    let mut wanted = grant_names(grants.iter().chain(&missing));
     wanted.sort();
+    let missing = grant_names(missing.iter());
     Err(format!("imports {}, which is not granted: add `grants = {wanted:?}` to [policies.{name}]", list(&missing)))
+}
+
+/// Grants as the configuration writes them.
+pub fn grant_names<'a>(grants: impl Iterator<Item = &'a Grant>) -> Vec<String> {
+    grants.map(|grant| format!("{grant:?}").to_lowercase()).collect()
 }
 
 /// Another version of the contract is named as such.

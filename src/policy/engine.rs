@@ -51,9 +51,9 @@ pub fn compiling() -> wasmtime::Result<Engine> {
     config.max_wasm_stack(STACK_BYTES_MAX);
     // Calls are plain function calls on the caller's stack.
     config.concurrency_support(false);
-    // Proposals that no policy needs are a larger sandbox to trust.
+    // Proposals that no policy needs are a larger sandbox to trust. Several memories are needed: wasmtime joins the parts of a
+    // JavaScript component by modules that have them.
     config.wasm_memory64(false);
-    config.wasm_multi_memory(false);
     config.wasm_relaxed_simd(false);
     config.wasm_tail_call(false);
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX));

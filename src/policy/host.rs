@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
 use wasmtime::component::{HasSelf, Linker};
 
 use super::bindings::{clock, diagnostics, groups, log, metrics, presence, state};
@@ -22,6 +23,25 @@ pub struct Services {
     pub groups: Arc<Groups>,
     pub states: States,
     pub metrics: Arc<Metrics>,
+    pub clock: Clock,
+}
+
+/// The time that policies are told.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Clock {
+    #[default]
+    Machine,
+    /// From a moment on, as the runtime's time goes by: it stands still where that is paused.
+    Since(SystemTime, Instant),
+}
+
+impl Clock {
+    pub fn now(self) -> SystemTime {
+        match self {
+            Clock::Machine => SystemTime::now(),
+            Clock::Since(start, since) => start + since.elapsed(),
+        }
+    }
 }
 
 impl Services {
@@ -31,7 +51,7 @@ impl Services {
     /// Those of [`Metrics::new`].
     pub fn fork(&self) -> prometheus::Result<Services> {
         let (mailboxes, groups) = (self.mailboxes.clone(), Arc::new(self.groups.fork()));
-        Ok(Services { mailboxes, groups, states: self.states.fork(), metrics: Arc::new(Metrics::new()?) })
+        Ok(Services { mailboxes, groups, states: self.states.fork(), metrics: Arc::new(Metrics::new()?), clock: self.clock })
     }
 }
 
@@ -96,7 +116,7 @@ impl Host {
     /// Begins a call: its time stands still, and its allowances are new.
     pub fn begin(&mut self, deadline_ms: u64) {
         self.deadline = Deadline::new(deadline_ms);
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = self.shared.services.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.log_lines = 0;
         self.calls = 0;

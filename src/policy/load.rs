@@ -15,7 +15,9 @@ use wasmtime::Engine;
 
 use super::bindings::Bounds;
 use super::compile::Compiler;
+use super::contract::{check_kind, imported_grants};
 use super::host::{Services, Shared, cut};
+use super::inspect::Inspection;
 use super::plugin::Source;
 use super::{Policies, Policy, PolicySet, Rejected};
 use crate::config::{self, Config};
@@ -61,6 +63,12 @@ impl Loader {
     pub fn new(engine: Engine, config: Arc<Config>, services: Arc<Services>) -> Loader {
         let compiler = Compiler::new(&config.plugins);
         Loader { engine, compiler, config, services }
+    }
+
+    /// Somebody waits for what it compiles, as urgently as for anything else.
+    pub fn in_a_hurry(mut self) -> Loader {
+        self.compiler.niceness = 0;
+        self
     }
 
     /// Everything that can be loaded, and what can't.
@@ -183,6 +191,46 @@ impl Loader {
         let shared = Shared::new(name.to_owned(), limits, self.services.clone());
         let source = Source { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
         Policy::load(&self.engine, &self.compiler, source, config, shared, bounds)
+    }
+
+    /// Loads one file under this policy's name, as it would be loaded with all others.
+    ///
+    /// # Errors
+    /// A sentence that the plugin's author or operator can act on.
+    pub fn load_one(&self, name: &str, file: &Path) -> Result<Policy, String> {
+        self.policy(&Candidate { name: name.to_owned(), file: file.to_owned(), content: self.read(file) })
+    }
+
+    /// Puts a policy in the place of the one with its name, or among the others.
+    pub fn put(&self, policies: &Policies, policy: Policy) {
+        let current = policies.current();
+        if let Some(old) = current.find(&policy.name) {
+            policy.follows(old);
+        }
+        let mut next: Vec<Arc<Policy>> = current.policies.iter().filter(|old| old.name != policy.name).cloned().collect();
+        next.push(Arc::new(policy));
+        policies.swap(self.set(current.revision + 1, next));
+    }
+
+    /// The grants that a file needs.
+    ///
+    /// # Errors
+    /// It is no component that this server could load.
+    pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, String> {
+        let (digest, bytes) = self.read(file)?;
+        check_kind(&bytes)?;
+        imported_grants(&self.engine, &self.compiler.component(&self.engine, &digest, &bytes)?)
+    }
+
+    /// What there is to know of a file before a configuration fits it.
+    ///
+    /// # Errors
+    /// It is no plugin that this server could load.
+    pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, String> {
+        let (digest, bytes) = self.read(file)?;
+        let shared = Shared::new(name.to_owned(), self.config.limits_for(name), self.services.clone());
+        let config = self.config.policies.get(name).cloned().unwrap_or_default();
+        Inspection::of(&self.engine, &self.compiler, digest, bytes, config, shared)
     }
 
     /// The plugins of the folder and of the configuration, by name, read.

@@ -3,6 +3,8 @@
 //! A call takes an idle instance or makes one, runs on the caller's thread within its deadline, and gives the instance
 //! back. After a fault the instance is dropped: nothing of it is trusted again.
 
+mod looking;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -26,6 +28,7 @@ use crate::delivery::{Decision, Message, Refusal};
 use crate::event::{Body, Event};
 use crate::groups::Quota;
 use crate::lock;
+pub use looking::Introduction;
 
 /// A call of this length holds up the other tasks of its thread for longer than a thread's hand-over takes.
 const LONG_CALL: Duration = Duration::from_millis(1);
@@ -422,28 +425,43 @@ impl Instances {
 
     /// The first instance: asks it who it is and whether its settings are right.
     fn probe(&self) -> Result<(plugin::Description, Vec<String>, Instance), String> {
-        let wrong = |what: &str, defect: Defect| format!("{what} failed ({}): {}", defect.kind.name(), defect.detail);
-        let deadline = self.shared.limits.configure_deadline_ms;
-        let mut instance = self.instantiate().map_err(|defect| wrong("creating an instance", defect))?;
-        instance.begin(deadline);
+        let (description, mut instance) = self.describe()?;
+        let vary = self.configure(&mut instance)?;
+        Ok((description, vary, instance))
+    }
+
+    fn describe(&self) -> Result<(plugin::Description, Instance), String> {
+        let mut instance = self.instantiate().map_err(|defect| failed("creating an instance", &defect))?;
+        instance.begin(self.shared.limits.configure_deadline_ms);
         let description = instance.plugin.call_describe(&mut instance.store);
-        let description = description.map_err(|error| wrong("describe", Defect::of(&error, instance.store.data())))?;
+        let description = description.map_err(|error| failed("describe", &Defect::of(&error, instance.store.data())))?;
+        Ok((description, instance))
+    }
+
+    /// What its output varies on.
+    fn configure(&self, instance: &mut Instance) -> Result<Vec<String>, String> {
+        let deadline = self.shared.limits.configure_deadline_ms;
         instance.begin(deadline);
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
-        let configured = configured.map_err(|error| wrong("configure", Defect::of(&error, instance.store.data())))?;
+        let configured = configured.map_err(|error| failed("configure", &Defect::of(&error, instance.store.data())))?;
         configured.map_err(|reason| format!("it refuses its settings {}: {reason}", self.code.settings))?;
         let mut vary = Vec::new();
         instance.begin(deadline);
         if let Some(formatting) = &instance.formatting {
-            vary = formatting.call_vary(&mut instance.store).map_err(|error| wrong("vary", Defect::of(&error, instance.store.data())))?;
+            vary = formatting.call_vary(&mut instance.store).map_err(|error| failed("vary", &Defect::of(&error, instance.store.data())))?;
         }
-        Ok((description, vary, instance))
+        Ok(vary)
     }
 
     fn take(&self) -> Result<Instance, Defect> {
         if let Some(instance) = lock(&self.idle).pop() {
             return Ok(instance);
         }
+        self.fresh()
+    }
+
+    /// A new instance, configured.
+    fn fresh(&self) -> Result<Instance, Defect> {
         let mut instance = self.instantiate().map_err(|defect| defect.during("creating a new instance"))?;
         instance.begin(self.shared.limits.configure_deadline_ms);
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
@@ -487,6 +505,10 @@ impl Instances {
             calls: 0,
         })
     }
+}
+
+fn failed(what: &str, defect: &Defect) -> String {
+    format!("{what} failed ({}): {}", defect.kind.name(), defect.detail)
 }
 
 impl std::fmt::Debug for Instances {

@@ -10,6 +10,7 @@ mod explain;
 mod faults;
 mod fuzzed;
 mod hostile;
+mod kit;
 mod line;
 mod mailboxes;
 mod policies;

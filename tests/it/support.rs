@@ -85,6 +85,11 @@ impl TestServer {
         TestServer { address, http: reqwest::Client::new(), stop: Some(stop), running: Some(running) }
     }
 
+    /// One that somebody else runs.
+    pub fn elsewhere(address: std::net::SocketAddr) -> TestServer {
+        TestServer { address, http: reqwest::Client::new(), stop: None, running: None }
+    }
+
     /// Stops the server and waits until it is down.
     pub async fn stop(mut self) {
         drop(self.stop.take());

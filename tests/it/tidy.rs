@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module of `src` and its level. A module imports only from lower ones, and from its own parts.
-const LEVELS: [(&str, u32); 26] = [
+const LEVELS: [(&str, u32); 27] = [
     ("close", 0),
     ("config", 0),
     ("event", 0),
@@ -28,9 +28,10 @@ const LEVELS: [(&str, u32); 26] = [
     ("session", 7),
     ("server", 8),
     ("load", 1),
-    ("cli", 9),
     ("internals", 9),
-    ("main", 10),
+    ("kit", 9),
+    ("cli", 10),
+    ("main", 11),
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {

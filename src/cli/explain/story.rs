@@ -88,7 +88,7 @@ struct Class {
 }
 
 /// The receipt, and below it what each policy did.
-pub(super) fn for_people(answer: &str) -> String {
+pub(in crate::cli) fn for_people(answer: &str) -> String {
     let Ok(Explained { explanation }) = serde_json::from_str(answer) else {
         return format!("the explanation is in no known form: {}\n", plain(answer));
     };

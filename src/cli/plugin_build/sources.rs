@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
-/// Outermost folders of a crate that do not get into a component.
-const NO_SOURCES: [&str; 4] = ["target", "tests", "examples", "benches"];
+/// Outermost folders of a plugin that do not get into a component.
+const NO_SOURCES: [&str; 7] = ["target", "tests", "examples", "benches", "fixtures", "node_modules", "__pycache__"];
 
 /// Digest of what a plugin is built from: the files in `dir`, those of the crates that it depends on by path, and the WIT files in
 /// `wit`, by name and content.
@@ -19,7 +20,9 @@ const NO_SOURCES: [&str; 4] = ["target", "tests", "examples", "benches"];
 pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
     let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
     let mut dependencies = BTreeMap::new();
-    path_dependencies(&dir, &mut dependencies)?;
+    if dir.join("Cargo.toml").is_file() {
+        path_dependencies(&dir, &mut dependencies)?;
+    }
     dependencies.remove(&dir);
 
     let mut digest = Sha256::new();
@@ -37,6 +40,29 @@ pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
         digest_files(&mut digest, "wit", &wit)?;
     }
     Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What all files that a plugin is made and tested with look like from outside: each one's name, time and size.
+pub fn fingerprint(dir: &Path) -> Result<Vec<(PathBuf, Option<SystemTime>, u64)>> {
+    let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
+    let mut dependencies = BTreeMap::new();
+    if dir.join("Cargo.toml").is_file() {
+        path_dependencies(&dir, &mut dependencies)?;
+    }
+    dependencies.insert(dir.clone(), String::new());
+    let mut roots: Vec<PathBuf> = dependencies.into_keys().collect();
+    // What is no source is watched too where it decides whether the plugin is taken.
+    roots.extend([dir.join("fixtures")].into_iter().filter(|dir| dir.is_dir()));
+    roots.extend(find_wit(&dir));
+    let mut files = Vec::new();
+    for root in roots {
+        collect_files(&root, String::new(), &mut files)?;
+    }
+    let look = |(_, path): (String, PathBuf)| {
+        let seen = fs::metadata(&path).ok();
+        (path, seen.as_ref().and_then(|seen| seen.modified().ok()), seen.map_or(0, |seen| seen.len()))
+    };
+    Ok(files.into_iter().map(look).collect())
 }
 
 fn digest_files(digest: &mut Sha256, label: &str, root: &Path) -> Result<()> {
@@ -75,6 +101,13 @@ fn path_dependencies(dir: &Path, found: &mut BTreeMap<PathBuf, String>) -> Resul
         }
     }
     Ok(())
+}
+
+/// The crate's name.
+pub fn package_name(dir: &Path) -> Result<String> {
+    let manifest = read_manifest(dir)?;
+    let name = manifest.get("package").and_then(|package| package.get("name")?.as_str());
+    Ok(name.with_context(|| format!("{} has no package.name", dir.join("Cargo.toml").display()))?.to_owned())
 }
 
 /// Where a dependency lives, if it is given by path, here or in the workspace.

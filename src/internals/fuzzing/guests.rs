@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::policy::bindings::{Bounds, Draft, Response, sessions};
 use crate::policy::compile::Compiler;
 use crate::policy::fault::{FAULT_DETAIL_BYTES_MAX, FaultKind};
-use crate::policy::host::{Services, Shared};
+use crate::policy::host::{Clock, Services, Shared};
 use crate::policy::plugin::Source;
 use crate::policy::{CallError, Policy, engine};
 use crate::state::States;
@@ -49,6 +49,7 @@ impl Guest {
             groups: Arc::new(Groups::new(config.groups.clone())),
             states: States::default(),
             metrics,
+            clock: Clock::Machine,
         });
         let digest = Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect();
         let source = Source { name: "guest", file: "guest.wasm".into(), digest, bytes: component };

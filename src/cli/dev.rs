@@ -1,0 +1,161 @@
+//! `signalpost dev`: a server for one plugin while it is written. A save builds it, runs its fixtures and swaps it; what fails is
+//! shown, and the old one keeps serving. Each event is shown with what every policy made of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use clap::Args;
+use tokio::runtime::Builder;
+
+use super::explain::story;
+use super::plugin::test;
+use super::{ServerFlags, log, plugin_build, stop_signal, terminal};
+use crate::kit::Workbench;
+use crate::kit::dev::{Dev, Swapped};
+use crate::policy::contract::grant_names;
+
+/// How often the files are looked at. A save is noticed before a hand has left the keyboard.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// The plugin's folder.
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    #[command(flatten)]
+    server: ServerFlags,
+}
+
+/// What the plugin is made of: its files, and the server's configuration.
+type Look = Vec<(PathBuf, Option<SystemTime>, u64)>;
+
+/// The plugin that is being written.
+struct Workshop {
+    dir: PathBuf,
+    name: String,
+    /// Where a component is until it has passed its fixtures.
+    staging: PathBuf,
+    output: PathBuf,
+    server: ServerFlags,
+    /// The sources of what is in `staging`.
+    built: Option<String>,
+    told_grants: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let dir = std::fs::canonicalize(&arguments.dir).with_context(|| format!("there is no folder {}", arguments.dir.display()))?;
+    let output = plugin_build::output(&dir)?;
+    let name = output.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let staging = std::env::temp_dir().join(format!("signalpost-dev-{}", std::process::id()));
+    std::fs::create_dir_all(&staging).with_context(|| format!("can't make {}", staging.display()))?;
+    let (config, _) = arguments.server.load()?;
+    log::start(&config.log);
+    let workshop = Workshop {
+        dir,
+        staging: staging.join(format!("{name}.wasm")),
+        name,
+        output,
+        server: arguments.server.clone(),
+        built: None,
+        told_grants: false,
+    };
+    let runtime = Builder::new_multi_thread().enable_all().build().context("can't start the threads that serve")?;
+    let served = runtime.block_on(async {
+        let (dev, server) = Dev::start(&workshop.name, config).await?;
+        let dev = Arc::new(dev);
+        tokio::spawn(show(dev.clone()));
+        println!("{} is served at http://{}; Ctrl-C ends it", workshop.name, server.address()?);
+        thread::Builder::new().name("workshop".into()).spawn(move || workshop.work(&dev))?;
+        server.serve(stop_signal()?).await
+    });
+    runtime.shutdown_background();
+    // Best effort: it is in a folder for such files.
+    let _ = std::fs::remove_dir_all(staging);
+    served
+}
+
+/// Shows each event, and what every policy made of it.
+async fn show(dev: Arc<Dev>) {
+    let mut events = dev.events();
+    while let Some(dispatched) = events.recv().await {
+        let head = terminal::highlight(&terminal::plain(&dispatched.event_type), terminal::wants_color());
+        let story = dev.tell(dispatched).await;
+        println!("{head}\n{}", story::for_people(&story).trim_end());
+    }
+}
+
+impl Workshop {
+    /// Never returns: it ends with the process.
+    fn work(mut self, dev: &Dev) {
+        let mut taken = Look::new();
+        loop {
+            let now = self.look();
+            if now != taken {
+                taken = now;
+                if let Err(error) = self.renew(dev) {
+                    println!("{error:#}\nThe old one keeps serving.");
+                }
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// A folder that can't be read now is looked at again.
+    fn look(&self) -> Look {
+        let mut seen = plugin_build::fingerprint(&self.dir).unwrap_or_default();
+        if let Some(file) = self.server.file() {
+            let metadata = std::fs::metadata(&file).ok();
+            seen.push((file, metadata.as_ref().and_then(|seen| seen.modified().ok()), metadata.map_or(0, |seen| seen.len())));
+        }
+        seen
+    }
+
+    /// Builds, tests and swaps, and says where the time went.
+    fn renew(&mut self, dev: &Dev) -> anyhow::Result<()> {
+        let (config, _) = self.server.load()?;
+        let sources = plugin_build::sources_digest(&self.dir, plugin_build::find_wit(&self.dir).as_deref())?;
+        let started = Instant::now();
+        if self.built.as_deref() != Some(&sources) {
+            plugin_build::build(&self.dir, Some(&self.staging))?;
+            self.built = Some(sources);
+        }
+        let built = Instant::now();
+        dev.compile(&self.staging, config.clone()).map_err(anyhow::Error::msg)?;
+        let compiled = Instant::now();
+        let passed = self.test()?;
+        let tested = Instant::now();
+        let Swapped { version, took, granted } = dev.swap(&self.staging, config.clone()).map_err(anyhow::Error::msg)?;
+        println!(
+            "{} {version} serves: built in {} ms; compiled in {} ms, {passed} in {} ms, loaded and swapped in {} ms",
+            self.name,
+            (built - started).as_millis(),
+            (compiled - built).as_millis(),
+            (tested - compiled).as_millis(),
+            took.as_millis()
+        );
+        if !granted.is_empty() && !self.told_grants {
+            self.told_grants = true;
+            let known = config.policies.get(&self.name).map(|policy| policy.grants.as_slice()).unwrap_or_default();
+            let table = Workbench::grant_table(&self.name, known, &granted);
+            println!("It is granted {} here; a server's configuration has to say:\n\n{table}", grant_names(granted.iter()).join(", "));
+        }
+        let component = std::fs::read(&self.staging)?;
+        plugin_build::write_atomically(&self.output, &component)
+    }
+
+    /// Says how many fixtures have passed.
+    fn test(&self) -> anyhow::Result<String> {
+        let fixtures: &Path = &self.dir.join("fixtures");
+        if !fixtures.is_dir() {
+            return Ok("no fixtures".to_owned());
+        }
+        let report = test::play(&self.staging, fixtures, false)?;
+        if report.failed > 0 {
+            anyhow::bail!("{}{}", report.text, test::differ(report.failed));
+        }
+        Ok("fixtures passed".to_owned())
+    }
+}

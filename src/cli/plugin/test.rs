@@ -1,0 +1,96 @@
+//! `signalpost plugin test`: fixtures against a component.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use crate::cli::{ServerFlags, plugin_build, terminal};
+use crate::kit::{Workbench, fixture};
+use crate::policy::host::Clock;
+
+#[derive(Args, Debug)]
+pub(in crate::cli) struct Arguments {
+    /// The plugin's folder, whose component is built where it is not there or stale; or a component.
+    #[arg(default_value = ".")]
+    plugin: PathBuf,
+    /// The folder of the fixtures; `fixtures` in the plugin's by default.
+    #[arg(long, value_name = "DIR")]
+    fixtures: Option<PathBuf>,
+    /// Write what comes out into the fixtures.
+    #[arg(long)]
+    update: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let (component, sources) = component_and_sources(&arguments.plugin)?;
+    let dir = arguments.fixtures.clone().unwrap_or_else(|| sources.join("fixtures"));
+    let report = play(&component, &dir, arguments.update)?;
+    print!("{}", report.text);
+    if report.failed > 0 {
+        bail!("{} (expected ≠ what came out); `--update` records what came out", differ(report.failed));
+    }
+    Ok(())
+}
+
+/// How the fixtures of a component went.
+pub(in crate::cli) struct Report {
+    pub(in crate::cli) text: String,
+    pub(in crate::cli) failed: u64,
+}
+
+pub(in crate::cli) fn play(component: &Path, dir: &Path, update: bool) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    let fixtures = fixture::read_all(dir)?;
+    if fixtures.is_empty() {
+        bail!("there are no fixtures (*.json) in {}", dir.display());
+    }
+    let (config, _) = ServerFlags::of(None).load()?;
+    let needed = Workbench::new(config.clone(), Clock::Machine)?.imported_grants(component);
+    let needed = needed.map_err(|reason| anyhow::anyhow!("{} {reason}", component.display()))?;
+    let (mut text, mut steps, mut failed) = (String::new(), 0, 0);
+    for fixture in &fixtures {
+        let outcome = fixture.run(component, &config, &needed)?;
+        steps += outcome.steps as u64;
+        if outcome.differences.is_empty() {
+            continue;
+        }
+        let name = fixture.file.display();
+        if update {
+            std::fs::write(&fixture.file, outcome.recorded).with_context(|| format!("can't write {name}"))?;
+            text.push_str(&format!("{name}: recorded\n"));
+            continue;
+        }
+        failed += 1;
+        text.push_str(&format!("{name}: {}\n", terminal::plain(&fixture.about)));
+        outcome.differences.iter().for_each(|line| text.push_str(&format!("  {}\n", terminal::plain(line))));
+    }
+    if failed == 0 {
+        let fixtures = terminal::count(fixtures.len() as u64, "fixture", "fixtures");
+        let steps = terminal::count(steps, "step", "steps");
+        text.push_str(&format!("{}: {fixtures}, {steps}, all as expected ({} ms)\n", component.display(), started.elapsed().as_millis()));
+    }
+    Ok(Report { text, failed })
+}
+
+pub(in crate::cli) fn differ(count: u64) -> String {
+    terminal::count(count, "fixture differs", "fixtures differ")
+}
+
+/// The component of what was named, built anew if it has to be, and the folder of its sources.
+pub(in crate::cli) fn component_and_sources(plugin: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
+    if !plugin.is_dir() {
+        // The component beside its sources, or among them.
+        let beside = plugin.with_extension("");
+        let sources = if beside.is_dir() { beside } else { plugin.parent().unwrap_or(Path::new("")).to_owned() };
+        return Ok((plugin.to_owned(), sources));
+    }
+    let component = plugin_build::output(plugin)?;
+    let sources = plugin_build::sources_digest(plugin, plugin_build::find_wit(plugin).as_deref())?;
+    let built = std::fs::read(&component).ok().and_then(|bytes| plugin_build::recorded_digest(&bytes));
+    if built.as_deref() != Some(sources.as_str()) {
+        super::build(plugin, None)?;
+    }
+    Ok((component, plugin.to_owned()))
+}

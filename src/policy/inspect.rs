@@ -1,0 +1,52 @@
+//! What a component is, before any configuration fits it: for its author, and for whoever is to grant what it needs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::Engine;
+
+use super::compile::Compiler;
+use super::contract::{check_exports, check_kind, imported_grants};
+use super::host::Shared;
+use super::plugin::{Introduction, Policy};
+use crate::config::{self, Grant};
+
+/// All that can be read off a component, and what it says of itself.
+#[derive(Debug)]
+pub struct Inspection {
+    pub bytes: Vec<u8>,
+    /// SHA-256, in hexadecimal.
+    pub digest: String,
+    pub says: Introduction,
+    /// What a configuration has to grant.
+    pub grants: Vec<Grant>,
+    pub imports: Vec<String>,
+    pub exports: Vec<String>,
+    /// Not from the cache.
+    pub compile: Duration,
+}
+
+impl Inspection {
+    /// # Errors
+    /// It is no plugin that this server could load.
+    pub fn of(
+        engine: &Engine,
+        compiler: &Compiler,
+        digest: String,
+        bytes: Vec<u8>,
+        config: config::Policy,
+        shared: Arc<Shared>,
+    ) -> Result<Inspection, String> {
+        check_kind(&bytes)?;
+        let (component, compile) = compiler.timed(engine, &bytes)?;
+        // Another version of the contract is what it should complain about first.
+        check_exports(engine, &component)?;
+        let grants = imported_grants(engine, &component)?;
+        let config = config::Policy { grants: grants.clone(), ..config };
+        let says = Policy::ask(engine, &component, &config, shared)?;
+        let kind = component.component_type();
+        let imports = kind.imports(engine).map(|(name, _)| name.to_owned()).collect();
+        let exports = kind.exports(engine).map(|(name, _)| name.to_owned()).collect();
+        Ok(Inspection { bytes, digest, says, grants, imports, exports, compile })
+    }
+}

@@ -1,0 +1,57 @@
+//! A look at a plugin from outside the line of events: what it says of itself, and what an instance of it costs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::{Instances, Policy};
+use crate::config;
+use crate::lock;
+use crate::policy::Role;
+use crate::policy::contract::{check_description, check_exports, check_vary};
+use crate::policy::host::Shared;
+
+/// What a plugin says of itself.
+#[derive(Debug)]
+pub struct Introduction {
+    pub roles: Vec<Role>,
+    pub name: String,
+    pub version: String,
+    pub events: Vec<String>,
+    /// Or why it can't tell.
+    pub vary: Result<Vec<String>, String>,
+}
+
+impl Policy {
+    /// Asks a plugin who it is, and what its output varies on, which it may not tell without its settings.
+    ///
+    /// # Errors
+    /// A sentence that the plugin's author or operator can act on.
+    pub fn ask(engine: &Engine, component: &Component, config: &config::Policy, shared: Arc<Shared>) -> Result<Introduction, String> {
+        let roles = check_exports(engine, component)?;
+        let instances = Instances::new(engine, component, config, shared, &roles)?;
+        let (description, mut instance) = instances.describe()?;
+        check_description(&description)?;
+        let vary = instances.configure(&mut instance).and_then(|vary| check_vary(&vary).map(|()| vary));
+        Ok(Introduction { roles, name: description.name, version: description.version, events: description.events, vary })
+    }
+
+    /// Linear memory of the largest idle instance.
+    pub fn instance_bytes(&self) -> usize {
+        lock(&self.instances.idle).iter().map(|instance| instance.store.data().growth.memory_bytes()).max().unwrap_or_default()
+    }
+
+    /// How long a new instance takes until its first call.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn time_instance(&self) -> Result<Duration, String> {
+        let started = Instant::now();
+        let instance = self.instances.fresh().map_err(|defect| defect.detail)?;
+        let took = started.elapsed();
+        drop(instance);
+        Ok(took)
+    }
+}

@@ -1,0 +1,26 @@
+//! The plugin kit, as plugin authors run it: the binary, files, and what it prints.
+
+mod developing;
+mod inspecting;
+mod making;
+mod testing;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// What a run of the command line left behind.
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs `signalpost plugin …` in a folder, with nothing in its environment but where compiled plugins are kept.
+pub fn plugin(dir: &Path, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_signalpost"));
+    command.arg("plugin").args(arguments).current_dir(dir).env_clear();
+    let Output { status, stdout, stderr } =
+        command.env("SIGNALPOST_PLUGINS_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/compiled-plugins")).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: status.code().expect("no signal ended it"), out: text(stdout), err: text(stderr) }
+}

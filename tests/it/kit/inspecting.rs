@@ -1,0 +1,107 @@
+//! What a component is, whether a server would take it, and the contract that both stand on.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::plugin;
+use crate::support::bundled;
+use crate::support::wat::Guest;
+
+fn inspect(file: &Path) -> Value {
+    let ran = plugin(file.parent().unwrap(), &["inspect", "--json", file.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    serde_json::from_str(&ran.out).unwrap()
+}
+
+#[test]
+fn a_plugin_is_shown_with_all_that_there_is_to_know() {
+    let chat = inspect(&bundled().join("chat.wasm"));
+    for (member, value) in [
+        ("name", json!("chat")),
+        ("version", json!("0.1.0")),
+        ("roles", json!(["sessions"])),
+        ("contract", json!("signalpost:policy@0.1.0")),
+        ("events", json!([])),
+        ("grants", json!(["groups"])),
+        ("bytes", json!(std::fs::metadata(bundled().join("chat.wasm")).unwrap().len())),
+    ] {
+        assert_eq!(chat[member], value, "{member}");
+    }
+    assert!(chat["exports"].as_array().unwrap().contains(&json!("signalpost:policy/sessions@0.1.0")), "{chat}");
+    assert!(chat["imports"].as_array().unwrap().contains(&json!("signalpost:policy/groups@0.1.0")), "{chat}");
+    assert!(chat["compile_seconds"].as_f64().unwrap() > 0.0, "{chat}");
+    assert_eq!((chat["digest"].as_str().unwrap().len(), chat["sources"].as_str().unwrap().len()), (64, 64));
+    assert_eq!(inspect(&bundled().join("compact.wasm"))["vary"], json!(["format", "locale"]));
+    let people = plugin(&bundled(), &["inspect", "compact.wasm"]).out;
+    assert!(people.contains("\nvary             format, locale\n") && people.contains("\ngrants           none\n"), "{people}");
+}
+
+#[test]
+fn what_was_not_built_by_the_kit_is_told_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("other.wasm"), Guest::routing("(call $nobody)").component()).unwrap();
+    assert_eq!(inspect(&dir.path().join("other.wasm"))["sources"], Value::Null);
+    assert!(plugin(dir.path(), &["inspect", "other.wasm"]).out.contains("not made by `signalpost plugin build`"));
+}
+
+#[test]
+fn another_version_of_the_contract_is_refused_with_those_that_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = r#"(component (instance $i) (export "signalpost:policy/plugin@7.0.0" (instance $i)))"#;
+    std::fs::write(dir.path().join("future.wasm"), wat::parse_str(text).unwrap()).unwrap();
+    for command in ["inspect", "check"] {
+        let ran = plugin(dir.path(), &[command, "future.wasm"]);
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.contains("is built for signalpost:policy@7.0.0; this server serves 0.1.0"), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_missing_grant_is_told_with_the_table_that_mends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(bundled().join("chat.wasm"), dir.path().join("talk.wasm")).unwrap();
+    let refused = plugin(dir.path(), &["check", "talk.wasm"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("imports groups, which is not granted"), "{}", refused.err);
+    let (_, table) = refused.err.split_once("\n\n[policies").unwrap();
+    std::fs::write(dir.path().join("c.toml"), format!("[policies{table}")).unwrap();
+    let taken = plugin(dir.path(), &["check", "talk.wasm", "--config", "c.toml"]);
+    assert_eq!(
+        (taken.code, taken.out.as_str()),
+        (0, "talk.wasm would be loaded as talk 0.1.0 (sessions); events: none\n"),
+        "{}",
+        taken.err
+    );
+}
+
+#[test]
+fn settings_are_checked_in_the_plugins_own_words_and_by_the_configured_name() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(bundled().join("pooling.wasm"), dir.path().join("v2.wasm")).unwrap();
+    let config = "plugins.dir = \".\"\n[policies.rides]\nfile = \"v2.wasm\"\ngrants = [\"state\"]\nsettings = { offer_ttl_ms = 0 }\n";
+    std::fs::write(dir.path().join("c.toml"), config).unwrap();
+    let ran = plugin(dir.path(), &["check", "v2.wasm", "--config", "c.toml"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("`offer_ttl_ms` is 0") && !ran.err.contains("grants ="), "{}", ran.err);
+    std::fs::write(dir.path().join("c.toml"), config.replace("= 0", "= 5")).unwrap();
+    let ran = plugin(dir.path(), &["check", "v2.wasm", "--config", "c.toml"]);
+    assert!(ran.code == 0 && ran.out.starts_with("v2.wasm would be loaded as rides 0.1.0 (routing)"), "{} {}", ran.out, ran.err);
+}
+
+/// Without comments and blank lines: words that make the contract clearer don't change it.
+fn declarations(wit: &str) -> Vec<String> {
+    let lines = wit.lines().map(|line| line.split("//").next().unwrap_or_default().trim_end().to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn a_published_contract_stays_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+    let now: Vec<String> = ["policy", "host", "worlds"].iter().flat_map(|file| declarations(&read(&format!("wit/{file}.wit")))).collect();
+    let published = declarations(&read("tests/frozen/signalpost-policy-0.1.0.wit"));
+    assert!(now == published, "wit/ is no longer what was published as 0.1.0: a change needs a version of its own, beside this one");
+    assert_eq!(std::fs::read_dir(root.join("wit")).unwrap().count(), 3, "a file in wit/ that this test doesn't know");
+    assert!(published.len() > 150, "{} lines", published.len());
+}

@@ -1,0 +1,115 @@
+//! New projects, and what `build` says where it can't. That they build and pass their fixtures is tried by `tests/kit/run`, which
+//! needs each language's tools.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::plugin;
+
+/// Files below a folder, with `/` between.
+fn files(root: &Path) -> BTreeSet<String> {
+    let (mut found, mut folders) = (BTreeSet::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found
+}
+
+fn new(dir: &Path, arguments: &[&str]) -> String {
+    let ran = plugin(dir, &[&["new"], arguments].concat());
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    ran.out
+}
+
+const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
+
+#[test]
+fn a_project_has_the_name_and_the_fixtures_of_its_role() {
+    let dir = tempfile::tempdir().unwrap();
+    for lang in ["rust", "js", "python"] {
+        for role in ["routing", "formatting", "sessions"] {
+            let name = format!("my-{lang}-{role}");
+            let said = new(dir.path(), &[&name, "--lang", lang, "--role", role]);
+            assert!(said.contains(&format!("signalpost plugin test {name}")), "{said}");
+            let project = dir.path().join(&name);
+            let manifest =
+                ["Cargo.toml", "package.json", "pyproject.toml"].map(|file| project.join(file)).into_iter().find(|file| file.is_file());
+            let manifest = std::fs::read_to_string(manifest.unwrap()).unwrap();
+            assert!(manifest.contains(&format!("\"{name}\"")), "{manifest}");
+            let fixtures = Path::new(REPOSITORY).join("plugins/templates/fixtures").join(role);
+            assert_eq!(files(&project.join("fixtures")), files(&fixtures), "{name}");
+            let left: Vec<String> = files(&project)
+                .into_iter()
+                .filter(|file| !file.contains("vendor/") && std::fs::read_to_string(project.join(file)).unwrap().contains("template"))
+                .collect();
+            assert!(left.is_empty(), "{name}: {left:?} still speak of the template");
+        }
+    }
+}
+
+#[test]
+fn a_project_on_its_own_has_the_whole_sdk_and_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    new(dir.path(), &["alone"]);
+    let project = dir.path().join("alone");
+    let sdk = Path::new(REPOSITORY).join("plugins/sdk");
+    let expected: BTreeSet<String> = files(&sdk).into_iter().filter(|file| !file.starts_with("tests/")).collect();
+    assert_eq!(files(&project.join("vendor/signalpost-plugin")), expected);
+    assert_eq!(files(&project.join("wit")), files(&Path::new(REPOSITORY).join("wit")));
+    let manifest = std::fs::read_to_string(project.join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("\"vendor/signalpost-plugin\"") && manifest.ends_with("\n[workspace]\n"), "{manifest}");
+}
+
+#[test]
+fn a_project_in_a_checkout_depends_on_the_sdk_that_is_there() {
+    let checkout = tempfile::tempdir().unwrap();
+    for (folder, file) in [("plugins/sdk", "Cargo.toml"), ("wit", "policy.wit")] {
+        std::fs::create_dir_all(checkout.path().join(folder)).unwrap();
+        std::fs::copy(Path::new(REPOSITORY).join(folder).join(file), checkout.path().join(folder).join(file)).unwrap();
+    }
+    std::fs::create_dir_all(checkout.path().join("my/own")).unwrap();
+    for (place, sdk, alone) in [("plugins", "../../plugins/sdk", false), ("my/own", "../../../plugins/sdk", true)] {
+        new(&checkout.path().join(place), &["fresh"]);
+        let project = checkout.path().join(place).join("fresh");
+        let manifest = std::fs::read_to_string(project.join("Cargo.toml")).unwrap();
+        assert!(manifest.contains(&format!("path = \"{sdk}\"")), "{manifest}");
+        assert!(project.join(sdk).join("Cargo.toml").is_file());
+        assert_eq!(manifest.contains("[workspace]"), alone, "a member of the workspace can't be one itself");
+        assert!(!project.join("vendor").exists());
+    }
+}
+
+#[test]
+fn nothing_is_overwritten_and_names_are_sane() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("there")).unwrap();
+    for (name, words) in
+        [("there", "there is something at there already"), ("no name", "is no plugin's name"), ("1st", "is no plugin's name")]
+    {
+        let ran = plugin(dir.path(), &["new", name]);
+        assert!(ran.code == 1 && ran.err.contains(words), "{}", ran.err);
+    }
+    assert_eq!(files(dir.path()).len(), 0);
+}
+
+#[test]
+fn a_missing_tool_is_told_with_the_line_that_installs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for (lang, words) in [
+        ("js", "there is no componentize-qjs: run `npm install` in "),
+        ("python", "there is no componentize-py: run `python3 -m venv .venv && "),
+    ] {
+        new(dir.path(), &[lang, "--lang", lang]);
+        let ran = plugin(dir.path(), &["build", lang]);
+        assert!(ran.code == 1 && ran.err.contains(words), "{}", ran.err);
+    }
+    let ran = plugin(dir.path(), &["build", "."]);
+    assert!(ran.code == 1 && ran.err.contains("it has none of Cargo.toml, package.json, pyproject.toml"), "{}", ran.err);
+}
