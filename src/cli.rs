@@ -13,6 +13,7 @@ mod plugin;
 mod plugin_build;
 mod send;
 mod terminal;
+mod token;
 
 use std::ffi::OsString;
 use std::io;
@@ -54,6 +55,8 @@ enum Command {
     Listen(listen::Arguments),
     /// Open many sockets, publish, and check that each message reaches exactly its readers; exits with 0 only if so.
     Load(load::Arguments),
+    /// Make a user's token for development, or an API key.
+    Token(token::Arguments),
     /// Serve a plugin while it is written: build it on each save, run its fixtures, swap it, and show what it does.
     Dev(dev::Arguments),
     /// Make, inspect, check and test plugins.
@@ -97,6 +100,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
         Command::Load(arguments) => load::run_command(&arguments),
+        Command::Token(arguments) => token::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Plugin(command) => plugin::run(&command),
         // Done before anything else, by `main`.

@@ -18,15 +18,21 @@ pub enum Close {
     /// A policy that decides about this socket failed.
     PolicyFault,
     NoPong,
+    /// The session's token is over, and no other came.
+    TokenExpired,
     SlowConsumer,
     /// One more than `sockets.per_user_max`, and the newest is refused.
     TooManySessions,
+    /// More than `sockets.messages_per_second_max`.
+    TooManyMessages,
     EndedByOperator,
     Idle,
     /// A newer session of the same user took this one's place.
     Replaced,
     RefusedByPolicy(String),
     ClosedByPolicy(String),
+    /// The first frame had no valid token, or didn't come.
+    Unauthorized,
 }
 
 impl Close {
@@ -36,13 +42,16 @@ impl Close {
             Close::Restart => 1012,
             Close::PolicyFault => 1011,
             Close::NoPong => 4000,
+            Close::TokenExpired => 4001,
             Close::SlowConsumer => 4100,
             Close::TooManySessions => 4101,
+            Close::TooManyMessages => 4102,
             Close::EndedByOperator => 4200,
             Close::Idle => 4201,
             Close::Replaced => 4202,
             Close::RefusedByPolicy(_) => 4203,
             Close::ClosedByPolicy(_) => 4204,
+            Close::Unauthorized => 4205,
         }
     }
 
@@ -53,11 +62,14 @@ impl Close {
             Close::Restart => "server restarts, reconnect".into(),
             Close::PolicyFault => "a policy failed, back off".into(),
             Close::NoPong => "no pong in time, reconnect".into(),
+            Close::TokenExpired => "the token has expired, reconnect with a new one".into(),
             Close::SlowConsumer => "slow consumer, back off and resume".into(),
             Close::TooManySessions => "too many sessions of this user, back off".into(),
+            Close::TooManyMessages => "too many messages, back off".into(),
             Close::EndedByOperator => "ended by the operator".into(),
             Close::Idle => "idle for too long".into(),
             Close::Replaced => "replaced by a newer session".into(),
+            Close::Unauthorized => "no valid token".into(),
             Close::RefusedByPolicy(reason) | Close::ClosedByPolicy(reason) => reason.into(),
         }
     }

@@ -4,6 +4,7 @@
 
 mod known;
 mod load;
+mod origin;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub struct Config {
     pub stop_deadline_ms: u64,
     pub worker_threads: usize,
     pub log: Log,
+    pub auth: Auth,
     pub http: Http,
     pub sockets: Sockets,
     pub mailboxes: Mailboxes,
@@ -63,6 +65,68 @@ pub enum LogFormat {
     Json,
 }
 
+/// Who may publish, operate and connect.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    pub keys: Vec<ApiKey>,
+    pub origins: Vec<String>,
+    pub users: Users,
+}
+
+/// A key that a producer or an operator shows, known by its digest.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    pub name: String,
+    /// In hex.
+    pub sha256: String,
+    pub scopes: Vec<Scope>,
+}
+
+/// What the holder of a key may do.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    Publish,
+    Read,
+    Operate,
+}
+
+/// Users' tokens.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Users {
+    pub algorithms: Vec<Algorithm>,
+    pub key_files: Vec<PathBuf>,
+    pub issuers: Vec<String>,
+    pub audiences: Vec<String>,
+    pub token_types: Vec<String>,
+    pub leeway_s: u64,
+    pub user_claim: String,
+    pub claims: Vec<String>,
+    pub token_in_query: bool,
+    pub first_frame_deadline_ms: u64,
+    pub expiry_grace_ms: u64,
+}
+
+/// A signature's algorithm, by its name in RFC 7518 and RFC 8037.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+pub enum Algorithm {
+    HS256,
+    HS384,
+    HS512,
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+}
+
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
@@ -88,6 +152,8 @@ pub struct Sockets {
     pub write_deadline_ms: u64,
     pub write_bytes_max: usize,
     pub resume_wait_ms: u64,
+    pub messages_per_second_max: u32,
+    pub handshakes_per_second_max: u32,
     pub close_deadline_ms: u64,
 }
 

@@ -31,6 +31,7 @@
 //! `ingress`, `session` and `operate` knows HTTP. Each module imports only lower ones, which a test checks.
 
 // The line, in reading order.
+mod auth;
 mod dialogue;
 mod dispatch;
 mod format;
@@ -50,6 +51,7 @@ mod groups;
 mod json;
 mod metrics;
 mod problem;
+mod rate;
 mod state;
 mod stream;
 mod websocket;

@@ -32,6 +32,8 @@ pub struct Operate {
     /// One reload at a time.
     pub reloading: tokio::sync::Mutex<()>,
     pub ready: AtomicBool,
+    /// What anybody may do because nobody is asked, though other machines reach this server.
+    pub exposed: Option<&'static str>,
     pub user_id_bytes_max: usize,
 }
 
@@ -189,7 +191,7 @@ pub async fn health() -> &'static str {
 /// `GET /readyz`: new sockets are welcome.
 pub async fn ready(State(operate): State<Arc<Operate>>) -> Response {
     if operate.ready.load(Ordering::Relaxed) {
-        "ready\n".into_response()
+        operate.exposed.map_or("ready\n".to_owned(), |who| format!("ready\n{who}\n")).into_response()
     } else {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping").into_response()
     }

@@ -12,6 +12,9 @@ use crate::event::UserId;
 /// Bytes of what a caller is told. It may quote what was sent, which has no such bound.
 pub const DETAIL_BYTES_MAX: usize = 1024;
 
+/// Seconds after which to try again what could not be served now.
+const RETRY_AFTER_S: &str = "2";
+
 /// A request that can't be served as it is.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -74,6 +77,12 @@ impl IntoResponse for Problem {
         if status == StatusCode::UPGRADE_REQUIRED {
             // RFC 9110, section 15.5.22: name what to upgrade to.
             response.headers_mut().insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
         }
         response.extensions_mut().insert(ProblemCode(code));
         response

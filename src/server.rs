@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use http::StatusCode;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,8 +19,9 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{interval, timeout};
 
+use crate::auth::{self, Auth};
 use crate::close::Close;
-use crate::config::{Config, OnBad};
+use crate::config::{Config, OnBad, Scope};
 use crate::dead_letters::DeadLetters;
 use crate::dispatch::Dispatch;
 use crate::explain::Explain;
@@ -31,6 +35,7 @@ use crate::policy::host::{Clock, Services};
 use crate::policy::load::Loader;
 use crate::policy::{Policies, Policy, Rejected, engine};
 use crate::problem::{Problem, ProblemCode};
+use crate::rate::Bucket;
 use crate::session::{self, Sessions};
 use crate::state::States;
 use crate::stream::{Place, Stream};
@@ -60,6 +65,7 @@ enum Stage {
 pub struct Server {
     config: Arc<Config>,
     listener: TcpListener,
+    auth: Arc<Auth>,
     operate: Arc<Operate>,
     format: Arc<Format>,
     router: Router,
@@ -79,7 +85,8 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
 /// A plugin was refused and the configuration says to stop.
 pub async fn check(config: Config) -> anyhow::Result<Vec<String>> {
     let config = Arc::new(config);
-    let (_, loader) = foundations(&config)?;
+    let (services, loader) = foundations(&config)?;
+    Auth::new(&config.auth, services.metrics.clone())?;
     let policies = load(&loader, &config).await?;
     let line = |policy: &Arc<Policy>| {
         let roles: Vec<String> = policy.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
@@ -95,6 +102,7 @@ impl Server {
     pub async fn new(config: Config) -> anyhow::Result<Server> {
         let config = Arc::new(config);
         let (services, loader) = foundations(&config)?;
+        let auth = Arc::new(Auth::new(&config.auth, services.metrics.clone())?);
         let policies = load(&loader, &config).await?;
         let dead_letters = Arc::new(DeadLetters::new(config.dead_letters.clone(), services.metrics.clone()));
         let dispatch = Arc::new(Dispatch::new(policies.clone(), services.clone(), dead_letters.clone(), &config.events));
@@ -105,10 +113,13 @@ impl Server {
             loader,
             reloading: tokio::sync::Mutex::default(),
             ready: AtomicBool::new(true),
+            exposed: exposed(&config, &auth),
             user_id_bytes_max: config.sockets.user_id_bytes_max,
         });
         let format = Arc::new(Format::new(policies, dead_letters, config.mailboxes.shapes_bytes_max));
         let sessions = Arc::new(Sessions {
+            auth: auth.clone(),
+            handshakes: std::sync::Mutex::new(Bucket::full(config.sockets.handshakes_per_second_max)),
             dispatch: dispatch.clone(),
             format: format.clone(),
             mailboxes: services.mailboxes.clone(),
@@ -124,9 +135,9 @@ impl Server {
             user_id_bytes_max: config.sockets.user_id_bytes_max,
             body_deadline: Duration::from_millis(config.http.body_deadline_ms),
         });
-        let router = router(&config, ingress, sessions, operate.clone());
+        let router = router(&config, &auth, ingress, sessions, operate.clone());
         let listener = bind(&config).with_context(|| format!("can't listen on {}", config.listen))?;
-        Ok(Server { config, listener, operate, format, router })
+        Ok(Server { config, listener, auth, operate, format, router })
     }
 
     /// What a developer's session looks at and changes while the server runs.
@@ -151,7 +162,15 @@ impl Server {
         let places = Arc::new(Semaphore::new(self.config.http.connections_max.min(Semaphore::MAX_PERMITS)));
         let (stopping, _) = watch::channel(Stage::Serving);
         let (working, mut idle) = mpsc::channel::<()>(1);
-        let chores = [tokio::spawn(watch_plugins(self.operate.clone())), tokio::spawn(sweep(self.operate.clone()))];
+        if let Some(who) = self.operate.exposed {
+            tracing::warn!("{who} (listen_beyond_loopback_without_authentication)");
+        }
+        self.operate.services.metrics.exposed.set(self.operate.exposed.is_some().into());
+        let chores = [
+            tokio::spawn(watch_plugins(self.operate.clone())),
+            tokio::spawn(watch_keys(self.auth.clone(), self.config.plugins.watch_interval_ms)),
+            tokio::spawn(sweep(self.operate.clone())),
+        ];
         tokio::select! {
             () = stop => {}
             () = self.accept(&places, &stopping, &working) => {}
@@ -224,12 +243,23 @@ impl Server {
     }
 }
 
+/// What anybody may do where other machines reach the server and it doesn't ask: the log, a metric and `/readyz` say so.
+fn exposed(config: &Config, auth: &Auth) -> Option<&'static str> {
+    match auth.asks() {
+        _ if config.listen.ip().to_canonical().is_loopback() => None,
+        (true, true) => None,
+        (true, false) => Some("anybody who reaches this address may connect as any user"),
+        (false, true) => Some("anybody who reaches this address may publish and operate"),
+        (false, false) => Some("anybody who reaches this address may connect as any user, publish and operate"),
+    }
+}
+
 async fn reaches(stopping: &mut watch::Receiver<Stage>, stage: Stage) {
     // An error says that the server is gone, which is as late as it gets.
     drop(stopping.wait_for(|now| *now >= stage).await);
 }
 
-fn router(config: &Config, ingress: Arc<Ingress>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> Router {
+fn router(config: &Config, auth: &Arc<Auth>, ingress: Arc<Ingress>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> Router {
     let metrics = operate.services.metrics.clone();
     let sockets = Router::new().route("/ws/{user_id}", get(session::connect)).with_state(sessions);
     let producers =
@@ -244,23 +274,42 @@ fn router(config: &Config, ingress: Arc<Ingress>, sessions: Arc<Sessions>, opera
         .route("/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::delete))
         .route("/dead-letters/{id}/retry", post(dead_letters::retry))
         .with_state(operate.clone());
-    let health = Router::new()
-        .route("/healthz", get(operate::health))
-        .route("/readyz", get(operate::ready))
-        .route("/metrics", get(operate::metrics))
-        .with_state(operate);
-    let api = sockets.merge(producers).merge(operators);
+    let metrics_route = Router::new().route("/metrics", get(operate::metrics)).with_state(operate.clone());
+    let health = Router::new().route("/healthz", get(operate::health)).route("/readyz", get(operate::ready)).with_state(operate);
+    let guarded = |routes: Router, publishes: bool| {
+        if !auth.asks().0 {
+            return routes;
+        }
+        routes.route_layer(from_fn_with_state((auth.clone(), publishes), permit))
+    };
+    let api = sockets.merge(guarded(producers, true)).merge(guarded(operators, false));
     let router = if config.base_path.is_empty() { api } else { Router::new().nest(&config.base_path, api) };
     let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
     let not_allowed =
         async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes other methods; see Allow");
-    let count = axum::middleware::map_response(move |response: axum::response::Response| {
-        if let Some(ProblemCode(code)) = response.extensions().get() {
-            metrics.problems.with_label_values(&[code]).inc();
-        }
-        std::future::ready(response)
-    });
-    router.merge(health).fallback(not_found).method_not_allowed_fallback(not_allowed).layer(count)
+    let router = router.merge(health).merge(guarded(metrics_route, false));
+    router.fallback(not_found).method_not_allowed_fallback(not_allowed).layer(from_fn_with_state((auth.clone(), metrics), front))
+}
+
+/// What every request passes: pages of other origins are turned away, and problems are counted.
+async fn front(State((auth, metrics)): State<(Arc<Auth>, Arc<Metrics>)>, request: Request, next: Next) -> Response {
+    let response = match auth.origin(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    if let Some(ProblemCode(code)) = response.extensions().get() {
+        metrics.problems.with_label_values(&[code]).inc();
+    }
+    response
+}
+
+/// What producers and operators pass: their key has the scope of what they ask for.
+async fn permit(State((auth, publishes)): State<(Arc<Auth>, bool)>, request: Request, next: Next) -> Response {
+    let scope = if publishes { Scope::Publish } else { auth::operating_scope(request.method()) };
+    match auth.permits(request.headers(), scope) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => Problem::from(refused).into_response(),
+    }
 }
 
 /// What policies and stations stand on.
@@ -331,6 +380,17 @@ async fn watch_plugins(operate: Arc<Operate>) {
             taken = now.clone();
         }
         seen = now;
+    }
+}
+
+/// Takes changed keys of users' tokens.
+async fn watch_keys(auth: Arc<Auth>, interval_ms: u64) {
+    let mut tick = interval(Duration::from_millis(interval_ms));
+    loop {
+        tick.tick().await;
+        let auth = auth.clone();
+        // Files are read on threads that may wait. A failure is logged there.
+        let _ = tokio::task::spawn_blocking(move || auth.refresh()).await;
     }
 }
 

@@ -3,32 +3,36 @@
 //! The loop reads the mailbox through its cursor, formats, writes, and reads what the client sends. It never waits for one
 //! side alone: while the client doesn't read, the session takes nothing more from the mailbox, whose bounds then apply.
 
+pub mod entry;
 pub mod handshake;
 pub mod protocol;
 
 use std::future::pending;
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use http::Request;
+use bytes::BytesMut;
+use http::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use crate::auth::{Auth, Pass, Refused};
 use crate::close::Close;
 use crate::config;
 use crate::dialogue;
 use crate::dispatch::Dispatch;
-use crate::event::Body;
+use crate::event::{Body, UserId};
 use crate::format::Format;
+use crate::lock;
 use crate::mailbox::{Mailboxes, Reader, Seat};
 use crate::metrics::Metrics;
 use crate::problem::{self, Problem};
+use crate::rate::Bucket;
 use crate::stream::{Place, Stream};
 use crate::websocket::{Decoder, Incoming, Opcode, encode, encode_close};
 use handshake::Handshake;
@@ -40,9 +44,14 @@ const READ_BYTES: usize = 2048;
 /// RFC 6455's code for a connection that went away without a word. It is never sent.
 const LOST: u16 = 1006;
 
+/// Messages that a client may send at once, in seconds of its rate: what it typed ahead while it was away.
+const MESSAGE_BURST_S: u32 = 10;
+
 /// What all sessions share.
 #[derive(Debug)]
 pub struct Sessions {
+    pub auth: Arc<Auth>,
+    pub handshakes: Mutex<Bucket>,
     pub dispatch: Arc<Dispatch>,
     pub format: Arc<Format>,
     pub mailboxes: Arc<Mailboxes>,
@@ -54,7 +63,7 @@ pub struct Sessions {
 /// `GET {base}/ws/{user_id}`
 ///
 /// # Errors
-/// No WebSocket handshake, no sane user id, or an attribute over its limit.
+/// No WebSocket handshake, no sane user id, no valid token, too many handshakes, or an attribute over its limit.
 pub async fn connect(
     State(sessions): State<Arc<Sessions>>,
     user: Result<Path<String>, PathRejection>,
@@ -63,19 +72,92 @@ pub async fn connect(
 ) -> Result<Response, Problem> {
     let user = problem::user(user, sessions.sockets.user_id_bytes_max)?;
     let handshake = Handshake::read(request.method(), request.headers())?;
-    let attributes = handshake::attributes(&query.unwrap_or_default(), &sessions.sockets)?;
-    let seat = Seat::new(user, handshake.subprotocol, attributes);
+    let per_second = sessions.sockets.handshakes_per_second_max;
+    if !lock(&sessions.handshakes).take(per_second, per_second) {
+        let detail = format!("more than {per_second} handshakes a second (sockets.handshakes_per_second_max); come back later");
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_handshakes", detail));
+    }
+    let query = query.unwrap_or_default();
+    let mut attributes = handshake::attributes(&query, &sessions.sockets)?;
+    attributes.retain(|(name, _)| sessions.auth.is_for_clients(name));
+    let pass = sessions.auth.admit(&user, request.headers(), &query)?;
+    let visitor = Visitor { user, subprotocol: handshake.subprotocol, attributes };
     // Before the 101: what is posted once the client knows that it is connected is for this session too.
-    let opened = sessions.mailboxes.open(seat.clone());
+    let entered = match pass {
+        Some(pass) => Entry::Open(visitor.enter(&sessions, pass)),
+        None => Entry::Closed(visitor),
+    };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         // The client may be gone before it has read the 101; then the reader leaves its place.
         let Ok(upgraded) = upgrade.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else { return };
         let (tcp, place) = parts.io.into_inner().into_parts();
-        Session::run(sessions, seat, opened, tcp, parts.read_buf, place).await;
+        let mut input = BytesMut::from(&parts.read_buf[..]);
+        let entered = match entered {
+            Entry::Open(entered) => entered,
+            Entry::Closed(visitor) => match visitor.identify(&sessions, &tcp, &mut input).await {
+                Ok(entered) => entered,
+                Err(close) => {
+                    turn_away(&sessions, &tcp, &close).await;
+                    drop(place);
+                    return;
+                }
+            },
+        };
+        Session::run(sessions, entered, tcp, input, place).await;
     });
     Ok(handshake.response::<axum::body::Body>().into_response())
+}
+
+/// Who asks for a socket, as far as the handshake says.
+struct Visitor {
+    user: UserId,
+    subprotocol: Option<&'static str>,
+    attributes: Vec<(String, String)>,
+}
+
+/// Whether the handshake was enough.
+enum Entry {
+    Open(Entered),
+    /// The first frame has to bring a token.
+    Closed(Visitor),
+}
+
+/// A visitor with a place in the mailbox, or without.
+struct Entered {
+    seat: Arc<Seat>,
+    reader: Result<Reader, Close>,
+    ends: Option<SystemTime>,
+}
+
+impl Visitor {
+    fn enter(mut self, sessions: &Sessions, pass: Pass) -> Entered {
+        self.attributes.extend(pass.attributes);
+        let seat = Seat::new(self.user, self.subprotocol, self.attributes);
+        let reader = sessions.mailboxes.open(seat.clone());
+        Entered { seat, reader, ends: pass.ends }
+    }
+
+    /// Waits for the token in the first frame.
+    async fn identify(self, sessions: &Sessions, tcp: &TcpStream, input: &mut BytesMut) -> Result<Entered, Close> {
+        let token = entry::token(tcp, input, sessions.auth.first_frame_deadline()).await?;
+        let pass = sessions.auth.token(&self.user, &token).map_err(|Refused| Close::Unauthorized)?;
+        Ok(self.enter(sessions, pass))
+    }
+}
+
+/// Closes a socket that became no session.
+async fn turn_away(sessions: &Sessions, tcp: &TcpStream, close: &Close) {
+    let mut out = Vec::new();
+    encode_close(close.code(), &close.reason(), &mut out);
+    farewell(tcp, &out, sessions.sockets.close_deadline_ms).await;
+    sessions.metrics.sessions_closed.with_label_values(&[&close.code().to_string()]).inc();
+}
+
+/// When a session ends by its token, on the clock that timers follow.
+fn on_the_clock(ends: Option<SystemTime>) -> Option<Instant> {
+    Some(Instant::now() + ends?.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 /// A session's end.
@@ -117,6 +199,7 @@ struct Session {
     /// The last message that `output` deals with, 0 where there is none, and how many are in it.
     sending: (u64, u64),
     clock: Clock,
+    allowance: Bucket,
 }
 
 /// When something was last heard and said.
@@ -129,16 +212,20 @@ struct Clock {
     held: Option<Instant>,
     /// The last message in either direction.
     message: Instant,
+    /// Until when the token is good, its grace included.
+    ends: Option<Instant>,
 }
 
 impl Session {
-    async fn run(sessions: Arc<Sessions>, seat: Arc<Seat>, opened: Result<Reader, Close>, tcp: TcpStream, read: Bytes, place: Place) {
+    async fn run(sessions: Arc<Sessions>, entered: Entered, tcp: TcpStream, input: BytesMut, place: Place) {
+        let Entered { seat, reader, ends } = entered;
         let metrics = sessions.metrics.clone();
         // Each write is whole messages: waiting for more would only delay them.
         let _ = tcp.set_nodelay(true);
         let now = Instant::now();
-        let clock = Clock { heard: now, pinged: None, blocked: None, held: None, message: now };
-        let code = match opened {
+        let clock = Clock { heard: now, pinged: None, blocked: None, held: None, message: now, ends: on_the_clock(ends) };
+        let allowance = Bucket::full(sessions.sockets.messages_per_second_max.saturating_mul(MESSAGE_BURST_S));
+        let code = match reader {
             Ok(reader) => {
                 metrics.sessions_opened.inc();
                 let v1 = seat.subprotocol.is_some();
@@ -149,19 +236,19 @@ impl Session {
                     reader,
                     v1,
                     decoder,
-                    input: BytesMut::from(&read[..]),
+                    input,
                     output: Vec::new(),
                     written: 0,
                     sending: (0, 0),
                     clock,
+                    allowance,
                 };
                 session.live().await
             }
             Err(close) => {
-                let mut out = Vec::new();
-                encode_close(close.code(), &close.reason(), &mut out);
-                farewell(&tcp, &out, sessions.sockets.close_deadline_ms).await;
-                close.code()
+                turn_away(&sessions, &tcp, &close).await;
+                drop(place);
+                return;
             }
         };
         drop(place);
@@ -223,6 +310,7 @@ impl Session {
                 keep_ms: limits.keep_ms,
             },
             resume_within_ms: resumable.then_some(sockets.resume_wait_ms),
+            token_ends_in_ms: self.token_ends_in_ms(),
         };
         protocol::hello(&hello, &mut self.output);
     }
@@ -358,9 +446,9 @@ impl Session {
                 Incoming::Text(text) => {
                     // The decoder has proven it; if it had not, this would show.
                     let text = String::from_utf8_lossy(&text).into_owned();
-                    self.text(text);
+                    self.text(text)?;
                 }
-                Incoming::Binary(bytes) => self.message(Body::Binary(bytes.to_vec())),
+                Incoming::Binary(bytes) => self.message(Body::Binary(bytes.to_vec()))?,
                 Incoming::Ping(payload) => encode(Opcode::Pong, &payload, &mut self.output),
                 Incoming::Pong(_) => {}
                 Incoming::Close { code, .. } => return Err(End::Closed(code)),
@@ -373,7 +461,7 @@ impl Session {
         Ok(())
     }
 
-    fn text(&mut self, text: String) {
+    fn text(&mut self, text: String) -> Result<(), End> {
         if !self.v1 {
             return self.message(Body::sniff(text));
         }
@@ -381,13 +469,45 @@ impl Session {
         match ClientFrame::parse(&text) {
             ClientFrame::Ack { seq } => self.reader.delivered(seq),
             ClientFrame::Begin => {}
-            ClientFrame::Resume { epoch, seq } => self.resume(&epoch, seq),
-            ClientFrame::Message(body) => self.message(body),
+            ClientFrame::Auth { token } => {
+                self.allow()?;
+                self.authorize(&token);
+            }
+            ClientFrame::Resume { epoch, seq } => {
+                self.allow()?;
+                self.resume(&epoch, seq);
+            }
+            ClientFrame::Message(body) => self.message(body)?,
             ClientFrame::Invalid(detail) => {
+                self.allow()?;
                 self.sessions.metrics.client_messages.with_label_values(&["invalid"]).inc();
                 protocol::error(true, "invalid_frame", detail, &mut self.output);
             }
         }
+        Ok(())
+    }
+
+    /// Counts something that a client may do so often only. Acks are free: there are as many as messages.
+    fn allow(&mut self) -> Result<(), End> {
+        let per_second = self.sessions.sockets.messages_per_second_max;
+        let is_allowed = self.allowance.take(per_second, per_second.saturating_mul(MESSAGE_BURST_S));
+        if is_allowed { Ok(()) } else { Err(End::Close(Close::TooManyMessages)) }
+    }
+
+    /// Another token: the session goes on as long as that one is good.
+    fn authorize(&mut self, token: &str) {
+        match self.sessions.auth.token(&self.reader.seat().user, token) {
+            Ok(pass) => {
+                self.clock.ends = on_the_clock(pass.ends);
+                protocol::authorized(self.token_ends_in_ms(), &mut self.output);
+            }
+            Err(Refused) => protocol::error(true, "unauthorized", "the token is not valid for this user", &mut self.output),
+        }
+    }
+
+    fn token_ends_in_ms(&self) -> Option<u64> {
+        let left = self.clock.ends?.saturating_duration_since(Instant::now());
+        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn resume(&mut self, epoch: &str, seq: u64) {
@@ -396,11 +516,13 @@ impl Session {
         protocol::resumed(resumed.recovered, resumed.from, &mut self.output);
     }
 
-    fn message(&mut self, body: Body) {
+    fn message(&mut self, body: Body) -> Result<(), End> {
+        self.allow()?;
         self.clock.message = Instant::now();
         if let Err(refusal) = dialogue::received(&self.sessions.dispatch, self.reader.seat(), &body) {
             protocol::error(self.v1, &refusal.code, &refusal.detail, &mut self.output);
         }
+        Ok(())
     }
 
     /// When [`Session::tick`] has to look again.
@@ -418,7 +540,7 @@ impl Session {
         if sockets.idle_deadline_ms > 0 {
             due = due.min(after(self.clock.message, sockets.idle_deadline_ms));
         }
-        self.clock.held.map_or(due, |held| due.min(held))
+        [self.clock.held, self.clock.ends].into_iter().flatten().fold(due, Instant::min)
     }
 
     /// Looks at the clocks: pings a silent client, and gives up on one that is gone, stuck or idle.
@@ -427,6 +549,9 @@ impl Session {
         let over = |since: Instant, milliseconds: u64| since + Duration::from_millis(milliseconds) <= now;
         if self.clock.held.is_some_and(|held| held <= now) {
             self.clock.held = None;
+        }
+        if self.clock.ends.is_some_and(|ends| ends <= now) {
+            return Err(Close::TokenExpired);
         }
         if let Some(blocked) = self.clock.blocked {
             return if over(blocked, sockets.write_deadline_ms) { Err(Close::SlowConsumer) } else { Ok(()) };

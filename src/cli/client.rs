@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
+use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -82,11 +82,14 @@ impl Address {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the runtime at the latest; its errors reach us through the answer.
         tokio::spawn(connection);
-        let request = Request::post(format!("{}{path}", self.base_path))
+        let mut request = Request::post(format!("{}{path}", self.base_path))
             .header(header::HOST, &self.authority)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, concat!("signalpost/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(Bytes::from(body)))?;
+        if let Some(credentials) = credentials("SIGNALPOST_KEY")? {
+            request.headers_mut().insert(header::AUTHORIZATION, credentials);
+        }
         let no_answer = || format!("{} didn't answer", self.authority);
         let (head, body) = sender.send_request(request).await.with_context(no_answer)?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed).with_context(no_answer)?;
@@ -96,6 +99,15 @@ impl Address {
         }
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
+}
+
+/// The API key or the token that a variable holds; on the command line everybody on the machine could read it.
+pub(super) fn credentials(variable: &str) -> anyhow::Result<Option<HeaderValue>> {
+    let Some(secret) = std::env::var_os(variable).filter(|secret| !secret.is_empty()) else { return Ok(None) };
+    let secret = secret.into_string().ok().and_then(|secret| HeaderValue::from_str(&format!("Bearer {}", secret.trim())).ok());
+    let mut header = secret.with_context(|| format!("{variable} holds no key or token"))?;
+    header.set_sensitive(true);
+    Ok(Some(header))
 }
 
 /// All of a file; `-` is the standard input.

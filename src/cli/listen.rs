@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, value_parser};
 use futures_util::{SinkExt, StreamExt};
-use http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use http::header::{AUTHORIZATION, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseC
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use super::client::{Address, DEADLINE, encoded, problem};
+use super::client::{Address, DEADLINE, credentials, encoded, problem};
 use super::terminal::wants_color;
 use reader::{Reader, Screen};
 use retry::{After, Backoff, chance};
@@ -129,6 +129,9 @@ impl Arguments {
         let mut request = url.into_client_request().context("can't make a request of this")?;
         if self.v1 {
             request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        }
+        if let Some(credentials) = credentials("SIGNALPOST_TOKEN")? {
+            request.headers_mut().insert(AUTHORIZATION, credentials);
         }
         Ok(request)
     }

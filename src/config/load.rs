@@ -238,7 +238,7 @@ fn is_foreign(name: &str, value: &str) -> bool {
     let Some(rest) = name.strip_prefix("SIGNALPOST_") else { return true };
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     let is_of_port = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
-    rest == "CONFIG"
+    matches!(rest, "CONFIG" | "KEY" | "TOKEN")
         || rest == "SERVICE_HOST"
         || rest.starts_with("SERVICE_PORT")
         || (rest == "PORT" && is_url)

@@ -4,10 +4,13 @@ use toml::{Table, Value};
 
 use super::Config;
 use super::known::{KeyPath, dotted};
+use super::origin::is_origin;
 
 /// Here zero has a meaning: none, never, or as many as there are cores. Everywhere else it would stop all work, so a new
 /// setting is checked until it is named here.
-const MAY_BE_ZERO: [&str; 13] = [
+const MAY_BE_ZERO: [&str; 15] = [
+    "leeway_s",
+    "expiry_grace_ms",
     "shapes_bytes_max",
     "worker_threads",
     "idle_deadline_ms",
@@ -29,6 +32,7 @@ pub(super) fn problems(config: &Config, table: &Table) -> Vec<String> {
     let mut found = Vec::new();
     zeros(table, &mut Vec::new(), &mut found);
     found.extend(listen(config));
+    auth(config, &mut found);
     found.extend(base_path(&config.base_path));
     attributes(&config.sockets.attributes, &mut found);
     found.extend(config.policies.keys().filter_map(|name| policy_name(name)));
@@ -54,13 +58,44 @@ fn zeros(table: &Table, path: &mut KeyPath, found: &mut Vec<String>) {
 
 fn listen(config: &Config) -> Option<String> {
     let is_loopback = config.listen.ip().to_canonical().is_loopback();
+    let lacks = match (config.auth.users.algorithms.is_empty(), config.auth.keys.is_empty()) {
+        (true, true) => "\"auth.users.algorithms\" and \"auth.keys\" are",
+        (true, false) => "\"auth.users.algorithms\" is",
+        (false, true) => "\"auth.keys\" is",
+        (false, false) => return None,
+    };
     (!is_loopback && !config.listen_beyond_loopback_without_authentication).then(|| {
         format!(
-            "\"listen\" is {}, which other machines can reach, and Signalpost doesn't ask who connects; listen on 127.0.0.1, or \
-             set \"listen_beyond_loopback_without_authentication\" to true where something in front of it does",
+            "\"listen\" is {}, which other machines can reach, and {lacks} empty, so that Signalpost doesn't ask who connects or \
+             publishes; set both, listen on 127.0.0.1, or set \"listen_beyond_loopback_without_authentication\" to true where \
+             something in front of it asks",
             config.listen
         )
     })
+}
+
+fn auth(config: &Config, found: &mut Vec<String>) {
+    let auth = &config.auth;
+    for origin in auth.origins.iter().filter(|origin| !is_origin(origin)) {
+        found.push(format!(
+            "\"auth.origins\" holds \"{origin}\"; an origin is a scheme and a host in small letters, and a port that is not the \
+             scheme's own, as in \"https://app.example.com\""
+        ));
+    }
+    for (position, key) in auth.keys.iter().enumerate() {
+        if key.scopes.is_empty() {
+            found.push(format!("the API key \"{}\" has no scopes; give it some of \"publish\", \"read\" and \"operate\"", key.name));
+        }
+        if auth.keys.iter().take(position).any(|earlier| earlier.name == key.name) {
+            found.push(format!("two API keys are named \"{}\"; the name tells them apart in the log, so rename one", key.name));
+        }
+    }
+    if auth.users.claims.iter().any(|claim| claim == "user") {
+        found.push("\"auth.users.claims\" holds \"user\"; a policy that varies by \"user\" means the reader".to_owned());
+    }
+    if auth.users.algorithms.is_empty() && !auth.users.key_files.is_empty() {
+        found.push("\"auth.users.key_files\" is set and \"auth.users.algorithms\" is empty; name the algorithms of the keys".to_owned());
+    }
 }
 
 fn base_path(path: &str) -> Option<String> {

@@ -25,6 +25,10 @@ pub enum ClientFrame {
         seq: u64,
     },
     Begin,
+    /// Another token, before the last one is over.
+    Auth {
+        token: String,
+    },
     Message(Body),
     Invalid(&'static str),
 }
@@ -35,6 +39,7 @@ struct Envelope<'a> {
     kind: String,
     seq: Option<u64>,
     epoch: Option<String>,
+    token: Option<String>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -45,6 +50,10 @@ impl ClientFrame {
             return ClientFrame::Invalid("a frame is a JSON object with a `type`: ack, resume or message");
         };
         match (envelope.kind.as_str(), envelope.seq, envelope.epoch, envelope.data) {
+            ("auth", ..) => match envelope.token {
+                Some(token) => ClientFrame::Auth { token },
+                None => ClientFrame::Invalid("an auth needs a `token`"),
+            },
             ("ack", Some(seq), _, _) => ClientFrame::Ack { seq },
             ("ack", None, ..) => ClientFrame::Invalid("an ack needs a `seq`"),
             ("resume", Some(seq), Some(epoch), _) => ClientFrame::Resume { epoch, seq },
@@ -52,7 +61,7 @@ impl ClientFrame {
             ("resume", ..) => ClientFrame::Invalid("a resume needs `seq` and `epoch`, or neither"),
             ("message", _, _, Some(data)) => ClientFrame::Message(Body::Json(data.get().to_owned())),
             ("message", ..) => ClientFrame::Invalid("a message needs `data`"),
-            _ => ClientFrame::Invalid("unknown `type`; a client sends ack, resume or message"),
+            _ => ClientFrame::Invalid("unknown `type`; a client sends ack, auth, resume or message"),
         }
     }
 }
@@ -69,6 +78,9 @@ pub struct Hello<'a> {
     /// Present where there is something to resume from: messages wait so long for the client's resume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resume_within_ms: Option<u64>,
+    /// Present where the session ends unless the client sends another token before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ends_in_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,6 +120,16 @@ pub fn hello(hello: &Hello<'_>, out: &mut Vec<u8>) {
 /// Appends the answer to a resume: whether all that is still wanted after `from` follows.
 pub fn resumed(recovered: bool, from: u64, out: &mut Vec<u8>) {
     control("resume", Resumed { recovered, from }, out);
+}
+
+/// Appends the answer to a new token: how long the session may go on with it.
+pub fn authorized(token_ends_in_ms: Option<u64>, out: &mut Vec<u8>) {
+    #[derive(Serialize)]
+    struct Authorized {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token_ends_in_ms: Option<u64>,
+    }
+    control("auth", Authorized { token_ends_in_ms }, out);
 }
 
 /// Appends an error frame. Without the subprotocol it is a message that says `"type":"error"`.

@@ -5,6 +5,7 @@
 mod admission;
 mod bundled;
 mod dead_letters;
+mod doors;
 mod events;
 mod explain;
 mod faults;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module of `src` and its level. A module imports only from lower ones, and from its own parts.
-const LEVELS: [(&str, u32); 27] = [
+const LEVELS: [(&str, u32); 29] = [
     ("close", 0),
     ("config", 0),
     ("event", 0),
@@ -16,6 +16,8 @@ const LEVELS: [(&str, u32); 27] = [
     ("delivery", 1),
     ("groups", 1),
     ("problem", 1),
+    ("rate", 0),
+    ("auth", 2),
     ("mailbox", 2),
     ("policy", 3),
     ("dead_letters", 4),

@@ -106,6 +106,10 @@ fn client_frame(text: &str) {
     let again = |frame: ClientFrame, text: String| assert_eq!(ClientFrame::parse(&text), frame, "{text}");
     match ClientFrame::parse(text) {
         ClientFrame::Ack { seq } => again(ClientFrame::Ack { seq }, format!(r#"{{"type":"ack","seq":{seq}}}"#)),
+        ClientFrame::Auth { token } => {
+            let quoted = serde_json::Value::from(token.as_str());
+            again(ClientFrame::Auth { token }, format!(r#"{{"type":"auth","token":{quoted}}}"#));
+        }
         ClientFrame::Begin => again(ClientFrame::Begin, r#"{"type":"resume"}"#.into()),
         ClientFrame::Resume { epoch, seq } => {
             let quoted = serde_json::Value::from(epoch.as_str());

@@ -1,0 +1,184 @@
+//! The doors: which user a socket belongs to, what a producer or an operator may do, and which web pages may ask at all.
+//!
+//! Whoever is refused gets one and the same answer; the reason is in the log at debug level and in a counter.
+
+pub mod api_keys;
+pub mod origin;
+pub mod tokens;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::{AUTHORIZATION, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
+use http::{Method, StatusCode};
+
+use crate::config::{self, Scope};
+use crate::event::UserId;
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+use api_keys::ApiKeys;
+use tokens::Tokens;
+
+/// What precedes a token among the offered subprotocols, the only header that a browser's WebSocket can set.
+const TOKEN_SUBPROTOCOL: &str = "signalpost.token.";
+/// The query parameter that carries a token, where `auth.users.token_in_query` allows it.
+const TOKEN_PARAMETER: &str = "access_token";
+
+/// Who may do what.
+#[derive(Debug)]
+pub struct Auth {
+    keys: ApiKeys,
+    tokens: Option<Tokens>,
+    origins: Vec<String>,
+    token_in_query: bool,
+    expiry_grace: Duration,
+    first_frame_deadline: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// What a valid token says of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// When the session has to end unless it shows another token; `None` where tokens aren't asked for.
+    pub ends: Option<SystemTime>,
+    /// Claims that become session attributes.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// A refusal. There is nothing in it to learn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+impl From<Refused> for Problem {
+    fn from(_: Refused) -> Problem {
+        let detail = "the token is missing, not valid, or not for this; see docs/security.md";
+        Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+}
+
+impl Auth {
+    /// Reads the key files.
+    ///
+    /// # Errors
+    /// One can't be read, holds no key of the configured algorithms, or a weak one.
+    pub fn new(config: &config::Auth, metrics: Arc<Metrics>) -> anyhow::Result<Auth> {
+        let tokens = (!config.users.algorithms.is_empty()).then(|| Tokens::new(config.users.clone())).transpose()?;
+        Ok(Auth {
+            keys: ApiKeys::new(&config.keys)?,
+            tokens,
+            origins: config.origins.clone(),
+            token_in_query: config.users.token_in_query,
+            expiry_grace: Duration::from_millis(config.users.expiry_grace_ms),
+            first_frame_deadline: Duration::from_millis(config.users.first_frame_deadline_ms),
+            metrics,
+        })
+    }
+
+    /// Whether a request with this method may do what its route does.
+    ///
+    /// # Errors
+    /// No key with the scope is shown.
+    pub fn permits(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Refused> {
+        if self.keys.is_open() {
+            return Ok(());
+        }
+        match bearer(headers) {
+            None => Err(self.refused("no API key")),
+            Some(key) => match self.keys.find(key) {
+                Some((_, scopes)) if scopes.contains(&scope) => Ok(()),
+                Some((name, _)) => {
+                    tracing::debug!(key = name, ?scope, "an API key lacks the scope");
+                    Err(self.refused("scope of the API key"))
+                }
+                None => Err(self.refused("unknown API key")),
+            },
+        }
+    }
+
+    /// Whether the page that asks, if it is one, may.
+    ///
+    /// # Errors
+    /// It comes from an origin that is neither listed nor the server's own.
+    pub fn origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        origin::allowed(headers, &self.origins).map_err(|()| {
+            self.refused("origin");
+            let detail = "pages of this origin may not use this server; auth.origins lists those that may";
+            Problem::new(StatusCode::FORBIDDEN, "origin", detail)
+        })
+    }
+
+    /// What the handshake's token says of the user whose socket is asked for; `None` where the token has to come in the
+    /// first frame.
+    ///
+    /// # Errors
+    /// The token isn't valid for this user.
+    pub fn admit(&self, user: &UserId, headers: &HeaderMap, query: &str) -> Result<Option<Pass>, Refused> {
+        if self.tokens.is_none() {
+            return Ok(Some(Pass::default()));
+        }
+        let in_query = || query.split('&').find_map(|pair| pair.strip_prefix(TOKEN_PARAMETER)?.strip_prefix('='));
+        let token = bearer(headers).or_else(|| offered(headers)).or_else(|| in_query().filter(|_| self.token_in_query));
+        token.map(|token| self.token(user, token)).transpose()
+    }
+
+    /// What a token says of a user, at the start of a session or later.
+    ///
+    /// # Errors
+    /// It isn't valid for this user.
+    pub fn token(&self, user: &UserId, token: &str) -> Result<Pass, Refused> {
+        let Some(tokens) = &self.tokens else { return Ok(Pass::default()) };
+        match tokens.verify(token, user) {
+            Ok(mut pass) => {
+                pass.ends = pass.ends.and_then(|expires| expires.checked_add(self.expiry_grace));
+                Ok(pass)
+            }
+            Err(reason) => Err(self.refused(reason)),
+        }
+    }
+
+    /// Whether the query string may set this session attribute: not where a claim does.
+    pub fn is_for_clients(&self, attribute: &str) -> bool {
+        self.tokens.as_ref().is_none_or(|tokens| !tokens.claims().iter().any(|claim| claim == attribute))
+    }
+
+    /// How long a socket without a token may take to bring one.
+    pub fn first_frame_deadline(&self) -> Duration {
+        self.first_frame_deadline
+    }
+
+    /// Whether producers and operators have to show a key, and users a token.
+    pub fn asks(&self) -> (bool, bool) {
+        (!self.keys.is_open(), self.tokens.is_some())
+    }
+
+    /// Takes changed key files; what can't be taken leaves the keys as they are.
+    pub fn refresh(&self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.refresh();
+        }
+    }
+
+    fn refused(&self, reason: &'static str) -> Refused {
+        tracing::debug!(reason, "refused");
+        self.metrics.auth_refused.with_label_values(&[reason]).inc();
+        Refused
+    }
+}
+
+/// What a request does to an operating address.
+pub fn operating_scope(method: &Method) -> Scope {
+    if *method == Method::GET || *method == Method::HEAD { Scope::Read } else { Scope::Operate }
+}
+
+/// The credentials of RFC 6750. Several headers are none: whoever stands in front might have read another one than we do.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn offered(headers: &HeaderMap) -> Option<&str> {
+    let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
+    offers.flat_map(|value| value.split(',')).find_map(|offer| offer.trim().strip_prefix(TOKEN_SUBPROTOCOL))
+}

@@ -1,0 +1,101 @@
+//! API keys of producers and operators. The configuration holds their digests only.
+
+use anyhow::Context;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::config::{ApiKey, Scope};
+
+/// So that a key is known for what it is wherever it turns up.
+const PREFIX: &str = "signalpost_";
+
+/// The known keys. Several of one producer at a time let it change from one to the next.
+#[derive(Debug)]
+pub struct ApiKeys(Vec<Known>);
+
+#[derive(Debug)]
+struct Known {
+    name: String,
+    digest: [u8; 32],
+    scopes: Vec<Scope>,
+}
+
+impl ApiKeys {
+    /// # Errors
+    /// A digest is none.
+    pub fn new(keys: &[ApiKey]) -> anyhow::Result<ApiKeys> {
+        let known = |key: &ApiKey| {
+            let digest = from_hex(&key.sha256).with_context(|| {
+                format!("the API key \"{}\": sha256 must be 64 hex digits, as `signalpost token --api-key` prints it", key.name)
+            })?;
+            Ok(Known { name: key.name.clone(), digest, scopes: key.scopes.clone() })
+        };
+        Ok(ApiKeys(keys.iter().map(known).collect::<anyhow::Result<_>>()?))
+    }
+
+    /// Nobody is asked for a key.
+    pub fn is_open(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The name and the scopes of a key. All digests are compared, each in constant time: how long it takes tells nothing.
+    pub fn find(&self, key: &str) -> Option<(&str, &[Scope])> {
+        let shown: [u8; 32] = Sha256::digest(key).into();
+        self.0.iter().fold(None, |found, known| {
+            let same: bool = known.digest.ct_eq(&shown).into();
+            if same { Some((known.name.as_str(), known.scopes.as_slice())) } else { found }
+        })
+    }
+}
+
+/// A new key and its digest in hex. A random key of 244 bits can't be guessed from its digest, so that no slow hash is needed.
+pub fn generate() -> (String, String) {
+    let random = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
+    let key = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
+    let digest: String = Sha256::digest(&key).iter().map(|byte| format!("{byte:02x}")).collect();
+    (key, digest)
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let digits = text.as_bytes();
+    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_by_its_digest_alone() {
+        let made: Vec<(String, String)> = (0..3).map(|_| generate()).collect();
+        let config: Vec<ApiKey> = made
+            .iter()
+            .enumerate()
+            .map(|(n, (_, sha256))| ApiKey { name: format!("k{n}"), sha256: sha256.to_uppercase(), scopes: vec![Scope::Publish] })
+            .collect();
+        let keys = ApiKeys::new(&config).unwrap();
+        for (n, (key, digest)) in made.iter().enumerate() {
+            assert_eq!(keys.find(key).unwrap().0, format!("k{n}"));
+            assert!(keys.find(digest).is_none(), "a digest is no key");
+            assert!(keys.find(&key[..key.len() - 1]).is_none());
+        }
+        assert!(keys.find("").is_none());
+    }
+
+    #[test]
+    fn a_digest_that_is_none_is_refused() {
+        for sha256 in ["", "00", &"g".repeat(64), &"0".repeat(65), &"+1".repeat(32)] {
+            let key = ApiKey { name: "backend".into(), sha256: sha256.into(), scopes: vec![] };
+            assert!(ApiKeys::new(&[key]).unwrap_err().to_string().contains("backend"), "{sha256}");
+        }
+    }
+}

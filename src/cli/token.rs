@@ -1,0 +1,100 @@
+//! `signalpost token`: makes a user's token for development, or an API key for a producer or an operator.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use jsonwebtoken::{AlgorithmFamily, EncodingKey, Header, encode};
+use serde_json::{Map, Value, json};
+
+use super::ServerFlags;
+use crate::auth::{api_keys, tokens};
+use crate::config::{Scope, Users};
+
+#[derive(Args, Debug)]
+#[command(override_usage = "signalpost token [OPTIONS] USER\n       signalpost token --api-key NAME [--scope SCOPE]...")]
+pub(super) struct Arguments {
+    /// The user whom the token names.
+    #[arg(required_unless_present = "api_key", conflicts_with = "api_key")]
+    user: Option<String>,
+    /// Make an API key of this name instead; the configuration gets its digest alone.
+    #[arg(long, value_name = "NAME")]
+    api_key: Option<String>,
+    /// What the API key's holder may do: publish, read or operate; publish by default.
+    #[arg(long, requires = "api_key", value_parser = scope)]
+    scope: Vec<Scope>,
+    /// Seconds until the token expires.
+    #[arg(long, default_value_t = 3600)]
+    lifetime_s: u64,
+    /// A further claim, as in role=driver; a value that is JSON is taken as such.
+    #[arg(long = "claim", value_name = "NAME=VALUE")]
+    claims: Vec<String>,
+    /// The private key (PEM) of the first configured algorithm, where that is not an HS….
+    #[arg(long, value_name = "FILE")]
+    private_key: Option<PathBuf>,
+    /// The server's configuration file (TOML); SIGNALPOST_CONFIG names it too.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    serde_json::from_value(text.into()).map_err(|_| "it is publish, read or operate".to_owned())
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(name) = &arguments.api_key {
+        let (key, digest) = api_keys::generate();
+        println!("{key}");
+        let scopes = if arguments.scope.is_empty() { &[Scope::Publish][..] } else { &arguments.scope };
+        eprintln!("It is shown this once. The server's configuration gets:\n\n[[auth.keys]]");
+        eprintln!("name = {}\nsha256 = \"{digest}\"\nscopes = {}", json!(name), json!(scopes));
+        return Ok(());
+    }
+    let (config, _) = ServerFlags::of(arguments.config.clone()).load()?;
+    println!("{}", arguments.token(&config.auth.users)?);
+    Ok(())
+}
+
+impl Arguments {
+    fn token(&self, users: &Users) -> anyhow::Result<String> {
+        let Some(first) = users.algorithms.first() else {
+            bail!("\"auth.users.algorithms\" is empty: this server asks for no tokens. Name the configuration with --config");
+        };
+        let algorithm = tokens::algorithm(*first);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let mut claims = Map::new();
+        claims.insert(users.user_claim.clone(), json!(self.user));
+        claims.insert("iat".to_owned(), json!(now));
+        claims.insert("exp".to_owned(), json!(now.saturating_add(self.lifetime_s)));
+        for (name, configured) in [("iss", &users.issuers), ("aud", &users.audiences)] {
+            if let Some(value) = configured.first() {
+                claims.insert(name.to_owned(), json!(value));
+            }
+        }
+        for claim in &self.claims {
+            let (name, value) = claim.split_once('=').with_context(|| format!("the claim \"{claim}\" has no =, as in role=driver"))?;
+            claims.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)));
+        }
+        let header = Header { typ: users.token_types.first().cloned(), ..Header::new(algorithm) };
+        let key = match (&self.private_key, algorithm.family()) {
+            (_, AlgorithmFamily::Hmac) => {
+                EncodingKey::from_secret(&tokens::secret(users).context("\"auth.users.key_files\" names no file with a secret")?)
+            }
+            (None, _) => {
+                bail!("tokens of {algorithm:?} are signed with a private key, which the server doesn't have: name it with --private-key")
+            }
+            (Some(file), family) => {
+                let pem = fs::read(file).with_context(|| format!("can't read {}", file.display()))?;
+                let parsed = match family {
+                    AlgorithmFamily::Rsa => EncodingKey::from_rsa_pem(&pem),
+                    AlgorithmFamily::Ec => EncodingKey::from_ec_pem(&pem),
+                    _ => EncodingKey::from_ed_pem(&pem),
+                };
+                parsed.with_context(|| format!("{} is no private key for {algorithm:?} in PEM", file.display()))?
+            }
+        };
+        Ok(encode(&header, &claims, &key)?)
+    }
+}

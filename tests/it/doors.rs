@@ -1,0 +1,385 @@
+//! The doors: users' tokens, API keys and origins, as clients and producers meet them.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::{SinkExt, StreamExt};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::support::{Client, SOON, TestServer};
+
+const SECRET: &str = "cKq8Zr2mW5xT1vB9nJ4hL7pD3fG6sA0yE";
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn good() -> Value {
+    json!({ "sub": "1001", "exp": now() + 60, "iss": "https://id.example.com", "aud": "signalpost", "role": "driver" })
+}
+
+/// `good` with these members over it; null takes one away.
+fn claims(changes: Value) -> Value {
+    let mut claims = good();
+    for (name, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+            value => claims[name] = value.clone(),
+        }
+    }
+    claims
+}
+
+fn signed_with(secret: &str, claims: &Value) -> String {
+    encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+}
+
+fn signed(claims: &Value) -> String {
+    signed_with(SECRET, claims)
+}
+
+fn base64(text: &str) -> String {
+    use ::base64::Engine as _;
+    ::base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(text)
+}
+
+/// A token with this header, signed as HS256 would be, whatever the header says.
+fn with_header(header: &str, claims: &str) -> String {
+    let message = format!("{}.{}", base64(header), base64(claims));
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+    format!("{message}.{signature}")
+}
+
+/// A server that asks for tokens; what `users` and `rest` say is set as well.
+async fn asking(dir: &Path, users: &str, rest: &str) -> TestServer {
+    let file = dir.join("secret");
+    std::fs::write(&file, SECRET).unwrap();
+    let toml = format!(
+        "{rest}\n[auth.users]\nalgorithms = [\"HS256\"]\nkey_files = [{:?}]\nissuers = [\"https://id.example.com\"]\naudiences = [\"signalpost\"]\n\
+         leeway_s = 1\nclaims = [\"role\"]\n{users}\n",
+        file.to_str().unwrap()
+    );
+    TestServer::with(&toml).await
+}
+
+/// Asks for a socket with these headers; the status where it is none.
+async fn ask(server: &TestServer, user: &str, headers: &[(&'static str, String)]) -> Result<Client, (u16, String)> {
+    let mut request = server.socket_url(user).into_client_request().unwrap();
+    for (name, value) in headers {
+        request.headers_mut().append(*name, value.parse().unwrap());
+    }
+    match timeout(SOON, tokio_tungstenite::connect_async(request)).await.unwrap() {
+        Ok((socket, _)) => Ok(Client { socket }),
+        Err(Error::Http(response)) => {
+            let body = response.body().clone().unwrap_or_default();
+            Err((response.status().as_u16(), String::from_utf8(body).unwrap()))
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn bearer(token: &str) -> [(&'static str, String); 1] {
+    [("authorization", format!("Bearer {token}"))]
+}
+
+#[tokio::test]
+async fn a_token_may_come_in_the_header_in_a_subprotocol_or_in_the_first_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = asking(dir.path(), "", "").await;
+    let token = signed(&good());
+
+    let mut by_header = ask(&server, "1001", &bearer(&token)).await.unwrap();
+    let offer = [("sec-websocket-protocol", format!("signalpost.v1, signalpost.token.{token}"))];
+    let mut by_subprotocol = ask(&server, "1001", &offer).await.unwrap();
+    let hello = by_subprotocol.json().await;
+    let ends = hello["data"]["token_ends_in_ms"].as_u64().unwrap();
+    assert!((60_000..=72_000).contains(&ends), "a minute, and the grace: {hello}");
+    let mut by_frame = ask(&server, "1001", &[]).await.unwrap();
+    by_frame.socket.send(Message::text(json!({ "type": "auth", "token": token }).to_string())).await.unwrap();
+    timeout(SOON, async {
+        while server.get("/users/1001").await["sessions"].as_array().unwrap().len() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+
+    server.post("/users/1001/messages", json!({ "n": 1 })).await;
+    assert_eq!(by_header.json().await, json!({ "n": 1 }));
+    assert_eq!(by_subprotocol.json().await["data"], json!({ "n": 1 }));
+    assert_eq!(by_frame.json().await, json!({ "n": 1 }));
+    let sessions = server.get("/users/1001").await;
+    assert_eq!(sessions["sessions"][0]["attributes"]["role"], "driver", "{sessions}");
+}
+
+#[tokio::test]
+async fn the_query_string_is_read_only_where_the_configuration_says_so_and_cannot_set_what_a_claim_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = signed(&claims(json!({ "role": null })));
+    let strict = asking(dir.path(), "first_frame_deadline_ms = 100", "").await;
+    let mut ignored = ask(&strict, &format!("1001?access_token={token}"), &[]).await.unwrap();
+    assert_eq!(ignored.closed().await.0, 4205, "it waited for a first frame");
+
+    let lax = asking(dir.path(), "token_in_query = true", "[sockets]\nattributes = [\"role\", \"locale\"]").await;
+    let _client = ask(&lax, &format!("1001?access_token={token}&role=admin&locale=de"), &[]).await.unwrap();
+    let sessions = lax.get("/users/1001").await;
+    assert_eq!(sessions["sessions"][0]["attributes"], json!({ "locale": "de" }), "{sessions}");
+}
+
+/// RFC 8725's mistakes, and those that libraries have published. All get the same answer.
+#[tokio::test]
+async fn bad_tokens_are_refused_with_one_generic_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = asking(dir.path(), "", "").await;
+    let good_text = good().to_string();
+    let valid = signed(&good());
+    let parts: Vec<&str> = valid.split('.').collect();
+    let (head, body, signature) = (parts[0], parts[1], parts[2]);
+    let flipped = if signature.starts_with('A') { "B" } else { "A" };
+    let bad: Vec<(&str, String)> = vec![
+        ("a word", "token".into()),
+        ("two dots", "..".into()),
+        ("no signature", format!("{head}.{body}.")),
+        ("two parts", format!("{head}.{body}")),
+        ("four parts", format!("{valid}.{signature}")),
+        ("a changed signature", format!("{head}.{body}.{flipped}{}", &signature[1..])),
+        ("a cut signature", format!("{head}.{body}.{}", &signature[..20])),
+        ("padding", format!("{head}.{body}.{signature}=")),
+        ("another body", format!("{head}.{}.{signature}", base64(&claims(json!({"role": "admin"})).to_string()))),
+        ("alg none", format!("{}.{}.", base64(r#"{"typ":"JWT","alg":"none"}"#), base64(&good_text))),
+        ("alg None", with_header(r#"{"typ":"JWT","alg":"None"}"#, &good_text)),
+        ("no alg", with_header(r#"{"typ":"JWT"}"#, &good_text)),
+        ("alg that is not configured", with_header(r#"{"typ":"JWT","alg":"HS512"}"#, &good_text)),
+        ("alg of another family", with_header(r#"{"typ":"JWT","alg":"RS256"}"#, &good_text)),
+        ("alg that is a number", with_header(r#"{"typ":"JWT","alg":256}"#, &good_text)),
+        ("alg twice", with_header(r#"{"typ":"JWT","alg":"none","alg":"HS256"}"#, &good_text)),
+        ("a critical extension", with_header(r#"{"typ":"JWT","alg":"HS256","crit":["exp"],"exp":1}"#, &good_text)),
+        ("an unencoded payload", with_header(r#"{"typ":"JWT","alg":"HS256","crit":["b64"],"b64":false}"#, &good_text)),
+        ("another type", with_header(r#"{"typ":"secevent+jwt","alg":"HS256"}"#, &good_text)),
+        ("no type", with_header(r#"{"alg":"HS256"}"#, &good_text)),
+        ("a header that is a list", with_header(r#"["HS256"]"#, &good_text)),
+        ("claims that are no JSON", with_header(r#"{"typ":"JWT","alg":"HS256"}"#, "sub=1001")),
+        ("claims that are a list", with_header(r#"{"typ":"JWT","alg":"HS256"}"#, "[]")),
+        ("no claims", with_header(r#"{"typ":"JWT","alg":"HS256"}"#, "{}")),
+        ("another secret", signed_with(&SECRET.replace('c', "d"), &good())),
+        ("an empty secret", signed_with("", &good())),
+        ("another user", signed(&claims(json!({ "sub": "1002" })))),
+        ("a user in another case", signed(&claims(json!({ "sub": "1001 " })))),
+        ("a list of users", signed(&claims(json!({ "sub": ["1001"] })))),
+        ("no user", signed(&claims(json!({ "sub": null })))),
+        ("expired", signed(&claims(json!({ "exp": now() - 10 })))),
+        ("no expiry", signed(&claims(json!({ "exp": null })))),
+        ("an expiry that is a text", signed(&claims(json!({ "exp": (now() + 60).to_string() })))),
+        ("a negative expiry", signed(&claims(json!({ "exp": -1 })))),
+        ("not yet valid", signed(&claims(json!({ "nbf": now() + 60 })))),
+        ("another issuer", signed(&claims(json!({ "iss": "https://id.example.com.evil.net" })))),
+        ("no issuer", signed(&claims(json!({ "iss": null })))),
+        ("another audience", signed(&claims(json!({ "aud": "billing" })))),
+        ("other audiences", signed(&claims(json!({ "aud": ["billing", "signalpost-admin"] })))),
+        ("no audience", signed(&claims(json!({ "aud": null })))),
+    ];
+    assert!(bad.len() >= 30);
+    let mut answers = std::collections::BTreeSet::new();
+    for (what, token) in &bad {
+        let refused = ask(&server, "1001", &bearer(token)).await.err();
+        let (status, body) = refused.unwrap_or_else(|| panic!("{what} was let in"));
+        assert_eq!(status, 401, "{what}: {body}");
+        answers.insert(body);
+    }
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(server.metric("signalpost_sessions_opened_total").await, 0.0);
+    ask(&server, "1001", &bearer(&valid)).await.unwrap();
+    let twice = [bearer(&valid), bearer(&valid)].concat();
+    assert!(ask(&server, "1001", &twice).await.is_ok_and(|_| true), "two headers are none: a first frame is waited for");
+}
+
+#[tokio::test]
+async fn a_socket_without_a_token_is_closed_when_the_first_frame_brings_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = asking(dir.path(), "first_frame_deadline_ms = 300", "").await;
+    for first in [r#"{"type":"message","data":1}"#, r#"{"type":"auth"}"#, r#"{"type":"auth","token":"x"}"#, "hello"] {
+        let mut client = ask(&server, "1001", &[]).await.unwrap();
+        client.socket.send(Message::text(first)).await.unwrap();
+        assert_eq!(client.closed().await, (4205, "no valid token".into()), "{first}");
+    }
+    let mut long = ask(&server, "1001", &[]).await.unwrap();
+    long.socket.send(Message::text("x".repeat(20_000))).await.unwrap();
+    assert_eq!(long.closed().await.0, 1009);
+    let mut silent = ask(&server, "1001", &[]).await.unwrap();
+    assert_eq!(silent.closed().await.0, 4205);
+    assert_eq!(server.get("/users/1001").await["sessions"], json!([]), "none of them was a session");
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_token_unless_the_client_sends_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = asking(dir.path(), "expiry_grace_ms = 500", "").await;
+    let short = signed(&claims(json!({ "exp": now() + 1 })));
+    let offer = [("sec-websocket-protocol", format!("signalpost.v1, signalpost.token.{short}"))];
+    let mut forgetful = ask(&server, "1001", &offer).await.unwrap();
+    let mut diligent = ask(&server, "1001", &offer).await.unwrap();
+    forgetful.json().await;
+    diligent.json().await;
+    diligent
+        .socket
+        .send(Message::text(json!({ "type": "auth", "token": signed(&claims(json!({ "sub": "1002" }))) }).to_string()))
+        .await
+        .unwrap();
+    assert_eq!(diligent.json().await["data"]["code"], "unauthorized", "the session goes on under its first token");
+    diligent.socket.send(Message::text(json!({ "type": "auth", "token": signed(&good()) }).to_string())).await.unwrap();
+    let answer = diligent.json().await;
+    assert_eq!(answer["type"], "auth", "{answer}");
+    assert!(answer["data"]["token_ends_in_ms"].as_u64().unwrap() > 50_000, "{answer}");
+    assert_eq!(forgetful.closed().await.0, 4001);
+    server.post("/users/1001/messages", json!(1)).await;
+    assert_eq!(diligent.json().await["data"], 1);
+}
+
+#[tokio::test]
+async fn keys_are_taken_when_their_file_changes_and_stay_when_the_change_is_bad() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = asking(dir.path(), "", "[plugins]\nwatch_interval_ms = 20").await;
+    let old = signed(&good());
+    ask(&server, "1001", &bearer(&old)).await.unwrap();
+    std::fs::write(dir.path().join("secret"), "short").unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    ask(&server, "1001", &bearer(&old)).await.expect("a weak secret is not taken");
+    let rotated = "9f2Lq7Xb4Rt6Yw1Zc8Vn3Mk5Jh0Gd2SaPo";
+    std::fs::write(dir.path().join("secret"), rotated).unwrap();
+    let new = signed_with(rotated, &good());
+    timeout(SOON, async {
+        while ask(&server, "1001", &bearer(&new)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(ask(&server, "1001", &bearer(&old)).await.err().unwrap().0, 401);
+}
+
+#[tokio::test]
+async fn public_keys_of_each_kind_verify_and_a_public_key_is_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let kinds: [(&str, Algorithm, &[&str]); 4] = [
+        ("RS256", Algorithm::RS256, &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
+        ("PS256", Algorithm::PS256, &["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
+        ("ES256", Algorithm::ES256, &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]),
+        ("EdDSA", Algorithm::EdDSA, &["genpkey", "-algorithm", "ed25519"]),
+    ];
+    for (name, algorithm, make) in kinds {
+        let private = dir.path().join(format!("{name}.pem"));
+        let public = dir.path().join(format!("{name}.pub"));
+        openssl(&[make, &["-out", private.to_str().unwrap()]].concat());
+        openssl(&["pkey", "-in", private.to_str().unwrap(), "-pubout", "-out", public.to_str().unwrap()]);
+        let toml = format!("[auth.users]\nalgorithms = [{name:?}]\nkey_files = [{:?}]\n", public.to_str().unwrap());
+        let server = TestServer::with(&toml).await;
+        let pem = std::fs::read(&private).unwrap();
+        let key = match algorithm {
+            Algorithm::ES256 => EncodingKey::from_ec_pem(&pem),
+            Algorithm::EdDSA => EncodingKey::from_ed_pem(&pem),
+            _ => EncodingKey::from_rsa_pem(&pem),
+        };
+        let claims = json!({ "sub": 1001, "exp": now() + 60 });
+        let token = encode(&Header::new(algorithm), &claims, &key.unwrap()).unwrap();
+        ask(&server, "1001", &bearer(&token)).await.unwrap_or_else(|(_, body)| panic!("{name}: {body}"));
+        let confused = signed_with(&std::fs::read_to_string(&public).unwrap(), &claims);
+        assert_eq!(ask(&server, "1001", &bearer(&confused)).await.err().unwrap().0, 401, "{name}");
+        let for_others = json!({ "sub": 1001, "exp": now() + 60, "aud": "billing" });
+        let key = if name == "EdDSA" { EncodingKey::from_ed_pem(&pem).unwrap() } else { continue };
+        let token = encode(&Header::new(algorithm), &for_others, &key).unwrap();
+        assert_eq!(ask(&server, "1001", &bearer(&token)).await.err().unwrap().0, 401, "an audience that is not ours");
+    }
+}
+
+fn openssl(arguments: &[&str]) {
+    let made = std::process::Command::new("openssl").args(arguments).output().expect("openssl is installed");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[tokio::test]
+async fn a_key_does_what_its_scopes_say_and_two_may_be_good_at_once() {
+    let digest = |key: &str| {
+        use sha2::Digest as _;
+        sha2::Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let key = |name: &str, scopes: &str| format!("[[auth.keys]]\nname = \"{name}\"\nsha256 = \"{}\"\nscopes = [{scopes}]\n", digest(name));
+    let toml = [key("old", "\"publish\""), key("new", "\"publish\""), key("eyes", "\"read\""), key("hands", "\"operate\"")].concat();
+    let server = TestServer::with(&toml).await;
+    let ask = async |method: &str, path: &str, key: Option<&str>| {
+        let url = if path == "/metrics" || path == "/healthz" { format!("http://{}{path}", server.address) } else { server.url(path) };
+        let mut request = server.http.request(method.parse().unwrap(), url).json(&json!({ "type": "x", "data": {} }));
+        if let Some(key) = key {
+            request = request.bearer_auth(key);
+        }
+        request.send().await.unwrap().status().as_u16()
+    };
+    for (method, path, good, bad) in [
+        ("POST", "/events", "old", "eyes"),
+        ("POST", "/events", "new", "hands"),
+        ("POST", "/users/1/messages", "new", "eyes"),
+        ("GET", "/users/1", "eyes", "old"),
+        ("GET", "/policies", "eyes", "hands"),
+        ("GET", "/dead-letters", "eyes", "new"),
+        ("GET", "/metrics", "eyes", "old"),
+        ("DELETE", "/users/1/sessions", "hands", "eyes"),
+        ("POST", "/policies/reload", "hands", "eyes"),
+        ("DELETE", "/dead-letters", "hands", "old"),
+    ] {
+        assert!(ask(method, path, Some(good)).await < 300, "{method} {path} with {good}");
+        for refused in [None, Some(bad), Some(""), Some("ol"), Some("oldd"), Some(&*digest(good))] {
+            assert_eq!(ask(method, path, refused).await, 401, "{method} {path} with {refused:?}");
+        }
+    }
+    assert_eq!(ask("GET", "/healthz", None).await, 200);
+    let mut anybody = server.connect("9").await;
+    assert_eq!(server.http.post(server.url("/users/9/messages")).bearer_auth("new").json(&1).send().await.unwrap().status(), 202);
+    assert_eq!(anybody.json().await, json!(1));
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_get_neither_a_socket_nor_an_answer() {
+    let server = TestServer::with("[auth]\norigins = [\"https://app.example.com\"]\n").await;
+    let origin = |origin: &str| [("origin", origin.to_owned())];
+    ask(&server, "1001", &origin("https://app.example.com")).await.unwrap();
+    ask(&server, "1001", &origin(&format!("http://{}", server.address))).await.unwrap();
+    for bad in ["https://evil.net", "null", "https://app.example.com.evil.net", "http://localhost"] {
+        let (status, body) = ask(&server, "1001", &origin(bad)).await.err().unwrap_or_else(|| panic!("{bad} was let in"));
+        assert_eq!(status, 403, "{bad}: {body}");
+        let posted = server.http.post(server.url("/events")).header("origin", bad).json(&json!({ "type": "x", "data": {} }));
+        assert_eq!(posted.send().await.unwrap().status(), 403, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn who_floods_is_told_and_nobody_else_notices() {
+    let server = TestServer::with("[sockets]\nmessages_per_second_max = 2\nhandshakes_per_second_max = 5\n").await;
+    let mut neighbour = server.connect("2").await;
+    let mut flooding = server.connect("1").await;
+    for _ in 0..30 {
+        let _ = flooding.socket.feed(Message::text("x")).await;
+    }
+    let _ = flooding.socket.flush().await;
+    let mut code = None;
+    while let Some(Ok(message)) = timeout(SOON, flooding.socket.next()).await.unwrap() {
+        if let Message::Close(Some(close)) = message {
+            code = Some(u16::from(close.code));
+        }
+    }
+    assert_eq!(code, Some(4102));
+    let mut turned_away = 0;
+    for _ in 0..20 {
+        if let Err((status, body)) = ask(&server, "3", &[]).await {
+            assert_eq!(status, 503, "{body}");
+            assert!(body.contains("too_many_handshakes"), "{body}");
+            turned_away += 1;
+        }
+    }
+    assert!(turned_away > 5, "{turned_away}");
+    server.post("/users/2/messages", json!(7)).await;
+    assert_eq!(neighbour.json().await, json!(7));
+}
