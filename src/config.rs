@@ -18,14 +18,35 @@ pub use load::{Problems, Setting, Source};
 /// The defaults, as text: the reference of all settings.
 pub const DEFAULTS: &str = include_str!("config/default.toml");
 
+/// TOML has no null: an address that isn't there is an empty text.
+mod empty_is_none {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let parse = || text.parse().map_err(|_| D::Error::custom("invalid socket address"));
+        (!text.is_empty()).then(parse).transpose()
+    }
+
+    pub(super) fn serialize<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+        address.map(|address| address.to_string()).unwrap_or_default().serialize(serializer)
+    }
+}
+
 /// All settings. See `config/default.toml` for each one's meaning, unit and reason.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub listen: SocketAddr,
     pub listen_beyond_loopback_without_authentication: bool,
+    #[serde(with = "empty_is_none")]
+    pub operate_listen: Option<SocketAddr>,
     pub base_path: String,
     pub stop_deadline_ms: u64,
+    pub stop_closes_per_second_max: u32,
+    pub stop_return_within_ms: u32,
     pub worker_threads: usize,
     pub log: Log,
     pub auth: Auth,

@@ -251,9 +251,16 @@ impl Mailboxes {
         content.seats.len()
     }
 
-    /// Ends every session.
-    pub fn end_all(&self, close: &Close) {
-        self.each(|_, content| content.seats.iter().for_each(|taken| taken.seat.end(close.clone())));
+    /// Asks a part of the sessions to close, as [`Mailboxes::sweep`] does; how many they were.
+    pub fn end_part(&self, round: usize, close: &Close) -> usize {
+        let Some(shard) = self.shards.get(round % SHARDS) else { return 0 };
+        let mut ended = 0;
+        for mailbox in lock(shard).values() {
+            let content = lock(&mailbox.content);
+            content.seats.iter().for_each(|taken| taken.seat.end(close.clone()));
+            ended += content.seats.len();
+        }
+        ended
     }
 
     /// Every user with an open session.

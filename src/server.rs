@@ -64,11 +64,11 @@ enum Stage {
 #[derive(Debug)]
 pub struct Server {
     config: Arc<Config>,
-    listener: TcpListener,
+    /// With what is served there.
+    listeners: Vec<(TcpListener, Router)>,
     auth: Arc<Auth>,
     operate: Arc<Operate>,
     format: Arc<Format>,
-    router: Router,
 }
 
 /// Runs a server until `stop` resolves, then drains it.
@@ -126,6 +126,7 @@ impl Server {
             metrics: services.metrics.clone(),
             sockets: config.sockets.clone(),
             limits: config.mailboxes.clone(),
+            return_within_ms: config.stop_return_within_ms,
         });
         let explain = Explain { dispatch: dispatch.clone(), format: format.clone(), config: config.clone() };
         let ingress = Arc::new(Ingress {
@@ -135,9 +136,14 @@ impl Server {
             user_id_bytes_max: config.sockets.user_id_bytes_max,
             body_deadline: Duration::from_millis(config.http.body_deadline_ms),
         });
-        let router = router(&config, &auth, ingress, sessions, operate.clone());
-        let listener = bind(&config).with_context(|| format!("can't listen on {}", config.listen))?;
-        Ok(Server { config, listener, auth, operate, format, router })
+        let (outside, inside) = routers(&config, &auth, ingress, sessions, operate.clone());
+        let listener = |address| bind(address, config.http.backlog).with_context(|| format!("can't listen on {address}"));
+        let listeners = match config.operate_listen {
+            None => vec![(listener(config.listen)?, outside.merge(inside))],
+            Some(address) => vec![(listener(config.listen)?, outside), (listener(address)?, inside)],
+        };
+        let listeners = listeners.into_iter().map(|(listener, routes)| (listener, fronted(routes, &operate, &auth))).collect();
+        Ok(Server { config, listeners, auth, operate, format })
     }
 
     /// What a developer's session looks at and changes while the server runs.
@@ -145,12 +151,12 @@ impl Server {
         (self.operate.clone(), self.format.clone())
     }
 
-    /// The bound address; of interest where the configuration says port 0.
+    /// The bound addresses; of interest where the configuration says port 0. The first is `listen`.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn address(&self) -> std::io::Result<std::net::SocketAddr> {
-        self.listener.local_addr()
+    pub fn addresses(&self) -> std::io::Result<Vec<std::net::SocketAddr>> {
+        self.listeners.iter().map(|(listener, _)| listener.local_addr()).collect()
     }
 
     /// Serves until `stop` resolves, then drains: no new connections, requests finished, sockets closed with "reconnect".
@@ -158,7 +164,9 @@ impl Server {
     /// # Errors
     /// The operating system's, before the first connection.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        tracing::info!("listening on http://{}{}", self.address()?, self.config.base_path);
+        for (address, what) in self.addresses()?.iter().zip(["", "; operators here"]) {
+            tracing::info!("listening on http://{address}{}{what}", self.config.base_path);
+        }
         let places = Arc::new(Semaphore::new(self.config.http.connections_max.min(Semaphore::MAX_PERMITS)));
         let (stopping, _) = watch::channel(Stage::Serving);
         let (working, mut idle) = mpsc::channel::<()>(1);
@@ -173,15 +181,15 @@ impl Server {
         ];
         tokio::select! {
             () = stop => {}
-            () = self.accept(&places, &stopping, &working) => {}
+            () = self.accept_all(&places, &stopping, &working) => {}
         }
         drop(working);
         self.operate.ready.store(false, Ordering::Relaxed);
         for chore in chores {
             chore.abort();
         }
-        let Server { config, listener, operate, .. } = self;
-        drop(listener);
+        let Server { config, listeners, operate, .. } = self;
+        drop(listeners);
         let mailboxes = &operate.services.mailboxes;
         tracing::info!(sessions = mailboxes.totals().sessions, "stopping");
         let drained = timeout(Duration::from_millis(config.stop_deadline_ms), async {
@@ -189,7 +197,10 @@ impl Server {
             let _ = stopping.send(Stage::Finishing);
             let _ = timeout(REQUEST_GRACE, idle.recv()).await;
             let _ = stopping.send(Stage::Over);
-            mailboxes.end_all(&Close::Restart);
+            for round in 0..Mailboxes::SWEEP_ROUNDS {
+                let ended = u32::try_from(mailboxes.end_part(round, &Close::Restart)).unwrap_or(u32::MAX);
+                tokio::time::sleep(Duration::from_secs(1) * ended / config.stop_closes_per_second_max).await;
+            }
             let all = u32::try_from(config.http.connections_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
             let _ = places.acquire_many(all).await;
         });
@@ -200,8 +211,20 @@ impl Server {
         Ok(())
     }
 
+    async fn accept_all(&self, places: &Arc<Semaphore>, stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
+        let accepting = self.listeners.iter().map(|(listener, router)| self.accept(listener, router, places, stopping, working));
+        futures_util::future::join_all(accepting).await;
+    }
+
     /// Accepts connections for ever, as many at once as there are places.
-    async fn accept(&self, places: &Arc<Semaphore>, stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        router: &Router,
+        places: &Arc<Semaphore>,
+        stopping: &watch::Sender<Stage>,
+        working: &mpsc::Sender<()>,
+    ) {
         let write_deadline = Duration::from_millis(self.config.sockets.write_deadline_ms);
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new());
@@ -211,7 +234,7 @@ impl Server {
         http.max_buf_size(self.config.http.header_bytes_max);
         // Never closed: the semaphore lives as long as the server.
         while let Ok(permit) = places.clone().acquire_owned().await {
-            let tcp = match self.listener.accept().await {
+            let tcp = match listener.accept().await {
                 Ok((tcp, _)) => tcp,
                 Err(error) => {
                     tracing::warn!("can't accept a connection: {error}");
@@ -222,7 +245,7 @@ impl Server {
             let _ = tcp.set_nodelay(true);
             let place = Place::new(permit, self.operate.services.metrics.connections.clone());
             let stream = TokioIo::new(Stream::new(tcp, place, write_deadline));
-            let service = TowerToHyperService::new(self.router.clone());
+            let service = TowerToHyperService::new(router.clone());
             let connection = http.serve_connection(stream, service).with_upgrades();
             let (mut stopping, working) = (stopping.subscribe(), working.clone());
             tokio::spawn(async move {
@@ -246,7 +269,7 @@ impl Server {
 /// What anybody may do where other machines reach the server and it doesn't ask: the log, a metric and `/readyz` say so.
 fn exposed(config: &Config, auth: &Auth) -> Option<&'static str> {
     match auth.asks() {
-        _ if config.listen.ip().to_canonical().is_loopback() => None,
+        _ if is_loopback(config.listen) && config.operate_listen.is_none_or(is_loopback) => None,
         (true, true) => None,
         (true, false) => Some("anybody who reaches this address may connect as any user"),
         (false, true) => Some("anybody who reaches this address may publish and operate"),
@@ -254,13 +277,17 @@ fn exposed(config: &Config, auth: &Auth) -> Option<&'static str> {
     }
 }
 
+fn is_loopback(address: std::net::SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
 async fn reaches(stopping: &mut watch::Receiver<Stage>, stage: Stage) {
     // An error says that the server is gone, which is as late as it gets.
     drop(stopping.wait_for(|now| *now >= stage).await);
 }
 
-fn router(config: &Config, auth: &Arc<Auth>, ingress: Arc<Ingress>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> Router {
-    let metrics = operate.services.metrics.clone();
+/// What clients and producers use, and what operators do.
+fn routers(config: &Config, auth: &Arc<Auth>, ingress: Arc<Ingress>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> (Router, Router) {
     let sockets = Router::new().route("/ws/{user_id}", get(session::connect)).with_state(sessions);
     let producers =
         Router::new().route("/events", post(ingress::publish)).route("/users/{user_id}/messages", post(ingress::tell)).with_state(ingress);
@@ -274,21 +301,27 @@ fn router(config: &Config, auth: &Arc<Auth>, ingress: Arc<Ingress>, sessions: Ar
         .route("/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::delete))
         .route("/dead-letters/{id}/retry", post(dead_letters::retry))
         .with_state(operate.clone());
-    let metrics_route = Router::new().route("/metrics", get(operate::metrics)).with_state(operate.clone());
-    let health = Router::new().route("/healthz", get(operate::health)).route("/readyz", get(operate::ready)).with_state(operate);
+    let metrics = Router::new().route("/metrics", get(operate::metrics)).with_state(operate);
     let guarded = |routes: Router, publishes: bool| {
         if !auth.asks().0 {
             return routes;
         }
         routes.route_layer(from_fn_with_state((auth.clone(), publishes), permit))
     };
-    let api = sockets.merge(guarded(producers, true)).merge(guarded(operators, false));
-    let router = if config.base_path.is_empty() { api } else { Router::new().nest(&config.base_path, api) };
+    let below = |routes: Router| if config.base_path.is_empty() { routes } else { Router::new().nest(&config.base_path, routes) };
+    let outside = below(sockets.merge(guarded(producers, true)));
+    let inside = below(guarded(operators, false)).merge(guarded(metrics, false));
+    (outside, inside)
+}
+
+/// With what every address answers, and what every request passes.
+fn fronted(routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Router {
+    let health = Router::new().route("/healthz", get(operate::health)).route("/readyz", get(operate::ready)).with_state(operate.clone());
     let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
     let not_allowed =
         async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes other methods; see Allow");
-    let router = router.merge(health).merge(guarded(metrics_route, false));
-    router.fallback(not_found).method_not_allowed_fallback(not_allowed).layer(from_fn_with_state((auth.clone(), metrics), front))
+    let passed = (auth.clone(), operate.services.metrics.clone());
+    routes.merge(health).fallback(not_found).method_not_allowed_fallback(not_allowed).layer(from_fn_with_state(passed, front))
 }
 
 /// What every request passes: pages of other origins are turned away, and problems are counted.
@@ -353,11 +386,11 @@ pub(crate) async fn load(loader: &Arc<Loader>, config: &Config) -> anyhow::Resul
     Ok(Arc::new(Policies::new(set, rejected, Duration::from_millis(config.plugins.retire_ms))))
 }
 
-fn bind(config: &Config) -> std::io::Result<TcpListener> {
-    let socket = if config.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+fn bind(address: std::net::SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    socket.bind(config.listen)?;
-    socket.listen(config.http.backlog)
+    socket.bind(address)?;
+    socket.listen(backlog)
 }
 
 /// Rolls back what fails, and reloads when the files have changed and look the same twice, so that a copy in progress is not

@@ -58,6 +58,8 @@ pub struct Sessions {
     pub metrics: Arc<Metrics>,
     pub sockets: config::Sockets,
     pub limits: config::Mailboxes,
+    /// The window over which a stop spreads the clients' return.
+    pub return_within_ms: u32,
 }
 
 /// `GET {base}/ws/{user_id}`
@@ -274,7 +276,12 @@ impl Session {
         self.reader.leave();
         let code = end.code();
         match end {
-            End::Close(close) => encode_close(close.code(), &close.reason(), &mut self.output),
+            End::Close(close) => {
+                if self.v1 && close == Close::Restart {
+                    protocol::reconnect(self.return_after_ms(), &mut self.output);
+                }
+                encode_close(close.code(), &close.reason(), &mut self.output);
+            }
             // The closing handshake echoes the client's code.
             End::Closed(Some(code)) => encode_close(code, "", &mut self.output),
             End::Closed(None) => encode(Opcode::Close, &[], &mut self.output),
@@ -283,6 +290,12 @@ impl Session {
         let rest = self.output.get(self.written..).unwrap_or_default();
         farewell(&self.tcp, rest, self.sessions.sockets.close_deadline_ms).await;
         code
+    }
+
+    /// When to come back after a restart: the session's id is random.
+    fn return_after_ms(&self) -> u32 {
+        let random = self.reader.seat().id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        random.unwrap_or_default().checked_rem(self.sessions.return_within_ms).unwrap_or_default()
     }
 
     /// Says hello, and waits for a resume where there is something to resume from.

@@ -67,7 +67,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let (dev, server) = Dev::start(&workshop.name, config).await?;
         let dev = Arc::new(dev);
         tokio::spawn(show(dev.clone()));
-        println!("{} is served at http://{}; Ctrl-C ends it", workshop.name, server.address()?);
+        if let Some(address) = server.addresses()?.first() {
+            println!("{} is served at http://{address}; Ctrl-C ends it", workshop.name);
+        }
         thread::Builder::new().name("workshop".into()).spawn(move || workshop.work(&dev))?;
         server.serve(stop_signal()?).await
     });

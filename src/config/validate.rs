@@ -8,7 +8,8 @@ use super::origin::is_origin;
 
 /// Here zero has a meaning: none, never, or as many as there are cores. Everywhere else it would stop all work, so a new
 /// setting is checked until it is named here.
-const MAY_BE_ZERO: [&str; 15] = [
+const MAY_BE_ZERO: [&str; 16] = [
+    "stop_return_within_ms",
     "leeway_s",
     "expiry_grace_ms",
     "shapes_bytes_max",
@@ -32,6 +33,7 @@ pub(super) fn problems(config: &Config, table: &Table) -> Vec<String> {
     let mut found = Vec::new();
     zeros(table, &mut Vec::new(), &mut found);
     found.extend(listen(config));
+    found.extend(operate_listen(config));
     auth(config, &mut found);
     found.extend(base_path(&config.base_path));
     attributes(&config.sockets.attributes, &mut found);
@@ -70,6 +72,16 @@ fn listen(config: &Config) -> Option<String> {
              publishes; set both, listen on 127.0.0.1, or set \"listen_beyond_loopback_without_authentication\" to true where \
              something in front of it asks",
             config.listen
+        )
+    })
+}
+
+fn operate_listen(config: &Config) -> Option<String> {
+    let address = config.operate_listen?;
+    let is_guarded = address.ip().to_canonical().is_loopback() || !config.auth.keys.is_empty();
+    (!is_guarded && !config.listen_beyond_loopback_without_authentication).then(|| {
+        format!(
+            "\"operate_listen\" is {address}, which other machines can reach, and \"auth.keys\" is empty; set it, or listen on 127.0.0.1"
         )
     })
 }

@@ -132,6 +132,15 @@ pub fn authorized(token_ends_in_ms: Option<u64>, out: &mut Vec<u8>) {
     control("auth", Authorized { token_ends_in_ms }, out);
 }
 
+/// Appends the frame that says when to come back after a restart.
+pub fn reconnect(after_ms: u32, out: &mut Vec<u8>) {
+    #[derive(Serialize)]
+    struct Reconnect {
+        after_ms: u32,
+    }
+    control("reconnect", Reconnect { after_ms }, out);
+}
+
 /// Appends an error frame. Without the subprotocol it is a message that says `"type":"error"`.
 pub fn error(v1: bool, code: &str, detail: &str, out: &mut Vec<u8>) {
     #[derive(Serialize)]

@@ -342,6 +342,26 @@ async fn a_key_does_what_its_scopes_say_and_two_may_be_good_at_once() {
 }
 
 #[tokio::test]
+async fn operators_may_have_an_address_of_their_own() {
+    let server = TestServer::with("operate_listen = \"127.0.0.1:0\"").await;
+    let operators = TestServer::elsewhere(server.operators);
+    let mut client = server.connect("1001").await;
+    server.post("/users/1001/messages", json!(1)).await;
+    assert_eq!(client.json().await, json!(1));
+    assert_eq!(operators.get("/users/1001").await["sessions"].as_array().unwrap().len(), 1);
+    assert_eq!(operators.metric("signalpost_sessions_opened_total").await, 1.0);
+    let status = async |server: &TestServer, path: &str| server.http.get(server.url(path)).send().await.unwrap().status().as_u16();
+    for path in ["/users/1001", "/policies", "/dead-letters", "/../../metrics"] {
+        assert_eq!(status(&server, path).await, 404, "{path} is not for clients");
+        assert_eq!(status(&operators, path).await, 200, "{path}");
+    }
+    assert_eq!(operators.http.post(operators.url("/events")).json(&json!({"type": "x"})).send().await.unwrap().status(), 404);
+    for server in [&server, &operators] {
+        assert_eq!(status(server, "/../../readyz").await, 200);
+    }
+}
+
+#[tokio::test]
 async fn pages_of_other_origins_get_neither_a_socket_nor_an_answer() {
     let server = TestServer::with("[auth]\norigins = [\"https://app.example.com\"]\n").await;
     let origin = |origin: &str| [("origin", origin.to_owned())];

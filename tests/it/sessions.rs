@@ -635,6 +635,9 @@ mod stops {
             assert_eq!(v1.json().await["data"], number);
         }
         assert_eq!(plain.closed().await.0, 1012);
+        let farewell = v1.json().await;
+        assert_eq!(farewell["type"], "reconnect", "{farewell}");
+        assert!(farewell["data"]["after_ms"].as_u64().unwrap() < 2_000, "{farewell}");
         assert_eq!(v1.closed().await.0, 1012);
         server.stop().await;
     }

@@ -27,6 +27,8 @@ pub const QUIET: Duration = Duration::from_millis(200);
 /// A running server. Dropping it stops it.
 pub struct TestServer {
     pub address: std::net::SocketAddr,
+    /// The same, unless the operators have an address of their own.
+    pub operators: std::net::SocketAddr,
     pub http: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<anyhow::Result<()>>>,
@@ -77,17 +79,18 @@ impl TestServer {
     /// With these settings over the defaults.
     pub async fn with(toml: &str) -> TestServer {
         let server = Server::new(config(toml)).await.unwrap();
-        let address = server.address().unwrap();
+        let addresses = server.addresses().unwrap();
+        let (address, operators) = (addresses[0], *addresses.last().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let running = tokio::spawn(server.serve(async {
             let _ = stopped.await;
         }));
-        TestServer { address, http: reqwest::Client::new(), stop: Some(stop), running: Some(running) }
+        TestServer { address, operators, http: reqwest::Client::new(), stop: Some(stop), running: Some(running) }
     }
 
     /// One that somebody else runs.
     pub fn elsewhere(address: std::net::SocketAddr) -> TestServer {
-        TestServer { address, http: reqwest::Client::new(), stop: None, running: None }
+        TestServer { address, operators: address, http: reqwest::Client::new(), stop: None, running: None }
     }
 
     /// Stops the server and waits until it is down.

@@ -36,7 +36,11 @@ impl ServerProcess {
             let _ = child.kill();
             panic!("it listens in time: {}", std::fs::read_to_string(log.path()).unwrap());
         };
-        ServerProcess { server: TestServer { address, http: reqwest::Client::new(), stop: None, running: None }, child, log }
+        ServerProcess {
+            server: TestServer { address, operators: address, http: reqwest::Client::new(), stop: None, running: None },
+            child,
+            log,
+        }
     }
 
     /// Lines of its log with this in them.
