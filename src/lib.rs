@@ -28,10 +28,9 @@
 //! 7. *Formatting never runs twice* for one message and class (`delivery::Message::shape`).
 //!
 //! What is absent: `session` and `mailbox` know no event type; nothing below `policy` knows WebAssembly; nothing below
-//! `ingress`, `session` and `operate` knows HTTP. Each module imports only lower ones, which a test checks.
+//! `ingress`, `session` and `operate` knows HTTP, but `auth` and `problem`, which read and answer requests for them. Each module imports only lower ones, which a test checks.
 
 // The line, in reading order.
-mod auth;
 mod dialogue;
 mod dispatch;
 mod format;
@@ -41,6 +40,7 @@ mod policy;
 mod session;
 
 // What the stations share.
+mod auth;
 mod close;
 pub mod config;
 mod dead_letters;
