@@ -1,4 +1,4 @@
-"""Checks a server with a browser's own WebSocket. Usage: browser.py http://ADDRESS/api/pool PROCESS_ID_OF_THE_SERVER
+"""Checks a server with a browser's own WebSocket. Usage: browser.py http://ADDRESS/api/pool PORT_OF_THE_PAGE PROCESS_ID_OF_THE_SERVER
 
 The page shows what its sockets read; this script publishes, reads the page, and at the end stops the server."""
 
@@ -36,13 +36,21 @@ READ_PAGE = """
 """
 
 
-def main(address, server_process):
+def main(address, page_port, server_process):
     # The browser is ended in any case, also when this script takes too long and is told to stop.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED  browser: stopped before its end"))
-    with page_server() as page, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+    # The server knows the one page's origin, and not the other's.
+    with (
+        page_server(int(page_port)) as page,
+        page_server(0) as other_page,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+    ):
         browser = start_browser(profile)
+        query = f"page.html?server={address.replace('http', 'ws', 1)}"
         try:
-            browser.get(f"{page}/page.html?server={address.replace('http', 'ws', 1)}")
+            browser.get(f"{other_page}/{query}")
+            stranger(browser)
+            browser.get(f"{page}/{query}")
             messages(browser, address)
             closing(browser, int(server_process))
         finally:
@@ -57,9 +65,12 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 class page_server:
     """Serves this folder on loopback: a page from a file would have no origin, as no real page has."""
 
+    def __init__(self, port):
+        self.port = port
+
     def __enter__(self):
         handler = functools.partial(Quiet, directory=Path(__file__).parent)
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return f"http://127.0.0.1:{self.server.server_port}"
 
@@ -79,6 +90,11 @@ def start_browser(profile):
     browser.set_page_load_timeout(SOON_S)
     browser.set_script_timeout(SOON_S)
     return browser
+
+
+def stranger(browser):
+    wait_for(browser, "no socket of another page opens", lambda socket: socket["state"] == "closed, code 1006, not clean")
+    ok("browser: a page of another origin gets no socket")
 
 
 def messages(browser, address):
