@@ -48,6 +48,7 @@ pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
     let mut component = match prepared {
         Some((package, toolchain)) => rust(&dir, &package, &toolchain)?,
         None if language == Language::Python => languages::python(&dir)?,
+        None if language == Language::C => c(&dir)?,
         None => languages::javascript(&dir)?,
     };
     append_custom_section(&mut component, SOURCES_SECTION, sources.as_bytes());
@@ -85,11 +86,20 @@ fn prepare(dir: &Path) -> Result<(Package, Toolchain)> {
 fn rust(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<Vec<u8>> {
     let core = run_cargo(dir, package, toolchain)?;
     let module = fs::read(&core).with_context(|| format!("cargo built no {}", core.display()))?;
-    ComponentEncoder::default()
-        .validate(true)
-        .module(&module)
-        .and_then(|mut encoder| encoder.encode())
-        .context("the module is not a component's: does the plugin call `signalpost_plugin::export!`, or wit-bindgen's?")
+    encode(&module).context("the module is not a component's: does the plugin call `signalpost_plugin::export!`, or wit-bindgen's?")
+}
+
+fn c(dir: &Path) -> Result<Vec<u8>> {
+    let module = languages::c(dir)?;
+    encode(&module).context(
+        "the module is not a component's: does it define what its world exports, and do without the files, streams, clock and \
+         environment of C's library?",
+    )
+}
+
+/// A component from a core module that has its world in it.
+fn encode(module: &[u8]) -> Result<Vec<u8>> {
+    ComponentEncoder::default().validate(true).module(module).and_then(|encoder| encoder.encode())
 }
 
 /// Where `build` writes a plugin's component: beside its folder.
@@ -98,7 +108,7 @@ pub fn output(dir: &Path) -> Result<PathBuf> {
     let name = match Language::of(&dir)? {
         Language::Rust => sources::package_name(&dir)?,
         // Their tools don't name a component.
-        Language::JavaScript | Language::Python => dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        Language::JavaScript | Language::Python | Language::C => dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
     Ok(dir.parent().unwrap_or(&dir).join(format!("{name}.wasm")))
 }

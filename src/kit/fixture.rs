@@ -32,6 +32,8 @@ use crate::config::{Config, Grant};
 use crate::kit::json::{Json, differences};
 use stage::Stage;
 
+pub use bench::{Bench, Timed};
+
 /// What a step does.
 const VERBS: [&str; 5] = ["event", "format", "opened", "received", "closed"];
 

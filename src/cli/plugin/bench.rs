@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{anyhow, ensure};
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::test::component_and_sources;
 use crate::cli::{ServerFlags, terminal};
 use crate::kit::Workbench;
-use crate::kit::fixture::{self, Fixture};
+use crate::kit::fixture::{self, Bench, Fixture, Timed};
 use crate::policy::host::Clock;
 
 #[derive(Args, Debug)]
@@ -22,6 +23,9 @@ pub(in crate::cli) struct Arguments {
     /// Calls of each step; fewer where they take long.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     calls: usize,
+    /// One JSON object, with times in nanoseconds.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -35,9 +39,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let bench = Workbench::new(config.clone(), Clock::Machine)?;
     let name = bench.name_of(&component);
     let inspection = bench.inspect(&name, &component).map_err(|reason| anyhow!("{} {reason}", component.display()))?;
+    let timed = fixtures.iter().map(|fixture| fixture.bench(&component, &config, &inspection.grants, arguments.calls));
+    let timed: Vec<Bench> = timed.collect::<anyhow::Result<_>>()?;
+    if arguments.json {
+        println!("{}", in_numbers(inspection.bytes.len(), inspection.compile, &fixtures, &timed));
+        return Ok(());
+    }
     println!("{}: {} bytes, compiled in {}", component.display(), inspection.bytes.len(), shown(inspection.compile));
-    for fixture in &fixtures {
-        let timed = fixture.bench(&component, &config, &inspection.grants, arguments.calls)?;
+    for (fixture, timed) in fixtures.iter().zip(timed) {
         let memory = match timed.memory_bytes {
             0 => "is not kept from call to call (limits.instance_kept_bytes_max)".to_owned(),
             bytes => format!("has {} KiB", bytes / 1024),
@@ -49,6 +58,24 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn in_numbers(bytes: usize, compile: Duration, fixtures: &[Fixture], timed: &[Bench]) -> Value {
+    let step = |step: &Timed| json!({ "name": step.name, "calls": step.calls, "p50_ns": ns(step.p50), "p99_ns": ns(step.p99) });
+    let fixture = |(fixture, timed): (&Fixture, &Bench)| {
+        json!({
+            "file": fixture.file,
+            "instance_ns": ns(timed.instance),
+            "instance_kept_bytes": timed.memory_bytes,
+            "steps": timed.steps.iter().map(step).collect::<Vec<_>>(),
+        })
+    };
+    let fixtures: Vec<Value> = fixtures.iter().zip(timed).map(fixture).collect();
+    json!({ "bytes": bytes, "compile_ns": ns(compile), "fixtures": fixtures })
+}
+
+fn ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn shown(time: Duration) -> String {

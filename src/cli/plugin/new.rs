@@ -25,6 +25,7 @@ enum Lang {
     Rust,
     Js,
     Python,
+    C,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -75,6 +76,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Lang::Rust => rust(name, arguments.role, &parent)?,
         Lang::Js => javascript(name, arguments.role),
         Lang::Python => python(name, arguments.role),
+        Lang::C => c(name, arguments.role),
     };
     for (file, content) in files.into_iter().chain(fixtures(arguments.role)) {
         let path = dir.join(file);
@@ -84,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     println!("{} is a plugin. Next:\n", dir.display());
     match arguments.lang {
-        Lang::Rust => {}
+        Lang::Rust | Lang::C => {}
         Lang::Js => println!("  (cd {} && npm install)", dir.display()),
         Lang::Python => println!("  (cd {} && python3 -m venv .venv && .venv/bin/pip install componentize-py==0.25.1)", dir.display()),
     }
@@ -148,6 +150,20 @@ fn python(name: &str, role: Role) -> Files {
     let mut files = world(role);
     files.push(("pyproject.toml".into(), renamed(repository!("plugins/templates/python/pyproject.toml"), name)));
     files.extend([("policy.py".into(), renamed(source, name)), (".gitignore".into(), "/.venv\n__pycache__\n".into())]);
+    files
+}
+
+fn c(name: &str, role: Role) -> Files {
+    let source = match role {
+        Role::Routing => repository!("plugins/templates/c/routing.c"),
+        Role::Formatting => repository!("plugins/templates/c/formatting.c"),
+        Role::Sessions => repository!("plugins/templates/c/sessions.c"),
+    };
+    let mut files = world(role);
+    files.push(("kit.h".into(), repository!("plugins/templates/c/kit.h").into()));
+    // Where editors look for the flags of clang.
+    files.push(("compile_flags.txt".into(), "--target=wasm32-wasi\n-I.bindings\n".into()));
+    files.extend([("policy.c".into(), renamed(source, name)), (".gitignore".into(), "/.bindings\n".into())]);
     files
 }
 

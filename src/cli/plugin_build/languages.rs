@@ -6,9 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail, ensure};
+use wit_bindgen_core::Files;
+use wit_bindgen_core::wit_parser::{Resolve, WorldKey};
 
 /// The world that a plugin's `wit/world.wit` has to define.
 const WORLD: &str = "policy";
+
+/// Where the header of a plugin in C is, beside its sources.
+const BINDINGS: &str = ".bindings";
 
 /// What a plugin is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,12 +21,18 @@ pub enum Language {
     Rust,
     JavaScript,
     Python,
+    C,
 }
 
 impl Language {
     /// Reads it off the file that each language has.
     pub fn of(dir: &Path) -> Result<Language> {
-        let files = [("Cargo.toml", Language::Rust), ("package.json", Language::JavaScript), ("pyproject.toml", Language::Python)];
+        let files = [
+            ("Cargo.toml", Language::Rust),
+            ("package.json", Language::JavaScript),
+            ("pyproject.toml", Language::Python),
+            ("policy.c", Language::C),
+        ];
         let found = files.iter().find(|(file, _)| dir.join(file).is_file());
         let names = files.map(|(file, _)| file).join(", ");
         Ok(found.with_context(|| format!("{} is no plugin's folder: it has none of {names}", dir.display()))?.1)
@@ -50,6 +61,64 @@ pub fn python(dir: &Path) -> Result<Vec<u8>> {
     run(command, dir)
 }
 
+/// The core module of a plugin in C: all `*.c` in its folder, and what is generated from its world, by clang with wasi-libc.
+pub fn c(dir: &Path) -> Result<Vec<u8>> {
+    let clang = clang()?;
+    let bindings = dir.join(BINDINGS);
+    fs::create_dir_all(&bindings).with_context(|| format!("can't make {}", bindings.display()))?;
+    for (name, content) in c_bindings(&dir.join("wit"))?.iter() {
+        let path = bindings.join(name);
+        fs::write(&path, content).with_context(|| format!("can't write {}", path.display()))?;
+    }
+    let files = |dir: &Path, extensions: &[&str]| -> Result<Vec<PathBuf>> {
+        let listed = fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+        let paths = listed.with_context(|| format!("can't list {}", dir.display()))?.into_iter().map(|entry| entry.path());
+        let mut paths: Vec<PathBuf> =
+            paths.filter(|path| path.extension().is_some_and(|found| extensions.iter().any(|extension| found == *extension))).collect();
+        paths.sort();
+        Ok(paths)
+    };
+    let mut command = Command::new(clang);
+    command.args(C_TARGET).args(["-mexec-model=reactor", "-O2", "-Wall", "-Wextra", "-Wl,--strip-debug", "-I", BINDINGS]);
+    command.args(files(dir, &["c"])?).args(files(&bindings, &["c", "o"])?).arg("-o");
+    run(command, dir)
+}
+
+/// Debian's wasi-libc knows the older of the target's two names, and clang calls that one deprecated.
+const C_TARGET: [&str; 2] = ["--target=wasm32-wasi", "-Wno-deprecated"];
+
+/// A clang that has a C library for WebAssembly: that of `WASI_SDK_PATH`, or the machine's.
+fn clang() -> Result<PathBuf> {
+    let sdk = std::env::var_os("WASI_SDK_PATH").map(|sdk| Path::new(&sdk).join("bin/clang"));
+    let has_library = |clang: &PathBuf| {
+        let asked = Command::new(clang).args(C_TARGET).arg("-print-file-name=libc.a").output();
+        asked.is_ok_and(|answer| Path::new(String::from_utf8_lossy(&answer.stdout).trim()).is_absolute())
+    };
+    let found = sdk.into_iter().chain(["clang-22", "clang"].map(PathBuf::from)).find(has_library);
+    found.context(
+        "there is no clang with a C library for WebAssembly: set WASI_SDK_PATH to an unpacked WASI SDK \
+         (github.com/WebAssembly/wasi-sdk), or on Debian `apt-get install clang-22 lld-22 wasi-libc libclang-rt-22-dev-wasm32`",
+    )
+}
+
+/// `policy.h` and what belongs to it. Names are those of the contract without its package: `exports_routing_route`, `policy_event_t`.
+fn c_bindings(wit: &Path) -> Result<Files> {
+    let mut resolve = Resolve::default();
+    let (package, _) = resolve.push_path(wit)?;
+    let world = resolve.select_world(&[package], Some(WORLD))?;
+    let interfaces = resolve.worlds.get(world).into_iter().flat_map(|world| world.imports.keys().chain(world.exports.keys()));
+    let full_names = interfaces.filter(|key| matches!(key, WorldKey::Interface(_))).map(|key| resolve.name_world_key(key));
+    let rename = |full: String| {
+        let short = full.rsplit('/').next().and_then(|name| name.split('@').next()).unwrap_or(&full);
+        let short = if short == "types" { WORLD.to_owned() } else { short.replace('-', "_") };
+        (full, short)
+    };
+    let options = wit_bindgen_c::Opts { rename: full_names.map(rename).collect(), ..Default::default() };
+    let mut files = Files::default();
+    options.build().generate(&mut resolve, world, &mut files)?;
+    Ok(files)
+}
+
 /// A tool that the project has installed, or the machine.
 fn find(tool: &str, dir: &Path, places: &[&str], install: &str) -> Result<PathBuf> {
     let own = places.iter().map(|place| dir.join(place));
@@ -70,8 +139,8 @@ fn run(mut command: Command, dir: &Path) -> Result<Vec<u8>> {
     let component = fs::read(&output);
     // Best effort: it is in a folder for such files.
     let _ = fs::remove_file(&output);
-    let said = || [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()).join("\n");
-    ensure!(status.success(), "{}\n{} did not build {}", said(), tool.display(), dir.display());
+    let said = || [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).join("\n");
+    ensure!(status.success(), "{}\n{} did not build {}", said().trim(), tool.display(), dir.display());
     match component {
         Ok(component) => Ok(component),
         Err(error) => bail!("{} wrote no component: {error}", tool.display()),

@@ -33,14 +33,14 @@ const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 #[test]
 fn a_project_has_the_name_and_the_fixtures_of_its_role() {
     let dir = tempfile::tempdir().unwrap();
-    for lang in ["rust", "js", "python"] {
+    for lang in ["rust", "js", "python", "c"] {
         for role in ["routing", "formatting", "sessions"] {
             let name = format!("my-{lang}-{role}");
             let said = new(dir.path(), &[&name, "--lang", lang, "--role", role]);
             assert!(said.contains(&format!("signalpost plugin test {name}")), "{said}");
             let project = dir.path().join(&name);
-            let manifest =
-                ["Cargo.toml", "package.json", "pyproject.toml"].map(|file| project.join(file)).into_iter().find(|file| file.is_file());
+            let manifests = ["Cargo.toml", "package.json", "pyproject.toml", "policy.c"].map(|file| project.join(file));
+            let manifest = manifests.into_iter().find(|file| file.is_file());
             let manifest = std::fs::read_to_string(manifest.unwrap()).unwrap();
             assert!(manifest.contains(&format!("\"{name}\"")), "{manifest}");
             let fixtures = Path::new(REPOSITORY).join("plugins/templates/fixtures").join(role);
@@ -111,5 +111,5 @@ fn a_missing_tool_is_told_with_the_line_that_installs_it() {
         assert!(ran.code == 1 && ran.err.contains(words), "{}", ran.err);
     }
     let ran = plugin(dir.path(), &["build", "."]);
-    assert!(ran.code == 1 && ran.err.contains("it has none of Cargo.toml, package.json, pyproject.toml"), "{}", ran.err);
+    assert!(ran.code == 1 && ran.err.contains("it has none of Cargo.toml, package.json, pyproject.toml, policy.c"), "{}", ran.err);
 }

@@ -288,8 +288,8 @@ pub fn component_of(wit: &str, module: &str) -> Vec<u8> {
     let world = resolve.select_world(&[package], None).unwrap();
     let mut module = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}"));
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
-    let mut encoder = ComponentEncoder::default().validate(true).module(&module).unwrap();
-    encoder.encode().unwrap_or_else(|error| panic!("{error:?}"))
+    let encoded = ComponentEncoder::default().validate(true).module(&module).and_then(|encoder| encoder.encode());
+    encoded.unwrap_or_else(|error| panic!("{error:?}"))
 }
 
 /// Tells `attributes` what the event's attributes are, a line each, and `data` its data as it is.
