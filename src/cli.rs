@@ -64,7 +64,13 @@ enum Command {
     Plugin(plugin::Command),
     /// Compile a component from standard input, as the server's own child.
     #[command(name = CHILD_COMMAND, hide = true)]
-    CompileComponent { memory_bytes_max: u64, seconds_max: u64, niceness: i32 },
+    CompileComponent {
+        memory_bytes_max: u64,
+        seconds_max: u64,
+        niceness: i32,
+        #[arg(long)]
+        functions: bool,
+    },
 }
 
 /// The settings that are often different from one start to the next. All others are in the file or the environment.
@@ -83,8 +89,8 @@ struct ServerFlags {
 
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::CompileComponent { memory_bytes_max, seconds_max, niceness }) = arguments.command {
-        return compile::child(memory_bytes_max, seconds_max, niceness);
+    if let Some(Command::CompileComponent { memory_bytes_max, seconds_max, niceness, functions }) = arguments.command {
+        return compile::child(memory_bytes_max, seconds_max, niceness, functions);
     }
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,

@@ -125,7 +125,7 @@ impl Workshop {
             self.built = Some(sources);
         }
         let built = Instant::now();
-        dev.compile(&self.staging, config.clone()).map_err(anyhow::Error::msg)?;
+        dev.compile(&self.staging).map_err(anyhow::Error::msg)?;
         let compiled = Instant::now();
         let passed = self.test()?;
         let tested = Instant::now();

@@ -24,6 +24,7 @@ pub struct Dev {
     name: String,
     operate: Arc<Operate>,
     format: Arc<Format>,
+    compiler: Loader,
 }
 
 /// A policy that serves from now on.
@@ -45,9 +46,10 @@ impl Dev {
         // What changes is put there from here; the author's own component may lie in that folder.
         config.plugins.watch = false;
         config.policies.entry(name.to_owned()).or_default().enabled = Some(false);
-        let server = Server::new(config).await?;
+        let server = Server::new(config.clone()).await?;
         let (operate, format) = server.inside();
-        Ok((Dev { name: name.to_owned(), operate, format }, server))
+        let compiler = Loader::new(engine::serving()?, Arc::new(config), operate.services.clone()).in_a_hurry().for_edits();
+        Ok((Dev { name: name.to_owned(), operate, format, compiler }, server))
     }
 
     /// What is done for each event from now on, as JSON: a receipt with its explanation.
@@ -71,10 +73,8 @@ impl Dev {
     ///
     /// # Errors
     /// No server would load it.
-    pub fn compile(&self, component: &Path, config: Config) -> Result<(), String> {
-        let engine = engine::serving().map_err(|error| error.to_string())?;
-        let loader = Loader::new(engine, Arc::new(config), self.operate.services.clone()).in_a_hurry();
-        loader.imported_grants(component).map(drop)
+    pub fn compile(&self, component: &Path) -> Result<(), String> {
+        self.compiler.imported_grants(component).map(drop)
     }
 
     /// Loads a component with the settings of this configuration and puts it in the place of the policy. It has what it imports.

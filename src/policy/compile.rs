@@ -4,12 +4,15 @@
 //! enforces. What it made is kept in a private folder, by the component's digest and the engine. Only bytes that this
 //! binary wrote there are ever deserialized: nobody else can write to the folder, and each file begins with its own digest.
 
+mod functions;
+
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,7 @@ use wasmtime::component::Component;
 
 use super::engine;
 use crate::config;
+use functions::{Functions, push_part, split_part};
 
 /// The argument that makes this binary the compiling child.
 pub const CHILD_COMMAND: &str = "compile-component";
@@ -47,7 +51,9 @@ pub struct Compiler {
     deadline: Duration,
     memory_bytes_max: u64,
     /// The priority of the child, as `nice` counts: a server's own work comes first.
-    pub niceness: i32,
+    niceness: i32,
+    /// What the last child made of each function, for the next one. A server does without: its plugins seldom change.
+    functions: Option<Mutex<Vec<u8>>>,
 }
 
 impl Compiler {
@@ -64,7 +70,18 @@ impl Compiler {
             }
         });
         let deadline = Duration::from_millis(plugins.compile_deadline_ms);
-        Compiler { program, cache, deadline, memory_bytes_max: plugins.compile_memory_bytes_max, niceness: NICENESS_LOWEST }
+        let memory_bytes_max = plugins.compile_memory_bytes_max;
+        Compiler { program, cache, deadline, memory_bytes_max, niceness: NICENESS_LOWEST, functions: None }
+    }
+
+    /// Somebody waits for it: it is as urgent as anything else.
+    pub fn in_a_hurry(self) -> Compiler {
+        Compiler { niceness: 0, ..self }
+    }
+
+    /// What an edit left alone isn't compiled again.
+    pub fn for_edits(self) -> Compiler {
+        Compiler { functions: Some(Mutex::default()), ..self }
     }
 
     /// The component with this content; from the cache, or compiled.
@@ -98,12 +115,25 @@ impl Compiler {
     }
 
     fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let Some(functions) = &self.functions else { return self.ask_child(bytes) };
+        let mut functions = functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut question = Vec::new();
+        push_part(&mut question, bytes);
+        question.extend_from_slice(&functions);
+        let answer = self.ask_child(&question)?;
+        let (artefact, rest) = split_part(&answer).ok_or("can't be compiled now: the compiler's answer is cut off")?;
+        *functions = rest.to_vec();
+        Ok(artefact.to_vec())
+    }
+
+    fn ask_child(&self, question: &[u8]) -> Result<Vec<u8>, String> {
         let cannot = |error: io::Error| format!("can't be compiled now: {error}");
         let mut child = Command::new(&self.program)
             .arg(CHILD_COMMAND)
             .arg(self.memory_bytes_max.to_string())
             .arg(self.deadline.as_secs().saturating_add(1).to_string())
             .arg(self.niceness.to_string())
+            .args(self.functions.as_ref().map(|_| "--functions"))
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -116,7 +146,7 @@ impl Compiler {
         thread::scope(|scope| {
             scope.spawn(move || {
                 // A child that ends early says why on stderr.
-                let _ = stdin.write_all(bytes);
+                let _ = stdin.write_all(question);
             });
             let words = scope.spawn(move || {
                 let mut words = String::new();
@@ -144,10 +174,17 @@ impl Compiler {
     }
 }
 
-/// The child: a component on standard input, its artefact on standard output. Its arguments bound its memory in bytes and its
-/// time in seconds of a processor, and say its priority.
-pub fn child(memory_bytes_max: u64, seconds_max: u64, niceness: i32) -> ExitCode {
-    match confined(memory_bytes_max, seconds_max, niceness) {
+/// The child: a component on standard input, its artefact on standard output; with `functions`, each with its length before it
+/// and the code of functions after it. Its arguments bound its memory in bytes and its time in seconds of a processor, and say
+/// its priority.
+pub fn child(memory_bytes_max: u64, seconds_max: u64, niceness: i32, functions: bool) -> ExitCode {
+    let answered = confine(memory_bytes_max, seconds_max, niceness).and_then(|()| {
+        let mut question = Vec::new();
+        io::stdin().lock().read_to_end(&mut question).map_err(|error| format!("can't be read: {error}"))?;
+        let answer = if functions { answer_with_functions(&question) } else { answer(&question) }?;
+        io::stdout().lock().write_all(&answer).map_err(|error| format!("can't be written: {error}"))
+    });
+    match answered {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -156,7 +193,7 @@ pub fn child(memory_bytes_max: u64, seconds_max: u64, niceness: i32) -> ExitCode
     }
 }
 
-fn confined(memory_bytes_max: u64, seconds_max: u64, niceness: i32) -> Result<(), String> {
+fn confine(memory_bytes_max: u64, seconds_max: u64, niceness: i32) -> Result<(), String> {
     let limits =
         [(Resource::As, memory_bytes_max), (Resource::Cpu, seconds_max.saturating_mul(2)), (Resource::Core, 0), (Resource::Fsize, 0)];
     for (resource, limit) in limits {
@@ -166,11 +203,26 @@ fn confined(memory_bytes_max: u64, seconds_max: u64, niceness: i32) -> Result<()
     }
     // Best effort: without it, it is as urgent as its parent.
     let _ = rustix::process::setpriority_process(None, niceness);
-    let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes).map_err(|error| format!("can't be read: {error}"))?;
-    let engine = engine::compiling().map_err(|error| error.to_string())?;
-    let artefact = engine.precompile_component(&bytes).map_err(|error| format!("is no valid component: {error:#}"))?;
-    io::stdout().lock().write_all(&artefact).map_err(|error| format!("can't be written: {error}"))
+    Ok(())
+}
+
+fn answer(component: &[u8]) -> Result<Vec<u8>, String> {
+    precompile(&engine::compiling(None), component)
+}
+
+fn answer_with_functions(question: &[u8]) -> Result<Vec<u8>, String> {
+    let (component, functions) = split_part(question).ok_or("can't be read: it is cut off")?;
+    let functions = Arc::new(Functions::from_bytes(functions));
+    let artefact = precompile(&engine::compiling(Some(functions.clone())), component)?;
+    let mut answer = Vec::new();
+    push_part(&mut answer, &artefact);
+    answer.append(&mut functions.to_bytes());
+    Ok(answer)
+}
+
+fn precompile(engine: &wasmtime::Result<Engine>, component: &[u8]) -> Result<Vec<u8>, String> {
+    let engine = engine.as_ref().map_err(ToString::to_string)?;
+    engine.precompile_component(component).map_err(|error| format!("is no valid component: {error:#}"))
 }
 
 /// Waits for the child, and ends it when its time is over.

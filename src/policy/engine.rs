@@ -1,9 +1,10 @@
 //! The sandbox: one engine, its ticker, and the bounds of one instance. Who else touches wasmtime's configuration is wrong.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use wasmtime::{Config, Engine, ResourceLimiter, UpdateDeadline};
+use wasmtime::{CacheStore, Config, Engine, ResourceLimiter, UpdateDeadline};
 
 use crate::config::Limits;
 
@@ -28,7 +29,7 @@ const BACKTRACE_FRAMES_MAX: usize = 20;
 /// # Errors
 /// This machine can't run compiled WebAssembly, or refuses a thread.
 pub fn serving() -> anyhow::Result<Engine> {
-    let engine = compiling()?;
+    let engine = compiling(None)?;
     let weak = engine.weak();
     thread::Builder::new().name("epoch-ticker".into()).spawn(move || {
         while let Some(engine) = weak.upgrade() {
@@ -40,11 +41,12 @@ pub fn serving() -> anyhow::Result<Engine> {
     Ok(engine)
 }
 
-/// The engine of a process that only compiles: the same, so that what it makes fits.
+/// The engine of a process that only compiles: the same, so that what it makes fits. `functions` has code of functions that were
+/// compiled before.
 ///
 /// # Errors
 /// wasmtime was built without something that the configuration names.
-pub fn compiling() -> wasmtime::Result<Engine> {
+pub fn compiling(functions: Option<Arc<dyn CacheStore>>) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     // Deadlines: a call traps when the epoch has passed its own.
     config.epoch_interruption(true);
@@ -59,6 +61,9 @@ pub fn compiling() -> wasmtime::Result<Engine> {
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX));
     // Registering unwind information of many modules is slow, and no native debugger looks at them.
     config.native_unwind_info(false);
+    if let Some(functions) = functions {
+        config.enable_incremental_compilation(functions)?;
+    }
     Engine::new(&config)
 }
 

@@ -65,9 +65,15 @@ impl Loader {
         Loader { engine, compiler, config, services }
     }
 
-    /// Somebody waits for what it compiles, as urgently as for anything else.
+    /// Somebody waits for what it compiles.
     pub fn in_a_hurry(mut self) -> Loader {
-        self.compiler.niceness = 0;
+        self.compiler = self.compiler.in_a_hurry();
+        self
+    }
+
+    /// What it compiles is what it compiled before, with an edit.
+    pub fn for_edits(mut self) -> Loader {
+        self.compiler = self.compiler.for_edits();
         self
     }
 
