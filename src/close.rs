@@ -23,7 +23,7 @@ pub enum Close {
     SlowConsumer,
     /// One more than `sockets.per_user_max`, and the newest is refused.
     TooManySessions,
-    /// More than `sockets.messages_per_second_max`.
+    /// More than `sockets.messages_per_second_max` or `sockets.bytes_per_second_max`.
     TooManyMessages,
     EndedByOperator,
     Idle,
@@ -65,7 +65,7 @@ impl Close {
             Close::TokenExpired => "the token has expired, reconnect with a new one".into(),
             Close::SlowConsumer => "slow consumer, back off and resume".into(),
             Close::TooManySessions => "too many sessions of this user, back off".into(),
-            Close::TooManyMessages => "too many messages, back off".into(),
+            Close::TooManyMessages => "too many messages or bytes, back off".into(),
             Close::EndedByOperator => "ended by the operator".into(),
             Close::Idle => "idle for too long".into(),
             Close::Replaced => "replaced by a newer session".into(),

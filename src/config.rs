@@ -50,6 +50,7 @@ pub struct Config {
     pub worker_threads: usize,
     pub log: Log,
     pub auth: Auth,
+    pub tls: Tls,
     pub http: Http,
     pub sockets: Sockets,
     pub mailboxes: Mailboxes,
@@ -148,10 +149,19 @@ pub enum Algorithm {
     EdDSA,
 }
 
+/// The server's certificate.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    pub certificate_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
     pub connections_max: usize,
+    pub connections_per_address_max: usize,
     pub backlog: u32,
     pub header_deadline_ms: u64,
     pub body_deadline_ms: u64,
@@ -174,6 +184,7 @@ pub struct Sockets {
     pub write_bytes_max: usize,
     pub resume_wait_ms: u64,
     pub messages_per_second_max: u32,
+    pub bytes_per_second_max: u32,
     pub handshakes_per_second_max: u32,
     pub close_deadline_ms: u64,
 }

@@ -50,11 +50,14 @@ mod explain;
 mod groups;
 mod json;
 mod metrics;
+mod places;
 mod problem;
 mod rate;
 mod state;
 mod stream;
+mod tls;
 mod websocket;
+mod wire;
 
 // Around the line.
 pub mod cli;

@@ -76,6 +76,7 @@ pub struct Metrics {
     pub sessions_closed: IntCounterVec,
     pub resumes: IntCounterVec,
     pub connections: IntGauge,
+    pub connections_refused: IntCounter,
     pub exposed: IntGauge,
     pub problems: IntCounterVec,
     pub auth_refused: IntCounterVec,
@@ -142,6 +143,8 @@ impl Metrics {
             )?,
             exposed: make.gauge("signalpost_exposed", "1 where other machines reach this server and it doesn't ask who they are.")?,
             connections: make.gauge("signalpost_connections", "Open TCP connections.")?,
+            connections_refused: make
+                .counter("signalpost_connections_refused_total", "TCP connections over http.connections_per_address_max, ended at once.")?,
             auth_refused: make.counters(
                 "signalpost_auth_refused_total",
                 "Requests and tokens refused, by what was wrong with them.",

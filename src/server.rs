@@ -16,7 +16,7 @@ use http::StatusCode;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{interval, timeout};
 
 use crate::auth::{self, Auth};
@@ -31,6 +31,7 @@ use crate::ingress::{self, Ingress};
 use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
 use crate::operate::{self, Operate, dead_letters};
+use crate::places::Places;
 use crate::policy::host::{Clock, Services};
 use crate::policy::load::Loader;
 use crate::policy::{Policies, Policy, Rejected, engine};
@@ -38,7 +39,9 @@ use crate::problem::{Problem, ProblemCode};
 use crate::rate::Bucket;
 use crate::session::{self, Sessions};
 use crate::state::States;
-use crate::stream::{Place, Stream};
+use crate::stream::Stream;
+use crate::tls::Tls;
+use crate::wire::Wire;
 
 /// How often a part of the kept messages is looked through for what has expired.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
@@ -67,6 +70,7 @@ pub struct Server {
     /// With what is served there.
     listeners: Vec<(TcpListener, Router)>,
     auth: Arc<Auth>,
+    tls: Option<Arc<Tls>>,
     operate: Arc<Operate>,
     format: Arc<Format>,
 }
@@ -87,6 +91,7 @@ pub async fn check(config: Config) -> anyhow::Result<Vec<String>> {
     let config = Arc::new(config);
     let (services, loader) = foundations(&config)?;
     Auth::new(&config.auth, services.metrics.clone())?;
+    Tls::new(&config.tls)?;
     let policies = load(&loader, &config).await?;
     let line = |policy: &Arc<Policy>| {
         let roles: Vec<String> = policy.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
@@ -103,6 +108,7 @@ impl Server {
         let config = Arc::new(config);
         let (services, loader) = foundations(&config)?;
         let auth = Arc::new(Auth::new(&config.auth, services.metrics.clone())?);
+        let tls = Tls::new(&config.tls)?.map(Arc::new);
         let policies = load(&loader, &config).await?;
         let dead_letters = Arc::new(DeadLetters::new(config.dead_letters.clone(), services.metrics.clone()));
         let dispatch = Arc::new(Dispatch::new(policies.clone(), services.clone(), dead_letters.clone(), &config.events));
@@ -143,7 +149,7 @@ impl Server {
             Some(address) => vec![(listener(config.listen)?, outside), (listener(address)?, inside)],
         };
         let listeners = listeners.into_iter().map(|(listener, routes)| (listener, fronted(routes, &operate, &auth))).collect();
-        Ok(Server { config, listeners, auth, operate, format })
+        Ok(Server { config, listeners, auth, tls, operate, format })
     }
 
     /// What a developer's session looks at and changes while the server runs.
@@ -165,9 +171,10 @@ impl Server {
     /// The operating system's, before the first connection.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         for (address, what) in self.addresses()?.iter().zip(["", "; operators here"]) {
-            tracing::info!("listening on http://{address}{}{what}", self.config.base_path);
+            let scheme = if self.tls.is_some() { "https" } else { "http" };
+            tracing::info!("listening on {scheme}://{address}{}{what}", self.config.base_path);
         }
-        let places = Arc::new(Semaphore::new(self.config.http.connections_max.min(Semaphore::MAX_PERMITS)));
+        let places = Places::new(&self.config.http, self.operate.services.metrics.clone());
         let (stopping, _) = watch::channel(Stage::Serving);
         let (working, mut idle) = mpsc::channel::<()>(1);
         if let Some(who) = self.operate.exposed {
@@ -176,7 +183,7 @@ impl Server {
         self.operate.services.metrics.exposed.set(self.operate.exposed.is_some().into());
         let chores = [
             tokio::spawn(watch_plugins(self.operate.clone())),
-            tokio::spawn(watch_keys(self.auth.clone(), self.config.plugins.watch_interval_ms)),
+            tokio::spawn(watch_keys(self.auth.clone(), self.tls.clone(), self.config.plugins.watch_interval_ms)),
             tokio::spawn(sweep(self.operate.clone())),
         ];
         tokio::select! {
@@ -201,8 +208,7 @@ impl Server {
                 let ended = u32::try_from(mailboxes.end_part(round, &Close::Restart)).unwrap_or(u32::MAX);
                 tokio::time::sleep(Duration::from_secs(1) * ended / config.stop_closes_per_second_max).await;
             }
-            let all = u32::try_from(config.http.connections_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-            let _ = places.acquire_many(all).await;
+            places.all_free().await;
         });
         match drained.await {
             Ok(()) => tracing::info!("stopped"),
@@ -211,7 +217,7 @@ impl Server {
         Ok(())
     }
 
-    async fn accept_all(&self, places: &Arc<Semaphore>, stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
+    async fn accept_all(&self, places: &Arc<Places>, stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
         let accepting = self.listeners.iter().map(|(listener, router)| self.accept(listener, router, places, stopping, working));
         futures_util::future::join_all(accepting).await;
     }
@@ -221,7 +227,7 @@ impl Server {
         &self,
         listener: &TcpListener,
         router: &Router,
-        places: &Arc<Semaphore>,
+        places: &Arc<Places>,
         stopping: &watch::Sender<Stage>,
         working: &mpsc::Sender<()>,
     ) {
@@ -232,19 +238,25 @@ impl Server {
         http.half_close(true);
         http.header_read_timeout(Duration::from_millis(self.config.http.header_deadline_ms));
         http.max_buf_size(self.config.http.header_bytes_max);
-        // Never closed: the semaphore lives as long as the server.
-        while let Ok(permit) = places.clone().acquire_owned().await {
-            let tcp = match listener.accept().await {
-                Ok((tcp, _)) => tcp,
+        while let Some(permit) = places.free().await {
+            let (tcp, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!("can't accept a connection: {error}");
                     tokio::time::sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
+            let Some(place) = places.take(permit, address.ip()) else { continue };
             let _ = tcp.set_nodelay(true);
-            let place = Place::new(permit, self.operate.services.metrics.connections.clone());
-            let stream = TokioIo::new(Stream::new(tcp, place, write_deadline));
+            let tls = match self.tls.as_ref().map(|tls| tls.accept()).transpose() {
+                Ok(tls) => tls,
+                Err(error) => {
+                    tracing::warn!("can't begin TLS: {error}");
+                    continue;
+                }
+            };
+            let stream = TokioIo::new(Stream::new(Wire::new(tcp, tls), place, write_deadline));
             let service = TowerToHyperService::new(router.clone());
             let connection = http.serve_connection(stream, service).with_upgrades();
             let (mut stopping, working) = (stopping.subscribe(), working.clone());
@@ -416,14 +428,20 @@ async fn watch_plugins(operate: Arc<Operate>) {
     }
 }
 
-/// Takes changed keys of users' tokens.
-async fn watch_keys(auth: Arc<Auth>, interval_ms: u64) {
+/// Takes changed keys of users' tokens, and a changed certificate.
+async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, interval_ms: u64) {
     let mut tick = interval(Duration::from_millis(interval_ms));
     loop {
         tick.tick().await;
-        let auth = auth.clone();
+        let (auth, tls) = (auth.clone(), tls.clone());
         // Files are read on threads that may wait. A failure is logged there.
-        let _ = tokio::task::spawn_blocking(move || auth.refresh()).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            auth.refresh();
+            if let Some(tls) = tls {
+                tls.refresh();
+            }
+        })
+        .await;
     }
 }
 

@@ -18,7 +18,6 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use crate::auth::{Auth, Pass, Refused};
@@ -31,10 +30,12 @@ use crate::format::Format;
 use crate::lock;
 use crate::mailbox::{Mailboxes, Reader, Seat};
 use crate::metrics::Metrics;
+use crate::places::Place;
 use crate::problem::{self, Problem};
 use crate::rate::Bucket;
-use crate::stream::{Place, Stream};
+use crate::stream::Stream;
 use crate::websocket::{Decoder, Incoming, Opcode, encode, encode_close};
+use crate::wire::Wire;
 use handshake::Handshake;
 use protocol::ClientFrame;
 
@@ -44,8 +45,8 @@ const READ_BYTES: usize = 2048;
 /// RFC 6455's code for a connection that went away without a word. It is never sent.
 const LOST: u16 = 1006;
 
-/// Messages that a client may send at once, in seconds of its rate: what it typed ahead while it was away.
-const MESSAGE_BURST_S: u32 = 10;
+/// What a client may send at once, in seconds of its rates: what it typed ahead while it was away.
+const BURST_S: u32 = 10;
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -75,7 +76,7 @@ pub async fn connect(
     let user = problem::user(user, sessions.sockets.user_id_bytes_max)?;
     let handshake = Handshake::read(request.method(), request.headers())?;
     let per_second = sessions.sockets.handshakes_per_second_max;
-    if !lock(&sessions.handshakes).take(per_second, per_second) {
+    if !lock(&sessions.handshakes).take(1, per_second, per_second) {
         let detail = format!("more than {per_second} handshakes a second (sockets.handshakes_per_second_max); come back later");
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_handshakes", detail));
     }
@@ -94,20 +95,21 @@ pub async fn connect(
         // The client may be gone before it has read the 101; then the reader leaves its place.
         let Ok(upgraded) = upgrade.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else { return };
-        let (tcp, place) = parts.io.into_inner().into_parts();
+        let (mut wire, place) = parts.io.into_inner().into_parts();
         let mut input = BytesMut::from(&parts.read_buf[..]);
+        let Ok(()) = wire.take_read(&mut input) else { return };
         let entered = match entered {
             Entry::Open(entered) => entered,
-            Entry::Closed(visitor) => match visitor.identify(&sessions, &tcp, &mut input).await {
+            Entry::Closed(visitor) => match visitor.identify(&sessions, &mut wire, &mut input).await {
                 Ok(entered) => entered,
                 Err(close) => {
-                    turn_away(&sessions, &tcp, &close).await;
+                    turn_away(&sessions, &mut wire, &close).await;
                     drop(place);
                     return;
                 }
             },
         };
-        Session::run(sessions, entered, tcp, input, place).await;
+        Session::run(sessions, entered, wire, input, place).await;
     });
     Ok(handshake.response::<axum::body::Body>().into_response())
 }
@@ -142,18 +144,18 @@ impl Visitor {
     }
 
     /// Waits for the token in the first frame.
-    async fn identify(self, sessions: &Sessions, tcp: &TcpStream, input: &mut BytesMut) -> Result<Entered, Close> {
-        let token = entry::token(tcp, input, sessions.auth.first_frame_deadline()).await?;
+    async fn identify(self, sessions: &Sessions, wire: &mut Wire, input: &mut BytesMut) -> Result<Entered, Close> {
+        let token = entry::token(wire, input, sessions.auth.first_frame_deadline()).await?;
         let pass = sessions.auth.token(&self.user, &token).map_err(|Refused| Close::Unauthorized)?;
         Ok(self.enter(sessions, pass))
     }
 }
 
 /// Closes a socket that became no session.
-async fn turn_away(sessions: &Sessions, tcp: &TcpStream, close: &Close) {
+async fn turn_away(sessions: &Sessions, wire: &mut Wire, close: &Close) {
     let mut out = Vec::new();
     encode_close(close.code(), &close.reason(), &mut out);
-    farewell(tcp, &out, sessions.sockets.close_deadline_ms).await;
+    farewell(wire, &out, sessions.sockets.close_deadline_ms).await;
     sessions.metrics.sessions_closed.with_label_values(&[&close.code().to_string()]).inc();
 }
 
@@ -190,7 +192,7 @@ impl From<io::Error> for End {
 
 struct Session {
     sessions: Arc<Sessions>,
-    tcp: TcpStream,
+    wire: Wire,
     reader: Reader,
     v1: bool,
     decoder: Decoder,
@@ -201,7 +203,9 @@ struct Session {
     /// The last message that `output` deals with, 0 where there is none, and how many are in it.
     sending: (u64, u64),
     clock: Clock,
+    /// Of messages, and of bytes.
     allowance: Bucket,
+    bytes: Bucket,
 }
 
 /// When something was last heard and said.
@@ -219,14 +223,13 @@ struct Clock {
 }
 
 impl Session {
-    async fn run(sessions: Arc<Sessions>, entered: Entered, tcp: TcpStream, input: BytesMut, place: Place) {
+    async fn run(sessions: Arc<Sessions>, entered: Entered, mut wire: Wire, input: BytesMut, place: Place) {
         let Entered { seat, reader, ends } = entered;
         let metrics = sessions.metrics.clone();
-        // Each write is whole messages: waiting for more would only delay them.
-        let _ = tcp.set_nodelay(true);
         let now = Instant::now();
         let clock = Clock { heard: now, pinged: None, blocked: None, held: None, message: now, ends: on_the_clock(ends) };
-        let allowance = Bucket::full(sessions.sockets.messages_per_second_max.saturating_mul(MESSAGE_BURST_S));
+        let allowance = Bucket::full(sessions.sockets.messages_per_second_max.saturating_mul(BURST_S));
+        let bytes = Bucket::full(sessions.sockets.bytes_per_second_max.saturating_mul(BURST_S));
         let code = match reader {
             Ok(reader) => {
                 metrics.sessions_opened.inc();
@@ -234,7 +237,7 @@ impl Session {
                 let decoder = Decoder::new(sessions.sockets.message_bytes_max);
                 let mut session = Session {
                     sessions: sessions.clone(),
-                    tcp,
+                    wire,
                     reader,
                     v1,
                     decoder,
@@ -244,11 +247,12 @@ impl Session {
                     sending: (0, 0),
                     clock,
                     allowance,
+                    bytes,
                 };
                 session.live().await
             }
             Err(close) => {
-                turn_away(&sessions, &tcp, &close).await;
+                turn_away(&sessions, &mut wire, &close).await;
                 drop(place);
                 return;
             }
@@ -288,7 +292,7 @@ impl Session {
             End::Lost => return code,
         }
         let rest = self.output.get(self.written..).unwrap_or_default();
-        farewell(&self.tcp, rest, self.sessions.sockets.close_deadline_ms).await;
+        farewell(&mut self.wire, rest, self.sessions.sockets.close_deadline_ms).await;
         code
     }
 
@@ -360,12 +364,12 @@ impl Session {
             tokio::select! {
                 () = seat.woken() => {}
                 // While the client doesn't read, it isn't read from: what it asks for would pile up.
-                ready = self.tcp.readable(), if self.output.is_empty() => {
-                    if let Err(error) = ready.and_then(|()| self.read()) {
-                        return error.into();
+                ready = self.wire.readable(), if self.output.is_empty() => {
+                    if let Err(end) = ready.map_err(End::from).and_then(|()| self.read()) {
+                        return end;
                     }
                 }
-                ready = writable(&self.tcp, !self.output.is_empty()) => {
+                ready = writable(&self.wire, !self.output.is_empty()) => {
                     if let Err(error) = ready {
                         return error.into();
                     }
@@ -389,7 +393,7 @@ impl Session {
             return Ok(false);
         }
         while let Some(rest) = self.output.get(self.written..).filter(|rest| !rest.is_empty()) {
-            match self.tcp.try_write(rest) {
+            match self.wire.try_write(rest) {
                 Ok(0) => return Err(End::Lost),
                 Ok(count) => {
                     self.written += count;
@@ -435,17 +439,22 @@ impl Session {
     }
 
     /// Reads what the socket has, once.
-    fn read(&mut self) -> io::Result<()> {
+    fn read(&mut self) -> Result<(), End> {
         self.input.reserve(READ_BYTES);
-        match self.tcp.try_read_buf(&mut self.input) {
-            Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {
+        match self.wire.try_read_buf(&mut self.input) {
+            Ok(0) => Err(End::Lost),
+            Ok(count) => {
+                let per_second = self.sessions.sockets.bytes_per_second_max;
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
+                if !self.bytes.take(count, per_second, per_second.saturating_mul(BURST_S)) {
+                    return Err(End::Close(Close::TooManyMessages));
+                }
                 self.clock.heard = Instant::now();
                 self.clock.pinged = None;
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -503,7 +512,7 @@ impl Session {
     /// Counts something that a client may do so often only. Acks are free: there are as many as messages.
     fn allow(&mut self) -> Result<(), End> {
         let per_second = self.sessions.sockets.messages_per_second_max;
-        let is_allowed = self.allowance.take(per_second, per_second.saturating_mul(MESSAGE_BURST_S));
+        let is_allowed = self.allowance.take(1, per_second, per_second.saturating_mul(BURST_S));
         if is_allowed { Ok(()) } else { Err(End::Close(Close::TooManyMessages)) }
     }
 
@@ -585,29 +594,30 @@ impl Session {
 }
 
 /// Resolves when the socket takes bytes again; never when there are none.
-async fn writable(tcp: &TcpStream, waiting: bool) -> io::Result<()> {
-    if waiting { tcp.writable().await } else { pending().await }
+async fn writable(wire: &Wire, waiting: bool) -> io::Result<()> {
+    if waiting { wire.writable().await } else { pending().await }
 }
 
 /// Writes the last bytes, a close frame at their end, and waits for the client to go, both within one deadline. Reading on is
 /// what lets the close frame arrive: closing a socket with unread bytes resets it.
-async fn farewell(tcp: &TcpStream, bytes: &[u8], deadline_ms: u64) {
+async fn farewell(wire: &mut Wire, bytes: &[u8], deadline_ms: u64) {
     let closing = async {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            tcp.writable().await?;
-            match tcp.try_write(rest) {
+            wire.writable().await?;
+            match wire.try_write(rest) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
         // Half-closed: the client reads the end after the close frame.
-        socket2::SockRef::from(tcp).shutdown(std::net::Shutdown::Write)?;
-        let mut scratch = [0; READ_BYTES];
+        wire.finish()?;
+        let mut ignored = BytesMut::with_capacity(READ_BYTES);
         loop {
-            tcp.readable().await?;
-            match tcp.try_read(&mut scratch) {
+            wire.readable().await?;
+            ignored.clear();
+            match wire.try_read_buf(&mut ignored) {
                 Ok(0) => return Ok::<(), io::Error>(()),
                 Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
                 _ => {}

@@ -1,53 +1,33 @@
-//! A connection's stream: TCP with a deadline on writes that make no progress, and a place among `http.connections_max`.
+//! A connection's stream: its wire with a deadline on writes that make no progress, and a place among `http.connections_max`.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use prometheus::IntGauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
-/// An accepted connection. hyper reads and writes it until it becomes a WebSocket; then the session takes the TCP stream.
+use crate::places::Place;
+use crate::wire::Wire;
+
+/// An accepted connection. hyper reads and writes it until it becomes a WebSocket; then the session takes the wire.
 #[derive(Debug)]
 pub struct Stream {
-    tcp: TcpStream,
+    wire: Wire,
     place: Place,
     write_deadline: Duration,
     /// Runs while a write waits.
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
-/// Counts a connection for as long as it is open.
-#[derive(Debug)]
-pub struct Place {
-    _permit: OwnedSemaphorePermit,
-    connections: IntGauge,
-}
-
-impl Place {
-    pub fn new(permit: OwnedSemaphorePermit, connections: IntGauge) -> Place {
-        connections.inc();
-        Place { _permit: permit, connections }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.connections.dec();
-    }
-}
-
 impl Stream {
-    pub fn new(tcp: TcpStream, place: Place, write_deadline: Duration) -> Stream {
-        Stream { tcp, place, write_deadline, blocked: None }
+    pub fn new(wire: Wire, place: Place, write_deadline: Duration) -> Stream {
+        Stream { wire, place, write_deadline, blocked: None }
     }
 
-    pub fn into_parts(self) -> (TcpStream, Place) {
-        (self.tcp, self.place)
+    pub fn into_parts(self) -> (Wire, Place) {
+        (self.wire, self.place)
     }
 
     /// Passes a write's outcome on, unless it has waited for too long.
@@ -65,30 +45,30 @@ impl Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(context, buffer)
+        Pin::new(&mut self.wire).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.tcp).poll_write(context, bytes);
+        let outcome = Pin::new(&mut self.wire).poll_write(context, bytes);
         self.in_time(context, outcome)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.tcp).poll_write_vectored(context, slices);
+        let outcome = Pin::new(&mut self.wire).poll_write_vectored(context, slices);
         self.in_time(context, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.wire.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(context)
+        Pin::new(&mut self.wire).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(context)
+        Pin::new(&mut self.wire).poll_shutdown(context)
     }
 }

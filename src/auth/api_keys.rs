@@ -54,8 +54,13 @@ impl ApiKeys {
 pub fn generate() -> (String, String) {
     let random = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
     let key = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
-    let digest: String = Sha256::digest(&key).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex_digest(&key);
     (key, digest)
+}
+
+/// As the configuration has it.
+pub fn hex_digest(key: &str) -> String {
+    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn from_hex(text: &str) -> Option<[u8; 32]> {

@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::terminal::plain;
+use crate::tls;
+use crate::wire::Wire;
 
 /// A request or a handshake. A person has given up by then.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -33,29 +35,26 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 pub(super) struct Address {
     /// Host and port.
     pub authority: String,
+    /// The host's name, where it is asked by TLS.
+    pub tls: Option<String>,
     pub base_path: String,
 }
 
 impl Address {
-    /// From `http://` or `ws://`, which are the same server.
+    /// From `http://` or `ws://`, or with an s, which are the same server.
     pub fn parse(url: &str) -> anyhow::Result<Address> {
         let uri: Uri = url.parse().with_context(|| format!("\"{url}\" isn't a URL"))?;
-        match uri.scheme_str() {
-            Some("http" | "ws") => {}
-            Some(scheme @ ("https" | "wss")) => {
-                bail!(
-                    "{scheme} is not supported yet; use {}:// to the server itself, or through a tunnel",
-                    scheme.strip_suffix('s').unwrap_or(scheme)
-                )
-            }
-            _ => bail!("\"{url}\" isn't a URL; it starts with http:// or ws://, as in http://127.0.0.1:8080/api/pool"),
-        }
+        let (is_tls, port) = match uri.scheme_str() {
+            Some("http" | "ws") => (false, 80),
+            Some("https" | "wss") => (true, 443),
+            _ => bail!("\"{url}\" isn't a URL; it starts with http://, https://, ws:// or wss://, as in http://127.0.0.1:8080/api/pool"),
+        };
         let host = uri.host().filter(|host| !host.is_empty()).with_context(|| format!("\"{url}\" names no host"))?;
-        let authority = format!("{host}:{}", uri.port_u16().unwrap_or(80));
-        Ok(Address { authority, base_path: uri.path().trim_end_matches('/').to_owned() })
+        let authority = format!("{host}:{}", uri.port_u16().unwrap_or(port));
+        Ok(Address { authority, tls: is_tls.then(|| host.to_owned()), base_path: uri.path().trim_end_matches('/').to_owned() })
     }
 
-    pub async fn connect(&self) -> anyhow::Result<TcpStream> {
+    pub async fn connect(&self) -> anyhow::Result<Wire> {
         let stream = TcpStream::connect(&self.authority).await.map_err(|error| {
             let sentence = match error.kind() {
                 io::ErrorKind::ConnectionRefused => {
@@ -66,7 +65,7 @@ impl Address {
             anyhow::Error::msg(sentence)
         })?;
         stream.set_nodelay(true).context("can't set up the connection")?;
-        Ok(stream)
+        Ok(Wire::new(stream, self.tls.as_deref().map(tls::connect).transpose()?))
     }
 
     /// Posts JSON to a path below the base path. The body of a good answer; any other is an error.
@@ -160,8 +159,8 @@ mod tests {
         assert_eq!(address("http://127.0.0.1:8080/api/pool/"), Ok(("127.0.0.1:8080".into(), "/api/pool".into())));
         assert_eq!(address("ws://example.org"), Ok(("example.org:80".into(), "".into())));
         assert_eq!(address("http://[::1]:9/x"), Ok(("[::1]:9".into(), "/x".into())));
-        assert!(address("https://example.org").unwrap_err().contains("https is not supported yet; use http://"));
-        assert!(address("wss://example.org").unwrap_err().contains("use ws://"));
+        let secure = Address::parse("wss://example.org/api").unwrap();
+        assert_eq!((secure.authority.as_str(), secure.tls.as_deref()), ("example.org:443", Some("example.org")));
         assert!(address("127.0.0.1:8080").is_err());
     }
 
@@ -187,7 +186,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
             String::from_utf8(asked[..length].to_vec()).unwrap()
         });
-        (Address { authority, base_path: "/api/pool".into() }, asked)
+        (Address { authority, tls: None, base_path: "/api/pool".into() }, asked)
     }
 
     #[tokio::test]
@@ -214,7 +213,7 @@ mod tests {
     #[tokio::test]
     async fn no_server_is_told_how_to_get_one() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = Address { authority: listener.local_addr().unwrap().to_string(), base_path: String::new() };
+        let address = Address { authority: listener.local_addr().unwrap().to_string(), tls: None, base_path: String::new() };
         drop(listener);
         let error = address.post("/events", "{}".into()).await.unwrap_err();
         assert_eq!(error.to_string(), format!("no server at {}: start one with `signalpost serve`", address.authority));

@@ -12,7 +12,6 @@ use anyhow::{Context, bail};
 use clap::{Args, value_parser};
 use futures_util::{SinkExt, StreamExt};
 use http::header::{AUTHORIZATION, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -24,6 +23,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::client::{Address, DEADLINE, credentials, encoded, problem};
 use super::terminal::wants_color;
+use crate::wire::Wire;
 use reader::{Reader, Screen};
 use retry::{After, Backoff, chance};
 
@@ -57,7 +57,7 @@ pub(super) struct Arguments {
     ack: bool,
 }
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<Wire>;
 
 /// Why there is no connection now.
 #[derive(Debug)]

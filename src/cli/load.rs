@@ -77,6 +77,9 @@ pub(super) fn run_command(arguments: &Arguments) -> anyhow::Result<()> {
     let plan = arguments.plan()?;
     let server = arguments.pid.map(Process::new).transpose()?;
     let address = Address::parse(&arguments.url)?;
+    if address.tls.is_some() {
+        bail!("load doesn't speak TLS, whose cost is the client's as well; measure a server without");
+    }
     let report = super::client_runtime()?.block_on(async {
         let unknown = || format!("{} is no known address", address.authority);
         let resolved = tokio::net::lookup_host(&address.authority).await.with_context(unknown)?.next().with_context(unknown)?;

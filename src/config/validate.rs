@@ -8,7 +8,8 @@ use super::origin::is_origin;
 
 /// Here zero has a meaning: none, never, or as many as there are cores. Everywhere else it would stop all work, so a new
 /// setting is checked until it is named here.
-const MAY_BE_ZERO: [&str; 16] = [
+const MAY_BE_ZERO: [&str; 17] = [
+    "connections_per_address_max",
     "stop_return_within_ms",
     "leeway_s",
     "expiry_grace_ms",
@@ -35,6 +36,7 @@ pub(super) fn problems(config: &Config, table: &Table) -> Vec<String> {
     found.extend(listen(config));
     found.extend(operate_listen(config));
     auth(config, &mut found);
+    found.extend(tls(config));
     found.extend(base_path(&config.base_path));
     attributes(&config.sockets.attributes, &mut found);
     found.extend(config.policies.keys().filter_map(|name| policy_name(name)));
@@ -108,6 +110,16 @@ fn auth(config: &Config, found: &mut Vec<String>) {
     if auth.users.algorithms.is_empty() && !auth.users.key_files.is_empty() {
         found.push("\"auth.users.key_files\" is set and \"auth.users.algorithms\" is empty; name the algorithms of the keys".to_owned());
     }
+}
+
+fn tls(config: &Config) -> Option<String> {
+    let is_set = |file: &std::path::Path| !file.as_os_str().is_empty();
+    let (set, lacks) = match (is_set(&config.tls.certificate_file), is_set(&config.tls.key_file)) {
+        (true, false) => ("certificate_file", "key_file"),
+        (false, true) => ("key_file", "certificate_file"),
+        _ => return None,
+    };
+    Some(format!("\"tls.{set}\" is set and \"tls.{lacks}\" is empty; set both, or none"))
 }
 
 fn base_path(path: &str) -> Option<String> {

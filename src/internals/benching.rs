@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use http::header::HeaderMap;
 
-use crate::config::Config;
+use crate::auth::Auth;
+pub use crate::auth::api_keys::{generate as new_key, hex_digest as digest};
+use crate::config::{Config, Scope};
 use crate::dead_letters::DeadLetters;
 use crate::delivery::{Message, Terms};
 use crate::dispatch::{Dispatch, Receipt};
@@ -12,6 +14,7 @@ use crate::event::{Body, Event, UserId};
 use crate::format::Format;
 use crate::ingress::cloudevents;
 use crate::mailbox::{Reader, Seat};
+use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::policy::host::Services;
 use crate::server;
@@ -23,6 +26,23 @@ pub struct Line {
     services: Arc<Services>,
     dispatch: Dispatch,
     format: Format,
+}
+
+/// What asks producers for their keys.
+#[derive(Debug)]
+pub struct Door(Auth);
+
+impl Door {
+    /// # Errors
+    /// The configuration's keys are none.
+    pub fn new(config: &Config) -> anyhow::Result<Door> {
+        Ok(Door(Auth::new(&config.auth, Arc::new(Metrics::new()?))?))
+    }
+
+    /// Whether a request with these headers may publish.
+    pub fn opens(&self, headers: &HeaderMap) -> bool {
+        self.0.permits(headers, Scope::Publish).is_ok()
+    }
 }
 
 /// One loaded policy.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use serde::Deserialize;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::close::Close;
 use crate::websocket::{Decoder, Incoming};
+use crate::wire::Wire;
 
 /// Bytes of the first frame. Tokens have one or two KiB; nobody is known yet who could ask for more.
 const FRAME_BYTES_MAX: usize = 16 * 1024;
@@ -26,11 +26,11 @@ struct Frame {
 ///
 /// # Errors
 /// It didn't come in time, or something else did.
-pub async fn token(tcp: &TcpStream, input: &mut BytesMut, deadline: Duration) -> Result<String, Close> {
-    timeout(deadline, first(tcp, input)).await.unwrap_or(Err(Close::Unauthorized))
+pub async fn token(wire: &mut Wire, input: &mut BytesMut, deadline: Duration) -> Result<String, Close> {
+    timeout(deadline, first(wire, input)).await.unwrap_or(Err(Close::Unauthorized))
 }
 
-async fn first(tcp: &TcpStream, input: &mut BytesMut) -> Result<String, Close> {
+async fn first(wire: &mut Wire, input: &mut BytesMut) -> Result<String, Close> {
     let mut decoder = Decoder::new(FRAME_BYTES_MAX);
     loop {
         match decoder.decode(input) {
@@ -46,9 +46,9 @@ async fn first(tcp: &TcpStream, input: &mut BytesMut) -> Result<String, Close> {
             Ok(Some(Incoming::Binary(_) | Incoming::Close { .. })) => return Err(Close::Unauthorized),
             Err(error) => return Err(Close::Protocol { code: error.close_code(), reason: error.reason() }),
         }
-        tcp.readable().await.map_err(|_| Close::Unauthorized)?;
+        wire.readable().await.map_err(|_| Close::Unauthorized)?;
         input.reserve(READ_BYTES);
-        match tcp.try_read_buf(input) {
+        match wire.try_read_buf(input) {
             Ok(0) => return Err(Close::Unauthorized),
             Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(Close::Unauthorized),
             Ok(_) | Err(_) => {}

@@ -19,3 +19,4 @@ mod reloads;
 mod sessions;
 mod support;
 mod tidy;
+mod tls;

@@ -68,7 +68,7 @@ impl Bench {
             }
             Ok(response)
         };
-        let socket = accept_hdr_async(stream, answer).await.unwrap();
+        let socket = accept_hdr_async(Wire::new(stream, None), answer).await.unwrap();
         (socket, path)
     }
 }

@@ -1,0 +1,109 @@
+//! TLS (RFC 8446, RFC 5246) by rustls with its own choice of ciphers: the server's certificate, read again when it changes, and the
+//! authorities that a client trusts.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use anyhow::{Context, ensure};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
+
+use crate::config;
+
+/// The one protocol that is spoken (RFC 7301).
+const ALPN: &[u8] = b"http/1.1";
+
+/// The server's side.
+#[derive(Debug)]
+pub struct Tls {
+    files: config::Tls,
+    current: RwLock<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    /// The files as they were when last read, well or not.
+    seen: [Option<SystemTime>; 2],
+}
+
+impl Tls {
+    /// `None` where no certificate is configured.
+    ///
+    /// # Errors
+    /// A file can't be read, isn't PEM, or the key is not the certificate's.
+    pub fn new(files: &config::Tls) -> anyhow::Result<Option<Tls>> {
+        if files.certificate_file.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let seen = seen(files);
+        let current = RwLock::new(Current { config: read(files)?, seen });
+        Ok(Some(Tls { files: files.clone(), current }))
+    }
+
+    /// A new connection's.
+    ///
+    /// # Errors
+    /// rustls's.
+    pub fn accept(&self) -> Result<Connection, rustls::Error> {
+        let config = self.current.read().unwrap_or_else(PoisonError::into_inner).config.clone();
+        Ok(ServerConnection::new(config)?.into())
+    }
+
+    /// Takes changed files for new connections; what can't be taken leaves the certificate as it is.
+    pub fn refresh(&self) {
+        let now = seen(&self.files);
+        if self.current.read().unwrap_or_else(PoisonError::into_inner).seen == now {
+            return;
+        }
+        let read = read(&self.files);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        current.seen = now;
+        match read {
+            Ok(config) => {
+                current.config = config;
+                tracing::info!("the certificate was read again");
+            }
+            Err(error) => tracing::error!("the certificate stays as it is: {error:#}"),
+        }
+    }
+}
+
+fn seen(files: &config::Tls) -> [Option<SystemTime>; 2] {
+    [&files.certificate_file, &files.key_file].map(|file| file.metadata().and_then(|metadata| metadata.modified()).ok())
+}
+
+fn read(files: &config::Tls) -> anyhow::Result<Arc<ServerConfig>> {
+    let says = |setting: &str, file: &PathBuf| format!("tls.{setting} {}", file.display());
+    let certificate = || says("certificate_file", &files.certificate_file);
+    let key = || says("key_file", &files.key_file);
+    let chain: Vec<CertificateDer> = CertificateDer::pem_file_iter(&files.certificate_file)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("{} can't be read", certificate()))?;
+    ensure!(!chain.is_empty(), "{} holds no certificate in PEM", certificate());
+    let secret = PrivateKeyDer::from_pem_file(&files.key_file)
+        .with_context(|| format!("{} can't be read as an unencrypted private key in PEM", key()))?;
+    let mut config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .with_context(|| format!("{} is not for {}", key(), certificate()))?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A client's side: it trusts the machine's authorities, or those in the file that `SSL_CERT_FILE` names.
+///
+/// # Errors
+/// There are none, or the host's name isn't one.
+pub fn connect(host: &str) -> anyhow::Result<Connection> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (trusted, _) = roots.add_parsable_certificates(found.certs);
+    ensure!(trusted > 0, "no certificate authorities are known here: install ca-certificates, or name a file of them by SSL_CERT_FILE");
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).context("TLS needs the server's name")?;
+    Ok(ClientConnection::new(Arc::new(config), name)?.into())
+}
