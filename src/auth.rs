@@ -62,7 +62,7 @@ impl Auth {
     /// # Errors
     /// One can't be read, holds no key of the configured algorithms, or a weak one.
     pub fn new(config: &config::Auth, metrics: Arc<Metrics>) -> anyhow::Result<Auth> {
-        let tokens = (!config.users.algorithms.is_empty()).then(|| Tokens::new(config.users.clone())).transpose()?;
+        let tokens = (!config.users.algorithms.is_empty()).then(|| Tokens::new(config.users.clone(), &metrics)).transpose()?;
         Ok(Auth {
             keys: ApiKeys::new(&config.keys)?,
             tokens,
@@ -149,6 +149,20 @@ impl Auth {
     /// Whether producers and operators have to show a key, and users a token.
     pub fn asks(&self) -> (bool, bool) {
         (!self.keys.is_open(), self.tokens.is_some())
+    }
+
+    /// Fetches the keys that issuers publish, once.
+    pub async fn fetch(&self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.fetch().await;
+        }
+    }
+
+    /// Follows the keys that issuers publish, for ever.
+    pub async fn follow(&self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.follow().await;
+        }
     }
 
     /// Takes changed key files; what can't be taken leaves the keys as they are.

@@ -121,6 +121,9 @@ pub enum Scope {
 pub struct Users {
     pub algorithms: Vec<Algorithm>,
     pub key_files: Vec<PathBuf>,
+    pub jwks: Vec<JwkSet>,
+    pub jwks_interval_ms: u64,
+    pub jwks_pause_ms: u64,
     pub issuers: Vec<String>,
     pub audiences: Vec<String>,
     pub token_types: Vec<String>,
@@ -130,6 +133,15 @@ pub struct Users {
     pub token_in_query: bool,
     pub first_frame_deadline_ms: u64,
     pub expiry_grace_ms: u64,
+}
+
+/// Keys that an issuer publishes for its tokens.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwkSet {
+    /// As `iss` has it.
+    pub issuer: String,
+    pub url: String,
 }
 
 /// A signature's algorithm, by its name in RFC 7518 and RFC 8037.

@@ -77,6 +77,7 @@ pub struct Metrics {
     pub resumes: IntCounterVec,
     pub connections: IntGauge,
     pub connections_refused: IntCounter,
+    pub jwks_fetches: IntCounterVec,
     pub exposed: IntGauge,
     pub problems: IntCounterVec,
     pub auth_refused: IntCounterVec,
@@ -145,6 +146,7 @@ impl Metrics {
             connections: make.gauge("signalpost_connections", "Open TCP connections.")?,
             connections_refused: make
                 .counter("signalpost_connections_refused_total", "TCP connections over http.connections_per_address_max, ended at once.")?,
+            jwks_fetches: make.counters("signalpost_jwks_fetches_total", "Fetches of issuers' keys: taken, failed.", &["outcome"])?,
             auth_refused: make.counters(
                 "signalpost_auth_refused_total",
                 "Requests and tokens refused, by what was wrong with them.",

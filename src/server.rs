@@ -109,6 +109,7 @@ impl Server {
         let (services, loader) = foundations(&config)?;
         let auth = Arc::new(Auth::new(&config.auth, services.metrics.clone())?);
         let tls = Tls::new(&config.tls)?.map(Arc::new);
+        auth.fetch().await;
         let policies = load(&loader, &config).await?;
         let dead_letters = Arc::new(DeadLetters::new(config.dead_letters.clone(), services.metrics.clone()));
         let dispatch = Arc::new(Dispatch::new(policies.clone(), services.clone(), dead_letters.clone(), &config.events));
@@ -185,6 +186,7 @@ impl Server {
             tokio::spawn(watch_plugins(self.operate.clone())),
             tokio::spawn(watch_keys(self.auth.clone(), self.tls.clone(), self.config.plugins.watch_interval_ms)),
             tokio::spawn(sweep(self.operate.clone())),
+            tokio::spawn(follow_issuers(self.auth.clone())),
         ];
         tokio::select! {
             () = stop => {}
@@ -443,6 +445,11 @@ async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, interval_ms: u64) {
         })
         .await;
     }
+}
+
+/// Fetches the keys that issuers publish.
+async fn follow_issuers(auth: Arc<Auth>) {
+    auth.follow().await;
 }
 
 /// Forgets what was kept for long enough, a part at a time.

@@ -1,12 +1,14 @@
 //! Users' tokens: JWT (RFC 7519), by the rules of RFC 8725. The configuration says which signatures and whose; a token's own
 //! header only picks among the keys that are there.
 
+mod jwks;
 mod keys;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::join_all;
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
@@ -14,6 +16,8 @@ use super::Pass;
 use crate::config::Users;
 use crate::event::UserId;
 use crate::lock;
+use crate::metrics::Metrics;
+use jwks::Published;
 use keys::{Key, Stamp};
 pub use keys::{algorithm, secret};
 
@@ -25,6 +29,7 @@ const LIFETIME_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 pub struct Tokens {
     config: Users,
     keys: RwLock<Arc<Vec<Key>>>,
+    published: Vec<Published>,
     /// The key files as they were when last read, well or not.
     seen: Mutex<Vec<Stamp>>,
 }
@@ -32,10 +37,11 @@ pub struct Tokens {
 impl Tokens {
     /// # Errors
     /// A key file can't be read, or holds what is no key or a weak one.
-    pub fn new(config: Users) -> anyhow::Result<Tokens> {
+    pub fn new(config: Users, metrics: &Arc<Metrics>) -> anyhow::Result<Tokens> {
         let seen = stamps(&config.key_files);
         let keys = keys::read(&config)?;
-        Ok(Tokens { config, keys: RwLock::new(Arc::new(keys)), seen: Mutex::new(seen) })
+        let published = config.jwks.iter().map(|source| Published::new(source.clone(), &config, metrics.clone())).collect();
+        Ok(Tokens { config, published, keys: RwLock::new(Arc::new(keys)), seen: Mutex::new(seen) })
     }
 
     /// The claims that become session attributes.
@@ -58,6 +64,16 @@ impl Tokens {
             }
             Err(error) => tracing::error!("the keys of users' tokens stay as they are: {error:#}"),
         }
+    }
+
+    /// Fetches what issuers publish, once.
+    pub async fn fetch(&self) {
+        join_all(self.published.iter().map(Published::fetch)).await;
+    }
+
+    /// Follows what issuers publish, for ever.
+    pub async fn follow(&self) {
+        join_all(self.published.iter().map(Published::follow)).await;
     }
 
     /// What a token says of this user.
@@ -93,10 +109,29 @@ impl Tokens {
         validation.set_required_spec_claims(&required);
         let keys = self.keys.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         let mut reason = "no such key";
-        for key in keys.iter().filter(|key| key.fits(header.alg, header.kid.as_deref())) {
-            match decode::<Map<String, Value>>(token, &key.decoding, &validation) {
-                Ok(token) => return self.pass(&token.claims, user),
-                Err(error) => reason = words(&error),
+        let mut verified = |keys: &[Key], validation: &Validation| {
+            for key in keys.iter().filter(|key| key.fits(header.alg, header.kid.as_deref())) {
+                match decode::<Map<String, Value>>(token, &key.decoding, validation) {
+                    Ok(token) => return Some(token.claims),
+                    Err(error) => reason = words(&error),
+                }
+            }
+            None
+        };
+        if let Some(claims) = verified(&keys, &validation) {
+            return self.pass(&claims, user);
+        }
+        // What an issuer publishes is for its own tokens.
+        required.push("iss");
+        validation.set_required_spec_claims(&required);
+        for published in &self.published {
+            validation.set_issuer(&[published.issuer()]);
+            let keys = published.keys();
+            if let Some(claims) = verified(&keys, &validation) {
+                return self.pass(&claims, user);
+            }
+            if !keys.iter().any(|key| key.fits(header.alg, header.kid.as_deref())) {
+                published.want();
             }
         }
         Err(reason)

@@ -107,6 +107,24 @@ fn auth(config: &Config, found: &mut Vec<String>) {
     if auth.users.claims.iter().any(|claim| claim == "user") {
         found.push("\"auth.users.claims\" holds \"user\"; a policy that varies by \"user\" means the reader".to_owned());
     }
+    for set in &auth.users.jwks {
+        let uri = set.url.parse::<http::Uri>().ok();
+        let host = uri.as_ref().and_then(http::Uri::host);
+        let is_safe = match uri.as_ref().and_then(http::Uri::scheme_str) {
+            Some("https") => host.is_some(),
+            Some("http") => host.is_some_and(|host| matches!(host, "localhost" | "127.0.0.1" | "[::1]")),
+            _ => false,
+        };
+        if !is_safe {
+            found.push(format!(
+                "\"auth.users.jwks\" holds the url \"{}\"; it must be an https URL, since whoever can change what it answers can be any user",
+                set.url
+            ));
+        }
+        if auth.users.algorithms.is_empty() {
+            found.push("\"auth.users.jwks\" is set and \"auth.users.algorithms\" is empty; name the algorithms of the keys".to_owned());
+        }
+    }
     if auth.users.algorithms.is_empty() && !auth.users.key_files.is_empty() {
         found.push("\"auth.users.key_files\" is set and \"auth.users.algorithms\" is empty; name the algorithms of the keys".to_owned());
     }

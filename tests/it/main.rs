@@ -11,6 +11,7 @@ mod explain;
 mod faults;
 mod fuzzed;
 mod hostile;
+mod issuers;
 mod kit;
 mod line;
 mod mailboxes;

@@ -11,8 +11,8 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 use crate::config::{self, Users};
 
-/// Bytes of a key file. A JWK set has some KiB.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of a key file or of a published set. A JWK set has some KiB.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Fewer different bytes than this are no random secret.
 const DIFFERENT_BYTES_MIN: usize = 8;
 
@@ -69,12 +69,17 @@ pub fn algorithm(algorithm: config::Algorithm) -> Algorithm {
     }
 }
 
+/// The configured algorithms.
+pub fn algorithms(config: &Users) -> impl Iterator<Item = Algorithm> {
+    config.algorithms.iter().map(|named| algorithm(*named))
+}
+
 /// All keys of the configured files.
 ///
 /// # Errors
 /// A file can't be read, or holds what is no key, a weak one, or one of another algorithm.
 pub fn read(config: &Users) -> anyhow::Result<Vec<Key>> {
-    let algorithms: Vec<Algorithm> = config.algorithms.iter().map(|named| algorithm(*named)).collect();
+    let algorithms: Vec<Algorithm> = algorithms(config).collect();
     let mut keys = Vec::new();
     for file in &config.key_files {
         let name = || format!("auth.users.key_files: {}", file.display());
@@ -89,8 +94,9 @@ pub fn read(config: &Users) -> anyhow::Result<Vec<Key>> {
         }
     }
     for algorithm in algorithms {
-        let served = keys.iter().any(|key| key.decoding.family() == algorithm.family());
-        ensure!(served, "auth.users.algorithms names {algorithm:?}, and auth.users.key_files has no key for it");
+        let is_published = !config.jwks.is_empty() && algorithm.family() != AlgorithmFamily::Hmac;
+        let served = is_published || keys.iter().any(|key| key.decoding.family() == algorithm.family());
+        ensure!(served, "auth.users.algorithms names {algorithm:?}, and there is no key for it in auth.users.key_files");
     }
     Ok(keys)
 }
@@ -123,7 +129,10 @@ fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Vec<Key>> {
 }
 
 /// The set's signature keys of the configured algorithms; a set may hold others as well.
-fn jwk_set(bytes: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Vec<Key>> {
+///
+/// # Errors
+/// It is none, or has no such key.
+pub fn jwk_set(bytes: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Vec<Key>> {
     let set: JwkSet = serde_json::from_slice(bytes).context("is no JWK set (RFC 7517)")?;
     let mut keys = Vec::new();
     for jwk in &set.keys {
