@@ -28,6 +28,7 @@ pub use scenario::{Plan, Scenario, run};
 pub use traffic::Traffic;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -42,12 +43,32 @@ pub struct Target {
     pub authority: String,
     /// Before `/ws`, `/events` and `/users`; without a slash at its end.
     pub base_path: String,
+    pub credentials: Credentials,
+}
+
+/// What is shown to a server that asks.
+#[derive(Clone, Default)]
+pub struct Credentials {
+    /// The producers' API key.
+    pub key: Option<String>,
+    /// Makes a user's token.
+    pub token: Option<Arc<TokenOf>>,
+}
+
+/// The token of the user with this id.
+pub type TokenOf = dyn Fn(&str) -> String + Send + Sync;
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not what they are.
+        f.debug_struct("Credentials").field("key", &self.key.is_some()).field("token", &self.token.is_some()).finish()
+    }
 }
 
 impl Target {
     /// A server on this address, with the default base path.
     pub fn at(address: SocketAddr) -> Target {
-        Target { address, authority: address.to_string(), base_path: "/api/pool".to_owned() }
+        Target { address, authority: address.to_string(), base_path: "/api/pool".to_owned(), credentials: Credentials::default() }
     }
 
     /// The `number`th connection. A server on loopback is reached from several addresses of it, since one has too few ports.

@@ -2,18 +2,25 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 
+use super::ServerFlags;
 use super::client::Address;
-use crate::load::{Plan, Process, Progress, Report, Scenario, Target, Traffic, raise_open_files_limit, run};
+use super::token::Signer;
+use crate::load::{Credentials, Plan, Process, Progress, Report, Scenario, Target, Traffic, raise_open_files_limit, run};
 
 /// The rate of `open-loop` where none is given: one that any machine keeps up with.
 const RATE_DEFAULT: f64 = 2000.0;
 
 const STORM_ROUNDS: u32 = 3;
+
+/// Longer than any run.
+const TOKEN_LIFETIME_S: u64 = 24 * 60 * 60;
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -49,6 +56,13 @@ pub(super) struct Arguments {
     /// The same seed chooses the same users.
     #[arg(long)]
     seed: Option<u64>,
+    /// The server's configuration file (TOML), where it asks users for tokens: they are made with its keys. Producers show the API key that
+    /// SIGNALPOST_KEY holds.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The private key (PEM) of the first configured algorithm, where that is not an HS….
+    #[arg(long, value_name = "FILE", requires = "config")]
+    private_key: Option<PathBuf>,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -80,12 +94,13 @@ pub(super) fn run_command(arguments: &Arguments) -> anyhow::Result<()> {
     if address.tls.is_some() {
         bail!("load doesn't speak TLS, whose cost is the client's as well; measure a server without");
     }
+    let credentials = arguments.credentials()?;
     let report = super::client_runtime()?.block_on(async {
         let unknown = || format!("{} is no known address", address.authority);
         let resolved = tokio::net::lookup_host(&address.authority).await.with_context(unknown)?.next().with_context(unknown)?;
         // It has the better words for a server that isn't there.
         drop(address.connect().await?);
-        let target = Target { address: resolved, authority: address.authority, base_path: address.base_path };
+        let target = Target { address: resolved, authority: address.authority, base_path: address.base_path, credentials };
         let mut live = Live::new();
         let report = run(&target, &plan, server, &mut |progress| live.show(progress)).await;
         live.clear();
@@ -100,6 +115,16 @@ pub(super) fn run_command(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 impl Arguments {
+    fn credentials(&self) -> anyhow::Result<Credentials> {
+        let key = std::env::var("SIGNALPOST_KEY").ok().filter(|key| !key.is_empty());
+        let Some(file) = self.config.clone() else { return Ok(Credentials { key, token: None }) };
+        let (config, _) = ServerFlags::of(Some(file)).load()?;
+        let signer = Signer::new(config.auth.users, self.private_key.as_deref())?;
+        // Nothing but a further claim can fail.
+        let token = move |user: &str| signer.sign(user, TOKEN_LIFETIME_S, &[]).unwrap_or_default();
+        Ok(Credentials { key, token: Some(Arc::new(token)) })
+    }
+
     fn plan(&self) -> anyhow::Result<Plan> {
         let scenario = match self.scenario {
             Name::Direct | Name::OpenLoop => Scenario::Publish(Traffic::Direct),

@@ -1,7 +1,7 @@
 //! `signalpost token`: makes a user's token for development, or an API key for a producer or an operator.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -53,34 +53,30 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let (config, _) = ServerFlags::of(arguments.config.clone()).load()?;
-    println!("{}", arguments.token(&config.auth.users)?);
+    let signer = Signer::new(config.auth.users, arguments.private_key.as_deref())?;
+    println!("{}", signer.sign(arguments.user.as_deref().unwrap_or_default(), arguments.lifetime_s, &arguments.claims)?);
     Ok(())
 }
 
-impl Arguments {
-    fn token(&self, users: &Users) -> anyhow::Result<String> {
+/// Makes tokens that a server with this configuration takes.
+pub(super) struct Signer {
+    users: Users,
+    header: Header,
+    key: EncodingKey,
+}
+
+impl Signer {
+    /// # Errors
+    /// The server asks for no tokens, or what signs them isn't there.
+    pub fn new(users: Users, private_key: Option<&Path>) -> anyhow::Result<Signer> {
         let Some(first) = users.algorithms.first() else {
             bail!("\"auth.users.algorithms\" is empty: this server asks for no tokens. Name the configuration with --config");
         };
         let algorithm = tokens::algorithm(*first);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let mut claims = Map::new();
-        claims.insert(users.user_claim.clone(), json!(self.user));
-        claims.insert("iat".to_owned(), json!(now));
-        claims.insert("exp".to_owned(), json!(now.saturating_add(self.lifetime_s)));
-        for (name, configured) in [("iss", &users.issuers), ("aud", &users.audiences)] {
-            if let Some(value) = configured.first() {
-                claims.insert(name.to_owned(), json!(value));
-            }
-        }
-        for claim in &self.claims {
-            let (name, value) = claim.split_once('=').with_context(|| format!("the claim \"{claim}\" has no =, as in role=driver"))?;
-            claims.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)));
-        }
         let header = Header { typ: users.token_types.first().cloned(), ..Header::new(algorithm) };
-        let key = match (&self.private_key, algorithm.family()) {
+        let key = match (private_key, algorithm.family()) {
             (_, AlgorithmFamily::Hmac) => {
-                EncodingKey::from_secret(&tokens::secret(users).context("\"auth.users.key_files\" names no file with a secret")?)
+                EncodingKey::from_secret(&tokens::secret(&users).context("\"auth.users.key_files\" names no file with a secret")?)
             }
             (None, _) => {
                 bail!("tokens of {algorithm:?} are signed with a private key, which the server doesn't have: name it with --private-key")
@@ -95,6 +91,28 @@ impl Arguments {
                 parsed.with_context(|| format!("{} is no private key for {algorithm:?} in PEM", file.display()))?
             }
         };
-        Ok(encode(&header, &claims, &key)?)
+        Ok(Signer { users, header, key })
+    }
+
+    /// A token for this user with further claims, each as in `role=driver`.
+    ///
+    /// # Errors
+    /// A claim is none.
+    pub fn sign(&self, user: &str, lifetime_s: u64, further: &[String]) -> anyhow::Result<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let mut claims = Map::new();
+        claims.insert(self.users.user_claim.clone(), json!(user));
+        claims.insert("iat".to_owned(), json!(now));
+        claims.insert("exp".to_owned(), json!(now.saturating_add(lifetime_s)));
+        for (name, configured) in [("iss", &self.users.issuers), ("aud", &self.users.audiences)] {
+            if let Some(value) = configured.first() {
+                claims.insert(name.to_owned(), json!(value));
+            }
+        }
+        for claim in further {
+            let (name, value) = claim.split_once('=').with_context(|| format!("the claim \"{claim}\" has no =, as in role=driver"))?;
+            claims.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::from(value)));
+        }
+        Ok(encode(&self.header, &claims, &self.key)?)
     }
 }

@@ -225,13 +225,15 @@ impl Shared {
     async fn connect(&self, user: u32) -> io::Result<(TcpStream, Vec<u8>)> {
         let began = Instant::now();
         let mut tcp = self.target.connect(user).await?;
-        let Target { authority, base_path, .. } = &self.target;
+        let Target { authority, base_path, credentials, .. } = &self.target;
         let run = &self.readers.run;
         let subprotocol = if self.readers.v1 { "Sec-WebSocket-Protocol: signalpost.v1\r\n" } else { "" };
+        let token = credentials.token.as_ref().map(|token| format!("Authorization: Bearer {}\r\n", token(&format!("{run}-{user}"))));
+        let token = token.unwrap_or_default();
         // The example key of RFC 6455; whether the server's answer fits it, its tests say.
         let request = format!(
             "GET {base_path}/ws/{run}-{user} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{subprotocol}\r\n"
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{subprotocol}{token}\r\n"
         );
         tcp.write_all(request.as_bytes()).await?;
         let mut head = Vec::with_capacity(512);

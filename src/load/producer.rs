@@ -25,6 +25,8 @@ pub struct Producer {
     tcp: TcpStream,
     authority: String,
     base_path: String,
+    /// A header line, or nothing.
+    key: String,
     request: Vec<u8>,
     answer: Vec<u8>,
 }
@@ -41,7 +43,8 @@ impl Producer {
     pub async fn connect(target: &Target) -> io::Result<Producer> {
         let tcp = target.connect(0).await?;
         let (authority, base_path) = (target.authority.clone(), target.base_path.clone());
-        Ok(Producer { tcp, authority, base_path, request: Vec::new(), answer: Vec::new() })
+        let key = target.credentials.key.as_ref().map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
+        Ok(Producer { tcp, authority, base_path, key, request: Vec::new(), answer: Vec::new() })
     }
 
     /// Posts to a path below the base path.
@@ -58,11 +61,11 @@ impl Producer {
     /// Like [`Producer::post`].
     pub async fn request(&mut self, method: &str, path: &str, content_type: &str, body: &[u8]) -> io::Result<Answer<'_>> {
         self.request.clear();
-        let Producer { authority, base_path, .. } = self;
+        let Producer { authority, base_path, key, .. } = self;
         let length = body.len();
         write!(
             self.request,
-            "{method} {base_path}{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+            "{method} {base_path}{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{key}\r\n"
         )?;
         self.request.extend_from_slice(body);
         self.answer.clear();

@@ -375,6 +375,31 @@ async fn pages_of_other_origins_get_neither_a_socket_nor_an_answer() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn load_shows_what_a_server_asks_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, sha256) = signalpost::internals::benching::new_key();
+    let keys = format!("[[auth.keys]]\nname = \"load\"\nsha256 = \"{sha256}\"\nscopes = [\"publish\"]\n");
+    let server = asking(dir.path(), "", &keys).await;
+    let config = dir.path().join("signalpost.toml");
+    let secret = dir.path().join("secret");
+    let users = "issuers = [\"https://id.example.com\"]\naudiences = [\"signalpost\"]";
+    std::fs::write(&config, format!("[auth.users]\nalgorithms = [\"HS256\"]\nkey_files = [{secret:?}]\n{users}\n")).unwrap();
+    let url = format!("http://{}/api/pool", server.address);
+    let load = |key: String, asks: bool| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_signalpost"));
+        command.args(["load", "--url", &url, "--users", "5", "--requests", "50", "--seconds", "30"]).env("SIGNALPOST_KEY", key);
+        if asks {
+            command.arg("--config").arg(&config);
+        }
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    let exact = load(key.clone(), true).await.unwrap();
+    assert!(exact.status.success(), "{}", String::from_utf8_lossy(&exact.stderr));
+    assert!(!load(key, false).await.unwrap().status.success(), "without tokens");
+    assert!(!load(String::new(), true).await.unwrap().status.success(), "without a key");
+}
+
 /// What the server closes a socket with, whatever it says before.
 async fn close_code(client: &mut Client) -> Option<u16> {
     while let Some(Ok(message)) = timeout(SOON, client.socket.next()).await.unwrap() {
