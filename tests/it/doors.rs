@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use crate::support::process::signalpost;
 use crate::support::{Client, SOON, TestServer};
 
 const SECRET: &str = "cKq8Zr2mW5xT1vB9nJ4hL7pD3fG6sA0yE";
@@ -387,7 +388,7 @@ async fn load_shows_what_a_server_asks_for() {
     std::fs::write(&config, format!("[auth.users]\nalgorithms = [\"HS256\"]\nkey_files = [{secret:?}]\n{users}\n")).unwrap();
     let url = format!("http://{}/api/pool", server.address);
     let load = |key: String, asks: bool| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_signalpost"));
+        let mut command = signalpost();
         command.args(["load", "--url", &url, "--users", "5", "--requests", "50", "--seconds", "30"]).env("SIGNALPOST_KEY", key);
         if asks {
             command.arg("--config").arg(&config);
