@@ -138,7 +138,9 @@ fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
         builder.worker_threads(config.worker_threads);
     }
     let runtime = builder.enable_all().build().context("can't start the threads that serve")?;
-    let served = runtime.block_on(async { server::run(config, stop_signal()?).await });
+    // On a thread that serves: each connection that is accepted here would wake another one.
+    let serving = runtime.spawn(async { server::run(config, stop_signal()?).await });
+    let served = runtime.block_on(serving).context("the server panicked")?;
     // The server has kept its own deadline; what is left is not waited for again.
     runtime.shutdown_background();
     served

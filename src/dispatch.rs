@@ -183,6 +183,7 @@ impl Dispatch {
             Content::Message { message, readers } => {
                 let again = Arc::new(message.again(policies.revision));
                 for Reader { user, session } in readers {
+                    tally.deliveries += 1;
                     // The user's other devices have read it.
                     let open = self.services.mailboxes.has_session(user, session);
                     self.post(user, open.then_some(session), &again, &Terms::default(), &mut tally);
@@ -224,6 +225,7 @@ impl Dispatch {
     }
 
     fn deliver(&self, delivery: Delivery, origin: &Origin<'_>, tally: &mut Tally<'_>) {
+        tally.deliveries += 1;
         let body = delivery.body.or_else(|| origin.event.data.clone()).unwrap_or_else(|| Body::Json("null".to_owned()));
         let message = Message::new(origin.event.id.clone(), origin.event.kind.clone(), body, origin.revision);
         let message = Arc::new(message);
@@ -231,23 +233,21 @@ impl Dispatch {
             account.tell(&delivery.to, &delivery.except, &message, &delivery.terms);
         }
         let users = match delivery.to {
+            Recipients::Users(users) => distinct(users),
             Recipients::Session { user, session } => {
                 self.post(&user, Some(&session.into()), &message, &delivery.terms, tally);
                 return;
             }
-            Recipients::Users(users) => users,
             Recipients::Group(group) => self.services.groups.members(&group),
             Recipients::Everyone => self.services.mailboxes.everyone(),
         };
         // A policy may return a hundred thousand names: looking through a list for each recipient would take seconds.
         let except: HashSet<&UserId> = delivery.except.iter().collect();
-        let mut told = HashSet::new();
-        let several = users.len() > 1;
         for user in &users {
-            if except.contains(user) || (several && !told.insert(user)) {
+            if except.contains(user) {
                 continue;
             }
-            if tally.told >= origin.policy.limits().recipients_max {
+            if tally.told() >= origin.policy.limits().recipients_max {
                 tally.drop(DropReason::TooManyRecipients, user);
                 self.services.metrics.dropped(DropReason::TooManyRecipients, 1);
                 continue;
@@ -268,6 +268,15 @@ impl Dispatch {
             Posted::Dropped(reason) => tally.drop(reason, user),
         }
     }
+}
+
+/// Each user once, in the order of their first mention. A policy may return a hundred thousand, so no list is searched.
+fn distinct(mut users: Vec<UserId>) -> Vec<UserId> {
+    if users.len() > 1 {
+        let mut told = HashSet::with_capacity(users.len());
+        users.retain(|user| told.insert(user.clone()));
+    }
+    users
 }
 
 /// What deliveries come from: the event, and the policy of which set.

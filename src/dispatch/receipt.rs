@@ -1,6 +1,6 @@
 //! Receipts: what a producer is told of an event, added up while it is dispatched.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
@@ -90,9 +90,9 @@ impl Outcome {
 #[derive(Debug, Default)]
 pub(crate) struct Tally<'a> {
     pub(super) account: Option<&'a mut Account>,
-    recipients: HashSet<UserId>,
-    /// One who is told twice counts twice.
-    pub(super) told: usize,
+    /// One for each delivery and user: several deliveries may name the same ones.
+    recipients: Vec<UserId>,
+    pub(super) deliveries: usize,
     pub(super) posted: usize,
     dropped: BTreeMap<DropReason, (usize, Vec<UserId>)>,
     pub(super) joins_refused: usize,
@@ -104,10 +104,12 @@ impl<'a> Tally<'a> {
     }
 
     pub(super) fn name(&mut self, user: &UserId) {
-        self.told += 1;
-        if !self.recipients.contains(user) {
-            self.recipients.insert(user.clone());
-        }
+        self.recipients.push(user.clone());
+    }
+
+    /// One who is told twice counts twice.
+    pub(super) fn told(&self) -> usize {
+        self.recipients.len()
     }
 
     pub(super) fn drop(&mut self, reason: DropReason, user: &UserId) {
@@ -118,7 +120,11 @@ impl<'a> Tally<'a> {
         }
     }
 
-    pub(super) fn into_receipt(self, receipt: Receipt) -> Receipt {
+    pub(super) fn into_receipt(mut self, receipt: Receipt) -> Receipt {
+        if self.deliveries > 1 {
+            self.recipients.sort_unstable();
+            self.recipients.dedup();
+        }
         let dropped = self.dropped.into_iter().map(|(reason, (count, users))| Dropped { reason, count, users });
         Receipt {
             recipients: self.recipients.len(),
