@@ -1,6 +1,5 @@
-"""A chart as SVG: a panel for each figure, a line for each server, with a dot at the median, a bar from the least to the most, and the values in words.
-
-The scale is logarithmic, since the servers differ by more than ten times; a dot has no length that could be misread on it.
+"""A chart as SVG: a panel for each figure, a line for each server, with a dot at the median, a bar from the least to the most, and the values in
+words. The scale is logarithmic, since the servers differ by more than ten times; a dot has no length that could be misread on it.
 """
 
 import math
@@ -8,7 +7,7 @@ from html import escape
 
 WIDTH = 860
 LABEL = 120
-RIGHT = 190
+RIGHT = 230
 ROW = 24
 HEAD = 44
 FOOT = 34
@@ -29,10 +28,11 @@ svg { font: 13px system-ui, sans-serif; color-scheme: light dark; }
 
 
 def draw(panels, own):
-    """`panels` are (title, [(name, {median, ratio, least, most})]); the server that is called `own` stands out."""
+    """`panels` are (title, [(name, {median, ratio, least, most, exact})]); the server that is called `own` stands out."""
     panels = [(title, [(name, found) for name, found in rows if found["median"] > 0]) for title, rows in panels]
     panels = [(title, rows) for title, rows in panels if rows]
-    parts, top = [], MARGIN
+    note = "Dots are medians, bars reach from the least to the most of all rounds; the scales are logarithmic. Less is better."
+    parts, top = [f'<text class="faint" x="{MARGIN}" y="{MARGIN + 10}">{note}</text>'], MARGIN + 28
     for title, rows in panels:
         parts.append(panel(title, rows, own, top))
         top += HEAD + ROW * len(rows) + FOOT
@@ -61,21 +61,25 @@ def panel(title, rows, own, top):
             continue
         last = x(tick)
         out.append(f'<line class="grid" x1="{last:.1f}" x2="{last:.1f}" y1="{top + HEAD - 14}" y2="{bottom}"/>')
-        out.append(f'<text class="faint" text-anchor="middle" x="{last:.1f}" y="{bottom + 14}">{tick:,g}</text>')
+        out.append(f'<text class="faint" text-anchor="middle" x="{last:.1f}" y="{bottom + 14}">{round(tick, 6):,g}</text>')
     for index, (name, found) in enumerate(rows):
         y = top + HEAD + ROW * index
         mark = " own" if name == own else ""
         ratio = f", {found['ratio']:.1f} × floor" if found["ratio"] is not None and name != "floor" else ""
+        doubt = "" if found["exact"] else ", not exact"
         value = f"{found['median']:,.0f}" if found["median"] >= 100 else f"{found['median']:.3g}"
         out.append(f'<text class="name{mark}" x="{MARGIN}" y="{y + 4}">{escape(name)}</text>')
         out.append(f'<line class="spread{mark}" x1="{x(found["least"]):.1f}" x2="{x(found["most"]):.1f}" y1="{y}" y2="{y}"/>')
         out.append(f'<circle class="dot{mark}" cx="{x(found["median"]):.1f}" cy="{y}" r="5"/>')
-        out.append(f'<text x="{WIDTH - RIGHT + 16}" y="{y + 4}">{value}{ratio}</text>')
+        out.append(f'<text x="{WIDTH - RIGHT + 16}" y="{y + 4}">{value}{ratio}{doubt}</text>')
     return "\n".join(out)
 
 
 def ticks(least, most):
-    """1, 2 and 5 of each power of ten between the two; at least one."""
+    """Round numbers between the two, two at least; where there are none, the two themselves."""
     powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
-    within = [step * 10.0**power for power in powers for step in (1, 2, 5) if least <= step * 10.0**power <= most]
-    return within or [least]
+    for steps in ([1, 2, 5], range(1, 10), [step / 10 for step in range(10, 100)]):
+        within = [step * 10.0**power for power in powers for step in steps if least <= step * 10.0**power <= most]
+        if len(within) > 1:
+            return within
+    return [least, most]

@@ -7,6 +7,7 @@ the same round. `benches/peers/install` brings the peers that are not in this re
 """
 
 import argparse
+import atexit
 import itertools
 import json
 import os
@@ -33,6 +34,8 @@ OPEN_FILES_MAX = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 START_DEADLINE_S = 30
 STOP_DEADLINE_S = 15
 WARM_UP_S = 1
+# Of a core. Beyond that it's the generator who is waited for.
+GENERATOR_BUSY = 0.95
 
 # What differs from a server as it comes, for each of them. All have an empty configuration but for this, and one core.
 SETTINGS = {
@@ -40,7 +43,7 @@ SETTINGS = {
     "original": "uvicorn with --no-access-log --backlog 4096 (its default is 2048, and a line for each request)",
     "ws": "a listen backlog of 4096; no compression, as is its default; bufferutil, as it recommends",
     "signalpost": "handshakes_per_second_max = 1000000: all 5,000 come back three times within a second, from one address",
-    "nchan": "worker_processes 1, worker_connections 19000, keepalive_requests 1000000000, access_log off, a listen backlog of 4096",
+    "nchan": "worker_processes 1, worker_connections 19000, keepalive_requests 1000000000, access_log off, a listen backlog of 4096, nchan_subscriber_first_message newest: who comes back shall not read again what came before",
     "nats": "no_tls for WebSockets; producers are verbose, so that each PUB is answered by +OK as a POST is by 202",
     "sockudo": "no rate limits and metrics' port of its own; an app with no limits on connections and events",
 }
@@ -73,7 +76,7 @@ http {{
     scgi_temp_path {folder}/scgi;
     server {{
         listen 127.0.0.1:{port} backlog=4096;
-        location ~ ^/ws/(.+)$ {{ nchan_subscriber websocket; nchan_channel_id $1; }}
+        location ~ ^/ws/(.+)$ {{ nchan_subscriber websocket; nchan_channel_id $1; nchan_subscriber_first_message newest; }}
         location ~ ^/pub/(.+)$ {{ nchan_publisher http; nchan_channel_id $1; }}
     }}
 }}
@@ -95,6 +98,8 @@ SCENARIOS = {
     "formatted": {"load": ["formatted", *DIRECT], "peers": ["signalpost"], "timed": True, "floor": "routed"},
     "fan-out": {"load": FAN_OUT, "peers": ALL, "timed": True},
     "fan-out-formatted": {"load": [*FAN_OUT, "--query", "format=compact"], "peers": ["signalpost"], "timed": True, "floor": "fan-out"},
+    # One event at a time: none waits for another, so that no frames of two share a write.
+    "fan-out-paced": {"load": [*FAN_OUT, "--rate", "10"], "peers": ALL, "timed": True},
     "open-loop": {"load": ["open-loop", *DIRECT, "--rate", "2000"], "peers": ALL, "timed": True},
     "idle": {"load": ["idle", "--users", "10000", "--seconds", "3"], "peers": ALL},
     "storm": {"load": ["storm", "--users", "5000", "--producers", "16", "--seconds", "60"], "peers": ALL},
@@ -278,6 +283,7 @@ def summary(results, scenario, peer, figure):
         "ratio": statistics.median(ratios) if ratios else None,
         "least": min(values.values()),
         "most": max(values.values()),
+        "exact": all(report["exact"] for report in results[scenario][peer].values()),
     }
 
 
@@ -347,6 +353,14 @@ def derived(results):
             calls = report["format_calls"] - report["users"] // 2 - 1
             lines.append(f"fan-out-formatted: {calls:,} format calls for {report['events']:,} messages and {report['deliveries']:,} deliveries")
             break
+    busy = [
+        f"{scenario} of {peer}"
+        for scenario, by_peer in results.items()
+        for peer, rounds in by_peer.items()
+        if any(report.get("generator", {}).get("busy", 0) > GENERATOR_BUSY for report in rounds.values())
+    ]
+    if busy:
+        lines.append(f"the generator had no time left, so that rates and times are its own, in {', '.join(busy)}")
     if small and large:
         lines.append(f"growth: {100 * (large / small - 1):+.0f} % from 1,000 to 100,000 users with mailboxes")
     return lines
@@ -362,8 +376,9 @@ def find_tools(options):
         "nats": folder / "debian/usr/sbin/nats-server",
         "sockudo": folder / "sockudo/bin/sockudo",
     }
-    tools = {name: str(path) for name, path in tools.items() if (path / "node_modules/ws" if name == "ws" else path).exists()}
-    return tools | build(options.programs)
+    needs = tools | {"ws": folder / "ws/node_modules/ws"}
+    found = {name: str(path) for name, path in tools.items() if needs[name].exists()}
+    return found | build(options.programs)
 
 
 def build(programs):
@@ -374,6 +389,7 @@ def build(programs):
     lines = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     built = [line["executable"] for line in map(json.loads, lines) if line.get("executable")]
     folder = tempfile.mkdtemp(prefix="peers-programs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return {name: shutil.copy(next(path for path in built if Path(path).name == name), folder) for name in ("signalpost", "floor")}
 
 
