@@ -45,7 +45,7 @@ SETTINGS = {
     "signalpost": "handshakes_per_second_max = 1000000: all 5,000 come back three times within a second, from one address",
     "nchan": "worker_processes 1, worker_connections 19000, keepalive_requests 1000000000, access_log off, a listen backlog of 4096, nchan_subscriber_first_message newest: who comes back shall not read again what came before",
     "nats": "no_tls for WebSockets; producers are verbose, so that each PUB is answered by +OK as a POST is by 202",
-    "sockudo": "no rate limits and metrics' port of its own; an app with no limits on connections and events",
+    "sockudo": "no rate limits, a port of its own for metrics, an app with no limits on connections and events; it ends a producer's connection with each answer",
 }
 SIGNALPOST_ENVIRONMENT = {"SIGNALPOST_SOCKETS_HANDSHAKES_PER_SECOND_MAX": "1000000"}
 SOCKUDO_ENVIRONMENT = {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,6 +27,9 @@ const NATS_PING: &[u8] = b"PING\r\n";
 #[derive(Debug)]
 pub struct Producer {
     tcp: TcpStream,
+    /// Where it leads, since a server may end it with an answer.
+    address: SocketAddr,
+    ended: bool,
     dialect: Dialect,
     authority: String,
     base_path: String,
@@ -45,12 +49,12 @@ impl Producer {
     /// # Errors
     /// The operating system's, or the server answers its greeting with a refusal.
     pub async fn connect(target: &Target) -> io::Result<Producer> {
-        let tcp = TcpStream::connect(target.producers).await?;
-        tcp.set_nodelay(true)?;
+        let tcp = open(target.producers).await?;
         let (authority, base_path) = (target.authority.clone(), target.base_path.clone());
         let key = target.credentials.key.as_ref().map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
         let (request, answer) = (NATS_VERBOSE.as_bytes().to_vec(), Vec::new());
-        let mut producer = Producer { tcp, dialect: target.dialect, authority, base_path, key, request, answer };
+        let mut producer =
+            Producer { tcp, address: target.producers, ended: false, dialect: target.dialect, authority, base_path, key, request, answer };
         if target.dialect == Dialect::Nats && producer.exchange().await?.status != 200 {
             return Err(io::Error::other("NATS refused a producer"));
         }
@@ -99,6 +103,9 @@ impl Producer {
         self.answer.clear();
         let whole_answer = if self.dialect == Dialect::Nats { whole_nats_answer } else { whole_answer };
         let exchange = async {
+            if self.ended {
+                self.tcp = open(self.address).await?;
+            }
             self.tcp.write_all(&self.request).await?;
             loop {
                 self.answer.reserve(READ_BYTES);
@@ -111,6 +118,7 @@ impl Producer {
             }
         };
         let (status, start) = timeout(ANSWER_DEADLINE, exchange).await??;
+        self.ended = self.answer.get(..start).is_some_and(says_close);
         Ok(Answer { status, body: self.answer.get(start..).unwrap_or_default() })
     }
 }
@@ -133,6 +141,17 @@ impl Answer<'_> {
         let body: String = String::from_utf8_lossy(self.body).chars().take(EXCERPT_CHARS_MAX).collect();
         format!("{} {body}", self.status)
     }
+}
+
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+/// Whether an answer's head ends the connection.
+fn says_close(head: &[u8]) -> bool {
+    head.split(|byte| *byte == b'\n').any(|line| line.trim_ascii_end().eq_ignore_ascii_case(b"connection: close"))
 }
 
 /// The same of NATS, with a status as HTTP would have it.
@@ -175,6 +194,7 @@ mod tests {
         }
         assert_eq!(whole_answer(answer).unwrap(), Some((202, answer.len() - 4)));
         assert!(whole_answer(b"HTTP/1.1 202 Accepted\r\n\r\n").is_err(), "no length");
+        assert!(says_close(b"HTTP/1.1 200 OK\r\nConnection: close\r\n") && !says_close(answer));
         assert!(whole_answer(b"HTTP/1.0 x\r\n\r\n").is_err());
     }
 

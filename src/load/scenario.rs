@@ -87,14 +87,15 @@ pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress
     };
     let resident = || server.map(|server| server.resident_kib()).unwrap_or_default();
     let before = resident();
+    // What a server's child had used is gone with it, so that a later time may be less.
     let processor = || server.map(|server| server.processor_time()).unwrap_or_default();
-    let closed = processor();
+    let at_first = processor();
     let mut crowd = Crowd::new(target, readers);
     let began = Instant::now();
     open(&mut crowd, began, progress).await?;
     let mut connecting = connected(&crowd, began);
     let opened = resident();
-    let (mut opening, mut sockets) = (processor() - closed, plan.users);
+    let (mut opening, mut sockets) = (processor().saturating_sub(at_first), plan.users);
     let mut drive = Drive::new(target, plan, crowd);
     drive.prepare().await?;
     let arrived = drive.crowd.ledger().arrived();
@@ -108,7 +109,7 @@ pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress
             for _ in 0..rounds {
                 let before = processor();
                 let round = drive.reconnect(progress).await?;
-                opening += processor() - before;
+                opening += processor().saturating_sub(before);
                 drive.publish_to_each(progress).await?;
                 if round.seconds > connecting.seconds {
                     connecting = round;
@@ -118,7 +119,7 @@ pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress
     }
     let seconds = lock(&drive.state).took.unwrap_or_else(|| began.elapsed()).as_secs_f64();
     let storm = if matches!(plan.scenario, Scenario::Storm { .. }) { opening } else { Duration::ZERO };
-    let (own, its) = (own_processor_time() - own, (processor() - its).saturating_sub(storm));
+    let (own, its) = (own_processor_time() - own, processor().saturating_sub(its + storm));
     let after = resident();
     let deliveries = drive.crowd.ledger().arrived() - arrived;
     let events = lock(&drive.state).events;
