@@ -5,9 +5,9 @@ words. The scale is logarithmic, since the servers differ by more than ten times
 import math
 from html import escape
 
-WIDTH = 860
-LABEL = 120
-RIGHT = 230
+WIDTH = 900
+LABEL = 260
+RIGHT = 220
 ROW = 24
 HEAD = 44
 FOOT = 34
@@ -28,7 +28,7 @@ svg { font: 13px system-ui, sans-serif; color-scheme: light dark; }
 
 
 def draw(panels, own):
-    """`panels` are (title, [(name, {median, ratio, least, most, exact})]); the server that is called `own` stands out."""
+    """`panels` are (title, [(name, {median, ratio, least, most, exact})]); the one whose name begins with `own` stands out."""
     panels = [(title, [(name, found) for name, found in rows if found["median"] > 0]) for title, rows in panels]
     panels = [(title, rows) for title, rows in panels if rows]
     note = "Dots are medians, bars reach from the least to the most of all rounds; the scales are logarithmic. Less is better."
@@ -64,7 +64,7 @@ def panel(title, rows, own, top):
         out.append(f'<text class="faint" text-anchor="middle" x="{last:.1f}" y="{bottom + 14}">{round(tick, 6):,g}</text>')
     for index, (name, found) in enumerate(rows):
         y = top + HEAD + ROW * index
-        mark = " own" if name == own else ""
+        mark = " own" if name.startswith(own) else ""
         ratio = f", {found['ratio']:.1f} × floor" if found["ratio"] is not None and name != "floor" else ""
         doubt = "" if found["exact"] else ", not exact"
         value = f"{found['median']:,.0f}" if found["median"] >= 100 else f"{found['median']:.3g}"

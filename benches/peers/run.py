@@ -366,6 +366,19 @@ def derived(results):
     return lines
 
 
+def panels(results):
+    """The main figures for the chart; what Signalpost does alone is shown beside what it is compared with."""
+    found = {}
+    for scenario, by_peer in results.items():
+        title, figure = figures(scenario)[0]
+        beside = SCENARIOS[scenario].get("floor", scenario)
+        rows = found.setdefault(f"{beside}: {title}", [])
+        for peer in by_peer:
+            if values := summary(results, scenario, peer, figure):
+                rows.append((peer if beside == scenario else f"{peer}, {scenario}", values))
+    return found.items()
+
+
 def find_tools(options):
     """Where the programs are; a peer that isn't there is left out."""
     folder = Path(options.folder)
@@ -468,11 +481,7 @@ def main():
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "results.json").write_text(json.dumps(about | {"results": results}, indent=1))
         (options.out / "tables.md").write_text(text + "\n")
-        panels = [
-            (f"{scenario}: {figures(scenario)[0][0]}", [(peer, found) for peer in by_peer if (found := summary(results, scenario, peer, figures(scenario)[0][1]))])
-            for scenario, by_peer in results.items()
-        ]
-        (options.out / "chart.svg").write_text(chart.draw(panels, "signalpost"))
+        (options.out / "chart.svg").write_text(chart.draw(panels(results), "signalpost"))
     return 0 if all(report["exact"] for by_peer in results.values() for rounds in by_peer.values() for report in rounds.values()) else 1
 
 
