@@ -3,9 +3,10 @@
 //! For `signalpost load` and for the stress program. A [`Crowd`] is the readers, a [`Producer`] publishes, the [`Ledger`] knows
 //! who is owed what, and [`run`] puts them together into a [`Report`]. All of it is one thread that shares one read buffer, speaks
 //! just enough HTTP and WebSocket, and knows nothing of the server but its protocol: beside a fast server it must not be the one
-//! who is slow.
+//! who is slow. A [`Dialect`] is a protocol of another server, so that both are measured and checked alike.
 
 mod crowd;
+mod dialect;
 mod frames;
 mod histogram;
 mod ledger;
@@ -17,6 +18,7 @@ mod scenario;
 mod traffic;
 
 pub use crowd::{Crowd, Readers};
+pub use dialect::Dialect;
 pub use frames::{client_frame, first_frame};
 pub use histogram::Histogram;
 pub use ledger::{Findings, Ledger};
@@ -39,6 +41,9 @@ const CONNECTIONS_PER_ADDRESS: u32 = 20_000;
 #[derive(Clone, Debug)]
 pub struct Target {
     pub address: SocketAddr,
+    /// Where producers connect: the same address, but for NATS.
+    pub producers: SocketAddr,
+    pub dialect: Dialect,
     /// As `Host` says it.
     pub authority: String,
     /// Before `/ws`, `/events` and `/users`; without a slash at its end.
@@ -68,7 +73,14 @@ impl std::fmt::Debug for Credentials {
 impl Target {
     /// A server on this address, with the default base path.
     pub fn at(address: SocketAddr) -> Target {
-        Target { address, authority: address.to_string(), base_path: "/api/pool".to_owned(), credentials: Credentials::default() }
+        Target {
+            address,
+            producers: address,
+            dialect: Dialect::Signalpost,
+            authority: address.to_string(),
+            base_path: "/api/pool".to_owned(),
+            credentials: Credentials::default(),
+        }
     }
 
     /// The `number`th connection. A server on loopback is reached from several addresses of it, since one has too few ports.

@@ -18,6 +18,8 @@ pub fn plan(rate: f64, duration: Duration, seed: u64) -> Plan {
         users: 100,
         producers: 8,
         v1: false,
+        query: String::new(),
+        away: 0,
         requests_max: u64::MAX,
         duration_max: duration,
         rate: Some(rate),

@@ -66,7 +66,8 @@ pub async fn run(seed: u64) -> anyhow::Result<String> {
     let files: [(&str, &[u8]); 2] = [("route.wasm", &versions[0].route), ("format.wasm", &versions[0].format)];
     let server = Server::start("", Plugins::These(&files)).await?;
     let run = format!("reloads-{seed:x}");
-    let mut crowd = Crowd::new(&server.target, Readers { run, users: USERS, lanes: PRODUCERS, v1: false, at_once: 100, seed });
+    let readers = Readers { run, users: USERS, lanes: PRODUCERS, v1: false, query: String::new(), one_channel: false, at_once: 100, seed };
+    let mut crowd = Crowd::new(&server.target, readers);
     let shaped = Arc::new(Shaped::default());
     let counted = shaped.clone();
     crowd.look_at_messages(move |_, payload| {

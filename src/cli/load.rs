@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,16 @@ use clap::{Args, ValueEnum};
 use super::ServerFlags;
 use super::client::Address;
 use super::token::Signer;
-use crate::load::{Credentials, Plan, Process, Progress, Report, Scenario, Target, Traffic, raise_open_files_limit, run};
+use crate::load::{Credentials, Dialect, Plan, Process, Progress, Report, Scenario, Target, Traffic, raise_open_files_limit, run};
 
 /// The rate of `open-loop` where none is given: one that any machine keeps up with.
 const RATE_DEFAULT: f64 = 2000.0;
+
+/// Users with mail in `growth` where no number is given.
+const AWAY_DEFAULT: u32 = 100_000;
+
+/// The attributes of `formatted` where none are given: the bundled `compact` policy shapes each message.
+const QUERY_DEFAULT: &str = "format=compact";
 
 const STORM_ROUNDS: u32 = 3;
 
@@ -26,6 +33,12 @@ const TOKEN_LIFETIME_S: u64 = 24 * 60 * 60;
 pub(super) struct Arguments {
     #[arg(value_enum, default_value = "direct")]
     scenario: Name,
+    /// The server's protocol: Signalpost's own, or that of a server that it is compared with.
+    #[arg(long, value_enum, default_value_t)]
+    dialect: Dialect,
+    /// Where producers connect, if that isn't where users do: NATS' own port.
+    #[arg(long, value_name = "HOST:PORT")]
+    publish_at: Option<String>,
     /// Where the server is, with its base path.
     #[arg(long, default_value = "http://127.0.0.1:8080/api/pool")]
     url: String,
@@ -47,6 +60,12 @@ pub(super) struct Arguments {
     /// Speak the subprotocol signalpost.v1, with acks.
     #[arg(long)]
     v1: bool,
+    /// Attributes of the users' sessions: a query string, as in format=compact.
+    #[arg(long)]
+    query: Option<String>,
+    /// Further users, who aren't there: each has a message waiting in a mailbox.
+    #[arg(long, value_name = "USERS", value_parser = clap::value_parser!(u32).range(..=900_000))]
+    away: Option<u32>,
     /// Bytes that each message is filled up with.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(..=200_000))]
     bytes: u32,
@@ -76,6 +95,8 @@ enum Name {
     Batch,
     /// An event with two readers in each request.
     Routed,
+    /// Routed, and shaped by a formatting policy for readers with attributes.
+    Formatted,
     /// An event to a group of all users in each request.
     FanOut,
     /// Direct messages at a fixed rate.
@@ -84,6 +105,8 @@ enum Name {
     Idle,
     /// All users are dropped and come back at once, three times.
     Storm,
+    /// Direct, beside a hundred thousand users who are away and have a mailbox.
+    Growth,
 }
 
 pub(super) fn run_command(arguments: &Arguments) -> anyhow::Result<()> {
@@ -96,11 +119,15 @@ pub(super) fn run_command(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let credentials = arguments.credentials()?;
     let report = super::client_runtime()?.block_on(async {
-        let unknown = || format!("{} is no known address", address.authority);
-        let resolved = tokio::net::lookup_host(&address.authority).await.with_context(unknown)?.next().with_context(unknown)?;
+        let resolved = resolve(&address.authority).await?;
+        let producers = match &arguments.publish_at {
+            Some(authority) => resolve(authority).await?,
+            None => resolved,
+        };
         // It has the better words for a server that isn't there.
         drop(address.connect().await?);
-        let target = Target { address: resolved, authority: address.authority, base_path: address.base_path, credentials };
+        let Address { authority, base_path, .. } = address;
+        let target = Target { address: resolved, producers, dialect: arguments.dialect, authority, base_path, credentials };
         let mut live = Live::new();
         let report = run(&target, &plan, server, &mut |progress| live.show(progress)).await;
         live.clear();
@@ -112,6 +139,11 @@ pub(super) fn run_command(arguments: &Arguments) -> anyhow::Result<()> {
         bail!("not every message reached exactly its readers, once and in order");
     }
     Ok(())
+}
+
+async fn resolve(authority: &str) -> anyhow::Result<SocketAddr> {
+    let unknown = || format!("{authority} is no known address");
+    tokio::net::lookup_host(authority).await.with_context(unknown)?.next().with_context(unknown)
 }
 
 impl Arguments {
@@ -127,9 +159,9 @@ impl Arguments {
 
     fn plan(&self) -> anyhow::Result<Plan> {
         let scenario = match self.scenario {
-            Name::Direct | Name::OpenLoop => Scenario::Publish(Traffic::Direct),
+            Name::Direct | Name::OpenLoop | Name::Growth => Scenario::Publish(Traffic::Direct),
             Name::Batch => Scenario::Publish(Traffic::Batch),
-            Name::Routed => Scenario::Publish(Traffic::Routed),
+            Name::Routed | Name::Formatted => Scenario::Publish(Traffic::Routed),
             Name::FanOut => Scenario::Publish(Traffic::FanOut),
             Name::Idle => Scenario::Idle,
             Name::Storm => Scenario::Storm { rounds: STORM_ROUNDS },
@@ -138,11 +170,27 @@ impl Arguments {
             Name::Direct => "direct",
             Name::Batch => "batch",
             Name::Routed => "routed",
+            Name::Formatted => "formatted",
             Name::FanOut => "fan-out",
             Name::OpenLoop => "open-loop",
             Name::Idle => "idle",
             Name::Storm => "storm",
+            Name::Growth => "growth",
         };
+        let query = match self.scenario {
+            Name::Formatted => self.query.clone().unwrap_or_else(|| QUERY_DEFAULT.to_owned()),
+            _ => self.query.clone().unwrap_or_default(),
+        };
+        let away = match self.scenario {
+            Name::Growth => self.away.unwrap_or(AWAY_DEFAULT),
+            _ => self.away.unwrap_or_default(),
+        };
+        let of_policies = matches!(self.scenario, Name::Batch | Name::Routed | Name::Formatted) || away > 0 || self.v1 || !query.is_empty();
+        if self.dialect.has_channels() && of_policies {
+            bail!(
+                "only Signalpost has policies, mailboxes, attributes and signalpost.v1; the others have direct, fan-out, open-loop, idle and storm"
+            );
+        }
         let rate = if matches!(self.scenario, Name::OpenLoop) { self.rate.or(Some(RATE_DEFAULT)) } else { self.rate };
         if rate.is_some_and(|rate| !(0.01..=10_000_000.0).contains(&rate)) {
             bail!("--rate is between 0.01 and 10,000,000 requests in a second");
@@ -156,6 +204,8 @@ impl Arguments {
             users: self.users,
             producers: self.producers,
             v1: self.v1,
+            query,
+            away,
             requests_max: self.requests,
             duration_max: Duration::from_secs(self.seconds),
             rate,
@@ -257,10 +307,11 @@ fn for_people(report: &Report) -> String {
     }
     if let Some(server) = &report.server {
         let mib = |kib: u64| kib as f64 / 1024.0;
+        let opening = server.processor_us_per_socket;
         let each = if report.deliveries > 0 {
-            format!("{:.1} µs of processor time per delivery, ", server.processor_us_per_delivery)
+            format!("{:.1} µs of processor time per delivery, {opening:.1} per socket opened, ", server.processor_us_per_delivery)
         } else {
-            format!("{:.2} s of processor time in {:.1} s, ", server.processor_seconds, report.seconds)
+            format!("{:.2} s of processor time in {:.1} s, {opening:.1} µs per socket opened, ", server.processor_seconds, report.seconds)
         };
         line(
             "server",

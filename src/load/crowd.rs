@@ -16,6 +16,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::dialect::Heard;
 use super::frames::{CLOSE, PING, PONG, TEXT, client_frame, first_frame};
 use super::histogram::Histogram;
 use super::ledger::Ledger;
@@ -47,9 +48,19 @@ pub struct Readers {
     pub lanes: u32,
     /// With the subprotocol `signalpost.v1`.
     pub v1: bool,
+    /// The sessions' attributes, as in `format=compact`; may be empty.
+    pub query: String,
+    /// All of them read the one channel that is named as the run, instead of each their own.
+    pub one_channel: bool,
     /// Handshakes under way at the same time.
     pub at_once: usize,
     pub seed: u64,
+}
+
+impl Readers {
+    fn user(&self, user: u32) -> String {
+        format!("{}-{user}", self.run)
+    }
 }
 
 /// Looks at each message, beside the ledger.
@@ -165,7 +176,7 @@ impl Crowd {
 
     /// The user's name.
     pub fn user(&self, user: u32) -> String {
-        format!("{}-{user}", self.shared.readers.run)
+        self.shared.readers.user(user)
     }
 
     pub fn readers(&self) -> &Readers {
@@ -221,18 +232,21 @@ impl Drop for Crowd {
 }
 
 impl Shared {
-    /// The socket, and what came with the answer to its handshake.
+    /// The socket, and what came with the answer to its handshake, or to its subscription.
     async fn connect(&self, user: u32) -> io::Result<(TcpStream, Vec<u8>)> {
         let began = Instant::now();
         let mut tcp = self.target.connect(user).await?;
-        let Target { authority, base_path, credentials, .. } = &self.target;
-        let run = &self.readers.run;
+        let Target { authority, base_path, credentials, dialect, .. } = &self.target;
+        let name = self.readers.user(user);
+        let channel = if self.readers.one_channel { &self.readers.run } else { &name };
+        let path = dialect.socket_path(channel);
+        let query = if self.readers.query.is_empty() { String::new() } else { format!("?{}", self.readers.query) };
         let subprotocol = if self.readers.v1 { "Sec-WebSocket-Protocol: signalpost.v1\r\n" } else { "" };
-        let token = credentials.token.as_ref().map(|token| format!("Authorization: Bearer {}\r\n", token(&format!("{run}-{user}"))));
+        let token = credentials.token.as_ref().map(|token| format!("Authorization: Bearer {}\r\n", token(&name)));
         let token = token.unwrap_or_default();
         // The example key of RFC 6455; whether the server's answer fits it, its tests say.
         let request = format!(
-            "GET {base_path}/ws/{run}-{user} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET {base_path}{path}{query} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{subprotocol}{token}\r\n"
         );
         tcp.write_all(request.as_bytes()).await?;
@@ -246,10 +260,46 @@ impl Shared {
                     let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
                     return Err(io::Error::other(format!("the server refused a socket: {line}")));
                 }
+                head.drain(..end + 4);
+                if let Some(subscription) = dialect.subscription(channel) {
+                    self.subscribe(&subscription, &mut tcp, &mut head).await?;
+                }
                 lock(&self.connecting).record(began.elapsed());
-                return Ok((tcp, head.split_off(end + 4)));
+                return Ok((tcp, head));
             }
         }
+    }
+
+    /// Says it, and reads until the server has answered. `bytes` are those that have come, and then those that came after the answer.
+    async fn subscribe(&self, subscription: &str, tcp: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<()> {
+        let mut frame = Vec::with_capacity(subscription.len() + 14);
+        client_frame(TEXT, subscription.as_bytes(), self.mask(), &mut frame);
+        tcp.write_all(&frame).await?;
+        loop {
+            while let Some((opcode, payload, size)) = first_frame(bytes).map_err(io::Error::other)? {
+                if opcode == CLOSE {
+                    return Err(io::Error::other("the server closed a socket that subscribed"));
+                }
+                let mut rest = payload;
+                let mut subscribed = false;
+                while !rest.is_empty() && opcode < CLOSE {
+                    let (heard, after) = self.target.dialect.first(rest).map_err(io::Error::other)?;
+                    subscribed |= heard == Heard::Subscribed;
+                    rest = after;
+                }
+                bytes.drain(..size);
+                if subscribed {
+                    return Ok(());
+                }
+            }
+            if tcp.read_buf(bytes).await? == 0 || bytes.len() > HEAD_BYTES_MAX {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server ended a socket that subscribed"));
+            }
+        }
+    }
+
+    fn mask(&self) -> u32 {
+        lock(&self.random).number() as u32
     }
 
     fn message(&self, user: u32, payload: &[u8], now: Duration) {
@@ -328,10 +378,10 @@ impl Socket<'_> {
             };
             match opcode {
                 CLOSE => return Err(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))),
-                PING => client_frame(PONG, payload, self.mask(), &mut answers),
+                PING => client_frame(PONG, payload, self.shared.mask(), &mut answers),
                 PONG => {}
                 _ if self.shared.readers.v1 => self.envelope(payload, now, &mut answers),
-                _ => self.shared.message(self.user, payload, now),
+                _ => self.messages(payload, now, &mut answers)?,
             }
             bytes = bytes.get(size..).unwrap_or_default();
         }
@@ -341,6 +391,20 @@ impl Socket<'_> {
         // A few bytes now and then. Who takes so little is gone, or hopelessly behind.
         if !answers.is_empty() && self.tcp.try_write(&answers).is_ok_and(|count| count < answers.len()) {
             return Err(LOST);
+        }
+        Ok(())
+    }
+
+    /// A frame without an envelope.
+    fn messages(&self, mut payload: &[u8], now: Duration, answers: &mut Vec<u8>) -> Result<(), u16> {
+        while !payload.is_empty() {
+            let (heard, rest) = self.shared.target.dialect.first(payload).map_err(|_| LOST)?;
+            match heard {
+                Heard::Message(message) => self.shared.message(self.user, &message, now),
+                Heard::Ping(answer) => client_frame(TEXT, answer.as_bytes(), self.shared.mask(), answers),
+                Heard::Subscribed | Heard::Other => {}
+            }
+            payload = rest;
         }
         Ok(())
     }
@@ -355,11 +419,7 @@ impl Socket<'_> {
             self.unacked = 0;
             let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
             let seq = String::from_utf8_lossy(rest.get(..digits).unwrap_or_default()).into_owned();
-            client_frame(TEXT, format!(r#"{{"type":"ack","seq":{seq}}}"#).as_bytes(), self.mask(), answers);
+            client_frame(TEXT, format!(r#"{{"type":"ack","seq":{seq}}}"#).as_bytes(), self.shared.mask(), answers);
         }
-    }
-
-    fn mask(&self) -> u32 {
-        lock(&self.shared.random).number() as u32
     }
 }

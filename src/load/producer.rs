@@ -2,6 +2,7 @@
 
 use std::io;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -9,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Target;
+use super::dialect::{Dialect, NATS_VERBOSE};
 
 /// An answer that takes longer is a failure.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -19,10 +21,16 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 /// Bytes asked of the connection at a time: room for the receipt of a small batch.
 const READ_BYTES: usize = 8 << 10;
 
+const NATS_PING: &[u8] = b"PING\r\n";
+
 /// One connection.
 #[derive(Debug)]
 pub struct Producer {
     tcp: TcpStream,
+    /// Where it leads, since a server may end it with an answer.
+    address: SocketAddr,
+    ended: bool,
+    dialect: Dialect,
     authority: String,
     base_path: String,
     /// A header line, or nothing.
@@ -39,12 +47,18 @@ pub struct Answer<'a> {
 
 impl Producer {
     /// # Errors
-    /// The operating system's.
+    /// The operating system's, or the server answers its greeting with a refusal.
     pub async fn connect(target: &Target) -> io::Result<Producer> {
-        let tcp = target.connect(0).await?;
+        let tcp = open(target.producers).await?;
         let (authority, base_path) = (target.authority.clone(), target.base_path.clone());
         let key = target.credentials.key.as_ref().map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default();
-        Ok(Producer { tcp, authority, base_path, key, request: Vec::new(), answer: Vec::new() })
+        let (request, answer) = (NATS_VERBOSE.as_bytes().to_vec(), Vec::new());
+        let mut producer =
+            Producer { tcp, address: target.producers, ended: false, dialect: target.dialect, authority, base_path, key, request, answer };
+        if target.dialect == Dialect::Nats && producer.exchange().await?.status != 200 {
+            return Err(io::Error::other("NATS refused a producer"));
+        }
+        Ok(producer)
     }
 
     /// Posts to a path below the base path.
@@ -52,7 +66,20 @@ impl Producer {
     /// # Errors
     /// The connection broke, or no answer of HTTP/1.1 with a length came in time. The producer is of no more use then.
     pub async fn post(&mut self, path: &str, content_type: &str, body: &[u8]) -> io::Result<Answer<'_>> {
-        self.request("POST", path, content_type, body).await
+        if self.dialect == Dialect::Nats { self.put(path, body).await } else { self.request("POST", path, content_type, body).await }
+    }
+
+    /// A message to a subject of NATS.
+    async fn put(&mut self, subject: &str, body: &[u8]) -> io::Result<Answer<'_>> {
+        self.request.clear();
+        // The server asks seldom, so that its question comes with an answer to us.
+        if self.answer.starts_with(NATS_PING) || self.answer.ends_with(NATS_PING) {
+            self.request.extend_from_slice(b"PONG\r\n");
+        }
+        write!(self.request, "PUB {subject} {}\r\n", body.len())?;
+        self.request.extend_from_slice(body);
+        self.request.extend_from_slice(b"\r\n");
+        self.exchange().await
     }
 
     /// Like [`Producer::post`], with any method.
@@ -68,8 +95,17 @@ impl Producer {
             "{method} {base_path}{path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{key}\r\n"
         )?;
         self.request.extend_from_slice(body);
+        self.exchange().await
+    }
+
+    /// Sends the request, and waits for its answer.
+    async fn exchange(&mut self) -> io::Result<Answer<'_>> {
         self.answer.clear();
+        let whole_answer = if self.dialect == Dialect::Nats { whole_nats_answer } else { whole_answer };
         let exchange = async {
+            if self.ended {
+                self.tcp = open(self.address).await?;
+            }
             self.tcp.write_all(&self.request).await?;
             loop {
                 self.answer.reserve(READ_BYTES);
@@ -82,6 +118,7 @@ impl Producer {
             }
         };
         let (status, start) = timeout(ANSWER_DEADLINE, exchange).await??;
+        self.ended = self.answer.get(..start).is_some_and(says_close);
         Ok(Answer { status, body: self.answer.get(start..).unwrap_or_default() })
     }
 }
@@ -104,6 +141,28 @@ impl Answer<'_> {
         let body: String = String::from_utf8_lossy(self.body).chars().take(EXCERPT_CHARS_MAX).collect();
         format!("{} {body}", self.status)
     }
+}
+
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+/// Whether an answer's head ends the connection.
+fn says_close(head: &[u8]) -> bool {
+    head.split(|byte| *byte == b'\n').any(|line| line.trim_ascii_end().eq_ignore_ascii_case(b"connection: close"))
+}
+
+/// The same of NATS, with a status as HTTP would have it.
+fn whole_nats_answer(answer: &[u8]) -> io::Result<Option<(u16, usize)>> {
+    let Some(lines) = answer.strip_suffix(b"\r\n") else { return Ok(None) };
+    let mut lines = lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    Ok(lines.find_map(|line| match line {
+        b"+OK" => Some((200, 0)),
+        _ if line.starts_with(b"-ERR") => Some((400, 0)),
+        _ => None,
+    }))
 }
 
 /// The status and where the body starts, once the answer is complete. Its length must be told, as this server does.
@@ -135,7 +194,18 @@ mod tests {
         }
         assert_eq!(whole_answer(answer).unwrap(), Some((202, answer.len() - 4)));
         assert!(whole_answer(b"HTTP/1.1 202 Accepted\r\n\r\n").is_err(), "no length");
+        assert!(says_close(b"HTTP/1.1 200 OK\r\nConnection: close\r\n") && !says_close(answer));
         assert!(whole_answer(b"HTTP/1.0 x\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn nats_answers_with_a_line_of_its_own() {
+        for unfinished in ["", "INFO {}\r\n", "PING\r\n", "+OK"] {
+            assert_eq!(whole_nats_answer(unfinished.as_bytes()).unwrap(), None, "{unfinished}");
+        }
+        assert_eq!(whole_nats_answer(b"INFO {\"a\":\"+OK\"}\r\n+OK\r\n").unwrap(), Some((200, 0)));
+        assert_eq!(whole_nats_answer(b"+OK\r\nPING\r\n").unwrap(), Some((200, 0)));
+        assert_eq!(whole_nats_answer(b"-ERR 'Invalid Subject'\r\n").unwrap(), Some((400, 0)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::dialect::Dialect;
 use super::histogram::Histogram;
 use super::ledger::Findings;
 
@@ -12,6 +13,7 @@ use super::ledger::Findings;
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     pub scenario: &'static str,
+    pub dialect: Dialect,
     pub subprotocol: &'static str,
     pub seed: u64,
     pub users: u32,
@@ -61,8 +63,11 @@ pub struct Connecting {
 /// The server's process with those that it started.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Server {
+    /// From the first request to the last delivery; in a storm without the reconnecting.
     pub processor_us_per_delivery: f64,
     pub processor_seconds: f64,
+    /// Opening the sockets, for each of them; in a storm the end of the old one too, in all its rounds.
+    pub processor_us_per_socket: f64,
     pub resident_kib_before: u64,
     /// With all sockets open, before the first message.
     pub resident_kib_open: u64,

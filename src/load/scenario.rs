@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::interval;
 
 use super::crowd::{Crowd, Readers};
+use super::dialect::Dialect;
 use super::pace::Pace;
 use super::process::{Process, own_processor_time};
 use super::producer::Producer;
@@ -39,7 +40,7 @@ pub enum Scenario {
     Publish(Traffic),
     /// Sockets only.
     Idle,
-    /// All sockets are dropped and come back at once, this often; then each gets a message.
+    /// All sockets are dropped and come back at once, and each gets a message; this often.
     Storm {
         rounds: u32,
     },
@@ -54,6 +55,10 @@ pub struct Plan {
     pub users: u32,
     pub producers: u32,
     pub v1: bool,
+    /// Attributes of the sessions, as in `format=compact`; may be empty.
+    pub query: String,
+    /// Users beside those, who aren't there and have a message waiting in their mailbox.
+    pub away: u32,
     /// It ends with whichever comes first.
     pub requests_max: u64,
     pub duration_max: Duration,
@@ -75,27 +80,37 @@ pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress
         users: plan.users,
         lanes: Composer::lanes(plan.producers),
         v1: plan.v1,
+        query: plan.query.clone(),
+        one_channel: target.dialect.has_channels() && plan.scenario == Scenario::Publish(Traffic::FanOut),
         at_once: plan.at_once,
         seed: plan.seed,
     };
     let resident = || server.map(|server| server.resident_kib()).unwrap_or_default();
     let before = resident();
+    // What a server's child had used is gone with it, so that a later time may be less.
+    let processor = || server.map(|server| server.processor_time()).unwrap_or_default();
+    let at_first = processor();
     let mut crowd = Crowd::new(target, readers);
     let began = Instant::now();
     open(&mut crowd, began, progress).await?;
     let mut connecting = connected(&crowd, began);
     let opened = resident();
+    let (mut opening, mut sockets) = (processor().saturating_sub(at_first), plan.users);
     let mut drive = Drive::new(target, plan, crowd);
     drive.prepare().await?;
     let arrived = drive.crowd.ledger().arrived();
     let began = Instant::now();
-    let (own, its) = (own_processor_time(), server.map(|server| server.processor_time()));
+    let (own, its) = (own_processor_time(), processor());
     match plan.scenario {
         Scenario::Idle => hold(&drive, began, plan.duration_max, progress).await,
         Scenario::Publish(_) => drive.publish(progress).await?,
         Scenario::Storm { rounds } => {
+            (opening, sockets) = (Duration::ZERO, plan.users.saturating_mul(rounds));
             for _ in 0..rounds {
-                let round = drive.storm(progress).await?;
+                let before = processor();
+                let round = drive.reconnect(progress).await?;
+                opening += processor().saturating_sub(before);
+                drive.publish_to_each(progress).await?;
                 if round.seconds > connecting.seconds {
                     connecting = round;
                 }
@@ -103,7 +118,8 @@ pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress
         }
     }
     let seconds = lock(&drive.state).took.unwrap_or_else(|| began.elapsed()).as_secs_f64();
-    let (own, its) = (own_processor_time() - own, server.zip(its).map(|(server, before)| server.processor_time() - before));
+    let storm = if matches!(plan.scenario, Scenario::Storm { .. }) { opening } else { Duration::ZERO };
+    let (own, its) = (own_processor_time() - own, processor().saturating_sub(its + storm));
     let after = resident();
     let deliveries = drive.crowd.ledger().arrived() - arrived;
     let events = lock(&drive.state).events;
@@ -115,6 +131,7 @@ pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress
     let state = lock(&drive.state);
     Ok(Report {
         scenario: plan.name,
+        dialect: target.dialect,
         subprotocol: if plan.v1 { "signalpost.v1" } else { "plain" },
         seed: plan.seed,
         users: plan.users,
@@ -131,9 +148,10 @@ pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress
         deliveries_per_second: if seconds > 0.0 { deliveries as f64 / seconds } else { 0.0 },
         latency,
         connecting,
-        server: its.map(|time| Server {
-            processor_us_per_delivery: each(time),
-            processor_seconds: time.as_secs_f64(),
+        server: server.map(|_| Server {
+            processor_us_per_delivery: each(its),
+            processor_seconds: its.as_secs_f64(),
+            processor_us_per_socket: micros(opening) / f64::from(sockets.max(1)),
             resident_kib_before: before,
             resident_kib_open: opened,
             resident_kib_after: after,
@@ -205,7 +223,7 @@ impl Drive {
             target: target.clone(),
             plan: plan.clone(),
             crowd,
-            composer: Composer::new(traffic, plan.message_bytes),
+            composer: Composer::new(target.dialect, traffic, plan.message_bytes),
             state: Mutex::new(State {
                 random: Random::new(plan.seed),
                 left: plan.requests_max,
@@ -233,10 +251,10 @@ impl Drive {
         }
     }
 
-    /// Makes the groups that the traffic needs; what that takes doesn't count.
+    /// Makes the groups that the traffic needs, and the mailboxes of those who are away; what that takes doesn't count.
     async fn prepare(&self) -> anyhow::Result<()> {
         let lane = self.plan.producers;
-        self.post_all(self.composer.before(&self.crowd, lane)).await?;
+        self.post_all(self.composer.before(&self.crowd, lane).chain(self.composer.for_the_away(&self.crowd, self.plan.away))).await?;
         self.crowd.ledger().forget_latency();
         lock(&self.state).events = 0;
         Ok(())
@@ -402,12 +420,16 @@ impl Drive {
             state.first_failure.get_or_insert(sentence);
         };
         match producer.post(&request.path, request.content_type, &request.body).await {
-            Ok(answer) if answer.status == 202 && answer.posted() == request.deliveries => {
+            Ok(answer) if self.target.dialect.took(&answer, request.deliveries) => {
                 lock(&self.state).events += request.events;
                 Ok(())
             }
             Ok(answer) => {
-                failed(format!("of {} deliveries the server posted {}: {}", request.deliveries, answer.posted(), answer.sentence()));
+                let sentence = match self.target.dialect {
+                    Dialect::Signalpost => format!("of {} deliveries the server posted {}: ", request.deliveries, answer.posted()),
+                    _ => String::new(),
+                };
+                failed(sentence + &answer.sentence());
                 Ok(())
             }
             Err(error) => {
@@ -417,19 +439,21 @@ impl Drive {
         }
     }
 
-    /// Drops everybody, lets them come back at once, and sends each a message.
-    async fn storm(self: &mut Arc<Drive>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Connecting> {
+    /// Drops everybody, and lets them come back at once.
+    async fn reconnect(self: &mut Arc<Drive>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Connecting> {
         // No producer is at work between two rounds, so nobody else holds it.
         let drive = Arc::get_mut(self).context("a producer is still at work")?;
         drive.crowd.drop_all().await;
         let began = Instant::now();
         open(&mut drive.crowd, began, progress).await?;
-        let round = connected(&drive.crowd, began);
+        Ok(connected(&drive.crowd, began))
+    }
+
+    async fn publish_to_each(self: &Arc<Drive>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<()> {
         {
-            let mut state = lock(&drive.state);
-            (state.left, state.turn) = (u64::from(drive.plan.users), Some(0));
+            let mut state = lock(&self.state);
+            (state.left, state.turn) = (u64::from(self.plan.users), Some(0));
         }
-        self.publish(progress).await?;
-        Ok(round)
+        self.publish(progress).await
     }
 }

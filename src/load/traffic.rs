@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::crowd::Crowd;
+use super::dialect::Dialect;
+use super::ledger::Ledger;
 use crate::lock;
 
 /// Events in a request of [`Traffic::Batch`], and of those that make and end groups.
@@ -14,7 +16,7 @@ const BATCH: u32 = 100;
 const JSON: &str = "application/json";
 const CLOUDEVENTS_BATCH: &str = "application/cloudevents-batch+json";
 
-/// What is published. All but the first need the bundled `pooling` policy.
+/// What is published. All but the first need the bundled `pooling` policy, or channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Traffic {
     /// One message to one user in each request.
@@ -23,7 +25,7 @@ pub enum Traffic {
     Routed,
     /// A hundred matches in each request, as a CloudEvents batch.
     Batch,
-    /// A chat message to the group of all users in each request.
+    /// A chat message to the group of all users in each request, or a message to the channel of all.
     FanOut,
 }
 
@@ -41,6 +43,7 @@ pub struct Request {
 /// Composes requests for a crowd.
 #[derive(Debug)]
 pub struct Composer {
+    dialect: Dialect,
     pub traffic: Traffic,
     /// Bytes that each message is filled up with.
     pub filling: String,
@@ -49,8 +52,8 @@ pub struct Composer {
 }
 
 impl Composer {
-    pub fn new(traffic: Traffic, message_bytes: usize) -> Composer {
-        Composer { traffic, filling: "x".repeat(message_bytes), pools: Mutex::default() }
+    pub fn new(dialect: Dialect, traffic: Traffic, message_bytes: usize) -> Composer {
+        Composer { dialect, traffic, filling: "x".repeat(message_bytes), pools: Mutex::default() }
     }
 
     /// Lanes of the ledger for this many producers: one each, and two for [`Composer::before`] and [`Composer::after`].
@@ -66,13 +69,13 @@ impl Composer {
         match self.traffic {
             Traffic::Direct => {
                 let run = &crowd.readers().run;
-                request.path.clear();
-                // Writing to a string or a vector can't fail, here and below.
-                let _ = std::fmt::Write::write_fmt(&mut request.path, format_args!("/users/{run}-{user}/messages"));
-                request.body.extend_from_slice(br#"{"type":"load","#);
-                crowd.ledger().send(lane, at, &[user], &mut request.body);
-                let _ = write!(request.body, r#","details":"{}"}}"#, self.filling);
+                self.message(request, crowd, format_args!("{run}-{user}"), |ledger, body| ledger.send(lane, at, &[user], body));
                 request.deliveries = 1;
+            }
+            Traffic::FanOut if self.dialect.has_channels() => {
+                let run = &crowd.readers().run;
+                self.message(request, crowd, format_args!("{run}"), |ledger, body| ledger.send_to_all(lane, at, body));
+                request.deliveries = u64::from(crowd.readers().users);
             }
             Traffic::Routed => {
                 request.path = "/events".to_owned();
@@ -89,6 +92,7 @@ impl Composer {
             Traffic::FanOut => {
                 request.path = "/events".to_owned();
                 let run = &crowd.readers().run;
+                // Writing to a vector can't fail, here and below.
                 let _ = write!(request.body, r#"{{"type":"pooling.chat.message","data":{{"pool_id":"{run}","from":"load","#);
                 crowd.ledger().send_to_all(lane, at, &mut request.body);
                 let _ = write!(request.body, r#","text":"{}"}}}}"#, self.filling);
@@ -99,7 +103,7 @@ impl Composer {
 
     /// The requests that make the group of all users, where it is needed. Each is owed from when it is composed.
     pub fn before<'a>(&'a self, crowd: &'a Crowd, lane: u32) -> impl Iterator<Item = Request> + 'a {
-        let users = if self.traffic == Traffic::FanOut { crowd.readers().users } else { 0 };
+        let users = if self.makes_group_of_all() { crowd.readers().users } else { 0 };
         let riders: Vec<u32> = (0..users).step_by(2).collect();
         let chunks: Vec<Vec<u32>> = riders.chunks(BATCH as usize).map(<[u32]>::to_vec).collect();
         chunks.into_iter().map(move |riders| {
@@ -112,10 +116,39 @@ impl Composer {
         })
     }
 
+    /// A message to each of so many users who aren't there. The ledger knows nothing of them.
+    pub fn for_the_away<'a>(&'a self, crowd: &'a Crowd, users: u32) -> impl Iterator<Item = Request> + 'a {
+        (0..users).map(move |user| {
+            let mut request = Request::default();
+            let run = &crowd.readers().run;
+            self.message(&mut request, crowd, format_args!("{run}-away-{user}"), |_, body| body.extend_from_slice(br#""away":true"#));
+            (request.content_type, request.events, request.deliveries) = (JSON, 1, 1);
+            request
+        })
+    }
+
+    fn makes_group_of_all(&self) -> bool {
+        self.traffic == Traffic::FanOut && !self.dialect.has_channels()
+    }
+
+    /// A message to a user or a channel, with what `mark` writes into it.
+    fn message(
+        &self,
+        request: &mut Request,
+        crowd: &Crowd,
+        channel: std::fmt::Arguments<'_>,
+        mark: impl FnOnce(&mut Ledger, &mut Vec<u8>),
+    ) {
+        request.body.extend_from_slice(br#"{"type":"load","#);
+        mark(&mut crowd.ledger(), &mut request.body);
+        let _ = write!(request.body, r#","details":"{}"}}"#, self.filling);
+        self.dialect.address(channel, &mut request.path, &mut request.body);
+    }
+
     /// The requests that end what was made, so that nothing of the run is left in the server.
     pub fn after<'a>(&'a self, crowd: &'a Crowd, lane: u32) -> impl Iterator<Item = Request> + 'a {
         let riders: Vec<u32> = lock(&self.pools).iter().copied().collect();
-        let to_all = self.traffic == Traffic::FanOut;
+        let to_all = self.makes_group_of_all();
         let mut chunks: Vec<Vec<u32>> = riders.chunks(BATCH as usize).map(<[u32]>::to_vec).collect();
         if to_all {
             chunks.push(vec![0]);
