@@ -9,11 +9,12 @@ pub mod protocol;
 
 use std::future::pending;
 use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http::{Request, StatusCode};
@@ -30,7 +31,7 @@ use crate::format::Format;
 use crate::lock;
 use crate::mailbox::{Mailboxes, Reader, Seat};
 use crate::metrics::Metrics;
-use crate::places::Place;
+use crate::places::{Client, Full, Place, SessionPlaces};
 use crate::problem::{self, Problem};
 use crate::rate::Bucket;
 use crate::stream::Stream;
@@ -52,7 +53,10 @@ const BURST_S: u32 = 10;
 #[derive(Debug)]
 pub struct Sessions {
     pub auth: Arc<Auth>,
+    /// Whether new ones are welcome.
+    pub ready: Arc<AtomicBool>,
     pub handshakes: Mutex<Bucket>,
+    pub places: SessionPlaces,
     pub dispatch: Arc<Dispatch>,
     pub format: Arc<Format>,
     pub mailboxes: Arc<Mailboxes>,
@@ -66,15 +70,19 @@ pub struct Sessions {
 /// `GET {base}/ws/{user_id}`
 ///
 /// # Errors
-/// No WebSocket handshake, no sane user id, no valid token, too many handshakes, or an attribute over its limit.
+/// No WebSocket handshake, no sane user id, no valid token, too many handshakes or sessions, an attribute over its limit, or the server stops.
 pub async fn connect(
     State(sessions): State<Arc<Sessions>>,
+    Extension(client): Extension<Client>,
     user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     mut request: Request<axum::body::Body>,
 ) -> Result<Response, Problem> {
     let user = problem::user(user, sessions.sockets.user_id_bytes_max)?;
     let handshake = Handshake::read(request.method(), request.headers())?;
+    if !sessions.ready.load(Ordering::Relaxed) {
+        return Err(Problem::stopping());
+    }
     let per_second = sessions.sockets.handshakes_per_second_max;
     if !lock(&sessions.handshakes).take(1, per_second, per_second) {
         let detail = format!("more than {per_second} handshakes a second (sockets.handshakes_per_second_max); come back later");
@@ -84,6 +92,7 @@ pub async fn connect(
     let mut attributes = handshake::attributes(&query, &sessions.sockets)?;
     attributes.retain(|(name, _)| sessions.auth.is_for_clients(name));
     let pass = sessions.auth.admit(&user, request.headers(), &query)?;
+    let seated = sessions.places.take(client).map_err(|full| sessions.crowded(full))?;
     let visitor = Visitor { user, subprotocol: handshake.subprotocol, attributes };
     // Before the 101: what is posted once the client knows that it is connected is for this session too.
     let entered = match pass {
@@ -95,6 +104,7 @@ pub async fn connect(
         // The client may be gone before it has read the 101; then the reader leaves its place.
         let Ok(upgraded) = upgrade.await else { return };
         let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else { return };
+        let _until_it_ends = seated;
         let (mut wire, place) = parts.io.into_inner().into_parts();
         let mut input = BytesMut::from(&parts.read_buf[..]);
         let Ok(()) = wire.take_read(&mut input) else { return };
@@ -112,6 +122,23 @@ pub async fn connect(
         Session::run(sessions, entered, wire, input, place).await;
     });
     Ok(handshake.response::<axum::body::Body>().into_response())
+}
+
+impl Sessions {
+    fn crowded(&self, full: Full) -> Problem {
+        let config::Sockets { sessions_max, per_address_max, .. } = self.sockets;
+        match full {
+            Full::All => {
+                let detail = format!("there are {sessions_max} sessions (sockets.sessions_max); come back later");
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", detail)
+            }
+            Full::Client => {
+                let detail =
+                    format!("this address has {per_address_max} sessions (sockets.per_address_max); close one, or come back later");
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions_of_address", detail)
+            }
+        }
+    }
 }
 
 /// Who asks for a socket, as far as the handshake says.
@@ -145,7 +172,7 @@ impl Visitor {
 
     /// Waits for the token in the first frame.
     async fn identify(self, sessions: &Sessions, wire: &mut Wire, input: &mut BytesMut) -> Result<Entered, Close> {
-        let token = entry::token(wire, input, sessions.auth.first_frame_deadline()).await?;
+        let token = entry::token(wire, input, sessions.auth.first_frame()).await?;
         let pass = sessions.auth.token(&self.user, &token).map_err(|Refused| Close::Unauthorized)?;
         Ok(self.enter(sessions, pass))
     }
@@ -485,6 +512,14 @@ impl Session {
 
     fn text(&mut self, text: String) -> Result<(), End> {
         if !self.v1 {
+            // Where tokens are asked for, one in a frame is for the doors, and no policy sees it.
+            if self.clock.ends.is_some()
+                && let Some(token) = entry::shown(text.as_bytes())
+            {
+                self.allow()?;
+                self.authorize(&token);
+                return Ok(());
+            }
             return self.message(Body::sniff(text));
         }
         self.clock.held = None;
@@ -521,9 +556,11 @@ impl Session {
         match self.sessions.auth.token(&self.reader.seat().user, token) {
             Ok(pass) => {
                 self.clock.ends = on_the_clock(pass.ends);
-                protocol::authorized(self.token_ends_in_ms(), &mut self.output);
+                if self.v1 {
+                    protocol::authorized(self.token_ends_in_ms(), &mut self.output);
+                }
             }
-            Err(Refused) => protocol::error(true, "unauthorized", "the token is not valid for this user", &mut self.output),
+            Err(Refused) => protocol::error(self.v1, "unauthorized", "the token is not valid for this user", &mut self.output),
         }
     }
 
