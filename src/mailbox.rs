@@ -10,11 +10,12 @@ mod reader;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use crate::close::Close;
@@ -82,8 +83,30 @@ pub struct Seat {
     pub subprotocol: Option<&'static str>,
     pub attributes: Vec<(String, String)>,
     pub opened: SystemTime,
-    wake: Notify,
+    wake: Wake,
     ending: OnceLock<Close>,
+}
+
+/// Wakes one task. `Notify` would do for many: it keeps a list of those who wait.
+#[derive(Debug, Default)]
+struct Wake {
+    is_woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake {
+    fn wake(&self) {
+        self.is_woken.store(true, Ordering::Release);
+        self.task.wake();
+    }
+
+    fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.is_woken.load(Ordering::Acquire) {
+            self.task.register(context.waker());
+        }
+        // Again, since it may have been woken before the task was registered.
+        if self.is_woken.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+    }
 }
 
 impl Seat {
@@ -94,7 +117,7 @@ impl Seat {
             subprotocol,
             attributes,
             opened: SystemTime::now(),
-            wake: Notify::new(),
+            wake: Wake::default(),
             ending: OnceLock::new(),
         })
     }
@@ -102,12 +125,12 @@ impl Seat {
     /// Asks the session to close; the first reason stands.
     pub fn end(&self, close: Close) {
         let _ = self.ending.set(close);
-        self.wake.notify_one();
+        self.wake.wake();
     }
 
-    /// Resolves when there may be something to do. Cancel safe.
-    pub async fn woken(&self) {
-        self.wake.notified().await;
+    /// Ready when there may be something to do. One task polls this.
+    pub fn poll_woken(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.wake.poll(context)
     }
 
     pub fn ending(&self) -> Option<&Close> {
@@ -178,7 +201,7 @@ impl Mailboxes {
         let posted = self.append(&mut content, session, message, terms, keep);
         if let Posted::Posted { .. } = posted {
             for taken in &content.seats {
-                taken.seat.wake.notify_one();
+                taken.seat.wake.wake();
             }
         }
         posted
@@ -212,7 +235,7 @@ impl Mailboxes {
         content.resumable |= seat.subprotocol.is_some();
         content.seats.push(Taken { seat: seat.clone(), cursor, start: cursor });
         self.sessions.fetch_add(1, Ordering::Relaxed);
-        seat.wake.notify_one();
+        seat.wake.wake();
         drop(content);
         Ok(Reader { mailboxes: self.clone(), mailbox, seat })
     }

@@ -1,49 +1,43 @@
 //! The server: wires the stations together, accepts connections, watches the plugins, and stops without losing what it
 //! accepted. Nothing else wires.
 
+mod routes;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
-use http::StatusCode;
-use hyper::body::Incoming;
-use hyper::service::{Service as _, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{interval, timeout};
 
-use crate::auth::{self, Auth};
+use crate::auth::Auth;
 use crate::close::Close;
-use crate::config::{Config, OnBad, Scope};
+use crate::config::{Config, OnBad};
 use crate::dead_letters::DeadLetters;
 use crate::dispatch::Dispatch;
 use crate::explain::Explain;
 use crate::format::Format;
 use crate::groups::Groups;
-use crate::ingress::{self, Ingress};
+use crate::ingress::Ingress;
 use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
-use crate::operate::{self, Operate, dead_letters};
+use crate::operate::Operate;
 use crate::places::{Client, Places, SessionPlaces};
 use crate::policy::host::{Clock, Services};
 use crate::policy::load::Loader;
 use crate::policy::{Policies, Policy, Rejected, engine};
-use crate::problem::{Problem, ProblemCode};
 use crate::rate::Bucket;
-use crate::session::{self, Sessions};
+use crate::session::Sessions;
 use crate::state::States;
 use crate::stream::Stream;
 use crate::tls::Tls;
 use crate::wire::Wire;
+use routes::{Front, routers};
 
 /// How often a part of the kept messages is looked through for what has expired.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
@@ -70,7 +64,7 @@ enum Stage {
 pub struct Server {
     config: Arc<Config>,
     /// With what is served there.
-    listeners: Vec<(TcpListener, Router)>,
+    listeners: Vec<(TcpListener, Arc<Front>)>,
     auth: Arc<Auth>,
     tls: Option<Arc<Tls>>,
     operate: Arc<Operate>,
@@ -161,7 +155,7 @@ impl Server {
             None => vec![(listener(config.listen)?, outside.merge(inside))],
             Some(address) => vec![(listener(config.listen)?, outside), (listener(address)?, inside)],
         };
-        let listeners = listeners.into_iter().map(|(listener, routes)| (listener, fronted(routes, &operate, &auth))).collect();
+        let listeners = listeners.into_iter().map(|(listener, routes)| (listener, Front::new(routes, &operate, &auth))).collect();
         Ok(Server { config, listeners, auth, tls, operate, format })
     }
 
@@ -243,7 +237,7 @@ impl Server {
 
     async fn accept_all(&self, places: &[Arc<Places>], stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
         let accepting = self.listeners.iter().zip(places);
-        let accepting = accepting.map(|((listener, router), places)| self.accept(listener, router, places, stopping, working));
+        let accepting = accepting.map(|((listener, front), places)| self.accept(listener, front, places, stopping, working));
         futures_util::future::join_all(accepting).await;
     }
 
@@ -251,7 +245,7 @@ impl Server {
     async fn accept(
         &self,
         listener: &TcpListener,
-        router: &Router,
+        front: &Arc<Front>,
         places: &Arc<Places>,
         stopping: &watch::Sender<Stage>,
         working: &mpsc::Sender<()>,
@@ -284,12 +278,9 @@ impl Server {
                 }
             };
             let stream = TokioIo::new(Stream::new(Wire::new(tcp, tls), place, write_deadline));
-            let routes = TowerToHyperService::new(router.clone());
-            let service = service_fn(move |mut request: http::Request<Incoming>| {
-                request.extensions_mut().insert(client);
-                routes.call(request)
-            });
-            let connection = http.serve_connection(stream, service).with_upgrades();
+            let front = front.clone();
+            let connection =
+                http.serve_connection(stream, service_fn(move |request| front.clone().answer(client, request))).with_upgrades();
             let (mut stopping, working) = (stopping.subscribe(), working.clone());
             tokio::spawn(async move {
                 tokio::pin!(connection);
@@ -335,65 +326,6 @@ fn is_loopback(address: std::net::SocketAddr) -> bool {
 async fn reaches(stopping: &mut watch::Receiver<Stage>, stage: Stage) {
     // An error says that the server is gone, which is as late as it gets.
     drop(stopping.wait_for(|now| *now >= stage).await);
-}
-
-/// What clients and producers use, and what operators do.
-fn routers(config: &Config, auth: &Arc<Auth>, ingress: Arc<Ingress>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> (Router, Router) {
-    let sockets = Router::new().route("/ws/{user_id}", get(session::connect)).with_state(sessions);
-    let producers =
-        Router::new().route("/events", post(ingress::publish)).route("/users/{user_id}/messages", post(ingress::tell)).with_state(ingress);
-    let operators = Router::new()
-        .route("/users/{user_id}", get(operate::presence))
-        .route("/users/{user_id}/sessions", delete(operate::end_sessions))
-        .route("/policies", get(operate::policies))
-        .route("/policies/reload", post(operate::reload))
-        .route("/dead-letters", get(dead_letters::list).delete(dead_letters::delete_all))
-        .route("/dead-letters/retry", post(dead_letters::retry_all))
-        .route("/dead-letters/{id}", get(dead_letters::show).delete(dead_letters::delete))
-        .route("/dead-letters/{id}/retry", post(dead_letters::retry))
-        .with_state(operate.clone());
-    let metrics = Router::new().route("/metrics", get(operate::metrics)).with_state(operate);
-    let guarded = |routes: Router, publishes: bool| {
-        if !auth.asks().0 {
-            return routes;
-        }
-        routes.route_layer(from_fn_with_state((auth.clone(), publishes), permit))
-    };
-    let below = |routes: Router| if config.base_path.is_empty() { routes } else { Router::new().nest(&config.base_path, routes) };
-    let outside = below(sockets.merge(guarded(producers, true)));
-    let inside = below(guarded(operators, false)).merge(guarded(metrics, false));
-    (outside, inside)
-}
-
-/// With what every address answers, and what every request passes.
-fn fronted(routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Router {
-    let health = Router::new().route("/healthz", get(operate::health)).route("/readyz", get(operate::ready)).with_state(operate.clone());
-    let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
-    let not_allowed =
-        async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes other methods; see Allow");
-    let passed = (auth.clone(), operate.services.metrics.clone());
-    routes.merge(health).fallback(not_found).method_not_allowed_fallback(not_allowed).layer(from_fn_with_state(passed, front))
-}
-
-/// What every request passes: pages of other origins are turned away, and problems are counted.
-async fn front(State((auth, metrics)): State<(Arc<Auth>, Arc<Metrics>)>, request: Request, next: Next) -> Response {
-    let response = match auth.origin(request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    };
-    if let Some(ProblemCode(code)) = response.extensions().get() {
-        metrics.problems.with_label_values(&[code]).inc();
-    }
-    response
-}
-
-/// What producers and operators pass: their key has the scope of what they ask for.
-async fn permit(State((auth, publishes)): State<(Arc<Auth>, bool)>, request: Request, next: Next) -> Response {
-    let scope = if publishes { Scope::Publish } else { auth::operating_scope(request.method()) };
-    match auth.permits(request.headers(), scope) {
-        Ok(()) => next.run(request).await,
-        Err(refused) => Problem::from(refused).into_response(),
-    }
 }
 
 /// What policies and stations stand on.
@@ -504,6 +436,7 @@ async fn sweep(operate: Arc<Operate>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Scope;
 
     #[test]
     fn what_anybody_may_do_is_said_of_the_address_where_they_may() {

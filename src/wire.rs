@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use rustls::Connection;
@@ -16,6 +17,9 @@ use tokio::net::TcpStream;
 
 /// Bytes that TLS is handed at a time: the most that one of its records has (RFC 8446, section 5.1).
 const RECORD_BYTES_MAX: usize = 16_384;
+
+/// Read at a time from a peer to whom nothing more is said.
+const IGNORED_BYTES: usize = 2048;
 
 /// A connection.
 #[derive(Debug)]
@@ -50,6 +54,16 @@ impl Wire {
     /// The operating system's.
     pub async fn writable(&self) -> io::Result<()> {
         self.tcp.writable().await
+    }
+
+    /// As [`Wire::readable`], for one task that is woken by several things.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_read_ready(context)
+    }
+
+    /// As [`Wire::writable`], for one task that is woken by several things.
+    pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_write_ready(context)
     }
 
     /// Reads once from the socket, and appends all that this brought. 0 is the end.
@@ -97,6 +111,37 @@ impl Wire {
             let _ = tls.flush(&self.tcp);
         }
         SockRef::from(&self.tcp).shutdown(Shutdown::Write)
+    }
+
+    /// Writes the last bytes and waits for the peer to go, both within one deadline. Reading on is what lets the last bytes arrive:
+    /// closing a socket with unread bytes resets it.
+    pub async fn part(&mut self, bytes: &[u8], deadline: Duration) {
+        // Whatever goes wrong, the connection ends.
+        let _ = tokio::time::timeout(deadline, self.write_and_drain(bytes)).await;
+    }
+
+    async fn write_and_drain(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut written = 0;
+        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+            self.writable().await?;
+            match self.try_write(rest) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // Half-closed: the peer reads the end after the last bytes.
+        self.finish()?;
+        let mut ignored = BytesMut::with_capacity(IGNORED_BYTES);
+        loop {
+            self.readable().await?;
+            ignored.clear();
+            match self.try_read_buf(&mut ignored) {
+                Ok(0) => return Ok(()),
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
     }
 
     fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

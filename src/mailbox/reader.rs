@@ -44,11 +44,11 @@ impl Reader {
         (content.log.last(), !content.log.is_empty())
     }
 
-    /// Reads on from the cursor, into `out`, until it holds `bytes_max` bytes of messages or all there are.
-    pub fn take(&self, bytes_max: usize, out: &mut Vec<(u64, Arc<Message>)>) {
+    /// Reads on from the cursor, into `out`, until it holds `bytes_max` bytes of messages or all there are. Says whether there are more.
+    pub fn take(&self, bytes_max: usize, out: &mut Vec<(u64, Arc<Message>)>) -> bool {
         let mut content = lock(&self.mailbox.content);
         let Some(cursor) = content.seats.iter().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)).map(|taken| taken.cursor) else {
-            return;
+            return false;
         };
         let now = Instant::now();
         if content.log.after(cursor).any(|entry| entry.expired(now)) {
@@ -69,6 +69,7 @@ impl Reader {
         if let Some(taken) = content.seats.iter_mut().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)) {
             taken.cursor = last;
         }
+        content.log.last() > last
     }
 
     /// Everything up to `seq` has reached the client, as far as anyone can know: it was written, or acked.

@@ -176,7 +176,7 @@ fn every_bound_is_shown_by_check() {
         "stop_notice_ms",
         "stop_deadline_ms",
     ];
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_signalpost")).args(["check", "--json"]).env_clear().output().unwrap();
+    let output = crate::support::process::signalpost().args(["check", "--json"]).output().unwrap();
     let shown: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
     let documented = include_str!("../../docs/security.md");
     for bound in bounds {

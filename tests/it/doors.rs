@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use crate::support::process::signalpost;
 use crate::support::{Client, SOON, TestServer};
 
 const SECRET: &str = "cKq8Zr2mW5xT1vB9nJ4hL7pD3fG6sA0yE";
@@ -378,8 +379,7 @@ async fn the_command_makes_tokens_and_keys_that_a_server_takes() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let make = |arguments: &[&str]| {
-        let output =
-            std::process::Command::new(env!("CARGO_BIN_EXE_signalpost")).arg("token").args(arguments).env_clear().output().unwrap();
+        let output = crate::support::process::signalpost().arg("token").args(arguments).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         assert!(output.status.success(), "{}", text(output.stderr));
         (text(output.stdout).trim().to_owned(), text(output.stderr))
@@ -425,8 +425,8 @@ async fn a_server_that_others_reach_and_that_asks_nobody_says_so_everywhere() {
     assert_eq!(open.server.metric("signalpost_exposed").await, 1.0);
     let here = TestServer::start().await;
     assert_eq!((readyz(&here).await, here.metric("signalpost_exposed").await), ("ready\n".to_owned(), 0.0));
-    let mut refused = std::process::Command::new(env!("CARGO_BIN_EXE_signalpost"));
-    let output = refused.args(["serve", "--listen", "0.0.0.0:0", "--plugins"]).arg(plugins.path()).env_clear().output().unwrap();
+    let mut refused = crate::support::process::signalpost();
+    let output = refused.args(["serve", "--listen", "0.0.0.0:0", "--plugins"]).arg(plugins.path()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("listen_beyond_loopback_without_authentication"), "{said}");
 }
@@ -636,7 +636,7 @@ async fn load_shows_what_a_server_asks_for() {
     std::fs::write(&config, format!("[auth.users]\nalgorithms = [\"HS256\"]\nkey_files = [{secret:?}]\n{users}\n")).unwrap();
     let url = format!("http://{}/api/pool", server.address);
     let load = |key: String, asks: bool| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_signalpost"));
+        let mut command = signalpost();
         command.args(["load", "--url", &url, "--users", "5", "--requests", "50", "--seconds", "30"]).env("SIGNALPOST_KEY", key);
         if asks {
             command.arg("--config").arg(&config);

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::process::signalpost;
 use crate::support::wat::Guest;
 use crate::support::{Client, TestServer};
 
@@ -147,7 +148,7 @@ async fn the_command_tells_people_what_the_server_would_do() {
     let file = dir.path().join("match.json");
     std::fs::write(&file, the_match().to_string()).unwrap();
     let explain = async |more: &[&str]| {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_signalpost"));
+        let mut command = tokio::process::Command::from(signalpost());
         let output = command.arg("explain").arg(&file).args(["--url", &server.url("")]).args(more).output().await.unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()

@@ -6,7 +6,9 @@ mod making;
 mod testing;
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
+
+use crate::support::process::signalpost;
 
 /// What a run of the command line left behind.
 pub struct Ran {
@@ -17,10 +19,7 @@ pub struct Ran {
 
 /// Runs `signalpost plugin …` in a folder, with nothing in its environment but where compiled plugins are kept.
 pub fn plugin(dir: &Path, arguments: &[&str]) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_signalpost"));
-    command.arg("plugin").args(arguments).current_dir(dir).env_clear();
-    let Output { status, stdout, stderr } =
-        command.env("SIGNALPOST_PLUGINS_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/compiled-plugins")).output().unwrap();
+    let Output { status, stdout, stderr } = signalpost().arg("plugin").args(arguments).current_dir(dir).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran { code: status.code().expect("no signal ended it"), out: text(stdout), err: text(stderr) }
 }

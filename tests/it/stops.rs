@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use crate::support::process::ServerProcess;
+use crate::support::process::{ServerProcess, signalpost};
 use crate::support::raw::{self, Raw};
 use crate::support::{SOON, TestServer, plugins};
 
@@ -107,12 +107,11 @@ async fn a_signal_during_the_start_ends_it_too() {
     let config = tempfile::NamedTempFile::new().unwrap();
     let jwks = format!("[[auth.users.jwks]]\nissuer = \"x\"\nurl = \"http://{}/\"\n", issuer.local_addr().unwrap());
     std::fs::write(config.path(), format!("auth.users.algorithms = [\"ES256\"]\n{jwks}")).unwrap();
-    let mut process = tokio::process::Command::new(env!("CARGO_BIN_EXE_signalpost"))
+    let mut process = tokio::process::Command::from(signalpost())
         .args(["serve", "--listen", "127.0.0.1:0", "--plugins"])
         .arg(plugins.path())
         .arg("--config")
         .arg(config.path())
-        .env_clear()
         .kill_on_drop(true)
         .spawn()
         .unwrap();

@@ -1,7 +1,6 @@
 //! TLS, as its clients meet it: the same sockets and requests, by a certificate that can be replaced.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::process::signalpost;
 use crate::support::{SOON, TestServer};
 
 /// A folder with a new certificate for localhost, and its key.
@@ -189,7 +189,7 @@ async fn the_commands_speak_tls_and_trust_whom_they_are_told_to() {
     let mut socket = connect(&server, &certificate(dir.path()), "1").await;
     let url = format!("https://localhost:{}/api/pool", server.address.port());
     let send = |authorities: std::path::PathBuf| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_signalpost"));
+        let mut command = signalpost();
         command.args(["send", "--url", &url, "--user", "1", "{\"hello\":1}"]).env("SSL_CERT_FILE", authorities);
         tokio::task::spawn_blocking(move || command.output().unwrap())
     };
@@ -209,7 +209,7 @@ fn a_certificate_without_its_key_is_refused_with_what_to_do() {
         let file = dir.path().join("signalpost.toml");
         let settings = settings(dir.path()).replace(&dir.path().join("key.pem").display().to_string(), &key.display().to_string());
         std::fs::write(&file, settings).unwrap();
-        let output = Command::new(env!("CARGO_BIN_EXE_signalpost")).args(["check", "--config"]).arg(&file).output().unwrap();
+        let output = signalpost().args(["check", "--config"]).arg(&file).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (is_good, said) = check(&other.path().join("key.pem"));

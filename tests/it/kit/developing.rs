@@ -2,11 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::support::process::signalpost;
 use crate::support::wat::Guest;
 use crate::support::{TestServer, bundled};
 
@@ -35,12 +36,10 @@ impl Developing {
         std::fs::write(project.join("fixtures/it.json"), r#"{"about":"","steps":[]}"#).unwrap();
         std::fs::write(dir.path().join("c.toml"), "").unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_signalpost"))
+        let child = signalpost()
             .args(["dev", "it", "--listen", "127.0.0.1:0", "--config", "c.toml"])
             .current_dir(dir.path())
-            .env_clear()
             .env("TMPDIR", dir.path())
-            .env("SIGNALPOST_PLUGINS_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/compiled-plugins"))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()

@@ -9,6 +9,14 @@ use super::TestServer;
 /// A server compiles its plugins before it listens, at the lowest priority: on a busy machine that takes its time.
 const START: Duration = Duration::from_secs(60);
 
+/// The command, with nothing in its environment but where compiled plugins are kept: the settings of whoever runs the tests, and what they
+/// tell the tests themselves, are not its own.
+pub fn signalpost() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_signalpost"));
+    command.env_clear().env("SIGNALPOST_PLUGINS_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/compiled-plugins"));
+    command
+}
+
 /// A running `signalpost serve`. Dropping it ends it.
 pub struct ServerProcess {
     pub server: TestServer,
@@ -25,12 +33,11 @@ impl ServerProcess {
     pub fn listening(listen: &str, plugins: &Path, toml: &str) -> ServerProcess {
         let (config, log) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
         std::fs::write(config.path(), toml).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_signalpost"))
+        let mut child = signalpost()
             .args(["serve", "--listen", listen, "--plugins"])
             .arg(plugins)
             .arg("--config")
             .arg(config.path())
-            .env_clear()
             // What was freed is given back at once, so that what is in memory is in use.
             .env("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
             .stderr(log.reopen().unwrap())

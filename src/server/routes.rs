@@ -1,0 +1,107 @@
+//! What is served at which address, and what each request passes on its way there.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use http::StatusCode;
+use hyper::body::Incoming;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+
+use crate::auth::{self, Auth};
+use crate::config::{Config, Scope};
+use crate::ingress::{self, Ingress};
+use crate::metrics::Metrics;
+use crate::operate::{self, Operate, dead_letters};
+use crate::places::Client;
+use crate::problem::{Problem, ProblemCode};
+use crate::session::{self, Sessions};
+
+/// All that one address serves.
+#[derive(Debug)]
+pub struct Front {
+    auth: Arc<Auth>,
+    metrics: Arc<Metrics>,
+    routes: TowerToHyperService<Router>,
+}
+
+impl Front {
+    /// These routes, and health.
+    pub fn new(routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Arc<Front> {
+        let health =
+            Router::new().route("/healthz", get(operate::health)).route("/readyz", get(operate::ready)).with_state(operate.clone());
+        let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
+        let not_allowed =
+            async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes other methods; see Allow");
+        let routes = routes.merge(health).fallback(not_found).method_not_allowed_fallback(not_allowed);
+        Arc::new(Front { auth: auth.clone(), metrics: operate.services.metrics.clone(), routes: TowerToHyperService::new(routes) })
+    }
+
+    /// What every request passes: it is known whom it comes from, pages of other origins are turned away, and problems are counted. No layer of the router, which
+    /// would cost each request two boxes.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn answer(self: Arc<Front>, client: Client, mut request: http::Request<Incoming>) -> Result<Response, Infallible> {
+        let response = match self.auth.origin(request.headers()) {
+            Ok(()) => {
+                request.extensions_mut().insert(client);
+                self.routes.call(request).await?
+            }
+            Err(problem) => problem.into_response(),
+        };
+        if let Some(ProblemCode(code)) = response.extensions().get() {
+            self.metrics.problems.with_label_values(&[code]).inc();
+        }
+        Ok(response)
+    }
+}
+
+/// What clients and producers use, and what operators do. Paths are written out, since a nested router costs each request more than
+/// finding its route.
+pub fn routers(
+    config: &Config,
+    auth: &Arc<Auth>,
+    ingress: Arc<Ingress>,
+    sessions: Arc<Sessions>,
+    operate: Arc<Operate>,
+) -> (Router, Router) {
+    let below = |path: &str| format!("{}{path}", config.base_path);
+    let sockets = Router::new().route(&below("/ws/{user_id}"), get(session::connect)).with_state(sessions);
+    let producers = Router::new()
+        .route(&below("/events"), post(ingress::publish))
+        .route(&below("/users/{user_id}/messages"), post(ingress::tell))
+        .with_state(ingress);
+    let operators = Router::new()
+        .route(&below("/users/{user_id}"), get(operate::presence))
+        .route(&below("/users/{user_id}/sessions"), delete(operate::end_sessions))
+        .route(&below("/policies"), get(operate::policies))
+        .route(&below("/policies/reload"), post(operate::reload))
+        .route(&below("/dead-letters"), get(dead_letters::list).delete(dead_letters::delete_all))
+        .route(&below("/dead-letters/retry"), post(dead_letters::retry_all))
+        .route(&below("/dead-letters/{id}"), get(dead_letters::show).delete(dead_letters::delete))
+        .route(&below("/dead-letters/{id}/retry"), post(dead_letters::retry))
+        .route("/metrics", get(operate::metrics))
+        .with_state(operate);
+    let guarded = |routes: Router, publishes: bool| {
+        if !auth.asks().0 {
+            return routes;
+        }
+        routes.route_layer(from_fn_with_state((auth.clone(), publishes), permit))
+    };
+    (sockets.merge(guarded(producers, true)), guarded(operators, false))
+}
+
+/// What producers and operators pass: their key has the scope of what they ask for.
+async fn permit(State((auth, publishes)): State<(Arc<Auth>, bool)>, request: Request, next: Next) -> Response {
+    let scope = if publishes { Scope::Publish } else { auth::operating_scope(request.method()) };
+    match auth.permits(request.headers(), scope) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => Problem::from(refused).into_response(),
+    }
+}

@@ -1,0 +1,127 @@
+//! What a session's clocks say: when to ping, and when to give up on a client. Pure: time is an argument.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::close::Close;
+use crate::config::Sockets;
+
+/// When something was last heard and said.
+#[derive(Debug)]
+pub struct Clock {
+    pub heard: Instant,
+    pub pinged: Option<Instant>,
+    /// Since when the client has not taken what is written.
+    pub blocked: Option<Instant>,
+    /// Until when messages wait for the client's resume.
+    pub held: Option<Instant>,
+    /// The last message in either direction.
+    pub message: Instant,
+    /// Until when the token is good, its grace included.
+    pub ends: Option<Instant>,
+}
+
+impl Clock {
+    pub fn new(now: Instant, ends: Option<Instant>) -> Clock {
+        Clock { heard: now, pinged: None, blocked: None, held: None, message: now, ends }
+    }
+
+    /// The client was heard.
+    pub fn hear(&mut self, now: Instant) {
+        self.heard = now;
+        self.pinged = None;
+    }
+
+    /// When [`Clock::tick`] has to look again, unless something happens before.
+    pub fn due(&self, sockets: &Sockets) -> Instant {
+        let after = |since: Instant, milliseconds: u64| since + Duration::from_millis(milliseconds);
+        let mut due = match (self.blocked, self.pinged) {
+            // What is blocked can't be pinged.
+            (Some(blocked), _) => after(blocked, sockets.write_deadline_ms),
+            (None, Some(pinged)) => after(pinged, sockets.pong_deadline_ms),
+            (None, None) => after(self.heard, sockets.ping_interval_ms),
+        };
+        if sockets.idle_deadline_ms > 0 {
+            due = due.min(after(self.message, sockets.idle_deadline_ms));
+        }
+        [self.held, self.ends].into_iter().flatten().fold(due, Instant::min)
+    }
+
+    /// Whether a silent client is to be pinged now.
+    ///
+    /// # Errors
+    /// Why to give up on a client who is gone, stuck or idle, or whose token is over.
+    pub fn tick(&mut self, sockets: &Sockets, now: Instant) -> Result<bool, Close> {
+        let over = |since: Instant, milliseconds: u64| since + Duration::from_millis(milliseconds) <= now;
+        if self.held.is_some_and(|held| held <= now) {
+            self.held = None;
+        }
+        if self.ends.is_some_and(|ends| ends <= now) {
+            return Err(Close::TokenExpired);
+        }
+        if let Some(blocked) = self.blocked {
+            return if over(blocked, sockets.write_deadline_ms) { Err(Close::SlowConsumer) } else { Ok(false) };
+        }
+        if sockets.idle_deadline_ms > 0 && over(self.message, sockets.idle_deadline_ms) {
+            return Err(Close::Idle);
+        }
+        match self.pinged {
+            Some(pinged) if over(pinged, sockets.pong_deadline_ms) => Err(Close::NoPong),
+            None if over(self.heard, sockets.ping_interval_ms) => {
+                self.pinged = Some(now);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn sockets() -> Sockets {
+        let mut sockets = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0.sockets;
+        (sockets.ping_interval_ms, sockets.pong_deadline_ms, sockets.write_deadline_ms) = (25, 10, 5);
+        sockets
+    }
+
+    /// A clock, and the moments after its start.
+    fn clock() -> (Clock, impl Fn(u64) -> Instant) {
+        let start = Instant::now();
+        (Clock::new(start, None), move |milliseconds| start + Duration::from_millis(milliseconds))
+    }
+
+    #[test]
+    fn a_silent_client_is_pinged_and_then_given_up() {
+        let (sockets, (mut clock, at)) = (sockets(), clock());
+        assert_eq!(clock.due(&sockets), at(25));
+        assert_eq!(clock.tick(&sockets, at(24)), Ok(false));
+        assert_eq!(clock.tick(&sockets, at(25)), Ok(true));
+        assert_eq!((clock.due(&sockets), clock.tick(&sockets, at(34))), (at(35), Ok(false)));
+        assert_eq!(clock.tick(&sockets, at(35)), Err(Close::NoPong));
+        clock.hear(at(35));
+        assert_eq!((clock.due(&sockets), clock.tick(&sockets, at(35))), (at(60), Ok(false)));
+    }
+
+    #[test]
+    fn one_who_does_not_read_is_not_pinged_but_given_up() {
+        let (sockets, (mut clock, at)) = (sockets(), clock());
+        clock.blocked = Some(at(24));
+        assert_eq!((clock.due(&sockets), clock.tick(&sockets, at(28))), (at(29), Ok(false)));
+        assert_eq!(clock.tick(&sockets, at(29)), Err(Close::SlowConsumer));
+    }
+
+    #[test]
+    fn the_earliest_end_counts() {
+        let (mut sockets, (mut clock, at)) = (sockets(), clock());
+        sockets.idle_deadline_ms = 20;
+        assert_eq!((clock.due(&sockets), clock.tick(&sockets, at(20))), (at(20), Err(Close::Idle)));
+        (clock.held, clock.ends) = (Some(at(3)), Some(at(7)));
+        assert_eq!((clock.due(&sockets), clock.tick(&sockets, at(3))), (at(3), Ok(false)));
+        assert_eq!((clock.held, clock.due(&sockets)), (None, at(7)));
+        assert_eq!(clock.tick(&sockets, at(7)), Err(Close::TokenExpired));
+    }
+}
