@@ -600,7 +600,7 @@ async fn pages_of_other_origins_get_neither_a_socket_nor_an_answer() {
     }
     assert_eq!(answers.len(), 1, "{answers:?}");
     assert_eq!(server.metric("signalpost_sessions_opened_total").await, 2.0);
-    assert_eq!(server.metric("signalpost_events_total{outcome=\"published\"}").await, 0.0);
+    assert_eq!(server.metric("signalpost_events_total{outcome=\"unwanted\"}").await, 0.0);
 }
 
 /// DNS rebinding: the page's own name means this machine for a moment, and its requests are of the same origin.
