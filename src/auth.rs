@@ -30,9 +30,11 @@ pub struct Auth {
     keys: ApiKeys,
     tokens: Option<Tokens>,
     origins: Vec<String>,
+    own: origin::Own,
     token_in_query: bool,
     expiry_grace: Duration,
     first_frame_deadline: Duration,
+    first_frame_bytes_max: usize,
     metrics: Arc<Metrics>,
 }
 
@@ -63,13 +65,17 @@ impl Auth {
     /// One can't be read, holds no key of the configured algorithms, or a weak one.
     pub fn new(config: &config::Auth, metrics: Arc<Metrics>) -> anyhow::Result<Auth> {
         let tokens = (!config.users.algorithms.is_empty()).then(|| Tokens::new(config.users.clone(), &metrics)).transpose()?;
+        let keys = ApiKeys::new(&config.keys)?;
+        let asks_all = tokens.is_some() && !keys.is_open();
         Ok(Auth {
-            keys: ApiKeys::new(&config.keys)?,
+            keys,
             tokens,
+            own: if asks_all { origin::Own::Named } else { origin::Own::Numbered },
             origins: config.origins.clone(),
             token_in_query: config.users.token_in_query,
             expiry_grace: Duration::from_millis(config.users.expiry_grace_ms),
             first_frame_deadline: Duration::from_millis(config.users.first_frame_deadline_ms),
+            first_frame_bytes_max: config.users.first_frame_bytes_max,
             metrics,
         })
     }
@@ -100,7 +106,7 @@ impl Auth {
     /// # Errors
     /// It comes from an origin that is neither listed nor the server's own.
     pub fn origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        origin::allowed(headers, &self.origins).map_err(|()| {
+        origin::allowed(headers, &self.origins, self.own).map_err(|()| {
             self.refused("origin");
             let detail = "pages of this origin may not use this server; auth.origins lists those that may";
             Problem::new(StatusCode::FORBIDDEN, "origin", detail)
@@ -141,9 +147,9 @@ impl Auth {
         self.tokens.as_ref().is_none_or(|tokens| !tokens.claims().iter().any(|claim| claim == attribute))
     }
 
-    /// How long a socket without a token may take to bring one.
-    pub fn first_frame_deadline(&self) -> Duration {
-        self.first_frame_deadline
+    /// How long a socket without a token may take to bring one, and in how many bytes.
+    pub fn first_frame(&self) -> (Duration, usize) {
+        (self.first_frame_deadline, self.first_frame_bytes_max)
     }
 
     /// Whether producers and operators have to show a key, and users a token.

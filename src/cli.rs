@@ -133,6 +133,14 @@ fn report(error: &anyhow::Error) -> ExitCode {
 fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
     let (config, _) = flags.load()?;
     log::start(&config.log);
+    let open_files = crate::load::raise_open_files_limit();
+    if open_files.is_some_and(|max| max < config.http.connections_max as u64) {
+        tracing::warn!(
+            "there may be {} open files, fewer than the {} connections of http.connections_max; raise the limit (ulimit -n)",
+            open_files.unwrap_or_default(),
+            config.http.connections_max
+        );
+    }
     let mut builder = Builder::new_multi_thread();
     if config.worker_threads > 0 {
         builder.worker_threads(config.worker_threads);

@@ -44,6 +44,7 @@ pub struct Config {
     #[serde(with = "empty_is_none")]
     pub operate_listen: Option<SocketAddr>,
     pub base_path: String,
+    pub stop_notice_ms: u64,
     pub stop_deadline_ms: u64,
     pub stop_closes_per_second_max: u32,
     pub stop_return_within_ms: u32,
@@ -132,6 +133,7 @@ pub struct Users {
     pub claims: Vec<String>,
     pub token_in_query: bool,
     pub first_frame_deadline_ms: u64,
+    pub first_frame_bytes_max: usize,
     pub expiry_grace_ms: u64,
 }
 
@@ -174,15 +176,20 @@ pub struct Tls {
 pub struct Http {
     pub connections_max: usize,
     pub connections_per_address_max: usize,
+    pub operate_connections_max: usize,
     pub backlog: u32,
     pub header_deadline_ms: u64,
     pub body_deadline_ms: u64,
+    pub bodies_bytes_max: usize,
     pub header_bytes_max: usize,
+    pub headers_max: usize,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sockets {
+    pub sessions_max: usize,
+    pub per_address_max: usize,
     pub per_user_max: usize,
     pub too_many: TooMany,
     pub user_id_bytes_max: usize,

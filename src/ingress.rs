@@ -10,10 +10,11 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::Request;
 use axum::response::Response;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config;
 use crate::delivery::Terms;
@@ -34,6 +35,16 @@ pub struct Ingress {
     pub limits: config::Events,
     pub user_id_bytes_max: usize,
     pub body_deadline: Duration,
+    pub bodies_bytes_max: usize,
+    /// A permit is a byte of those.
+    pub room: Semaphore,
+}
+
+/// A request's body, for which there is room while this is there.
+struct Whole<'a> {
+    headers: HeaderMap,
+    body: Bytes,
+    _room: Option<SemaphorePermit<'a>>,
 }
 
 /// The answer to one event; to a batch, one for each in its order.
@@ -65,8 +76,8 @@ pub async fn publish(
 ) -> Result<Response, Problem> {
     // A dry run that is misspelt must not be a real one.
     let Query(query) = query.map_err(|error| bad_query(&error, "publishing takes explain and dry_run, each true or false"))?;
-    let (headers, body) = ingress.read(request).await?;
-    match cloudevents::read(&headers, &body, &ingress.limits).inspect_err(|_| ingress.rejected())? {
+    let whole = ingress.read(request).await?;
+    match cloudevents::read(&whole.headers, &whole.body, &ingress.limits).inspect_err(|_| ingress.rejected())? {
         cloudevents::Request::One(parsed) => Ok(accepted(&ingress.dispatch(parsed, query).await?)),
         cloudevents::Request::Batch(parsed) => {
             let mut items = Vec::with_capacity(parsed.len());
@@ -105,7 +116,7 @@ pub async fn tell(
 ) -> Result<Response, Problem> {
     let user = problem::user(user, ingress.user_id_bytes_max)?;
     let Query(query) = query.map_err(|error| bad_query(&error, "a message takes ttl_ms, keep_ms and collapse_key"))?;
-    let (_, body) = ingress.read(request).await?;
+    let Whole { body, _room, .. } = ingress.read(request).await?;
     if body.len() > ingress.limits.event_bytes_max {
         let detail =
             format!("the message has {} bytes, over the limit of {} (events.event_bytes_max)", body.len(), ingress.limits.event_bytes_max);
@@ -145,23 +156,51 @@ impl Ingress {
         self.dispatch.services.metrics.events.with_label_values(&["rejected"]).inc();
     }
 
-    /// The whole body, within its limit and its deadline.
-    async fn read(&self, request: Request<HttpBody>) -> Result<(HeaderMap, Bytes), Problem> {
+    /// The whole body, within its limit, the limit of all, and its deadline.
+    async fn read(&self, request: Request<HttpBody>) -> Result<Whole<'_>, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes_max = self.limits.body_bytes_max;
-        let reading = Limited::new(body, bytes_max).collect();
-        let Ok(read) = tokio::time::timeout(self.body_deadline, reading).await else {
+        let Ok(read) = tokio::time::timeout(self.body_deadline, self.collect(body)).await else {
             let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", self.body_deadline.as_millis());
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_deadline", detail));
         };
-        match read {
-            Ok(body) => Ok((parts.headers, body.to_bytes())),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                let detail = format!("the body is over the limit of {bytes_max} bytes (events.body_bytes_max)");
-                Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
+        let (body, room) = read?;
+        Ok(Whole { headers: parts.headers, body, _room: room })
+    }
+
+    /// Each part but the first, which the connection's own buffer had room for, finds room before the next one is waited for: who sends
+    /// little is not refused because others send much.
+    async fn collect(&self, body: HttpBody) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem> {
+        let bytes_max = self.limits.body_bytes_max;
+        let mut body = Limited::new(body, bytes_max);
+        let (mut first, mut rest, mut room) = (Bytes::new(), BytesMut::new(), None::<SemaphorePermit>);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| {
+                if error.is::<http_body_util::LengthLimitError>() {
+                    let detail = format!("the body is over the limit of {bytes_max} bytes (events.body_bytes_max)");
+                    return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
+                }
+                Problem::new(StatusCode::BAD_REQUEST, "body", format!("the body can't be read: {error}"))
+            })?;
+            let Ok(part) = frame.into_data() else { continue };
+            if first.is_empty() {
+                first = part;
+                continue;
             }
-            Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, "body", format!("the body can't be read: {error}"))),
+            let permit = self.room.try_acquire_many(u32::try_from(part.len()).unwrap_or(u32::MAX)).map_err(|_| {
+                let max = self.bodies_bytes_max;
+                let detail = format!("more than {max} bytes of bodies are under way (http.bodies_bytes_max); come back later");
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_bodies", detail)
+            })?;
+            match &mut room {
+                Some(room) => room.merge(permit),
+                None => {
+                    room = Some(permit);
+                    rest.extend_from_slice(&first);
+                }
+            }
+            rest.extend_from_slice(&part);
         }
+        Ok((if rest.is_empty() { first } else { rest.freeze() }, room))
     }
 }
 

@@ -124,10 +124,12 @@ impl Random {
     }
 }
 
-/// Takes as many file descriptors as the system grants this process: one goes to each connection.
-pub fn raise_open_files_limit() {
+/// Takes as many file descriptors as the system grants this process: one goes to each connection. How many that are, where there is a
+/// limit.
+pub fn raise_open_files_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Refused, the old limit stays, and who needs more is told by the first connection that fails.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current
 }

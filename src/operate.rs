@@ -31,7 +31,8 @@ pub struct Operate {
     pub loader: Arc<Loader>,
     /// One reload at a time.
     pub reloading: tokio::sync::Mutex<()>,
-    pub ready: AtomicBool,
+    /// Whether new sockets are welcome.
+    pub ready: Arc<AtomicBool>,
     /// What anybody may do because nobody is asked, though other machines reach this server.
     pub exposed: Option<&'static str>,
     pub user_id_bytes_max: usize,
@@ -193,7 +194,7 @@ pub async fn ready(State(operate): State<Arc<Operate>>) -> Response {
     if operate.ready.load(Ordering::Relaxed) {
         operate.exposed.map_or("ready\n".to_owned(), |who| format!("ready\n{who}\n")).into_response()
     } else {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping").into_response()
+        Problem::stopping().into_response()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Places: how many connections there may be, in all and from one client address.
+//! Places: how many connections and how many sessions there may be, in all and from one client address. A connection waits for its place
+//! in the listen backlog; a session that finds none is told so.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,21 +7,22 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::config::Http;
 use crate::lock;
 use crate::metrics::Metrics;
 
 /// What tells clients with IPv6 apart: one of them has a whole /64.
 const NETWORK_BITS: u32 = 64;
 
-/// The places of a server.
+/// Whom connections come from, as far as bounds tell clients apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Client(IpAddr);
+
+/// The connections of a listener.
 #[derive(Debug)]
 pub struct Places {
     all: Arc<Semaphore>,
     all_max: u32,
-    /// 0 is no bound.
-    per_address_max: usize,
-    taken: Mutex<HashMap<IpAddr, usize>>,
+    clients: Arc<Clients>,
     metrics: Arc<Metrics>,
 }
 
@@ -28,15 +30,51 @@ pub struct Places {
 #[derive(Debug)]
 pub struct Place {
     _permit: OwnedSemaphorePermit,
-    client: IpAddr,
-    places: Arc<Places>,
+    _of_client: OfClient,
+    metrics: Arc<Metrics>,
+}
+
+/// The sessions of a server, those included whose first frame is still to bring a token.
+#[derive(Debug)]
+pub struct SessionPlaces {
+    all: Arc<Semaphore>,
+    clients: Arc<Clients>,
+}
+
+/// A session's, for as long as it is open.
+#[derive(Debug)]
+pub struct SessionPlace {
+    _permit: OwnedSemaphorePermit,
+    _of_client: OfClient,
+}
+
+/// What there is no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    All,
+    Client,
+}
+
+/// How many of something each client has.
+#[derive(Debug)]
+struct Clients {
+    /// 0 is no bound, and then nothing is counted.
+    each_max: usize,
+    taken: Mutex<HashMap<Client, usize>>,
+}
+
+/// One of those that a client has.
+#[derive(Debug)]
+struct OfClient {
+    client: Client,
+    clients: Arc<Clients>,
 }
 
 impl Places {
-    pub fn new(http: &Http, metrics: Arc<Metrics>) -> Arc<Places> {
-        let all_max = u32::try_from(http.connections_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+    pub fn new(all_max: usize, per_address_max: usize, metrics: Arc<Metrics>) -> Arc<Places> {
+        let all_max = u32::try_from(all_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let all = Arc::new(Semaphore::new(all_max as usize));
-        Arc::new(Places { all, all_max, per_address_max: http.connections_per_address_max, taken: Mutex::default(), metrics })
+        Arc::new(Places { all, all_max, clients: Clients::new(per_address_max), metrics })
     }
 
     /// Waits until there is a place. `None` never happens: nobody closes the semaphore.
@@ -49,28 +87,60 @@ impl Places {
         let _ = self.all.acquire_many(self.all_max).await;
     }
 
-    /// A place for a connection from this address, unless too many come from there.
-    pub fn take(self: &Arc<Self>, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
-        let client = client(address);
-        if self.per_address_max > 0 {
-            let mut taken = lock(&self.taken);
-            let of_client = taken.entry(client).or_default();
-            if *of_client >= self.per_address_max {
-                self.metrics.connections_refused.inc();
-                return None;
-            }
-            *of_client += 1;
-        }
+    /// A place for a connection of this client, unless it has too many.
+    pub fn take(&self, permit: OwnedSemaphorePermit, client: Client) -> Option<Place> {
+        let Some(of_client) = self.clients.take(client) else {
+            self.metrics.connections_refused.inc();
+            return None;
+        };
         self.metrics.connections.inc();
-        Some(Place { _permit: permit, client, places: self.clone() })
+        Some(Place { _permit: permit, _of_client: of_client, metrics: self.metrics.clone() })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.metrics.connections.dec();
-        if self.places.per_address_max > 0 {
-            let mut taken = lock(&self.places.taken);
+        self.metrics.connections.dec();
+    }
+}
+
+impl SessionPlaces {
+    pub fn new(all_max: usize, per_address_max: usize) -> SessionPlaces {
+        let all = Arc::new(Semaphore::new(all_max.min(Semaphore::MAX_PERMITS)));
+        SessionPlaces { all, clients: Clients::new(per_address_max) }
+    }
+
+    /// # Errors
+    /// There is none.
+    pub fn take(&self, client: Client) -> Result<SessionPlace, Full> {
+        let of_client = self.clients.take(client).ok_or(Full::Client)?;
+        let permit = self.all.clone().try_acquire_owned().map_err(|_| Full::All)?;
+        Ok(SessionPlace { _permit: permit, _of_client: of_client })
+    }
+}
+
+impl Clients {
+    fn new(each_max: usize) -> Arc<Clients> {
+        Arc::new(Clients { each_max, taken: Mutex::default() })
+    }
+
+    fn take(self: &Arc<Self>, client: Client) -> Option<OfClient> {
+        if self.each_max > 0 {
+            let mut taken = lock(&self.taken);
+            let of_client = taken.entry(client).or_default();
+            if *of_client >= self.each_max {
+                return None;
+            }
+            *of_client += 1;
+        }
+        Some(OfClient { client, clients: self.clone() })
+    }
+}
+
+impl Drop for OfClient {
+    fn drop(&mut self) {
+        if self.clients.each_max > 0 {
+            let mut taken = lock(&self.clients.taken);
             if let Some(of_client) = taken.get_mut(&self.client) {
                 *of_client -= 1;
                 if *of_client == 0 {
@@ -81,30 +151,29 @@ impl Drop for Place {
     }
 }
 
-fn client(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> NETWORK_BITS << NETWORK_BITS).into(),
-        address => address,
+impl From<IpAddr> for Client {
+    fn from(address: IpAddr) -> Client {
+        Client(match address.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> NETWORK_BITS << NETWORK_BITS).into(),
+            address => address,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
-    fn places(per_address_max: usize) -> Arc<Places> {
-        let (mut config, _) = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap();
-        config.http.connections_per_address_max = per_address_max;
-        Places::new(&config.http, Arc::new(Metrics::new().unwrap()))
+    fn client(address: &str) -> Client {
+        address.parse::<IpAddr>().unwrap().into()
     }
 
     #[tokio::test]
     async fn an_address_has_so_many_and_gets_them_back() {
-        let places = places(2);
-        let (here, there) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let places = Places::new(10, 2, Arc::new(Metrics::new().unwrap()));
+        let (here, there) = (client("192.0.2.1"), client("192.0.2.2"));
         let first = places.take(places.free().await.unwrap(), here);
-        let second = places.take(places.free().await.unwrap(), "::ffff:192.0.2.1".parse().unwrap());
+        let second = places.take(places.free().await.unwrap(), client("::ffff:192.0.2.1"));
         assert!(first.is_some() && second.is_some());
         assert!(places.take(places.free().await.unwrap(), here).is_none());
         assert!(places.take(places.free().await.unwrap(), there).is_some());
@@ -112,13 +181,28 @@ mod tests {
         let again = places.take(places.free().await.unwrap(), here);
         assert!(again.is_some());
         drop((second, again));
-        assert!(lock(&places.taken).is_empty());
+        assert!(lock(&places.clients.taken).is_empty());
         assert_eq!(places.all.available_permits(), places.all_max as usize);
     }
 
     #[test]
+    fn a_session_that_finds_no_place_takes_none() {
+        let places = SessionPlaces::new(3, 2);
+        let (here, there) = (client("192.0.2.1"), client("192.0.2.2"));
+        let of_here: Vec<SessionPlace> = (0..2).map(|_| places.take(here).unwrap()).collect();
+        assert_eq!(places.take(here).unwrap_err(), Full::Client);
+        let of_there = places.take(there).unwrap();
+        assert_eq!(places.take(there).unwrap_err(), Full::All);
+        drop(of_here);
+        let again = places.take(there).expect("what was refused is not counted");
+        drop((of_there, again));
+        assert!(lock(&places.clients.taken).is_empty());
+        assert_eq!(places.all.available_permits(), 3);
+    }
+
+    #[test]
     fn a_network_of_ipv6_is_one_client() {
-        let of = |text: &str| client(text.parse().unwrap()).to_string();
+        let of = |text: &str| client(text).0.to_string();
         assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
         assert_ne!(of("2001:db8:1:3::1"), of("2001:db8:1:2::1"));
         assert_eq!(of("::ffff:192.0.2.1"), "192.0.2.1");

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{interval, timeout};
 
 use crate::auth::Auth;
@@ -27,7 +27,7 @@ use crate::ingress::Ingress;
 use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
 use crate::operate::Operate;
-use crate::places::Places;
+use crate::places::{Client, Places, SessionPlaces};
 use crate::policy::host::{Clock, Services};
 use crate::policy::load::Loader;
 use crate::policy::{Policies, Policy, Rejected, engine};
@@ -76,7 +76,13 @@ pub struct Server {
 /// # Errors
 /// A plugin was refused, or the address can't be bound.
 pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    Server::new(config).await?.serve(stop).await
+    tokio::pin!(stop);
+    // A start may take a while: policies are compiled, and issuers asked. Nobody was let in yet.
+    let server = tokio::select! {
+        server = Server::new(config) => server?,
+        () = &mut stop => return Ok(()),
+    };
+    server.serve(stop).await
 }
 
 /// Loads the policies as [`run`] would, and says what they are: a line each.
@@ -115,13 +121,15 @@ impl Server {
             policies: policies.clone(),
             loader,
             reloading: tokio::sync::Mutex::default(),
-            ready: AtomicBool::new(true),
+            ready: Arc::new(AtomicBool::new(true)),
             exposed: exposed(&config, &auth),
             user_id_bytes_max: config.sockets.user_id_bytes_max,
         });
         let format = Arc::new(Format::new(policies, dead_letters, config.mailboxes.shapes_bytes_max));
         let sessions = Arc::new(Sessions {
             auth: auth.clone(),
+            ready: operate.ready.clone(),
+            places: SessionPlaces::new(config.sockets.sessions_max, config.sockets.per_address_max),
             handshakes: std::sync::Mutex::new(Bucket::full(config.sockets.handshakes_per_second_max)),
             dispatch: dispatch.clone(),
             format: format.clone(),
@@ -138,6 +146,8 @@ impl Server {
             limits: config.events.clone(),
             user_id_bytes_max: config.sockets.user_id_bytes_max,
             body_deadline: Duration::from_millis(config.http.body_deadline_ms),
+            bodies_bytes_max: config.http.bodies_bytes_max,
+            room: Semaphore::new(config.http.bodies_bytes_max.min(Semaphore::MAX_PERMITS)),
         });
         let (outside, inside) = routers(&config, &auth, ingress, sessions, operate.clone());
         let listener = |address| bind(address, config.http.backlog).with_context(|| format!("can't listen on {address}"));
@@ -162,7 +172,8 @@ impl Server {
         self.listeners.iter().map(|(listener, _)| listener.local_addr()).collect()
     }
 
-    /// Serves until `stop` resolves, then drains: no new connections, requests finished, sockets closed with "reconnect".
+    /// Serves until `stop` resolves, then drains: not ready, no new sockets, no new connections, requests finished, sockets closed with
+    /// "reconnect".
     ///
     /// # Errors
     /// The operating system's, before the first connection.
@@ -171,13 +182,18 @@ impl Server {
             let scheme = if self.tls.is_some() { "https" } else { "http" };
             tracing::info!("listening on {scheme}://{address}{}{what}", self.config.base_path);
         }
-        let places = Places::new(&self.config.http, self.operate.services.metrics.clone());
+        let metrics = &self.operate.services.metrics;
+        let http = &self.config.http;
+        let places = [
+            Places::new(http.connections_max, http.connections_per_address_max, metrics.clone()),
+            Places::new(http.operate_connections_max, 0, metrics.clone()),
+        ];
         let (stopping, _) = watch::channel(Stage::Serving);
         let (working, mut idle) = mpsc::channel::<()>(1);
         if let Some(who) = self.operate.exposed {
             tracing::warn!("{who} (listen_beyond_loopback_without_authentication)");
         }
-        self.operate.services.metrics.exposed.set(self.operate.exposed.is_some().into());
+        metrics.exposed.set(self.operate.exposed.is_some().into());
         let chores = [
             tokio::spawn(watch_plugins(self.operate.clone())),
             tokio::spawn(watch_keys(self.auth.clone(), self.tls.clone(), self.config.plugins.watch_interval_ms)),
@@ -188,8 +204,10 @@ impl Server {
             () = stop => {}
             () = self.accept_all(&places, &stopping, &working) => {}
         }
-        drop(working);
         self.operate.ready.store(false, Ordering::Relaxed);
+        let notice = Duration::from_millis(self.config.stop_notice_ms);
+        let _ = timeout(notice, self.accept_all(&places, &stopping, &working)).await;
+        drop(working);
         for chore in chores {
             chore.abort();
         }
@@ -206,7 +224,9 @@ impl Server {
                 let ended = u32::try_from(mailboxes.end_part(round, &Close::Restart)).unwrap_or(u32::MAX);
                 tokio::time::sleep(Duration::from_secs(1) * ended / config.stop_closes_per_second_max).await;
             }
-            places.all_free().await;
+            for places in &places {
+                places.all_free().await;
+            }
         });
         match drained.await {
             Ok(()) => tracing::info!("stopped"),
@@ -215,8 +235,9 @@ impl Server {
         Ok(())
     }
 
-    async fn accept_all(&self, places: &Arc<Places>, stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
-        let accepting = self.listeners.iter().map(|(listener, front)| self.accept(listener, front, places, stopping, working));
+    async fn accept_all(&self, places: &[Arc<Places>], stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
+        let accepting = self.listeners.iter().zip(places);
+        let accepting = accepting.map(|((listener, front), places)| self.accept(listener, front, places, stopping, working));
         futures_util::future::join_all(accepting).await;
     }
 
@@ -236,6 +257,7 @@ impl Server {
         http.half_close(true);
         http.header_read_timeout(Duration::from_millis(self.config.http.header_deadline_ms));
         http.max_buf_size(self.config.http.header_bytes_max);
+        http.max_headers(self.config.http.headers_max);
         while let Some(permit) = places.free().await {
             let (tcp, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -245,7 +267,8 @@ impl Server {
                     continue;
                 }
             };
-            let Some(place) = places.take(permit, address.ip()) else { continue };
+            let client = Client::from(address.ip());
+            let Some(place) = places.take(permit, client) else { continue };
             let _ = tcp.set_nodelay(true);
             let tls = match self.tls.as_ref().map(|tls| tls.accept()).transpose() {
                 Ok(tls) => tls,
@@ -256,7 +279,8 @@ impl Server {
             };
             let stream = TokioIo::new(Stream::new(Wire::new(tcp, tls), place, write_deadline));
             let front = front.clone();
-            let connection = http.serve_connection(stream, service_fn(move |request| front.clone().answer(request))).with_upgrades();
+            let connection =
+                http.serve_connection(stream, service_fn(move |request| front.clone().answer(client, request))).with_upgrades();
             let (mut stopping, working) = (stopping.subscribe(), working.clone());
             tokio::spawn(async move {
                 tokio::pin!(connection);
@@ -278,12 +302,20 @@ impl Server {
 
 /// What anybody may do where other machines reach the server and it doesn't ask: the log, a metric and `/readyz` say so.
 fn exposed(config: &Config, auth: &Auth) -> Option<&'static str> {
-    match auth.asks() {
-        _ if is_loopback(config.listen) && config.operate_listen.is_none_or(is_loopback) => None,
-        (true, true) => None,
-        (true, false) => Some("anybody who reaches this address may connect as any user"),
-        (false, true) => Some("anybody who reaches this address may publish and operate"),
-        (false, false) => Some("anybody who reaches this address may connect as any user, publish and operate"),
+    let is_reached = |address| !is_loopback(address);
+    let (asks_keys, asks_tokens) = auth.asks();
+    let connects = is_reached(config.listen) && !asks_tokens;
+    let publishes = is_reached(config.listen) && !asks_keys;
+    let operates = is_reached(config.operate_listen.unwrap_or(config.listen)) && !asks_keys;
+    match (connects, publishes, operates) {
+        (false, false, false) => None,
+        (true, false, false) => Some("anybody who reaches this server may connect as any user"),
+        (false, true, false) => Some("anybody who reaches this server may publish"),
+        (false, false, true) => Some("anybody who reaches this server may operate"),
+        (true, true, false) => Some("anybody who reaches this server may connect as any user and publish"),
+        (true, false, true) => Some("anybody who reaches this server may connect as any user and operate"),
+        (false, true, true) => Some("anybody who reaches this server may publish and operate"),
+        (true, true, true) => Some("anybody who reaches this server may connect as any user, publish and operate"),
     }
 }
 
@@ -398,5 +430,35 @@ async fn sweep(operate: Arc<Operate>) {
         if round % Mailboxes::SWEEP_ROUNDS == 0 {
             operate.services.states.sweep();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Scope;
+
+    #[test]
+    fn what_anybody_may_do_is_said_of_the_address_where_they_may() {
+        let says = |settings: &str| {
+            let overrides: toml::Table = settings.parse().unwrap();
+            let (mut config, _) = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap();
+            let address = |name: &str| overrides.get(name).and_then(|address| address.as_str()?.parse().ok());
+            config.listen = address("listen").unwrap_or(config.listen);
+            config.operate_listen = address("operate_listen");
+            if overrides.contains_key("keys") {
+                let sha256 = "0".repeat(64);
+                config.auth.keys.push(crate::config::ApiKey { name: "x".into(), sha256, scopes: vec![Scope::Publish] });
+            }
+            let auth = Auth::new(&config.auth, Arc::new(Metrics::new().unwrap())).unwrap();
+            exposed(&config, &auth).map(|says| says.trim_start_matches("anybody who reaches this server may "))
+        };
+        assert_eq!(says(""), None);
+        assert_eq!(says("listen = \"[::1]:1\"\noperate_listen = \"127.0.0.1:1\""), None);
+        assert_eq!(says("listen = \"0.0.0.0:1\""), Some("connect as any user, publish and operate"));
+        assert_eq!(says("listen = \"0.0.0.0:1\"\nkeys = 1"), Some("connect as any user"));
+        assert_eq!(says("listen = \"0.0.0.0:1\"\noperate_listen = \"127.0.0.1:1\""), Some("connect as any user and publish"));
+        assert_eq!(says("operate_listen = \"[::]:1\""), Some("operate"));
+        assert_eq!(says("operate_listen = \"[::]:1\"\nkeys = 1"), None);
     }
 }

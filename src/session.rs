@@ -7,11 +7,12 @@ pub mod entry;
 pub mod handshake;
 pub mod protocol;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http::{Request, StatusCode};
@@ -27,6 +28,7 @@ use crate::format::Format;
 use crate::lock;
 use crate::mailbox::{Mailboxes, Reader, Seat};
 use crate::metrics::Metrics;
+use crate::places::{Client, Full, SessionPlace, SessionPlaces};
 use crate::problem::{self, Problem};
 use crate::rate::Bucket;
 use crate::stream::Stream;
@@ -39,7 +41,10 @@ use handshake::Handshake;
 #[derive(Debug)]
 pub struct Sessions {
     pub auth: Arc<Auth>,
+    /// Whether new ones are welcome.
+    pub ready: Arc<AtomicBool>,
     pub handshakes: Mutex<Bucket>,
+    pub places: SessionPlaces,
     pub dispatch: Arc<Dispatch>,
     pub format: Arc<Format>,
     pub mailboxes: Arc<Mailboxes>,
@@ -53,15 +58,19 @@ pub struct Sessions {
 /// `GET {base}/ws/{user_id}`
 ///
 /// # Errors
-/// No WebSocket handshake, no sane user id, no valid token, too many handshakes, or an attribute over its limit.
+/// No WebSocket handshake, no sane user id, no valid token, too many handshakes or sessions, an attribute over its limit, or the server stops.
 pub async fn connect(
     State(sessions): State<Arc<Sessions>>,
+    Extension(client): Extension<Client>,
     user: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     mut request: Request<axum::body::Body>,
 ) -> Result<Response, Problem> {
     let user = problem::user(user, sessions.sockets.user_id_bytes_max)?;
     let handshake = Handshake::read(request.method(), request.headers())?;
+    if !sessions.ready.load(Ordering::Relaxed) {
+        return Err(Problem::stopping());
+    }
     let per_second = sessions.sockets.handshakes_per_second_max;
     if !lock(&sessions.handshakes).take(1, per_second, per_second) {
         let detail = format!("more than {per_second} handshakes a second (sockets.handshakes_per_second_max); come back later");
@@ -71,6 +80,7 @@ pub async fn connect(
     let mut attributes = handshake::attributes(&query, &sessions.sockets)?;
     attributes.retain(|(name, _)| sessions.auth.is_for_clients(name));
     let pass = sessions.auth.admit(&user, request.headers(), &query)?;
+    let seated = sessions.places.take(client).map_err(|full| sessions.crowded(full))?;
     let visitor = Visitor { user, subprotocol: handshake.subprotocol, attributes };
     // Before the 101: what is posted once the client knows that it is connected is for this session too.
     let entry = match pass {
@@ -80,12 +90,29 @@ pub async fn connect(
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         // Boxed, so that its state is no part of every idle session.
-        let begun = Box::pin(begin(sessions, entry, upgrade)).await;
+        let begun = Box::pin(begin(sessions, entry, upgrade, seated)).await;
         if let Some(session) = begun {
             session.run().await;
         }
     });
     Ok(handshake.response::<axum::body::Body>().into_response())
+}
+
+impl Sessions {
+    fn crowded(&self, full: Full) -> Problem {
+        let config::Sockets { sessions_max, per_address_max, .. } = self.sockets;
+        match full {
+            Full::All => {
+                let detail = format!("there are {sessions_max} sessions (sockets.sessions_max); come back later");
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", detail)
+            }
+            Full::Client => {
+                let detail =
+                    format!("this address has {per_address_max} sessions (sockets.per_address_max); close one, or come back later");
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions_of_address", detail)
+            }
+        }
+    }
 }
 
 /// Who asks for a socket, as far as the handshake says.
@@ -117,14 +144,14 @@ impl Visitor {
 
     /// Waits for the token in the first frame.
     async fn identify(self, sessions: &Sessions, wire: &mut Wire, input: &mut BytesMut) -> Result<Entered, Close> {
-        let token = entry::token(wire, input, sessions.auth.first_frame_deadline()).await?;
+        let token = entry::token(wire, input, sessions.auth.first_frame()).await?;
         let pass = sessions.auth.token(&self.user, &token).map_err(|Refused| Close::Unauthorized)?;
         Ok(self.enter(sessions, pass))
     }
 }
 
 /// Takes the socket over from HTTP. `None`: it became no session, and is closed.
-async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade) -> Option<Box<Session>> {
+async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated: SessionPlace) -> Option<Box<Session>> {
     // The client may be gone before it has read the 101; then the reader leaves its place.
     let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
     let (mut wire, place) = parts.io.into_inner().into_parts();
@@ -136,7 +163,7 @@ async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade) -> Opt
     };
     let opened = entered.and_then(|Entered { reader, ends }| Ok((reader?, ends)));
     match opened {
-        Ok((reader, ends)) => Some(Session::new(sessions, reader, wire, input, ends, place)),
+        Ok((reader, ends)) => Some(Session::new(sessions, reader, wire, input, ends, (place, seated))),
         Err(close) => {
             let mut out = Vec::new();
             encode_close(close.code(), &close.reason(), &mut out);

@@ -12,7 +12,7 @@ use crate::wat::Guest;
 
 const RATE: f64 = 2000.0;
 const SPINS_PER_SECOND: f64 = 20.0;
-const DURATION: Duration = Duration::from_secs(5);
+const DURATION: Duration = Duration::from_secs(4);
 
 /// Ten times what the spinning should add.
 const ADDED_P99_MS_MAX: f64 = 50.0;

@@ -8,8 +8,10 @@ use super::origin::is_origin;
 
 /// Here zero has a meaning: none, never, or as many as there are cores. Everywhere else it would stop all work, so a new
 /// setting is checked until it is named here.
-const MAY_BE_ZERO: [&str; 17] = [
+const MAY_BE_ZERO: [&str; 19] = [
     "connections_per_address_max",
+    "per_address_max",
+    "stop_notice_ms",
     "stop_return_within_ms",
     "leeway_s",
     "expiry_grace_ms",
@@ -27,6 +29,8 @@ const MAY_BE_ZERO: [&str; 17] = [
     "state_bytes_max",
     "metric_names_max",
 ];
+/// `auth`'s, which is a higher module.
+const TOKEN_PARAMETER: &str = "access_token";
 const POLICY_NAME_BYTES_MAX: usize = 64;
 
 /// Each problem as a sentence that says what to do. `table` is what `config` was read from.
@@ -161,6 +165,8 @@ fn attributes(names: &[String], found: &mut Vec<String>) {
             "an attribute's name has small letters, digits, _ and - only"
         } else if name == "user" {
             "a policy that varies by \"user\" means the reader; take another name"
+        } else if name == TOKEN_PARAMETER {
+            "it is where tokens are, which nobody else is shown; take another name"
         } else if names.iter().take(position).any(|earlier| earlier == name) {
             "it is there already; leave one out"
         } else {
@@ -185,6 +191,7 @@ fn contradictions(config: &Config, found: &mut Vec<String>) {
         ("mailboxes.messages_max", mailboxes.messages_max as u64, "mailboxes.total_messages_max", mailboxes.total_messages_max as u64),
         ("mailboxes.bytes_max", mailboxes.bytes_max as u64, "mailboxes.total_bytes_max", mailboxes.total_bytes_max as u64),
         ("events.event_bytes_max", events.event_bytes_max as u64, "events.body_bytes_max", events.body_bytes_max as u64),
+        ("events.body_bytes_max", events.body_bytes_max as u64, "http.bodies_bytes_max", config.http.bodies_bytes_max as u64),
         ("events.event_bytes_max", events.event_bytes_max as u64, "mailboxes.bytes_max", mailboxes.bytes_max as u64),
         ("events.event_bytes_max", events.event_bytes_max as u64, "dead_letters.bytes_max", dead_letters.bytes_max as u64),
         ("groups.members_max", groups.members_max as u64, "groups.memberships_max", groups.memberships_max as u64),

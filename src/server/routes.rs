@@ -18,6 +18,7 @@ use crate::config::{Config, Scope};
 use crate::ingress::{self, Ingress};
 use crate::metrics::Metrics;
 use crate::operate::{self, Operate, dead_letters};
+use crate::places::Client;
 use crate::problem::{Problem, ProblemCode};
 use crate::session::{self, Sessions};
 
@@ -41,14 +42,17 @@ impl Front {
         Arc::new(Front { auth: auth.clone(), metrics: operate.services.metrics.clone(), routes: TowerToHyperService::new(routes) })
     }
 
-    /// What every request passes: pages of other origins are turned away, and problems are counted. No layer of the router, which
+    /// What every request passes: it is known whom it comes from, pages of other origins are turned away, and problems are counted. No layer of the router, which
     /// would cost each request two boxes.
     ///
     /// # Errors
     /// None.
-    pub async fn answer(self: Arc<Front>, request: http::Request<Incoming>) -> Result<Response, Infallible> {
+    pub async fn answer(self: Arc<Front>, client: Client, mut request: http::Request<Incoming>) -> Result<Response, Infallible> {
         let response = match self.auth.origin(request.headers()) {
-            Ok(()) => self.routes.call(request).await?,
+            Ok(()) => {
+                request.extensions_mut().insert(client);
+                self.routes.call(request).await?
+            }
             Err(problem) => problem.into_response(),
         };
         if let Some(ProblemCode(code)) = response.extensions().get() {

@@ -16,15 +16,15 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::Sessions;
 use super::clock::Clock;
 use super::protocol::{self, ClientFrame};
+use super::{Sessions, entry};
 use crate::auth::Refused;
 use crate::close::Close;
 use crate::dialogue;
 use crate::event::Body;
 use crate::mailbox::Reader;
-use crate::places::Place;
+use crate::places::{Place, SessionPlace};
 use crate::rate::Bucket;
 use crate::websocket::{Decoder, Incoming, Opcode, encode, encode_close};
 use crate::wire::Wire;
@@ -56,7 +56,7 @@ pub struct Session {
     /// Of messages, and of bytes.
     allowance: Bucket,
     bytes: Bucket,
-    _place: Place,
+    _places: (Place, SessionPlace),
 }
 
 /// A session's end.
@@ -103,7 +103,7 @@ impl Session {
         wire: Wire,
         input: BytesMut,
         ends: Option<SystemTime>,
-        place: Place,
+        places: (Place, SessionPlace),
     ) -> Box<Session> {
         let sockets = &sessions.sockets;
         Box::new(Session {
@@ -118,7 +118,7 @@ impl Session {
             clock: Clock::new(Instant::now(), on_the_clock(ends)),
             allowance: Bucket::full(sockets.messages_per_second_max.saturating_mul(BURST_S)),
             bytes: Bucket::full(sockets.bytes_per_second_max.saturating_mul(BURST_S)),
-            _place: place,
+            _places: places,
             sessions,
         })
     }
@@ -377,6 +377,14 @@ impl Session {
 
     fn text(&mut self, text: String) -> Result<(), End> {
         if !self.v1 {
+            // Where tokens are asked for, one in a frame is for the doors, and no policy sees it.
+            if self.clock.ends.is_some()
+                && let Some(token) = entry::shown(text.as_bytes())
+            {
+                self.allow()?;
+                self.authorize(&token);
+                return Ok(());
+            }
             return self.message(Body::sniff(text));
         }
         self.clock.held = None;
@@ -413,9 +421,11 @@ impl Session {
         match self.sessions.auth.token(&self.reader.seat().user, token) {
             Ok(pass) => {
                 self.clock.ends = on_the_clock(pass.ends);
-                protocol::authorized(self.token_ends_in_ms(), &mut self.output);
+                if self.v1 {
+                    protocol::authorized(self.token_ends_in_ms(), &mut self.output);
+                }
             }
-            Err(Refused) => protocol::error(true, "unauthorized", "the token is not valid for this user", &mut self.output),
+            Err(Refused) => protocol::error(self.v1, "unauthorized", "the token is not valid for this user", &mut self.output),
         }
     }
 

@@ -11,8 +11,6 @@ use crate::close::Close;
 use crate::websocket::{Decoder, Incoming};
 use crate::wire::Wire;
 
-/// Bytes of the first frame. Tokens have one or two KiB; nobody is known yet who could ask for more.
-const FRAME_BYTES_MAX: usize = 16 * 1024;
 const READ_BYTES: usize = 2048;
 
 #[derive(Deserialize)]
@@ -22,27 +20,27 @@ struct Frame {
     token: String,
 }
 
-/// The token in the first frame, `{"type":"auth","token":"…"}`. What follows it stays in `input`.
+/// The token in a frame `{"type":"auth","token":"…"}`; `None` where it is another.
+pub fn shown(frame: &[u8]) -> Option<String> {
+    serde_json::from_slice::<Frame>(frame).ok().filter(|frame| frame.kind == "auth").map(|frame| frame.token)
+}
+
+/// The token in the first frame, within its deadline and its bytes. What follows it stays in `input`.
 ///
 /// # Errors
 /// It didn't come in time, or something else did.
-pub async fn token(wire: &mut Wire, input: &mut BytesMut, deadline: Duration) -> Result<String, Close> {
-    timeout(deadline, first(wire, input)).await.unwrap_or(Err(Close::Unauthorized))
+pub async fn token(wire: &mut Wire, input: &mut BytesMut, (deadline, bytes_max): (Duration, usize)) -> Result<String, Close> {
+    timeout(deadline, first(wire, input, bytes_max)).await.unwrap_or(Err(Close::Unauthorized))
 }
 
-async fn first(wire: &mut Wire, input: &mut BytesMut) -> Result<String, Close> {
-    let mut decoder = Decoder::new(FRAME_BYTES_MAX);
+async fn first(wire: &mut Wire, input: &mut BytesMut, bytes_max: usize) -> Result<String, Close> {
+    let mut decoder = Decoder::new(bytes_max);
     loop {
         match decoder.decode(input) {
             Ok(None) => {}
             // Nothing is answered yet, and RFC 6455 lets a pong take its time.
             Ok(Some(Incoming::Ping(_) | Incoming::Pong(_))) => continue,
-            Ok(Some(Incoming::Text(text))) => {
-                return match serde_json::from_slice::<Frame>(&text) {
-                    Ok(frame) if frame.kind == "auth" => Ok(frame.token),
-                    _ => Err(Close::Unauthorized),
-                };
-            }
+            Ok(Some(Incoming::Text(text))) => return shown(&text).ok_or(Close::Unauthorized),
             Ok(Some(Incoming::Binary(_) | Incoming::Close { .. })) => return Err(Close::Unauthorized),
             Err(error) => return Err(Close::Protocol { code: error.close_code(), reason: error.reason() }),
         }

@@ -50,8 +50,12 @@ fn base64(text: &str) -> String {
 
 /// A token with this header, signed as HS256 would be, whatever the header says.
 fn with_header(header: &str, claims: &str) -> String {
+    with_header_and_secret(header, SECRET, claims)
+}
+
+fn with_header_and_secret(header: &str, secret: &str, claims: &str) -> String {
     let message = format!("{}.{}", base64(header), base64(claims));
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let key = EncodingKey::from_secret(secret.as_bytes());
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
     format!("{message}.{signature}")
 }
@@ -141,6 +145,11 @@ async fn bad_tokens_are_refused_with_one_generic_error() {
     let valid = signed(&good());
     let parts: Vec<&str> = valid.split('.').collect();
     let (head, body, signature) = (parts[0], parts[1], parts[2]);
+    // Where a token of its own making says that its key is.
+    let theirs = "Zq3Xw7Lb9Tn2Vk5Rj8Hs4Gd1Fa6Pc0MyUe";
+    let lure = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = lure.local_addr().unwrap();
+    let forged = |header: String, secret: &str| with_header_and_secret(&header, secret, &good_text);
     let flipped = if signature.starts_with('A') { "B" } else { "A" };
     let bad: Vec<(&str, String)> = vec![
         ("a word", "token".into()),
@@ -167,10 +176,16 @@ async fn bad_tokens_are_refused_with_one_generic_error() {
         ("claims that are no JSON", with_header(r#"{"typ":"JWT","alg":"HS256"}"#, "sub=1001")),
         ("claims that are a list", with_header(r#"{"typ":"JWT","alg":"HS256"}"#, "[]")),
         ("no claims", with_header(r#"{"typ":"JWT","alg":"HS256"}"#, "{}")),
+        ("a key in its header", forged(json!({"typ":"JWT","alg":"HS256","jwk":{"kty":"oct","k":base64(theirs)}}).to_string(), theirs)),
+        ("its key's address", forged(format!(r#"{{"typ":"JWT","alg":"HS256","jku":"http://{at}/keys"}}"#), theirs)),
+        ("its certificate's address", forged(format!(r#"{{"typ":"JWT","alg":"HS256","x5u":"http://{at}/certificate"}}"#), theirs)),
+        ("a key id that is an address", forged(format!(r#"{{"typ":"JWT","alg":"HS256","kid":"http://{at}/keys"}}"#), theirs)),
+        ("a key id that is a path", forged(r#"{"typ":"JWT","alg":"HS256","kid":"../../../../dev/null"}"#.into(), "")),
+        ("a key id that is a query", forged(r#"{"typ":"JWT","alg":"HS256","kid":"' UNION SELECT 'x"}"#.into(), "x")),
         ("another secret", signed_with(&SECRET.replace('c', "d"), &good())),
         ("an empty secret", signed_with("", &good())),
         ("another user", signed(&claims(json!({ "sub": "1002" })))),
-        ("a user in another case", signed(&claims(json!({ "sub": "1001 " })))),
+        ("a user with a space", signed(&claims(json!({ "sub": "1001 " })))),
         ("a list of users", signed(&claims(json!({ "sub": ["1001"] })))),
         ("no user", signed(&claims(json!({ "sub": null })))),
         ("expired", signed(&claims(json!({ "exp": now() - 10 })))),
@@ -193,6 +208,7 @@ async fn bad_tokens_are_refused_with_one_generic_error() {
         answers.insert(body);
     }
     assert_eq!(answers.len(), 1, "{answers:?}");
+    assert!(timeout(crate::support::QUIET, lure.accept()).await.is_err(), "nothing that a token says is in a request");
     assert_eq!(server.metric("signalpost_sessions_opened_total").await, 0.0);
     ask(&server, "1001", &bearer(&valid)).await.unwrap();
     let twice = [bearer(&valid), bearer(&valid)].concat();
@@ -239,6 +255,180 @@ async fn a_session_ends_with_its_token_unless_the_client_sends_another() {
     assert_eq!(forgetful.closed().await.0, 4001);
     server.post("/users/1001/messages", json!(1)).await;
     assert_eq!(diligent.json().await["data"], 1);
+}
+
+#[tokio::test]
+async fn a_session_without_the_subprotocol_shows_another_token_too_and_no_policy_sees_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = asking(dir.path(), "expiry_grace_ms = 500", "").await;
+    let short = signed(&claims(json!({ "exp": now() + 1 })));
+    let mut client = ask(&server, "1001", &bearer(&short)).await.unwrap();
+    let shows = |token: String| json!({ "type": "auth", "token": token });
+    client.send_json(shows(signed(&claims(json!({ "sub": "1002" }))))).await;
+    assert_eq!(client.json().await["code"], "unauthorized");
+    client.send_json(shows(signed(&good()))).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    server.post("/users/1001/messages", json!(1)).await;
+    assert_eq!(client.json().await, 1, "it outlived its first token, and nothing was said of the second");
+    for outcome in ["handled", "refused", "unhandled", "invalid"] {
+        let series = format!("signalpost_client_messages_total{{outcome=\"{outcome}\"}}");
+        assert_eq!(server.metric(&series).await, 0.0, "{outcome}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_only_the_leeway_lets_in_gives_a_session_its_grace() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = asking(dir.path(), "expiry_grace_ms = 1000", "").await;
+    let over = signed(&claims(json!({ "exp": now() })));
+    let began = std::time::Instant::now();
+    let Ok(mut client) = ask(&server, "1001", &bearer(&over)).await else { return };
+    assert_eq!(client.closed().await.0, 4001);
+    assert!(began.elapsed() > Duration::from_millis(800), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn tokens_and_keys_are_never_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("secret"), SECRET).unwrap();
+    let key = "signalpost_0123456789abcdef";
+    let settings = format!(
+        "[log]\nlevel = \"trace\"\n[[auth.keys]]\nname = \"x\"\nsha256 = \"{}\"\nscopes = [\"publish\"]\n\
+         [auth.users]\nalgorithms = [\"HS256\"]\nkey_files = [{:?}]\ntoken_in_query = true\n",
+        signalpost::internals::benching::digest(key),
+        dir.path().join("secret")
+    );
+    let plugins = crate::support::plugins(&["pooling", "chat"]);
+    let process = crate::support::process::ServerProcess::start(plugins.path(), &settings);
+    let server = &process.server;
+    let good = signed(&json!({ "sub": "1001", "exp": now() + 60 }));
+    let bad = signed(&json!({ "sub": "1002", "exp": now() + 60 }));
+    let late = signed(&json!({ "sub": "1001", "exp": now() + 61 }));
+    let mut open = Vec::new();
+    for token in [&good, &bad] {
+        open.push(ask(server, "1001", &bearer(token)).await);
+        open.push(ask(server, "1001", &[("sec-websocket-protocol", format!("signalpost.v1, signalpost.token.{token}"))]).await);
+        open.push(ask(server, &format!("1001?access_token={token}"), &[]).await);
+        let mut by_frame = ask(server, "1001", &[]).await.unwrap();
+        by_frame.send_json(json!({ "type": "auth", "token": token })).await;
+        open.push(Ok(by_frame));
+    }
+    for client in open.iter_mut().take(4) {
+        client.as_mut().ok().unwrap().send_json(json!({ "type": "auth", "token": late })).await;
+    }
+    let mut refused = open.pop().unwrap().ok().unwrap();
+    assert_eq!(refused.closed().await.0, 4205);
+    for shown in [key, "signalpost_fedcba9876543210", &good] {
+        server.http.post(server.url("/users/1001/messages")).bearer_auth(shown).json(&1).send().await.unwrap();
+    }
+    assert!(process.logged("DEBUG") > 5, "{}", process.log());
+    let log = process.log();
+    for secret in [&good, &bad, &late, key, "signalpost_fedcba9876543210", SECRET] {
+        // The signature is the part that lets somebody in.
+        let secret = secret.rsplit('.').next().unwrap();
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+}
+
+/// Whether a server starts with these algorithms and the keys in this file.
+async fn starts(algorithms: &str, file: &Path) -> Result<(), String> {
+    let toml = format!("[auth.users]\nalgorithms = [{algorithms}]\nkey_files = [{file:?}]\n");
+    let server = signalpost::server::Server::new(crate::support::config(&toml)).await;
+    server.map(drop).map_err(|error| format!("{error:#}"))
+}
+
+#[tokio::test]
+async fn weak_secrets_and_keys_are_refused_at_the_start() {
+    use ::base64::Engine as _;
+    let base64 = |bytes: &[u8]| ::base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    let private = dir.path().join("private.pem");
+    openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024", "-out", private.to_str().unwrap()]);
+    let public = dir.path().join("public.pem");
+    openssl(&["pkey", "-in", private.to_str().unwrap(), "-pubout", "-out", public.to_str().unwrap()]);
+    let pem = std::fs::read_to_string(&public).unwrap();
+    let rsa = |modulus: &[u8]| json!({ "keys": [{ "kty": "RSA", "alg": "RS256", "n": base64(modulus), "e": "AQAB" }] }).to_string();
+    let oct = json!({ "keys": [{ "kty": "oct", "alg": "HS256", "k": base64(b"short and weak") }] }).to_string();
+    let weak = [
+        ("\"HS256\"", "", "weak secret of 0 bytes"),
+        ("\"HS256\"", "secret", "weak secret of 6 bytes"),
+        ("\"HS256\"", "cKq8Zr2mW5xT1vB9nJ4hL7pD3fG6sA0", "weak secret of 31 bytes; take at least 32"),
+        ("\"HS256\"", "passwordpasswordpasswordpassword", "weak secret"),
+        ("\"HS256\", \"HS512\"", SECRET, "take at least 64"),
+        ("\"HS256\"", &oct, "weak secret of 14 bytes"),
+        ("\"RS256\"", &pem, "fewer than 2048 bits"),
+        ("\"RS256\"", &rsa(&[0xAB; 128]), "fewer than 2048 bits"),
+        ("\"RS256\"", &rsa(&[vec![0; 200], vec![0xAB; 128]].concat()), "fewer than 2048 bits"),
+        ("\"RS256\"", &std::fs::read_to_string(&private).unwrap(), "private key"),
+        ("\"RS256\"", SECRET, "is a secret"),
+    ];
+    for (algorithms, key, says) in weak {
+        std::fs::write(&file, key).unwrap();
+        let said = starts(algorithms, &file).await.expect_err(key);
+        assert!(said.contains(says), "{said}");
+    }
+    for (algorithms, key) in [("\"HS256\"", SECRET), ("\"RS256\"", &rsa(&[0xAB; 256]))] {
+        std::fs::write(&file, key).unwrap();
+        assert_eq!(starts(algorithms, &file).await, Ok(()), "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_makes_tokens_and_keys_that_a_server_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let make = |arguments: &[&str]| {
+        let output = crate::support::process::signalpost().arg("token").args(arguments).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        assert!(output.status.success(), "{}", text(output.stderr));
+        (text(output.stdout).trim().to_owned(), text(output.stderr))
+    };
+    let (key, says) = make(&["--api-key", "watcher", "--scope", "read"]);
+    let (_, settings) = says.split_once("\n\n").unwrap();
+    std::fs::write(file("secret"), SECRET).unwrap();
+    openssl(&["genpkey", "-algorithm", "ed25519", "-out", &file("private.pem")]);
+    openssl(&["pkey", "-in", &file("private.pem"), "-pubout", "-out", &file("public.pem")]);
+    let rules = "issuers = [\"https://id.example.com\"]\naudiences = [\"signalpost\"]\nclaims = [\"role\"]\nuser_claim = \"uid\"";
+    for (algorithm, keys, further) in [("HS256", "secret", &[][..]), ("EdDSA", "public.pem", &["--private-key", &file("private.pem")][..])]
+    {
+        let toml = format!("{settings}[auth.users]\nalgorithms = [{algorithm:?}]\nkey_files = [{:?}]\n{rules}\n", file(keys));
+        std::fs::write(file("signalpost.toml"), &toml).unwrap();
+        let server = TestServer::with(&toml).await;
+        let config = file("signalpost.toml");
+        let (token, _) = make(&[&["1001", "--claim", "role=driver", "--config", &config][..], further].concat());
+        let _client = ask(&server, "1001", &bearer(&token)).await.unwrap_or_else(|(_, body)| panic!("{algorithm}: {body}"));
+        assert_eq!(ask(&server, "1002", &bearer(&token)).await.err().unwrap().0, 401);
+        let presence = server.http.get(server.url("/users/1001")).bearer_auth(&key).send().await.unwrap();
+        let presence: Value = presence.json().await.unwrap();
+        assert_eq!(presence["sessions"][0]["attributes"]["role"], "driver", "{presence}");
+        let posted = server.http.post(server.url("/users/1001/messages")).bearer_auth(&key).json(&1).send().await.unwrap();
+        assert_eq!(posted.status(), 401, "the key may read only");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_others_reach_and_that_asks_nobody_says_so_everywhere() {
+    let plugins = crate::support::plugins(&["pooling"]);
+    let says = "anybody who reaches this server may connect as any user, publish and operate";
+    let open = crate::support::process::ServerProcess::listening(
+        "0.0.0.0:0",
+        plugins.path(),
+        "listen_beyond_loopback_without_authentication = true",
+    );
+    assert_eq!(open.logged(says), 1, "{}", open.log());
+    let readyz = async |server: &TestServer| {
+        let answer = server.http.get(format!("http://{}/readyz", server.address)).send().await.unwrap();
+        answer.text().await.unwrap()
+    };
+    assert_eq!(readyz(&open.server).await, format!("ready\n{says}\n"));
+    assert_eq!(open.server.metric("signalpost_exposed").await, 1.0);
+    let here = TestServer::start().await;
+    assert_eq!((readyz(&here).await, here.metric("signalpost_exposed").await), ("ready\n".to_owned(), 0.0));
+    let mut refused = crate::support::process::signalpost();
+    let output = refused.args(["serve", "--listen", "0.0.0.0:0", "--plugins"]).arg(plugins.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("listen_beyond_loopback_without_authentication"), "{said}");
 }
 
 #[tokio::test]
@@ -362,18 +552,76 @@ async fn operators_may_have_an_address_of_their_own() {
     }
 }
 
+/// What published bypasses looked like: prefixes, suffixes, substrings, other schemes and ports, null, user info, and names that were made to
+/// mean this machine. All get the same answer, before a handshake.
 #[tokio::test]
 async fn pages_of_other_origins_get_neither_a_socket_nor_an_answer() {
     let server = TestServer::with("[auth]\norigins = [\"https://app.example.com\"]\n").await;
     let origin = |origin: &str| [("origin", origin.to_owned())];
     ask(&server, "1001", &origin("https://app.example.com")).await.unwrap();
     ask(&server, "1001", &origin(&format!("http://{}", server.address))).await.unwrap();
-    for bad in ["https://evil.net", "null", "https://app.example.com.evil.net", "http://localhost"] {
+    let (port, other) = (server.address.port(), server.address.port() ^ 1);
+    let bad = [
+        "https://evil.net",
+        "null",
+        "",
+        "*",
+        "https://app.example.com.evil.net",
+        "https://evilapp.example.com",
+        "https://evil.net/https://app.example.com",
+        "https://evil.net#https://app.example.com",
+        "https://app.example.com@evil.net",
+        "https://appxexample.com",
+        "http://app.example.com",
+        "https://app.example.com:444",
+        "https://app.example.com/",
+        "https://app.example.com,https://evil.net",
+        "HTTPS://APP.EXAMPLE.COM",
+        "https://sub.app.example.com",
+        "https://example.com",
+        "app.example.com",
+        "file://",
+        "ws://127.0.0.1",
+        "http://localhost",
+        &format!("http://localhost:{port}"),
+        &format!("http://127.0.0.1:{other}"),
+        &format!("http://127.0.0.1:{port}.evil.net"),
+    ];
+    assert!(bad.len() >= 15);
+    let mut answers = std::collections::BTreeSet::new();
+    for bad in bad {
         let (status, body) = ask(&server, "1001", &origin(bad)).await.err().unwrap_or_else(|| panic!("{bad} was let in"));
         assert_eq!(status, 403, "{bad}: {body}");
+        answers.insert(body);
         let posted = server.http.post(server.url("/events")).header("origin", bad).json(&json!({ "type": "x", "data": {} }));
-        assert_eq!(posted.send().await.unwrap().status(), 403, "{bad}");
+        let posted = posted.send().await.unwrap();
+        assert_eq!(posted.status(), 403, "{bad}");
+        answers.insert(posted.text().await.unwrap());
     }
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(server.metric("signalpost_sessions_opened_total").await, 2.0);
+    assert_eq!(server.metric("signalpost_events_total{outcome=\"unwanted\"}").await, 0.0);
+}
+
+/// DNS rebinding: the page's own name means this machine for a moment, and its requests are of the same origin.
+#[tokio::test]
+async fn a_name_that_was_made_to_mean_this_machine_opens_nothing_where_nobody_is_asked() {
+    let rebound = async |server: &TestServer| {
+        let host = format!("evil.net:{}", server.address.port());
+        let request = format!(
+            "POST /api/pool/users/1/messages HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nAuthorization: Bearer key\r\n\
+             Connection: close\r\nContent-Length: 1\r\n\r\n1"
+        );
+        let mut raw = crate::support::raw::Raw::connect(server.address).await;
+        raw.write(request.as_bytes()).await;
+        raw.rest().await.get(9..12).unwrap_or_default().to_owned()
+    };
+    assert_eq!(rebound(&TestServer::start().await).await, "403");
+    let dir = tempfile::tempdir().unwrap();
+    let digest = signalpost::internals::benching::digest("key");
+    let keys = format!("[[auth.keys]]\nname = \"x\"\nsha256 = \"{digest}\"\nscopes = [\"publish\"]\n");
+    let asks = asking(dir.path(), "", &keys).await;
+    assert_eq!(rebound(&asks).await, "202", "behind a name, where keys and tokens are asked for");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,15 +707,22 @@ async fn who_floods_is_told_and_nobody_else_notices() {
     }
     let _ = flooding.socket.flush().await;
     assert_eq!(close_code(&mut flooding).await, Some(4102));
-    let mut turned_away = 0;
+    let (mut turned_away, mut retry_after) = (0, 0);
     for _ in 0..20 {
+        let plain = server.http.get(server.url("/ws/3")).header("connection", "upgrade").header("upgrade", "websocket");
+        let plain =
+            plain.header("sec-websocket-version", "13").header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==").send().await.unwrap();
+        if plain.status() == 503 {
+            assert!(plain.headers()["retry-after"].to_str().unwrap().parse::<u32>().unwrap() > 0);
+            retry_after += 1;
+        }
         if let Err((status, body)) = ask(&server, "3", &[]).await {
             assert_eq!(status, 503, "{body}");
             assert!(body.contains("too_many_handshakes"), "{body}");
             turned_away += 1;
         }
     }
-    assert!(turned_away > 5, "{turned_away}");
+    assert!(turned_away > 5 && retry_after > 5, "{turned_away} {retry_after}");
     server.post("/users/2/messages", json!(7)).await;
     assert_eq!(neighbour.json().await, json!(7));
 }

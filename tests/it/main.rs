@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod admission;
+mod bounds;
 mod bundled;
 mod dead_letters;
 mod doors;
@@ -18,6 +19,7 @@ mod mailboxes;
 mod policies;
 mod reloads;
 mod sessions;
+mod stops;
 mod support;
 mod tidy;
 mod tls;

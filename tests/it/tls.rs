@@ -145,6 +145,21 @@ async fn who_speaks_no_tls_or_trusts_somebody_else_gets_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_does_not_go_on_ends_the_connection() {
+    let dir = certified();
+    let server = TestServer::with(&format!("http.header_deadline_ms = 200\n{}", settings(dir.path()))).await;
+    // Nothing; the beginning of a ClientHello; and TLS without a request.
+    for begun in [&b""[..], &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3]] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(begun).await.unwrap();
+        let _ = timeout(SOON, stream.read_to_end(&mut Vec::new())).await.expect("the connection ends");
+    }
+    let mut silent = dial(&server, &certificate(dir.path())).await.unwrap();
+    let _ = timeout(SOON, silent.read_to_end(&mut Vec::new())).await.expect("the connection ends");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_certificate_is_taken_and_a_broken_one_is_not() {
     let dir = certified();
     let first = certificate(dir.path());

@@ -7,12 +7,14 @@ use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
 use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
 
 use crate::config::{self, Users};
 
 /// Bytes of a key file or of a published set. A JWK set has some KiB.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
+/// RFC 7518, section 3.3: an RSA key has at least 2048 bits.
+const RSA_BYTES_MIN: usize = 256;
 /// Fewer different bytes than this are no random secret.
 const DIFFERENT_BYTES_MIN: usize = 8;
 
@@ -118,7 +120,9 @@ fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Vec<Key>> {
     if text.contains("-----BEGIN ") {
         let parsed =
             DecodingKey::from_rsa_pem(bytes).or_else(|_| DecodingKey::from_ec_pem(bytes)).or_else(|_| DecodingKey::from_ed_pem(bytes));
-        return Ok(key(parsed.context("is no public key of RSA, EC or Ed25519")?));
+        let parsed = parsed.context("is no public key of RSA, EC or Ed25519")?;
+        long(&parsed)?;
+        return Ok(key(parsed));
     }
     if text.trim_start().starts_with('{') {
         return jwk_set(bytes, algorithms);
@@ -144,12 +148,29 @@ pub fn jwk_set(bytes: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Vec<Key
         if let Ok(secret) = decoding.try_get_hmac_secret() {
             strong(secret, algorithms)?;
         }
+        long(&decoding)?;
         let named = jwk.common.key_algorithm.map(|named| named.to_string().parse::<Algorithm>());
         let Ok(algorithm) = named.transpose() else { continue };
         keys.push(Key { id: jwk.common.key_id.clone(), algorithm, decoding });
     }
     ensure!(!keys.is_empty(), "has no key of auth.users.algorithms");
     Ok(keys)
+}
+
+/// An RSA key that can be factored is no secret of its owner's.
+fn long(key: &DecodingKey) -> anyhow::Result<()> {
+    let bytes = match key.kind() {
+        // Leading zeros are no length.
+        DecodingKeyKind::RsaModulusExponent { n, .. } => n.iter().skip_while(|byte| **byte == 0).count(),
+        // In DER, which is longer than the modulus in it by a dozen bytes. Verifying refuses what hides in those.
+        DecodingKeyKind::SecretOrDer(der) => der.len(),
+    };
+    ensure!(
+        key.family() != AlgorithmFamily::Rsa || bytes >= RSA_BYTES_MIN,
+        "is an RSA key of fewer than {} bits; have its issuer take a longer one",
+        RSA_BYTES_MIN * 8
+    );
+    Ok(())
 }
 
 /// RFC 7518, section 3.2: a secret has as many bytes as the hash. A phrase that is repeated is no secret either.

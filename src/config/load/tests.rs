@@ -248,8 +248,9 @@ fn a_bound_of_zero_is_refused_where_zero_means_nothing() {
 
 #[test]
 fn attributes_and_policies_have_plain_names() {
-    let file = "[sockets]\nattributes = [\"user\", \"Locale\", \"x\", \"x\", \"\"]\n[policies.\"a b\"]\n[policies.\"\"]\n";
-    assert_eq!(problems(file, &[]).len(), 6);
+    let file =
+        "[sockets]\nattributes = [\"user\", \"Locale\", \"x\", \"x\", \"\", \"access_token\"]\n[policies.\"a b\"]\n[policies.\"\"]\n";
+    assert_eq!(problems(file, &[]).len(), 7);
 }
 
 #[test]

@@ -27,10 +27,14 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// On a free port, with these plugins and settings.
     pub fn start(plugins: &Path, toml: &str) -> ServerProcess {
+        ServerProcess::listening("127.0.0.1:0", plugins, toml)
+    }
+
+    pub fn listening(listen: &str, plugins: &Path, toml: &str) -> ServerProcess {
         let (config, log) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
         std::fs::write(config.path(), toml).unwrap();
         let mut child = signalpost()
-            .args(["serve", "--listen", "127.0.0.1:0", "--plugins"])
+            .args(["serve", "--listen", listen, "--plugins"])
             .arg(plugins)
             .arg("--config")
             .arg(config.path())
@@ -39,15 +43,39 @@ impl ServerProcess {
             .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
-        let Some(address) = listens(log.path()) else {
+        let Some(mut address) = listens(log.path()) else {
             let _ = child.kill();
             panic!("it listens in time: {}", std::fs::read_to_string(log.path()).unwrap());
         };
+        if address.ip().is_unspecified() {
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
         ServerProcess {
             server: TestServer { address, operators: address, http: reqwest::Client::new(), stop: None, running: None },
             child,
             log,
         }
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let process = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(process, signal).unwrap();
+    }
+
+    /// How it ends, and after how long.
+    pub async fn ended(&mut self) -> (std::process::ExitStatus, Duration) {
+        let since = Instant::now();
+        while since.elapsed() < START {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status, since.elapsed());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("it ends in time: {}", self.log());
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap()
     }
 
     /// Lines of its log with this in them.

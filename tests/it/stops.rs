@@ -1,0 +1,123 @@
+//! Stopping, in its order: not ready, no new sockets, clients told when to come back, closed at a pace, an end in time.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+
+use crate::support::process::{ServerProcess, signalpost};
+use crate::support::raw::{self, Raw};
+use crate::support::{SOON, TestServer, plugins};
+
+/// The status of `/readyz` on a new connection; `None` where there is none.
+async fn ready(server: &TestServer) -> Option<u16> {
+    let fresh = reqwest::Client::new();
+    Some(fresh.get(format!("http://{}/readyz", server.address)).send().await.ok()?.status().as_u16())
+}
+
+async fn is_not_ready(server: &TestServer) {
+    let waiting = async {
+        while ready(server).await != Some(503) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, waiting).await.expect("a stop begins in time");
+}
+
+#[tokio::test]
+async fn it_is_not_ready_and_takes_no_sockets_before_it_takes_no_connections() {
+    let mut server = TestServer::with("stop_notice_ms = 2000").await;
+    let mut client = server.connect_v1("1001").await;
+    client.json().await;
+    assert_eq!(ready(&server).await, Some(200));
+    server.begin_stop();
+    is_not_ready(&server).await;
+    let mut late = Raw::connect(server.address).await;
+    late.write(raw::handshake("1002", "Connection: close, Upgrade\r\n").as_bytes()).await;
+    let answer = late.rest().await.to_lowercase();
+    assert!(answer.starts_with("http/1.1 503 ") && answer.contains("\r\nretry-after: ") && answer.contains("stopping"), "{answer}");
+    // Who is connected is served as before.
+    server.post("/users/1001/messages", json!(1)).await;
+    assert_eq!(client.json().await["data"], 1);
+    let farewell = client.json().await;
+    assert_eq!(farewell["type"], "reconnect", "{farewell}");
+    assert_eq!(client.closed().await.0, 1012);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn clients_are_told_different_times_and_closed_at_a_pace() {
+    let mut server = TestServer::with("stop_closes_per_second_max = 60\nstop_return_within_ms = 100_000").await;
+    let mut clients = Vec::new();
+    for user in 0..60 {
+        let mut client = server.connect_v1(&user.to_string()).await;
+        client.json().await;
+        clients.push(client);
+    }
+    let began = Instant::now();
+    server.begin_stop();
+    let mut times = BTreeSet::new();
+    for client in &mut clients {
+        times.insert(client.json().await["data"]["after_ms"].as_u64().unwrap());
+        assert_eq!(client.closed().await.0, 1012);
+    }
+    assert!(times.len() > 50 && times.iter().all(|time| *time < 100_000), "{times:?}");
+    assert!(began.elapsed() > Duration::from_millis(500), "60 at 60 a second take a second, not {:?}", began.elapsed());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_signal_ends_it_with_0_within_its_bound_whatever_a_client_does() {
+    let plugins = plugins(&["pooling"]);
+    let settings = "stop_deadline_ms = 1500\n[sockets]\nclose_deadline_ms = 1500\nwrite_deadline_ms = 600_000\n";
+    let mut process = ServerProcess::start(plugins.path(), settings);
+    // It never answers the closing handshake, nor ends the connection.
+    let mut stuck = Raw::open(&process.server, "1", "").await;
+    let mut reader = process.server.connect("2").await;
+    process.server.post("/users/2/messages", json!("before")).await;
+    process.signal(Signal::TERM);
+    assert_eq!(reader.text().await, "\"before\"");
+    assert_eq!(reader.closed().await.0, 1012);
+    let (status, took) = process.ended().await;
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(stuck.closed().await.0, 1012);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let plugins = plugins(&["pooling"]);
+    let mut process = ServerProcess::start(plugins.path(), "stop_notice_ms = 60_000");
+    let _client = process.server.connect("1").await;
+    process.signal(Signal::TERM);
+    is_not_ready(&process.server).await;
+    process.signal(Signal::TERM);
+    let (status, took) = process.ended().await;
+    assert_eq!(status.code(), Some(130), "{}", process.log());
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_signal_during_the_start_ends_it_too() {
+    let plugins = plugins(&["pooling"]);
+    // An issuer that takes its time.
+    let issuer = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let jwks = format!("[[auth.users.jwks]]\nissuer = \"x\"\nurl = \"http://{}/\"\n", issuer.local_addr().unwrap());
+    std::fs::write(config.path(), format!("auth.users.algorithms = [\"ES256\"]\n{jwks}")).unwrap();
+    let mut process = tokio::process::Command::from(signalpost())
+        .args(["serve", "--listen", "127.0.0.1:0", "--plugins"])
+        .arg(plugins.path())
+        .arg("--config")
+        .arg(config.path())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let _asks = timeout(SOON, issuer.accept()).await.expect("the issuer is asked").unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(process.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let status = timeout(Duration::from_secs(3), process.wait()).await.expect("it ends at once").unwrap();
+    assert_eq!(status.code(), Some(0));
+}
