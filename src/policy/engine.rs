@@ -1,15 +1,12 @@
 //! The sandbox: one engine, its ticker, and the bounds of one instance. Who else touches wasmtime's configuration is wrong.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use wasmtime::{CacheStore, Config, Engine, ResourceLimiter, UpdateDeadline};
 
+use super::ticker::{TICK, Ticking};
 use crate::config::Limits;
-
-/// The unit of deadlines.
-pub const TICK: Duration = Duration::from_millis(1);
 
 /// Stack of a guest. Half of wasmtime's default: policies don't recurse deeply, and a worker's own stack is 2 MiB.
 const STACK_BYTES_MAX: usize = 256 << 10;
@@ -23,22 +20,12 @@ pub const HANDLES_MAX: usize = 1000;
 /// Frames of a guest's backtrace in a fault report.
 const BACKTRACE_FRAMES_MAX: usize = 20;
 
-/// The engine of the serving process, with the thread that ends calls which are over their deadline. The thread ends with the
-/// engine.
+/// The engine of the serving process, with the thread that ends calls which are over their deadline.
 ///
 /// # Errors
 /// This machine can't run compiled WebAssembly, or refuses a thread.
-pub fn serving() -> anyhow::Result<Engine> {
-    let engine = compiling(None)?;
-    let weak = engine.weak();
-    thread::Builder::new().name("epoch-ticker".into()).spawn(move || {
-        while let Some(engine) = weak.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            thread::sleep(TICK);
-        }
-    })?;
-    Ok(engine)
+pub fn serving() -> anyhow::Result<Ticking> {
+    Ok(Ticking::new(compiling(None)?)?)
 }
 
 /// The engine of a process that only compiles: the same, so that what it makes fits. `functions` has code of functions that were

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::Engine;
+use super::ticker::Ticking;
 
 use super::compile::Compiler;
 use super::contract::{check_exports, check_kind, imported_grants};
@@ -30,7 +30,7 @@ impl Inspection {
     /// # Errors
     /// It is no plugin that this server could load.
     pub fn of(
-        engine: &Engine,
+        ticking: &Ticking,
         compiler: &Compiler,
         digest: String,
         bytes: Vec<u8>,
@@ -38,12 +38,13 @@ impl Inspection {
         shared: Arc<Shared>,
     ) -> Result<Inspection, String> {
         check_kind(&bytes)?;
+        let engine = &ticking.engine;
         let (component, compile) = compiler.timed(engine, &bytes)?;
         // Another version of the contract is what it should complain about first.
         check_exports(engine, &component)?;
         let grants = imported_grants(engine, &component)?;
         let config = config::Policy { grants: grants.clone(), ..config };
-        let says = Policy::ask(engine, &component, &config, shared)?;
+        let says = Policy::ask(ticking, &component, &config, shared)?;
         let kind = component.component_type();
         let imports = kind.imports(engine).map(|(name, _)| name.to_owned()).collect();
         let exports = kind.exports(engine).map(|(name, _)| name.to_owned()).collect();

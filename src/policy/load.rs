@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::ticker::Ticking;
 use sha2::{Digest, Sha256};
-use wasmtime::Engine;
 
 use super::bindings::Bounds;
 use super::compile::Compiler;
@@ -32,7 +32,7 @@ const REASON_BYTES_MAX: usize = 4096;
 /// Loads plugins as the configuration says.
 #[derive(Debug)]
 pub struct Loader {
-    engine: Engine,
+    ticking: Ticking,
     compiler: Compiler,
     config: Arc<Config>,
     services: Arc<Services>,
@@ -60,9 +60,9 @@ impl Candidate {
 }
 
 impl Loader {
-    pub fn new(engine: Engine, config: Arc<Config>, services: Arc<Services>) -> Loader {
+    pub fn new(ticking: Ticking, config: Arc<Config>, services: Arc<Services>) -> Loader {
         let compiler = Compiler::new(&config.plugins);
-        Loader { engine, compiler, config, services }
+        Loader { ticking, compiler, config, services }
     }
 
     /// Somebody waits for what it compiles.
@@ -196,7 +196,7 @@ impl Loader {
         };
         let shared = Shared::new(name.to_owned(), limits, self.services.clone());
         let source = Source { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
-        Policy::load(&self.engine, &self.compiler, source, config, shared, bounds)
+        Policy::load(&self.ticking, &self.compiler, source, config, shared, bounds)
     }
 
     /// Loads one file under this policy's name, as it would be loaded with all others.
@@ -225,7 +225,7 @@ impl Loader {
     pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, String> {
         let (digest, bytes) = self.read(file)?;
         check_kind(&bytes)?;
-        imported_grants(&self.engine, &self.compiler.component(&self.engine, &digest, &bytes)?)
+        imported_grants(&self.ticking.engine, &self.compiler.component(&self.ticking.engine, &digest, &bytes)?)
     }
 
     /// What there is to know of a file before a configuration fits it.
@@ -236,7 +236,7 @@ impl Loader {
         let (digest, bytes) = self.read(file)?;
         let shared = Shared::new(name.to_owned(), self.config.limits_for(name), self.services.clone());
         let config = self.config.policies.get(name).cloned().unwrap_or_default();
-        Inspection::of(&self.engine, &self.compiler, digest, bytes, config, shared)
+        Inspection::of(&self.ticking, &self.compiler, digest, bytes, config, shared)
     }
 
     /// The plugins of the folder and of the configuration, by name, read.

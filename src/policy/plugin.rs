@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use prometheus::Histogram;
 use tokio::runtime::{Handle, RuntimeFlavor};
+use wasmtime::Store;
 use wasmtime::component::{Component, InstancePre, Linker};
-use wasmtime::{Engine, Store};
 
 use super::bindings::{self, Bounds, Response, formatting, plugin, routing, sessions};
 use super::breaker::Breaker;
@@ -23,6 +23,7 @@ use super::contract::{
 use super::engine::{Deadline, HANDLES_MAX};
 use super::fault::{Defect, Fault, FaultKind, chain};
 use super::host::{Host, Services, Shared, link};
+use super::ticker::{InUse, Ticking};
 use crate::config::{self, Isolation, Limits, OnFault};
 use crate::delivery::{Decision, Message, Refusal};
 use crate::event::{Body, Event};
@@ -103,7 +104,7 @@ struct Instances {
 
 /// Compiled once.
 struct Code {
-    engine: Engine,
+    ticking: Ticking,
     pre: InstancePre<Host>,
     settings: String,
     exports: Exports,
@@ -118,6 +119,8 @@ struct Exports {
 }
 
 struct Instance {
+    /// Absent while it is idle.
+    in_use: Option<InUse>,
     store: Store<Host>,
     plugin: plugin::Guest,
     routing: Option<routing::Guest>,
@@ -132,7 +135,7 @@ impl Policy {
     /// # Errors
     /// A sentence that the plugin's author or operator can act on.
     pub fn load(
-        engine: &Engine,
+        ticking: &Ticking,
         compiler: &Compiler,
         source: Source<'_>,
         config: config::Policy,
@@ -140,10 +143,11 @@ impl Policy {
         bounds: Bounds,
     ) -> Result<Policy, String> {
         check_kind(source.bytes)?;
+        let engine = &ticking.engine;
         let component = compiler.component(engine, &source.digest, source.bytes)?;
         let roles = check_exports(engine, &component)?;
         check_imports(engine, &component, source.name, &config.grants)?;
-        let instances = Instances::new(engine, &component, &config, shared.clone(), &roles)?;
+        let instances = Instances::new(ticking, &component, &config, shared.clone(), &roles)?;
         let (description, vary, first) = instances.probe()?;
         check_description(&description)?;
         check_vary(&vary)?;
@@ -397,14 +401,14 @@ impl Calls {
 
 impl Instances {
     fn new(
-        engine: &Engine,
+        ticking: &Ticking,
         component: &Component,
         config: &config::Policy,
         shared: Arc<Shared>,
         roles: &[Role],
     ) -> Result<Instances, String> {
         let settings = serde_json::to_string(&config.settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
-        let mut linker = Linker::new(engine);
+        let mut linker = Linker::new(&ticking.engine);
         link(&mut linker, &config.grants).map_err(|error| chain(&error))?;
         let pre = linker
             .instantiate_pre(component)
@@ -419,7 +423,7 @@ impl Instances {
             sessions: has(Role::Sessions).then(|| sessions::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
         };
         let isolation = config.isolation;
-        let code = Arc::new(Code { engine: engine.clone(), pre, settings, exports, isolation });
+        let code = Arc::new(Code { ticking: ticking.clone(), pre, settings, exports, isolation });
         Ok(Instances { code, shared, idle: Mutex::default() })
     }
 
@@ -454,10 +458,9 @@ impl Instances {
     }
 
     fn take(&self) -> Result<Instance, Defect> {
-        if let Some(instance) = lock(&self.idle).pop() {
-            return Ok(instance);
-        }
-        self.fresh()
+        let Some(mut instance) = lock(&self.idle).pop() else { return self.fresh() };
+        instance.in_use = Some(self.code.ticking.in_use());
+        Ok(instance)
     }
 
     /// A new instance, configured.
@@ -481,12 +484,14 @@ impl Instances {
         let worn =
             instance.calls >= limits.calls_per_instance_max || instance.store.data().growth.memory_bytes() > limits.instance_kept_bytes_max;
         if !worn && self.code.isolation == Isolation::Reuse {
+            instance.in_use = None;
             lock(&self.idle).push(instance);
         }
     }
 
     fn instantiate(&self) -> Result<Instance, Defect> {
-        let mut store = Store::new(&self.code.engine, Host::new(self.shared.clone()));
+        let in_use = Some(self.code.ticking.in_use());
+        let mut store = Store::new(&self.code.ticking.engine, Host::new(self.shared.clone()));
         store.limiter(|host| &mut host.growth);
         store.set_hostcall_fuel(self.shared.limits.output_bytes_max);
         store.set_max_component_handles(HANDLES_MAX);
@@ -501,6 +506,7 @@ impl Instances {
             routing: exports.routing.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose().map_err(loaded)?,
             formatting: exports.formatting.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose().map_err(loaded)?,
             sessions: exports.sessions.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose().map_err(loaded)?,
+            in_use,
             store,
             calls: 0,
         })

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::{Instances, Policy};
@@ -12,6 +11,7 @@ use crate::lock;
 use crate::policy::Role;
 use crate::policy::contract::{check_description, check_exports, check_vary};
 use crate::policy::host::Shared;
+use crate::policy::ticker::Ticking;
 
 /// What a plugin says of itself.
 #[derive(Debug)]
@@ -29,9 +29,9 @@ impl Policy {
     ///
     /// # Errors
     /// A sentence that the plugin's author or operator can act on.
-    pub fn ask(engine: &Engine, component: &Component, config: &config::Policy, shared: Arc<Shared>) -> Result<Introduction, String> {
-        let roles = check_exports(engine, component)?;
-        let instances = Instances::new(engine, component, config, shared, &roles)?;
+    pub fn ask(ticking: &Ticking, component: &Component, config: &config::Policy, shared: Arc<Shared>) -> Result<Introduction, String> {
+        let roles = check_exports(&ticking.engine, component)?;
+        let instances = Instances::new(ticking, component, config, shared, &roles)?;
         let (description, mut instance) = instances.describe()?;
         check_description(&description)?;
         let vary = instances.configure(&mut instance).and_then(|vary| check_vary(&vary).map(|()| vary));
