@@ -11,6 +11,7 @@ pub mod host;
 pub mod inspect;
 pub mod load;
 pub mod plugin;
+mod wasi;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

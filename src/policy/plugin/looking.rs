@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
-use wasmtime::component::Component;
 
 use super::{Instances, Policy};
 use crate::config;
 use crate::lock;
 use crate::policy::Role;
+use crate::policy::compile::Compiled;
 use crate::policy::contract::{check_description, check_exports, check_vary};
 use crate::policy::host::Shared;
 
@@ -29,7 +29,7 @@ impl Policy {
     ///
     /// # Errors
     /// A sentence that the plugin's author or operator can act on.
-    pub fn ask(engine: &Engine, component: &Component, config: &config::Policy, shared: Arc<Shared>) -> Result<Introduction, String> {
+    pub fn ask(engine: &Engine, component: &Compiled, config: &config::Policy, shared: Arc<Shared>) -> Result<Introduction, String> {
         let roles = check_exports(engine, component)?;
         let instances = Instances::new(engine, component, config, shared, &roles)?;
         let (description, mut instance) = instances.describe()?;
