@@ -62,14 +62,14 @@ enum Command {
     /// Make, inspect, check and test plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
-    /// Compile a component from standard input, as the server's own child.
+    /// Compile a component, or one of its modules, from standard input, as the server's own child.
     #[command(name = CHILD_COMMAND, hide = true)]
     CompileComponent {
         memory_bytes_max: u64,
         seconds_max: u64,
         niceness: i32,
         #[arg(long)]
-        functions: bool,
+        module: bool,
     },
 }
 
@@ -89,8 +89,8 @@ struct ServerFlags {
 
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::CompileComponent { memory_bytes_max, seconds_max, niceness, functions }) = arguments.command {
-        return compile::child(memory_bytes_max, seconds_max, niceness, functions);
+    if let Some(Command::CompileComponent { memory_bytes_max, seconds_max, niceness, module }) = arguments.command {
+        return compile::child(memory_bytes_max, seconds_max, niceness, module);
     }
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,

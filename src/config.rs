@@ -306,6 +306,8 @@ pub enum Grant {
     Metrics,
     Presence,
     State,
+    /// One that denies everything.
+    Wasi,
 }
 
 /// What becomes of that for which a policy was called when it faults, by role.

@@ -10,7 +10,7 @@ use crate::event::{Body, UserId};
 use crate::metrics::DropReason;
 
 /// What a policy wants done; carried out in the order of the members.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Decision {
     pub joins: Vec<Membership>,
     pub deliveries: Vec<Delivery>,
@@ -25,7 +25,7 @@ pub struct Membership {
 }
 
 /// One message and who is to get it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Delivery {
     pub to: Recipients,
     pub except: Vec<UserId>,

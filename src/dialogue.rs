@@ -5,11 +5,12 @@
 //! way as any event: replies are posted to the session's mailbox.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::close::Close;
 use crate::config::SessionsFault;
 use crate::delivery::{Message, Refusal, Terms};
-use crate::dispatch::{Dispatch, Origin, Tally};
+use crate::dispatch::{Dispatch, Origin, Spoken, Tally};
 use crate::event::{self, Body, Event};
 use crate::mailbox::Seat;
 use crate::policy::bindings::{Draft, Response, sessions};
@@ -26,8 +27,9 @@ pub fn opened(dispatch: &Dispatch, seat: &Seat) -> Result<(), Close> {
     let policies = dispatch.policies.current();
     let mut admitted = Vec::new();
     for policy in policies.sessions() {
-        let close = match with_session(seat, |session| policy.opened(session)) {
+        let close = match ask(dispatch, policy, seat, || "opened".to_owned(), |session| policy.opened(session).map(Some)) {
             Ok(response) => {
+                let response = response.unwrap_or_default();
                 carry_out(dispatch, policy, policies.revision, seat, response);
                 admitted.push(policy);
                 continue;
@@ -53,7 +55,7 @@ pub fn received(dispatch: &Dispatch, seat: &Seat, body: &Body) -> Result<(), Ref
     let policies = dispatch.policies.current();
     let count = |outcome| dispatch.services.metrics.client_messages.with_label_values(&[outcome]).inc();
     for policy in policies.sessions() {
-        match with_session(seat, |session| policy.received(session, body)) {
+        match ask(dispatch, policy, seat, || format!("says {}", shown(body)), |session| policy.received(session, body)) {
             Ok(None) => {}
             Ok(Some(response)) => {
                 count("handled");
@@ -85,8 +87,38 @@ pub fn closed(dispatch: &Dispatch, seat: &Seat, code: u16) {
 }
 
 fn tell_closed(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat, code: u16) {
-    if let Ok(response) = with_session(seat, |session| policy.closed(session, code)) {
+    let answer = ask(dispatch, policy, seat, || format!("closed ({code})"), |session| policy.closed(session, code).map(Some));
+    if let Ok(Some(response)) = answer {
         carry_out(dispatch, policy, revision, seat, Response { replies: Vec::new(), close: None, ..response });
+    }
+}
+
+/// Asks a policy, for an onlooker to see.
+fn ask(
+    dispatch: &Dispatch,
+    policy: &Policy,
+    seat: &Seat,
+    what: impl FnOnce() -> String,
+    call: impl FnOnce(sessions::Session<'_>) -> Result<Option<Response>, CallError>,
+) -> Result<Option<Response>, CallError> {
+    let started = Instant::now();
+    let answer = with_session(seat, call);
+    dispatch.spoken(|| Spoken {
+        user: seat.user.clone(),
+        what: what(),
+        policy: policy.name.clone(),
+        version: policy.version.clone(),
+        took: started.elapsed(),
+        answer: answer.clone(),
+    });
+    answer
+}
+
+fn shown(body: &Body) -> String {
+    match body {
+        Body::Json(text) => text.clone(),
+        Body::Text(text) => format!("{text:?}"),
+        Body::Binary(bytes) => format!("{} bytes", bytes.len()),
     }
 }
 

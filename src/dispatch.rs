@@ -21,6 +21,7 @@ use crate::event::{self, Body, Event, UserId};
 use crate::lock;
 use crate::mailbox::Posted;
 use crate::metrics::DropReason;
+use crate::policy::bindings::Response;
 use crate::policy::host::Services;
 use crate::policy::{CallError, Policies, Policy, Role};
 pub use account::{Account, Asked, Told};
@@ -37,10 +38,28 @@ pub struct Dispatch {
     seen: Mutex<Seen>,
     /// Nothing is posted: see [`Dispatch::rehearsal`].
     rehearses: bool,
-    onlooker: OnceLock<mpsc::Sender<Dispatched>>,
+    onlooker: OnceLock<mpsc::Sender<Shown>>,
 }
 
-/// What was done for one event, for somebody who looks on.
+/// What somebody who looks on is shown.
+#[derive(Debug)]
+pub enum Shown {
+    Event(Dispatched),
+    Session(Spoken),
+}
+
+/// What a sessions policy made of a client's coming, of its message, or of its going.
+#[derive(Debug)]
+pub struct Spoken {
+    pub user: UserId,
+    pub what: String,
+    pub policy: String,
+    pub version: String,
+    pub took: Duration,
+    pub answer: Result<Option<Response>, CallError>,
+}
+
+/// What was done for one event.
 #[derive(Debug)]
 pub struct Dispatched {
     pub event_type: String,
@@ -66,8 +85,9 @@ impl Dispatch {
         Ok(Dispatch { rehearses: true, ..dispatch })
     }
 
-    /// From now on the onlooker is sent what is done for each event, as long as it keeps up. The first one stays.
-    pub fn show(&self, onlooker: mpsc::Sender<Dispatched>) {
+    /// From now on the onlooker is sent what is done for each event, and what sessions policies do, as long as it keeps up. The first
+    /// one stays.
+    pub fn show(&self, onlooker: mpsc::Sender<Shown>) {
         // A second one is refused: there is one screen.
         let _ = self.onlooker.set(onlooker);
     }
@@ -100,8 +120,15 @@ impl Dispatch {
         let receipt = self.route(event, attempt, Some(&mut account));
         let shown = serde_json::to_value(&receipt).unwrap_or_default();
         // Whoever looks on holds nobody up: what doesn't fit is not shown.
-        let _ = onlooker.try_send(Dispatched { event_type, receipt: shown, account });
+        let _ = onlooker.try_send(Shown::Event(Dispatched { event_type, receipt: shown, account }));
         receipt
+    }
+
+    /// Shows what a sessions policy did, where somebody looks on.
+    pub fn spoken(&self, spoken: impl FnOnce() -> Spoken) {
+        if let Some(onlooker) = self.onlooker.get() {
+            let _ = onlooker.try_send(Shown::Session(spoken()));
+        }
     }
 
     fn route(&self, event: Event, attempt: u32, account: Option<&mut Account>) -> Receipt {
@@ -199,9 +226,15 @@ impl Dispatch {
         let id = event::new_event_id();
         let revision = self.policies.current().revision;
         let message = Arc::new(Message::new(id.clone(), event::DIRECT.to_owned(), body, revision));
-        let mut tally = Tally::default();
+        let mut account = self.onlooker.get().map(|_| Account::of_a_direct_message(&user, &message, &terms));
+        let mut tally = Tally::with(account.as_mut());
         self.post(&user, None, &message, &terms, &mut tally);
-        tally.into_receipt(Receipt { id, ..Receipt::default() })
+        let receipt = tally.into_receipt(Receipt { id, ..Receipt::default() });
+        if let (Some(onlooker), Some(account)) = (self.onlooker.get(), account) {
+            let shown = serde_json::to_value(&receipt).unwrap_or_default();
+            let _ = onlooker.try_send(Shown::Event(Dispatched { event_type: event::DIRECT.to_owned(), receipt: shown, account }));
+        }
+        receipt
     }
 
     /// Joins before deliveries, leaves after them: the order that the contract states.

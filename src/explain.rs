@@ -1,6 +1,7 @@
 //! Explanations: what became of an event, or would become of it, down to what each class of readers sees.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -98,6 +99,16 @@ struct ClassView {
     sees: Option<Arc<Body>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dropped: Option<DropReason>,
+    /// Of the formatting policies that were asked, as far as that is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    took: Vec<TookView>,
+}
+
+#[derive(Debug, Serialize)]
+struct TookView {
+    name: String,
+    /// Microseconds.
+    took_us: u64,
 }
 
 /// Explains events.
@@ -121,6 +132,7 @@ impl Explain {
     pub async fn rehearse(&self, event: Event) -> prometheus::Result<Explained> {
         let dispatch = self.dispatch.rehearsal(&self.config)?;
         let format = Format::new(dispatch.policies.clone(), dispatch.dead_letters.clone(), self.config.mailboxes.shapes_bytes_max);
+        format.watch();
         Ok(explain(&dispatch, &format, event, false, true).await)
     }
 }
@@ -141,10 +153,13 @@ pub(crate) async fn told(dispatch: &Dispatch, format: &Format, account: Account,
         for told in told {
             deliveries.push(delivery(dispatch, format, told, dry_run).await);
         }
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        policies.push(PolicyView { name, version, digest, took_us, joins, deliveries, leaves, ends });
+        policies.push(PolicyView { name, version, digest, took_us: microseconds(took), joins, deliveries, leaves, ends });
     }
     Explanation { dry_run, revision: account.revision, policies }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 async fn delivery(dispatch: &Dispatch, format: &Format, told: Told, dry_run: bool) -> DeliveryView {
@@ -167,7 +182,9 @@ async fn delivery(dispatch: &Dispatch, format: &Format, told: Told, dry_run: boo
                         Ok(body) => (Some(body), None),
                         Err(reason) => (None, Some(reason)),
                     };
-                    classes.push(ClassView { attributes, sees, dropped });
+                    let took = format.took(&message, &seat).into_iter();
+                    let took = took.map(|(name, took)| TookView { name, took_us: microseconds(took) }).collect();
+                    classes.push(ClassView { attributes, sees, dropped, took });
                     classes.len() - 1
                 }
             };

@@ -2,13 +2,15 @@
 
 mod window;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use crate::config::FormattingFault;
 use crate::dead_letters::DeadLetters;
 use crate::delivery::{Message, Shaped};
 use crate::event::Body;
+use crate::lock;
 use crate::mailbox::Seat;
 use crate::metrics::DropReason;
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
@@ -17,18 +19,47 @@ use window::Window;
 /// What a message's shape depends on: attributes and their values.
 pub type Class = BTreeMap<String, Option<String>>;
 
+/// Shapings that an onlooker may still ask about. One that is asked about later is not told.
+const TIMED_MAX: usize = 1_000;
+
 /// Shapes messages for sessions.
 #[derive(Debug)]
 pub struct Format {
     policies: Arc<Policies>,
     dead_letters: Arc<DeadLetters>,
     kept: Window,
+    /// Where somebody looks on: how long each policy took, the newest last.
+    timed: OnceLock<Mutex<VecDeque<Timed>>>,
+}
+
+/// How long the policies took that shaped a message for a class.
+#[derive(Debug)]
+struct Timed {
+    message: Weak<Message>,
+    class: Vec<Option<String>>,
+    took: Vec<(String, Duration)>,
 }
 
 impl Format {
     /// Of the shapes made last, this many bytes are kept for the next reader of their class.
     pub fn new(policies: Arc<Policies>, dead_letters: Arc<DeadLetters>, shapes_bytes_max: usize) -> Format {
-        Format { policies, dead_letters, kept: Window::new(shapes_bytes_max) }
+        Format { policies, dead_letters, kept: Window::new(shapes_bytes_max), timed: OnceLock::new() }
+    }
+
+    /// From now on, how long each policy takes is remembered for a while.
+    pub fn watch(&self) {
+        self.timed.get_or_init(Mutex::default);
+    }
+
+    /// How long each policy took to shape the message for this session's class; nothing where that isn't known.
+    pub fn took(&self, message: &Arc<Message>, seat: &Seat) -> Vec<(String, Duration)> {
+        let Some(timed) = self.timed.get() else { return Vec::new() };
+        let policies = self.policies.at(message.revision);
+        let class: Vec<Option<&str>> = Chain { policies: &policies, message }.vary().map(|name| seat.attribute(name)).collect();
+        let is_it = |timed: &&Timed| {
+            std::ptr::eq(timed.message.as_ptr(), Arc::as_ptr(message)) && timed.class.iter().map(Option::as_deref).eq(class.iter().copied())
+        };
+        lock(timed).iter().rfind(is_it).map(|timed| timed.took.clone()).unwrap_or_default()
     }
 
     /// The message as this session reads it, or why it doesn't. Cancel safe: whoever comes next formats.
@@ -60,7 +91,7 @@ impl Format {
         let class: Vec<Option<&str>> = chain.vary().map(|name| seat.attribute(name)).collect();
         let place = message.shape(policies.revision, &class);
         let first = async || {
-            let shaped = self.run(&chain, seat);
+            let shaped = self.run(&chain, seat, &class);
             let class_bytes: usize = class.iter().flatten().map(|value| value.len()).sum();
             self.kept.keep(message, class_bytes + shaped.as_ref().map_or(0, |body| body.size()));
             shaped
@@ -68,8 +99,24 @@ impl Format {
         place.get_or_init(first).await.clone()
     }
 
-    fn run(&self, chain: &Chain<'_>, seat: &Seat) -> Shaped {
-        chain.iter().try_fold(chain.message.body.clone(), |body, policy| self.step(policy, chain.message, body, seat))
+    fn run(&self, chain: &Chain<'_>, seat: &Seat, class: &[Option<&str>]) -> Shaped {
+        let mut took = Vec::new();
+        let mut step = |body, policy: &Arc<Policy>| {
+            let started = self.timed.get().map(|_| Instant::now());
+            let shaped = self.step(policy, chain.message, body, seat);
+            took.extend(started.map(|started| (policy.name.clone(), started.elapsed())));
+            shaped
+        };
+        let shaped = chain.iter().try_fold(chain.message.body.clone(), &mut step);
+        if let Some(timed) = self.timed.get() {
+            let (message, class) = (Arc::downgrade(chain.message), class.iter().map(|value| value.map(str::to_owned)).collect());
+            let mut timed = lock(timed);
+            timed.push_back(Timed { message, class, took });
+            if timed.len() > TIMED_MAX {
+                timed.pop_front();
+            }
+        }
+        shaped
     }
 
     fn step(&self, policy: &Policy, message: &Arc<Message>, body: Arc<Body>, seat: &Seat) -> Shaped {

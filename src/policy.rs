@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod load;
 pub mod plugin;
 pub mod ticker;
+mod wasi;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};

@@ -13,9 +13,12 @@ use tokio::runtime::Builder;
 use super::explain::story;
 use super::plugin::test;
 use super::{ServerFlags, log, plugin_build, stop_signal, terminal};
+use crate::config::Grant;
+use crate::dispatch::{Shown, Spoken};
 use crate::kit::Workbench;
 use crate::kit::dev::{Dev, Swapped};
 use crate::policy::contract::grant_names;
+use crate::policy::plugin::TOO_LARGE_TO_KEEP;
 
 /// How often the files are looked at. A save is noticed before a hand has left the keyboard.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -43,6 +46,7 @@ struct Workshop {
     /// The sources of what is in `staging`.
     built: Option<String>,
     told_grants: bool,
+    told_size: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -61,6 +65,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         server: arguments.server.clone(),
         built: None,
         told_grants: false,
+        told_size: false,
     };
     let runtime = Builder::new_multi_thread().enable_all().build().context("can't start the threads that serve")?;
     let served = runtime.block_on(async {
@@ -79,13 +84,23 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     served
 }
 
-/// Shows each event, and what every policy made of it.
+/// Shows each event, and what every policy made of it; and each client who comes, speaks and goes.
 async fn show(dev: Arc<Dev>) {
-    let mut events = dev.events();
-    while let Some(dispatched) = events.recv().await {
-        let head = terminal::highlight(&terminal::plain(&dispatched.event_type), terminal::wants_color());
-        let story = dev.tell(dispatched).await;
-        println!("{head}\n{}", story::for_people(&story).trim_end());
+    let mut shown = dev.shown();
+    let head = |head: &str| terminal::highlight(&terminal::plain(head), terminal::wants_color());
+    while let Some(shown) = shown.recv().await {
+        match shown {
+            Shown::Event(dispatched) => {
+                let head = head(&dispatched.event_type);
+                let story = dev.tell(dispatched).await;
+                println!("{head}\n{}", story::for_people(&story).trim_end());
+            }
+            Shown::Session(spoken) => {
+                let Spoken { user, what, policy, version, took, .. } = &spoken;
+                let answer = terminal::plain(&Dev::answer(&spoken));
+                println!("{}\n  {policy} {version} ({} µs)  {answer}", head(&format!("{user} {what}")), took.as_micros());
+            }
+        }
     }
 }
 
@@ -125,15 +140,17 @@ impl Workshop {
             self.built = Some(sources);
         }
         let built = Instant::now();
-        dev.compile(&self.staging).map_err(anyhow::Error::msg)?;
+        let needed = dev.compile(&self.staging).map_err(anyhow::Error::msg)?;
         let compiled = Instant::now();
-        let passed = self.test()?;
+        let passed = self.test(dev, &needed)?;
         let tested = Instant::now();
-        let Swapped { version, took, granted } = dev.swap(&self.staging, config.clone()).map_err(anyhow::Error::msg)?;
+        let Swapped { version, took, granted, keeps_no_instance } =
+            dev.swap(&self.staging, &needed, config.clone()).map_err(anyhow::Error::msg)?;
         println!(
-            "{} {version} serves: built in {} ms; compiled in {} ms, {passed} in {} ms, loaded and swapped in {} ms",
+            "{} {version} serves: built in {} ms, and {} ms later there: compiled in {} ms, {passed} in {} ms, loaded and swapped in {} ms",
             self.name,
             (built - started).as_millis(),
+            built.elapsed().as_millis(),
             (compiled - built).as_millis(),
             (tested - compiled).as_millis(),
             took.as_millis()
@@ -144,17 +161,21 @@ impl Workshop {
             let table = Workbench::grant_table(&self.name, known, &granted);
             println!("It is granted {} here; a server's configuration has to say:\n\n{table}", grant_names(granted.iter()).join(", "));
         }
+        if keeps_no_instance && !self.told_size {
+            self.told_size = true;
+            println!("{TOO_LARGE_TO_KEEP}; `limits = {{ instance_kept_bytes_max = … }}` in [policies.{}]", self.name);
+        }
         let component = std::fs::read(&self.staging)?;
         plugin_build::write_atomically(&self.output, &component)
     }
 
     /// Says how many fixtures have passed.
-    fn test(&self) -> anyhow::Result<String> {
+    fn test(&self, dev: &Dev, needed: &[Grant]) -> anyhow::Result<String> {
         let fixtures: &Path = &self.dir.join("fixtures");
         if !fixtures.is_dir() {
             return Ok("no fixtures".to_owned());
         }
-        let report = test::play(&self.staging, fixtures, false)?;
+        let report = test::play(dev.bench(), &self.staging, needed, fixtures, false)?;
         if report.failed > 0 {
             anyhow::bail!("{}{}", report.text, test::differ(report.failed));
         }

@@ -1,5 +1,6 @@
 //! `signalpost plugin`: what plugin authors do before a server sees their work.
 
+mod baseline;
 mod bench;
 mod check;
 mod inspect;

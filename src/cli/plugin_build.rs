@@ -69,6 +69,8 @@ fn interfaces(component: &[u8]) -> Result<(Vec<String>, Vec<String>)> {
     };
     let imports = world.imports.keys().map(|key| short(resolve.name_world_key(key)));
     let exports = world.exports.keys().map(|key| short(resolve.name_world_key(key)));
+    // Tools export what they need themselves too, which only `inspect` shows.
+    let exports = exports.filter(|name| ["plugin", "routing", "formatting", "sessions"].contains(&name.as_str()));
     Ok((imports.filter(|name| name != "types" && name != "diagnostics").collect(), exports.collect()))
 }
 
@@ -177,6 +179,12 @@ impl Toolchain {
         command.current_dir(dir);
         command
     }
+}
+
+/// Builds what runs here, and not in a server.
+pub fn cargo_for_this_machine(dir: &Path) -> Command {
+    let is_there = Command::new("cargo").arg("--version").current_dir(dir).output().is_ok_and(|answer| answer.status.success());
+    if is_there { Toolchain::Installed.cargo(dir) } else { Toolchain::Debian.cargo(dir) }
 }
 
 /// What cargo knows of the plugin.

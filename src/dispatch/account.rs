@@ -19,7 +19,7 @@ pub struct Account {
 }
 
 /// A policy's call, and what came of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Asked {
     pub name: String,
     pub version: String,
@@ -56,6 +56,14 @@ impl Asked {
 }
 
 impl Account {
+    /// No policy was asked whom to tell.
+    pub fn of_a_direct_message(user: &UserId, message: &Arc<Message>, terms: &Terms) -> Account {
+        let asked = Asked { name: "sent directly".to_owned(), ..Asked::default() };
+        let mut account = Account { revision: message.revision, policies: vec![asked] };
+        account.tell(&Recipients::Users(vec![user.clone()]), &[], message, terms);
+        account
+    }
+
     pub fn tell(&mut self, to: &Recipients, except: &[UserId], message: &Arc<Message>, terms: &Terms) {
         let (to, except, message, terms) = (to.clone(), except.to_vec(), message.clone(), terms.clone());
         if let Some(asked) = self.policies.last_mut() {

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::config::{Config, Grant, OnBad};
-use crate::dispatch::Dispatched;
+use crate::dispatch::{Dispatched, Shown, Spoken};
 use crate::explain;
 use crate::format::Format;
+use crate::kit::Workbench;
+use crate::kit::fixture::words;
 use crate::operate::Operate;
-use crate::policy::engine;
-use crate::policy::load::Loader;
+use crate::policy::CallError;
 use crate::server::Server;
 
 /// Events that wait to be shown. A screen that is this far behind is read by nobody.
@@ -24,7 +25,7 @@ pub struct Dev {
     name: String,
     operate: Arc<Operate>,
     format: Arc<Format>,
-    compiler: Loader,
+    bench: Workbench,
 }
 
 /// A policy that serves from now on.
@@ -34,6 +35,8 @@ pub struct Swapped {
     pub took: Duration,
     /// What the component needs and the configuration doesn't grant. Here it has it all the same.
     pub granted: Vec<Grant>,
+    /// Each call makes a new instance, since one is too large to be kept.
+    pub keeps_no_instance: bool,
 }
 
 impl Dev {
@@ -48,15 +51,16 @@ impl Dev {
         config.policies.entry(name.to_owned()).or_default().enabled = Some(false);
         let server = Server::new(config.clone()).await?;
         let (operate, format) = server.inside();
-        let compiler = Loader::new(engine::serving()?, Arc::new(config), operate.services.clone()).in_a_hurry().for_edits();
-        Ok((Dev { name: name.to_owned(), operate, format, compiler }, server))
+        format.watch();
+        let bench = Workbench::for_edits(config)?;
+        Ok((Dev { name: name.to_owned(), operate, format, bench }, server))
     }
 
-    /// What is done for each event from now on, as JSON: a receipt with its explanation.
-    pub fn events(&self) -> mpsc::Receiver<Dispatched> {
-        let (onlooker, events) = mpsc::channel(SHOWN_MAX);
+    /// What is done from now on, for each event and by sessions policies.
+    pub fn shown(&self) -> mpsc::Receiver<Shown> {
+        let (onlooker, shown) = mpsc::channel(SHOWN_MAX);
         self.operate.dispatch.show(onlooker);
-        events
+        shown
     }
 
     /// The whole story of an event, as `events?explain=true` answers it.
@@ -69,29 +73,43 @@ impl Dev {
         story.to_string()
     }
 
-    /// Compiles a component into the cache, from which fixtures and server take it.
+    /// What a sessions policy answered, as fixtures write it.
+    pub fn answer(spoken: &Spoken) -> String {
+        match &spoken.answer {
+            Ok(None) => "is not its own".to_owned(),
+            Ok(Some(response)) => format!("answers {}", words::response(response)),
+            Err(CallError::Refused(refusal)) => format!("refuses {}", words::refusal(refusal)),
+            Err(CallError::Fault(fault)) => format!("faults {}", words::fault(fault)),
+            Err(CallError::LeftOut) => "is left out".to_owned(),
+        }
+    }
+
+    /// Compiles a component, for its fixtures and for the server, and says which grants it needs.
     ///
     /// # Errors
     /// No server would load it.
-    pub fn compile(&self, component: &Path) -> Result<(), String> {
-        self.compiler.imported_grants(component).map(drop)
+    pub fn compile(&self, component: &Path) -> Result<Vec<Grant>, String> {
+        self.bench.imported_grants(component)
     }
 
-    /// Loads a component with the settings of this configuration and puts it in the place of the policy. It has what it imports.
+    /// Where its fixtures are played.
+    pub fn bench(&self) -> &Workbench {
+        &self.bench
+    }
+
+    /// Loads a component with the settings of this configuration and puts it in the place of the policy. It has what it needs.
     ///
     /// # Errors
     /// Why it is not loaded; the old one keeps serving.
-    pub fn swap(&self, component: &Path, mut config: Config) -> Result<Swapped, String> {
+    pub fn swap(&self, component: &Path, needed: &[Grant], mut config: Config) -> Result<Swapped, String> {
         let started = Instant::now();
-        let engine = engine::serving().map_err(|error| error.to_string())?;
-        let needed = Loader::new(engine.clone(), Arc::new(config.clone()), self.operate.services.clone()).imported_grants(component)?;
         let configured = config.policies.entry(self.name.clone()).or_default();
-        let granted: Vec<Grant> = needed.into_iter().filter(|grant| !configured.grants.contains(grant)).collect();
+        let granted: Vec<Grant> = needed.iter().copied().filter(|grant| !configured.grants.contains(grant)).collect();
         configured.grants.extend(&granted);
-        let loader = Loader::new(engine, Arc::new(config), self.operate.services.clone());
+        let loader = self.bench.loader(config, self.operate.services.clone());
         let policy = loader.load_one(&self.name, component)?;
-        let version = policy.version.clone();
+        let (version, keeps_no_instance) = (policy.version.clone(), policy.keeps_no_instance());
         loader.put(&self.operate.policies, policy);
-        Ok(Swapped { version, took: started.elapsed(), granted })
+        Ok(Swapped { version, took: started.elapsed(), granted, keeps_no_instance })
     }
 }

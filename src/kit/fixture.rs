@@ -17,8 +17,9 @@
 //! stands still but for `after_ms`. docs/plugins.md describes the format.
 
 mod bench;
+mod native;
 mod stage;
-mod words;
+pub(super) mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::runtime::Builder;
 
-use crate::config::{Config, Grant};
+use crate::config::Grant;
+use crate::kit::Workbench;
 use crate::kit::json::{Json, differences};
 use stage::Stage;
 
@@ -138,15 +140,15 @@ impl Fixture {
     ///
     /// # Errors
     /// The component is not loaded with these grants and settings, or the fixture makes no sense.
-    pub fn run(&self, component: &Path, config: &Config, needed: &[Grant]) -> anyhow::Result<Outcome> {
+    pub fn run(&self, component: &Path, bench: &Workbench, needed: &[Grant]) -> anyhow::Result<Outcome> {
         // Its time stands still.
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build()?;
-        runtime.block_on(self.play(component, config, needed)).with_context(|| self.file.display().to_string())
+        runtime.block_on(self.play(component, bench, needed)).with_context(|| self.file.display().to_string())
     }
 
-    async fn play(&self, component: &Path, config: &Config, needed: &[Grant]) -> anyhow::Result<Outcome> {
+    async fn play(&self, component: &Path, bench: &Workbench, needed: &[Grant]) -> anyhow::Result<Outcome> {
         let grants = self.head.grants.as_deref().unwrap_or(needed).to_vec();
-        let mut stage = Stage::set(component, config, grants, &self.head, self.json.get("host").and_then(|host| host.get("state")))?;
+        let mut stage = Stage::set(component, bench, grants, &self.head, self.json.get("host").and_then(|host| host.get("state")))?;
         let (mut recorded, mut found) = (self.json.clone(), Vec::new());
         let Some(Json::Array(steps)) = self.json.get("steps") else { bail!("`steps` is not a list") };
         let mut played = Vec::new();

@@ -31,6 +31,31 @@ impl Workbench {
         Ok(Workbench { config, services, loader: loader.in_a_hurry() })
     }
 
+    /// One for a plugin that is tried again after each edit.
+    ///
+    /// # Errors
+    /// This machine can't run WebAssembly.
+    pub fn for_edits(config: Config) -> anyhow::Result<Workbench> {
+        let Workbench { config, services, loader } = Workbench::new(config, Clock::Machine)?;
+        Ok(Workbench { config, services, loader: loader.for_edits() })
+    }
+
+    /// Another one, with a configuration and a time of its own, that needn't compile what this one has.
+    ///
+    /// # Errors
+    /// This machine can't run WebAssembly.
+    pub fn beside(&self, config: Config, clock: Clock) -> anyhow::Result<Workbench> {
+        let config = Arc::new(config);
+        let (services, _) = server::foundations_at(&config, clock)?;
+        let loader = self.loader.with(config.clone(), services.clone());
+        Ok(Workbench { config, services, loader })
+    }
+
+    /// What loads policies for a server with this configuration and these services.
+    pub fn loader(&self, config: Config, services: Arc<Services>) -> Loader {
+        self.loader.with(Arc::new(config), services)
+    }
+
     /// The name under which the configuration knows a file: what it says, or the file's own.
     pub fn name_of(&self, file: &Path) -> String {
         let same = |configured: &Path| {

@@ -32,7 +32,7 @@ pub struct Bounds {
 }
 
 /// What a sessions policy answers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Response {
     pub replies: Vec<Body>,
     pub decision: Decision,
@@ -41,7 +41,7 @@ pub struct Response {
 }
 
 /// An event that a sessions policy publishes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Draft {
     pub kind: String,
     pub subject: Option<String>,

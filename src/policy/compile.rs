@@ -4,26 +4,28 @@
 //! enforces. What it made is kept in a private folder, by the component's digest and the engine. Only bytes that this
 //! binary wrote there are ever deserialized: nobody else can write to the folder, and each file begins with its own digest.
 
-mod functions;
+mod parts;
 
+use std::collections::HashMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
-use wasmtime::Engine;
-use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Engine, Module};
 
 use super::engine;
 use crate::config;
-use functions::{Functions, push_part, split_part};
+use crate::lock;
 
 /// The argument that makes this binary the compiling child.
 pub const CHILD_COMMAND: &str = "compile-component";
@@ -52,8 +54,85 @@ pub struct Compiler {
     memory_bytes_max: u64,
     /// The priority of the child, as `nice` counts: a server's own work comes first.
     niceness: i32,
-    /// What the last child made of each function, for the next one. A server does without: its plugins seldom change.
-    functions: Option<Mutex<Vec<u8>>>,
+    /// What was made last, and its large modules by their digests, for what is made after an edit. A server does without: its
+    /// plugins seldom change.
+    last: Option<Mutex<Last>>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    digest: String,
+    compiled: Option<Compiled>,
+    modules: HashMap<String, Module>,
+}
+
+/// A component that is ready to be instantiated.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    component: Component,
+    /// Those that were taken out of it.
+    modules: Vec<Module>,
+}
+
+impl Compiled {
+    fn whole(component: Component) -> Compiled {
+        Compiled { component, modules: Vec::new() }
+    }
+
+    pub fn component(&self) -> &Component {
+        &self.component
+    }
+
+    /// What it imports, but for its own modules.
+    pub fn imports(&self, engine: &Engine) -> Vec<String> {
+        let own: Vec<String> = (0..self.modules.len()).map(parts::import_name).collect();
+        let is_own = |name: &str, item: &ComponentItem| matches!(item, ComponentItem::Module(_)) && own.iter().any(|own| own == name);
+        let kind = self.component.component_type();
+        kind.imports(engine).filter(|(name, import)| !is_own(name, &import.ty)).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    pub fn exports(&self, engine: &Engine) -> Vec<String> {
+        self.component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// Gives it its own modules back.
+    ///
+    /// # Errors
+    /// One of their names is taken.
+    pub fn link<T: 'static>(&self, linker: &mut Linker<T>) -> wasmtime::Result<()> {
+        self.modules.iter().enumerate().try_for_each(|(index, module)| linker.root().module(&parts::import_name(index), module))
+    }
+}
+
+/// Bytes that come from our own child process, directly or through a file that only this user could write and whose digest is right.
+struct Ours<'a>(&'a [u8]);
+
+/// What the child makes, and how it is read back.
+trait Artefact: Sized {
+    /// What tells its file from those of others, and the child what to make.
+    const SUFFIX: &str;
+
+    fn read(engine: &Engine, ours: Ours<'_>) -> wasmtime::Result<Self>;
+}
+
+impl Artefact for Component {
+    const SUFFIX: &str = "";
+
+    #[expect(unsafe_code, reason = "wasmtime trusts an artefact, and this one can be trusted")]
+    fn read(engine: &Engine, ours: Ours<'_>) -> wasmtime::Result<Component> {
+        // SAFETY: the bytes are ours, and wasmtime itself checks that the same version and settings made them.
+        unsafe { Component::deserialize(engine, ours.0) }
+    }
+}
+
+impl Artefact for Module {
+    const SUFFIX: &str = "-module";
+
+    #[expect(unsafe_code, reason = "wasmtime trusts an artefact, and this one can be trusted")]
+    fn read(engine: &Engine, ours: Ours<'_>) -> wasmtime::Result<Module> {
+        // SAFETY: as for a component.
+        unsafe { Module::deserialize(engine, ours.0) }
+    }
 }
 
 impl Compiler {
@@ -71,7 +150,7 @@ impl Compiler {
         });
         let deadline = Duration::from_millis(plugins.compile_deadline_ms);
         let memory_bytes_max = plugins.compile_memory_bytes_max;
-        Compiler { program, cache, deadline, memory_bytes_max, niceness: NICENESS_LOWEST, functions: None }
+        Compiler { program, cache, deadline, memory_bytes_max, niceness: NICENESS_LOWEST, last: None }
     }
 
     /// Somebody waits for it: it is as urgent as anything else.
@@ -79,61 +158,77 @@ impl Compiler {
         Compiler { niceness: 0, ..self }
     }
 
-    /// What an edit left alone isn't compiled again.
+    /// For one engine, and one plugin that changes and changes: what an edit left alone isn't compiled again, nor read.
     pub fn for_edits(self) -> Compiler {
-        Compiler { functions: Some(Mutex::default()), ..self }
+        Compiler { last: Some(Mutex::default()), ..self }
     }
 
     /// The component with this content; from the cache, or compiled.
     ///
     /// # Errors
     /// A sentence for the plugin's author.
-    pub fn component(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> Result<Component, String> {
-        let kept = self.cache.as_ref().map(|dir| dir.join(artefact_name(engine, digest)));
-        if let Some(component) = kept.as_deref().and_then(|file| load(engine, file)) {
-            return Ok(component);
+    pub fn component(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> Result<Compiled, String> {
+        let Some(last) = &self.last else { return self.made(engine, digest, bytes).map(Compiled::whole) };
+        let mut last = lock(last);
+        if let Some(compiled) = last.compiled.as_ref().filter(|_| last.digest == digest) {
+            return Ok(compiled.clone());
         }
-        let artefact = self.compile(bytes)?;
+        let compiled = match parts::take_out(bytes) {
+            None => Compiled::whole(self.made(engine, digest, bytes)?),
+            Some(parts) => {
+                let mut modules = HashMap::new();
+                let mut module = |bytes: &[u8]| {
+                    let digest = hex_digest(bytes);
+                    let known = last.modules.get(&digest).cloned();
+                    let module = known.map_or_else(|| self.made(engine, &digest, bytes), Ok)?;
+                    modules.insert(digest, module.clone());
+                    Ok(module)
+                };
+                let modules_of_it = parts.modules.iter().map(|bytes| module(bytes)).collect::<Result<_, String>>()?;
+                last.modules = modules;
+                // It is large, and soon made, and the next edit makes another one.
+                let artefact = self.compile::<Component>(&parts.rest)?;
+                Compiled { component: Component::read(engine, Ours(&artefact)).map_err(unloadable)?, modules: modules_of_it }
+            }
+        };
+        (last.digest, last.compiled) = (digest.to_owned(), Some(compiled.clone()));
+        Ok(compiled)
+    }
+
+    /// From the cache, or compiled.
+    fn made<A: Artefact>(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> Result<A, String> {
+        let kept = self.cache.as_ref().map(|dir| dir.join(artefact_name(engine, digest) + A::SUFFIX));
+        if let Some(made) = kept.as_deref().and_then(|file| load(engine, file)) {
+            return Ok(made);
+        }
+        let artefact = self.compile::<A>(bytes)?;
         if let Some(file) = &kept
             && let Err(error) = keep(file, &artefact)
         {
             tracing::warn!("a compiled plugin is not kept in {}: {error}", file.display());
         }
-        deserialize(engine, &artefact).map_err(|error| format!("compiles to something that can't be loaded: {error:#}"))
+        A::read(engine, Ours(&artefact)).map_err(unloadable)
     }
 
     /// The component, compiled anew, and how long that took.
     ///
     /// # Errors
     /// A sentence for the plugin's author.
-    pub fn timed(&self, engine: &Engine, bytes: &[u8]) -> Result<(Component, Duration), String> {
+    pub fn timed(&self, engine: &Engine, bytes: &[u8]) -> Result<(Compiled, Duration), String> {
         let started = Instant::now();
-        let artefact = self.compile(bytes)?;
+        let artefact = self.compile::<Component>(bytes)?;
         let took = started.elapsed();
-        let component = deserialize(engine, &artefact).map_err(|error| format!("compiles to something that can't be loaded: {error:#}"))?;
-        Ok((component, took))
+        Ok((Compiled::whole(Component::read(engine, Ours(&artefact)).map_err(unloadable)?), took))
     }
 
-    fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
-        let Some(functions) = &self.functions else { return self.ask_child(bytes) };
-        let mut functions = functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut question = Vec::new();
-        push_part(&mut question, bytes);
-        question.extend_from_slice(&functions);
-        let answer = self.ask_child(&question)?;
-        let (artefact, rest) = split_part(&answer).ok_or("can't be compiled now: the compiler's answer is cut off")?;
-        *functions = rest.to_vec();
-        Ok(artefact.to_vec())
-    }
-
-    fn ask_child(&self, question: &[u8]) -> Result<Vec<u8>, String> {
+    fn compile<A: Artefact>(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
         let cannot = |error: io::Error| format!("can't be compiled now: {error}");
         let mut child = Command::new(&self.program)
             .arg(CHILD_COMMAND)
             .arg(self.memory_bytes_max.to_string())
             .arg(self.deadline.as_secs().saturating_add(1).to_string())
             .arg(self.niceness.to_string())
-            .args(self.functions.as_ref().map(|_| "--functions"))
+            .args(A::SUFFIX.strip_prefix('-').map(|kind| format!("--{kind}")))
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -146,7 +241,7 @@ impl Compiler {
         thread::scope(|scope| {
             scope.spawn(move || {
                 // A child that ends early says why on stderr.
-                let _ = stdin.write_all(question);
+                let _ = stdin.write_all(bytes);
             });
             let words = scope.spawn(move || {
                 let mut words = String::new();
@@ -174,14 +269,21 @@ impl Compiler {
     }
 }
 
-/// The child: a component on standard input, its artefact on standard output; with `functions`, each with its length before it
-/// and the code of functions after it. Its arguments bound its memory in bytes and its time in seconds of a processor, and say
-/// its priority.
-pub fn child(memory_bytes_max: u64, seconds_max: u64, niceness: i32, functions: bool) -> ExitCode {
+fn unloadable(error: wasmtime::Error) -> String {
+    format!("compiles to something that can't be loaded: {error:#}")
+}
+
+fn hex_digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The child: a component, or a `module`, on standard input, its artefact on standard output. Its arguments bound its memory in bytes and
+/// its time in seconds of a processor, and say its priority.
+pub fn child(memory_bytes_max: u64, seconds_max: u64, niceness: i32, module: bool) -> ExitCode {
     let answered = confine(memory_bytes_max, seconds_max, niceness).and_then(|()| {
         let mut question = Vec::new();
         io::stdin().lock().read_to_end(&mut question).map_err(|error| format!("can't be read: {error}"))?;
-        let answer = if functions { answer_with_functions(&question) } else { answer(&question) }?;
+        let answer = answer(&question, module)?;
         io::stdout().lock().write_all(&answer).map_err(|error| format!("can't be written: {error}"))
     });
     match answered {
@@ -206,23 +308,10 @@ fn confine(memory_bytes_max: u64, seconds_max: u64, niceness: i32) -> Result<(),
     Ok(())
 }
 
-fn answer(component: &[u8]) -> Result<Vec<u8>, String> {
-    precompile(&engine::compiling(None), component)
-}
-
-fn answer_with_functions(question: &[u8]) -> Result<Vec<u8>, String> {
-    let (component, functions) = split_part(question).ok_or("can't be read: it is cut off")?;
-    let functions = Arc::new(Functions::from_bytes(functions));
-    let artefact = precompile(&engine::compiling(Some(functions.clone())), component)?;
-    let mut answer = Vec::new();
-    push_part(&mut answer, &artefact);
-    answer.append(&mut functions.to_bytes());
-    Ok(answer)
-}
-
-fn precompile(engine: &wasmtime::Result<Engine>, component: &[u8]) -> Result<Vec<u8>, String> {
-    let engine = engine.as_ref().map_err(ToString::to_string)?;
-    engine.precompile_component(component).map_err(|error| format!("is no valid component: {error:#}"))
+fn answer(question: &[u8], module: bool) -> Result<Vec<u8>, String> {
+    let engine = engine::compiling().map_err(|error| error.to_string())?;
+    let compiled = if module { engine.precompile_module(question) } else { engine.precompile_component(question) };
+    compiled.map_err(|error| format!("is no valid component: {error:#}"))
 }
 
 /// Waits for the child, and ends it when its time is over.
@@ -265,13 +354,13 @@ fn artefact_name(engine: &Engine, digest: &str) -> String {
 }
 
 /// Reads an artefact back, if it is there and whole.
-fn load(engine: &Engine, file: &Path) -> Option<Component> {
+fn load<A: Artefact>(engine: &Engine, file: &Path) -> Option<A> {
     let sealed = fs::read(file).ok()?;
     let (seal, artefact) = sealed.split_at_checked(SEAL_BYTES)?;
     if seal != Sha256::digest(artefact).as_slice() {
         return None;
     }
-    deserialize(engine, artefact).ok()
+    A::read(engine, Ours(artefact)).ok()
 }
 
 /// Writes an artefact so that no reader finds half of it, and makes room by removing the oldest.
@@ -290,11 +379,4 @@ fn keep(file: &Path, artefact: &[u8]) -> io::Result<()> {
         fs::remove_file(oldest)?;
     }
     Ok(())
-}
-
-#[expect(unsafe_code, reason = "wasmtime trusts an artefact; this is the only place that hands it one")]
-fn deserialize(engine: &Engine, artefact: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the bytes come from our own child process, directly or through a file that only this user could write and whose
-    // digest is right; wasmtime itself checks that the same version and settings made them.
-    unsafe { Component::deserialize(engine, artefact) }
 }

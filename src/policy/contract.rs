@@ -3,9 +3,10 @@
 
 use serde::Serialize;
 use wasmtime::Engine;
-use wasmtime::component::Component;
 
 use super::bindings::plugin;
+use super::compile::Compiled;
+use super::wasi;
 use crate::config::Grant;
 
 /// The contract that this server serves. A published version stays as it is; the next one lives beside it.
@@ -41,9 +42,8 @@ pub fn check_kind(bytes: &[u8]) -> Result<(), String> {
 }
 
 /// Reads the roles off the exports.
-pub fn check_exports(engine: &Engine, component: &Component) -> Result<Vec<Role>, String> {
-    let kind = component.component_type();
-    let exports: Vec<String> = kind.exports(engine).map(|(name, _)| name.to_owned()).collect();
+pub fn check_exports(engine: &Engine, component: &Compiled) -> Result<Vec<Role>, String> {
+    let exports = component.exports(engine);
     let has = |interface: &str| exports.iter().any(|name| *name == format!("{CONTRACT}/{interface}@{CONTRACT_VERSION}"));
     if !has("plugin") {
         check_version(exports.iter().map(String::as_str))?;
@@ -58,14 +58,17 @@ pub fn check_exports(engine: &Engine, component: &Component) -> Result<Vec<Role>
 }
 
 /// The grants that a component needs: every import must be one of ours.
-pub fn imported_grants(engine: &Engine, component: &Component) -> Result<Vec<Grant>, String> {
-    let kind = component.component_type();
-    let imports: Vec<String> = kind.imports(engine).map(|(name, _)| name.to_owned()).collect();
+pub fn imported_grants(engine: &Engine, component: &Compiled) -> Result<Vec<Grant>, String> {
+    let imports = component.imports(engine);
     check_version(imports.iter().map(String::as_str))?;
     let mut grants = Vec::new();
     for import in &imports {
         let Some(interface) = import.strip_prefix(&format!("{CONTRACT}/")).and_then(|rest| rest.split('@').next()) else {
-            return Err(format!("imports {import}, which no policy can have: there is only {CONTRACT}@{CONTRACT_VERSION}, and no WASI"));
+            if import.starts_with(wasi::PREFIX) {
+                grants.push(Grant::Wasi);
+                continue;
+            }
+            return Err(format!("imports {import}, which no policy can have: there is only {CONTRACT}@{CONTRACT_VERSION}"));
         };
         // Types are no capability, and everybody may say why they die.
         if interface == "types" || interface == "diagnostics" {
@@ -78,19 +81,23 @@ pub fn imported_grants(engine: &Engine, component: &Component) -> Result<Vec<Gra
         };
         grants.push(grant);
     }
+    // WASI has many interfaces, and one grant.
+    grants.sort();
+    grants.dedup();
     Ok(grants)
 }
 
 /// Every import must be granted.
-pub fn check_imports(engine: &Engine, component: &Component, name: &str, grants: &[Grant]) -> Result<(), String> {
+pub fn check_imports(engine: &Engine, component: &Compiled, name: &str, grants: &[Grant]) -> Result<(), String> {
     let missing: Vec<Grant> = imported_grants(engine, component)?.into_iter().filter(|grant| !grants.contains(grant)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let mut wanted = grant_names(grants.iter().chain(&missing));
     wanted.sort();
+    let advice = if missing.contains(&Grant::Wasi) { "build it without WASI, or let it have one that denies everything: " } else { "" };
     let missing = grant_names(missing.iter());
-    Err(format!("imports {}, which is not granted: add `grants = {wanted:?}` to [policies.{name}]", list(&missing)))
+    Err(format!("imports {}, which is not granted: {advice}add `grants = {wanted:?}` to [policies.{name}]", list(&missing)))
 }
 
 /// Grants as the configuration writes them.

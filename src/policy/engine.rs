@@ -1,9 +1,8 @@
 //! The sandbox: one engine, its ticker, and the bounds of one instance. Who else touches wasmtime's configuration is wrong.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{CacheStore, Config, Engine, ResourceLimiter, UpdateDeadline};
+use wasmtime::{Config, Engine, ResourceLimiter, UpdateDeadline};
 
 use super::ticker::{TICK, Ticking};
 use crate::config::Limits;
@@ -25,15 +24,14 @@ const BACKTRACE_FRAMES_MAX: usize = 20;
 /// # Errors
 /// This machine can't run compiled WebAssembly, or refuses a thread.
 pub fn serving() -> anyhow::Result<Ticking> {
-    Ok(Ticking::new(compiling(None)?)?)
+    Ok(Ticking::new(compiling()?)?)
 }
 
-/// The engine of a process that only compiles: the same, so that what it makes fits. `functions` has code of functions that were
-/// compiled before.
+/// The engine of a process that only compiles: the same, so that what it makes fits.
 ///
 /// # Errors
 /// wasmtime was built without something that the configuration names.
-pub fn compiling(functions: Option<Arc<dyn CacheStore>>) -> wasmtime::Result<Engine> {
+pub fn compiling() -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     // Deadlines: a call traps when the epoch has passed its own.
     config.epoch_interruption(true);
@@ -48,9 +46,6 @@ pub fn compiling(functions: Option<Arc<dyn CacheStore>>) -> wasmtime::Result<Eng
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX));
     // Registering unwind information of many modules is slow, and no native debugger looks at them.
     config.native_unwind_info(false);
-    if let Some(functions) = functions {
-        config.enable_incremental_compilation(functions)?;
-    }
     Engine::new(&config)
 }
 
@@ -59,6 +54,8 @@ pub fn compiling(functions: Option<Arc<dyn CacheStore>>) -> wasmtime::Result<Eng
 #[derive(Debug, Default)]
 pub struct Deadline {
     budget: Duration,
+    /// The setting that says so.
+    pub setting: &'static str,
     /// The thread's processor time at the first look.
     first_look: Option<Duration>,
 }
@@ -67,8 +64,14 @@ impl Deadline {
     /// Ticks after which a call is looked at for the first time. The current tick is partly over, so one more.
     pub const FIRST_LOOK_TICKS: u64 = 2;
 
-    pub fn new(budget_ms: u64) -> Deadline {
-        Deadline { budget: Duration::from_millis(budget_ms), first_look: None }
+    /// Of a call.
+    pub fn call(limits: &Limits) -> Deadline {
+        Deadline { budget: Duration::from_millis(limits.call_deadline_ms), setting: "limits.call_deadline_ms", first_look: None }
+    }
+
+    /// Of what comes before the first call.
+    pub fn configure(limits: &Limits) -> Deadline {
+        Deadline { budget: Duration::from_millis(limits.configure_deadline_ms), setting: "limits.configure_deadline_ms", first_look: None }
     }
 
     /// Decides at the end of a tick whether the call may go on.
@@ -93,13 +96,14 @@ pub struct Growth {
     table_elements_max: usize,
     memory_bytes: usize,
     table_elements: usize,
-    pub refused: bool,
+    /// The setting because of which.
+    pub refused: Option<&'static str>,
 }
 
 impl Growth {
     pub fn new(limits: &Limits) -> Growth {
         let (memory_bytes_max, table_elements_max) = (limits.memory_bytes_max, limits.table_elements_max);
-        Growth { memory_bytes_max, table_elements_max, memory_bytes: 0, table_elements: 0, refused: false }
+        Growth { memory_bytes_max, table_elements_max, memory_bytes: 0, table_elements: 0, refused: None }
     }
 
     /// Linear memory of the instance.
@@ -111,13 +115,17 @@ impl Growth {
 impl ResourceLimiter for Growth {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let fits = grows(&mut self.memory_bytes, current, desired, self.memory_bytes_max);
-        self.refused |= !fits;
+        if !fits {
+            self.refused = Some("limits.memory_bytes_max");
+        }
         Ok(fits)
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let fits = grows(&mut self.table_elements, current, desired, self.table_elements_max);
-        self.refused |= !fits;
+        if !fits {
+            self.refused = Some("limits.table_elements_max");
+        }
         Ok(fits)
     }
 

@@ -79,17 +79,20 @@ impl Defect {
         let kind = match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => FaultKind::Deadline,
             Some(Trap::StackOverflow) => FaultKind::Stack,
-            _ if host.growth.refused => FaultKind::Memory,
+            _ if host.growth.refused.is_some() => FaultKind::Memory,
             Some(_) if host.panic().is_some() => FaultKind::Panic,
             Some(_) => FaultKind::Trap,
             None if error.is::<TooManyHostCalls>() => FaultKind::Host,
             // Not a trap: what it handed over could not be read.
             None => FaultKind::Output,
         };
-        let detail = match host.panic() {
+        let mut detail = match host.panic() {
             Some(said) => format!("{said} ({})", error.root_cause()),
             None => error.root_cause().to_string(),
         };
+        if let Some(setting) = exceeded(kind, &detail, host) {
+            detail = format!("{}; {setting} bounds that", cut(&detail, FAULT_DETAIL_BYTES_MAX / 2));
+        }
         let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
         let backtrace =
             frames.iter().filter_map(|frame| frame.func_name()).map(|name| cut(rustc_name(name), FUNCTION_BYTES_MAX).to_owned()).collect();
@@ -106,6 +109,17 @@ impl Defect {
     pub fn during(self, what: &str) -> Defect {
         let detail = cut(&format!("{what}: {}", self.detail), FAULT_DETAIL_BYTES_MAX).to_owned();
         Defect { detail, ..self }
+    }
+}
+
+/// The setting whose bound was in the way, for who means to allow more.
+fn exceeded(kind: FaultKind, detail: &str, host: &Host) -> Option<&'static str> {
+    match kind {
+        FaultKind::Deadline => Some(host.deadline.setting),
+        FaultKind::Memory => host.growth.refused,
+        // wasmtime has no type for it.
+        FaultKind::Output if detail.contains("fuel") => Some("limits.output_bytes_max"),
+        _ => None,
     }
 }
 

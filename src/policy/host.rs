@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::Engine;
+use wasmtime::component::{Component, HasSelf, Linker};
 
 use super::bindings::{clock, diagnostics, groups, log, metrics, presence, state};
 use super::engine::{Deadline, Growth};
+use super::wasi;
 use crate::config::{Grant, Limits};
 use crate::groups::Groups;
 use crate::lock;
@@ -114,8 +116,8 @@ impl Host {
     }
 
     /// Begins a call: its time stands still, and its allowances are new.
-    pub fn begin(&mut self, deadline_ms: u64) {
-        self.deadline = Deadline::new(deadline_ms);
+    pub fn begin(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
         let since = self.shared.services.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.log_lines = 0;
@@ -129,7 +131,7 @@ impl Host {
     }
 
     /// Counts a host call. A guest that only asks spends the host's time, which its deadline doesn't see.
-    fn count(&mut self) -> wasmtime::Result<()> {
+    pub fn count(&mut self) -> wasmtime::Result<()> {
         self.calls += 1;
         let most = self.shared.limits.host_calls_max;
         if self.calls > most { Err(wasmtime::Error::new(TooManyHostCalls(most))) } else { Ok(()) }
@@ -140,7 +142,7 @@ impl Host {
 ///
 /// # Errors
 /// Two interfaces have one name: a mistake in the WIT.
-pub fn link(linker: &mut Linker<Host>, grants: &[Grant]) -> wasmtime::Result<()> {
+pub fn link(linker: &mut Linker<Host>, grants: &[Grant], engine: &Engine, component: &Component) -> wasmtime::Result<()> {
     diagnostics::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?;
     for grant in grants {
         match grant {
@@ -150,6 +152,7 @@ pub fn link(linker: &mut Linker<Host>, grants: &[Grant]) -> wasmtime::Result<()>
             Grant::Metrics => metrics::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?,
             Grant::Presence => presence::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?,
             Grant::State => state::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?,
+            Grant::Wasi => wasi::link(linker, engine, component)?,
         }
     }
     Ok(())

@@ -45,9 +45,7 @@ impl Inspection {
         let grants = imported_grants(engine, &component)?;
         let config = config::Policy { grants: grants.clone(), ..config };
         let says = Policy::ask(ticking, &component, &config, shared)?;
-        let kind = component.component_type();
-        let imports = kind.imports(engine).map(|(name, _)| name.to_owned()).collect();
-        let exports = kind.exports(engine).map(|(name, _)| name.to_owned()).collect();
+        let (imports, exports) = (component.imports(engine), component.exports(engine));
         Ok(Inspection { bytes, digest, says, grants, imports, exports, compile })
     }
 }

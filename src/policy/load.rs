@@ -18,7 +18,7 @@ use super::compile::Compiler;
 use super::contract::{check_kind, imported_grants};
 use super::host::{Services, Shared, cut};
 use super::inspect::Inspection;
-use super::plugin::Source;
+use super::plugin::{Source, TOO_LARGE_TO_KEEP};
 use super::{Policies, Policy, PolicySet, Rejected};
 use crate::config::{self, Config};
 use crate::lock;
@@ -33,7 +33,7 @@ const REASON_BYTES_MAX: usize = 4096;
 #[derive(Debug)]
 pub struct Loader {
     ticking: Ticking,
-    compiler: Compiler,
+    compiler: Arc<Compiler>,
     config: Arc<Config>,
     services: Arc<Services>,
 }
@@ -61,20 +61,25 @@ impl Candidate {
 
 impl Loader {
     pub fn new(ticking: Ticking, config: Arc<Config>, services: Arc<Services>) -> Loader {
-        let compiler = Compiler::new(&config.plugins);
+        let compiler = Arc::new(Compiler::new(&config.plugins));
         Loader { ticking, compiler, config, services }
     }
 
     /// Somebody waits for what it compiles.
-    pub fn in_a_hurry(mut self) -> Loader {
-        self.compiler = self.compiler.in_a_hurry();
-        self
+    pub fn in_a_hurry(self) -> Loader {
+        let compiler = Compiler::new(&self.config.plugins).in_a_hurry();
+        Loader { compiler: Arc::new(compiler), ..self }
     }
 
-    /// What it compiles is what it compiled before, with an edit.
-    pub fn for_edits(mut self) -> Loader {
-        self.compiler = self.compiler.for_edits();
-        self
+    /// Somebody waits for it, and what it compiles is what it compiled before, with an edit.
+    pub fn for_edits(self) -> Loader {
+        let compiler = Compiler::new(&self.config.plugins).in_a_hurry().for_edits();
+        Loader { compiler: Arc::new(compiler), ..self }
+    }
+
+    /// One that has compiled what this one has, with another configuration and other services.
+    pub fn with(&self, config: Arc<Config>, services: Arc<Services>) -> Loader {
+        Loader { ticking: self.ticking.clone(), compiler: self.compiler.clone(), config, services }
     }
 
     /// Everything that can be loaded, and what can't.
@@ -83,7 +88,10 @@ impl Loader {
         let mut rejected = Vec::new();
         for candidate in self.candidates() {
             match self.policy(&candidate) {
-                Ok(policy) => policies.push(Arc::new(policy)),
+                Ok(policy) => {
+                    warn(&policy);
+                    policies.push(Arc::new(policy));
+                }
                 Err(reason) => rejected.push(reject(&candidate, reason)),
             }
         }
@@ -139,6 +147,7 @@ impl Loader {
             changed.push(candidate.name.clone());
             match self.policy(candidate) {
                 Ok(policy) => {
+                    warn(&policy);
                     if let Some(old) = serving {
                         policy.follows(old);
                     }
@@ -297,6 +306,13 @@ impl Loader {
 
     pub fn config(&self) -> &config::Plugins {
         &self.config.plugins
+    }
+}
+
+/// What its operator should know of a policy that was loaded.
+fn warn(policy: &Policy) {
+    if policy.keeps_no_instance() {
+        tracing::warn!(policy = policy.name, "{TOO_LARGE_TO_KEEP}");
     }
 }
 

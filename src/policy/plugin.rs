@@ -12,11 +12,11 @@ use std::time::{Duration, Instant, SystemTime};
 use prometheus::Histogram;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use wasmtime::Store;
-use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::component::{InstancePre, Linker};
 
 use super::bindings::{self, Bounds, Response, formatting, plugin, routing, sessions};
 use super::breaker::Breaker;
-use super::compile::Compiler;
+use super::compile::{Compiled, Compiler};
 use super::contract::{
     CONTRACT, CONTRACT_VERSION, Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary, matches,
 };
@@ -33,6 +33,10 @@ pub use looking::Introduction;
 
 /// A call of this length holds up the other tasks of its thread for longer than a thread's hand-over takes.
 const LONG_CALL: Duration = Duration::from_millis(1);
+
+/// Of a policy that works, and slowly; an interpreter's instances are like that.
+pub const TOO_LARGE_TO_KEEP: &str =
+    "each call makes a new instance, since one is larger than a server keeps from call to call: limits.instance_kept_bytes_max bounds that";
 
 /// A policy, ready to be called.
 #[derive(Debug)]
@@ -219,6 +223,11 @@ impl Policy {
         Quota { policy: &self.name, groups_max: self.limits().groups_max, memberships_max: self.limits().memberships_max }
     }
 
+    /// Whether the first instance was too large to be kept, asked before the first call.
+    pub fn keeps_no_instance(&self) -> bool {
+        self.config.isolation == Isolation::Reuse && self.idle_instances() == 0
+    }
+
     pub fn idle_instances(&self) -> usize {
         lock(&self.instances.idle).len()
     }
@@ -294,7 +303,7 @@ impl Policy {
         }
         let fault = |defect| CallError::Fault(Box::new(self.fault(function, event, defect)));
         let mut instance = self.instances.take().map_err(fault)?;
-        instance.begin(self.instances.shared.limits.call_deadline_ms);
+        instance.begin(Deadline::call(&self.instances.shared.limits));
         let lingers = self.lingers.load(Ordering::Relaxed);
         let answer = if lingers { aside(|| run(&mut instance)) } else { run(&mut instance) };
         let took = started.elapsed();
@@ -402,16 +411,18 @@ impl Calls {
 impl Instances {
     fn new(
         ticking: &Ticking,
-        component: &Component,
+        component: &Compiled,
         config: &config::Policy,
         shared: Arc<Shared>,
         roles: &[Role],
     ) -> Result<Instances, String> {
         let settings = serde_json::to_string(&config.settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
-        let mut linker = Linker::new(&ticking.engine);
-        link(&mut linker, &config.grants).map_err(|error| chain(&error))?;
+        let engine = &ticking.engine;
+        let mut linker = Linker::new(engine);
+        link(&mut linker, &config.grants, engine, component.component()).map_err(|error| chain(&error))?;
+        component.link(&mut linker).map_err(|error| chain(&error))?;
         let pre = linker
-            .instantiate_pre(component)
+            .instantiate_pre(component.component())
             .map_err(|error| format!("does not fit the contract {CONTRACT}@{CONTRACT_VERSION}: {}", chain(&error)))?;
         let wrong =
             |error: wasmtime::Error| format!("an export does not fit the contract {CONTRACT}@{CONTRACT_VERSION}: {}", chain(&error));
@@ -436,7 +447,7 @@ impl Instances {
 
     fn describe(&self) -> Result<(plugin::Description, Instance), String> {
         let mut instance = self.instantiate().map_err(|defect| failed("creating an instance", &defect))?;
-        instance.begin(self.shared.limits.configure_deadline_ms);
+        instance.begin(Deadline::configure(&self.shared.limits));
         let description = instance.plugin.call_describe(&mut instance.store);
         let description = description.map_err(|error| failed("describe", &Defect::of(&error, instance.store.data())))?;
         Ok((description, instance))
@@ -444,13 +455,12 @@ impl Instances {
 
     /// What its output varies on.
     fn configure(&self, instance: &mut Instance) -> Result<Vec<String>, String> {
-        let deadline = self.shared.limits.configure_deadline_ms;
-        instance.begin(deadline);
+        instance.begin(Deadline::configure(&self.shared.limits));
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
         let configured = configured.map_err(|error| failed("configure", &Defect::of(&error, instance.store.data())))?;
         configured.map_err(|reason| format!("it refuses its settings {}: {reason}", self.code.settings))?;
         let mut vary = Vec::new();
-        instance.begin(deadline);
+        instance.begin(Deadline::configure(&self.shared.limits));
         if let Some(formatting) = &instance.formatting {
             vary = formatting.call_vary(&mut instance.store).map_err(|error| failed("vary", &Defect::of(&error, instance.store.data())))?;
         }
@@ -466,7 +476,7 @@ impl Instances {
     /// A new instance, configured.
     fn fresh(&self) -> Result<Instance, Defect> {
         let mut instance = self.instantiate().map_err(|defect| defect.during("creating a new instance"))?;
-        instance.begin(self.shared.limits.configure_deadline_ms);
+        instance.begin(Deadline::configure(&self.shared.limits));
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
         let failed = |error| Defect::of(&error, instance.store.data()).during("configuring a new instance");
         match configured.map_err(failed)? {
@@ -495,7 +505,7 @@ impl Instances {
         store.limiter(|host| &mut host.growth);
         store.set_hostcall_fuel(self.shared.limits.output_bytes_max);
         store.set_max_component_handles(HANDLES_MAX);
-        store.data_mut().begin(self.shared.limits.configure_deadline_ms);
+        store.data_mut().begin(Deadline::configure(&self.shared.limits));
         store.set_epoch_deadline(Deadline::FIRST_LOOK_TICKS);
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().deadline.look()));
         let instance = self.code.pre.instantiate(&mut store).map_err(|error| Defect::of_creation(&error, store.data()))?;
@@ -524,8 +534,8 @@ impl std::fmt::Debug for Instances {
 }
 
 impl Instance {
-    fn begin(&mut self, deadline_ms: u64) {
-        self.store.data_mut().begin(deadline_ms);
+    fn begin(&mut self, deadline: Deadline) {
+        self.store.data_mut().begin(deadline);
         self.store.set_epoch_deadline(Deadline::FIRST_LOOK_TICKS);
     }
 }

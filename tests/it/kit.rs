@@ -1,5 +1,6 @@
 //! The plugin kit, as plugin authors run it: the binary, files, and what it prints.
 
+mod contract;
 mod developing;
 mod inspecting;
 mod making;

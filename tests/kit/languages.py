@@ -49,7 +49,7 @@ def main(signalpost, *languages):
             work.mkdir()
             seconds = build(signalpost, language, work)
             serves(signalpost, language, work)
-            rows.append(row(signalpost, language, work, seconds))
+            rows += table(signalpost, language, work, seconds)
     print("\n| | component | build after an edit | compiled by the server | instance | memory | `route`, p50 | `format`, p50 |")
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(rows))
@@ -105,10 +105,12 @@ def serves(signalpost, language, work):
     print(f"ok  {language}: fixtures, and a match on a server")
 
 
-def row(signalpost, language, work, seconds):
+def table(signalpost, language, work, seconds):
+    """The language's row, and one of the same policies without WebAssembly where they can be built so."""
     bench = lambda name: json.loads(run([signalpost, "plugin", "bench", name, "--json"], work))
     routing, formatting = bench("match"), bench("plain")
     fixture = routing["fixtures"][0]
+    steps = [fixture["steps"][0], formatting["fixtures"][0]["steps"][0]]
     cells = [
         f"`{language}`",
         f"{routing['bytes'] / 1e6:.2f} MB",
@@ -116,10 +118,12 @@ def row(signalpost, language, work, seconds):
         f"{routing['compile_ns'] / 1e9:.2f} s",
         f"{fixture['instance_ns'] / 1e3:.0f} µs",
         f"{fixture['instance_kept_bytes'] / 2**20:.1f} MiB",
-        f"{fixture['steps'][0]['p50_ns'] / 1e3:.1f} µs",
-        f"{formatting['fixtures'][0]['steps'][0]['p50_ns'] / 1e3:.1f} µs",
+        *(f"{step['p50_ns'] / 1e3:.1f} µs" for step in steps),
     ]
-    return f"| {' | '.join(cells)} |"
+    rows = [cells]
+    if language == "rust":
+        rows.append(["`rust`, native", *["—"] * 5, *(f"{step['native_p50_ns'] / 1e3:.1f} µs" for step in steps)])
+    return [f"| {' | '.join(cells)} |" for cells in rows]
 
 
 def run(command, folder, **how):

@@ -35,6 +35,18 @@ macro_rules! export {
             $crate::bindings::plugin::export_plugin!(Exported with_types_in $crate::bindings::plugin);
             $($crate::__export_role!($role Exported $policy, POLICY);)+
         };
+
+        #[cfg(all(test, not(target_arch = "wasm32")))]
+        mod __signalpost_baseline {
+            #[allow(unused_imports)] // The policy may be named by a path.
+            use super::*;
+
+            // Does nothing but where `signalpost plugin bench` runs it.
+            #[test]
+            fn run() {
+                $crate::baseline::run::<$policy>(&[$($crate::__baseline_role!($role $policy)),+]);
+            }
+        }
     };
 }
 
@@ -87,6 +99,21 @@ macro_rules! __export_role {
     };
     ($role:ident $exported:ident $policy:ty, $instance:ident) => {
         ::std::compile_error!(::std::concat!("`", ::std::stringify!($role), "` is no role: there are routing, formatting and sessions"));
+    };
+}
+
+/// How one role is called without WebAssembly.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __baseline_role {
+    (routing $policy:ty) => {
+        $crate::baseline::Role::Routing(<$policy as $crate::Routing>::route)
+    };
+    (formatting $policy:ty) => {
+        $crate::baseline::Role::Formatting(<$policy as $crate::Formatting>::format)
+    };
+    (sessions $policy:ty) => {
+        $crate::baseline::Role::Sessions(<$policy as $crate::Sessions>::received)
     };
 }
 

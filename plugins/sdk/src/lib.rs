@@ -54,6 +54,9 @@
 //!
 //! Policies are tested where they are written, with `cargo test` and no WebAssembly: see `testing`.
 
+#[cfg(not(target_arch = "wasm32"))]
+#[doc(hidden)]
+pub mod baseline;
 #[doc(hidden)]
 pub mod bindings;
 mod decision;

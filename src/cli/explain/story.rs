@@ -85,6 +85,14 @@ struct Class {
     attributes: BTreeMap<String, Option<String>>,
     sees: Option<Body>,
     dropped: Option<String>,
+    took: Vec<Took>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Took {
+    name: String,
+    took_us: u64,
 }
 
 /// The receipt, and below it what each policy did.
@@ -141,7 +149,9 @@ fn tell(out: &mut String, delivery: &Delivery) {
             Some(reason) => format!("nothing: {}", plain(reason)),
             None => body(class.sees.as_ref()),
         };
-        let _ = writeln!(out, "      [{}]{}  {seen}", index + 1, plain(&attributes.collect::<String>()));
+        let took: Vec<String> = class.took.iter().map(|took| format!("{} {} µs", plain(&took.name), took.took_us)).collect();
+        let took = if took.is_empty() { String::new() } else { format!("  ({})", took.join(", ")) };
+        let _ = writeln!(out, "      [{}]{}  {seen}{took}", index + 1, plain(&attributes.collect::<String>()));
     }
 }
 
@@ -201,7 +211,7 @@ mod tests {
                  "recipients":[{"user":"1","seq":4,"sessions":[{"subprotocol":"signalpost.v1","class":1},{"subprotocol":null,"class":0}]},
                    {"user":"2","sessions":[]}],
                  "more":3,"formatting":["a","b"],
-                 "classes":[{"attributes":{"locale":null},"sees":{"text":"x\ny"}},{"attributes":{"locale":"de"},"dropped":"formatted"}]},
+                 "classes":[{"attributes":{"locale":null},"sees":{"text":"x\ny"},"took":[{"name":"a","took_us":7},{"name":"b","took_us":1}]},{"attributes":{"locale":"de"},"dropped":"formatted"}]},
                 {"to":"everyone","except":["3"],"message":{"base64":"AP8="},"recipients":[{"user":"4","dropped":"mailbox_full"}]},
                 {"to":{"group":"g"}},{"to":{"session":{"user":"1","session":"s"}}}],
               "leaves":[],"ends":["pool:7"]}]}}"#;
@@ -216,7 +226,7 @@ pooling (12 µs)
     2  no session; it waits in the mailbox
     and 3 more
     shaped by a, then b
-      [1]  \"x\\ny\"
+      [1]  \"x\\ny\"  (a 7 µs, b 1 µs)
       [2] locale=de  nothing: formatted
   tells  everyone except 3
          base64 AP8=

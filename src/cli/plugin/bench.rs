@@ -1,4 +1,5 @@
-//! `signalpost plugin bench`: what a plugin costs: to compile, to instantiate, and for each call of its fixtures.
+//! `signalpost plugin bench`: what a plugin costs: to compile, to instantiate, and for each call of its fixtures; and what the same calls
+//! cost without WebAssembly, where the plugin can be built so.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use anyhow::{anyhow, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::baseline::{self, Native};
 use super::test::component_and_sources;
 use crate::cli::{ServerFlags, terminal};
 use crate::kit::Workbench;
@@ -15,7 +17,7 @@ use crate::policy::host::Clock;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Arguments {
-    /// The component, or the plugin's folder.
+    /// The component; or the plugin's folder, of which a policy in Rust is also timed without WebAssembly.
     plugin: PathBuf,
     /// Only this fixture; all of the plugin's by default.
     #[arg(long, value_name = "FILE")]
@@ -36,41 +38,71 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     ensure!(!fixtures.is_empty(), "there are no fixtures (*.json) in {}", sources.join("fixtures").display());
     let (config, _) = ServerFlags::of(None).load()?;
-    let bench = Workbench::new(config.clone(), Clock::Machine)?;
+    let bench = Workbench::new(config, Clock::Machine)?;
     let name = bench.name_of(&component);
     let inspection = bench.inspect(&name, &component).map_err(|reason| anyhow!("{} {reason}", component.display()))?;
-    let timed = fixtures.iter().map(|fixture| fixture.bench(&component, &config, &inspection.grants, arguments.calls));
+    let timed = fixtures.iter().map(|fixture| fixture.bench(&component, &bench, &inspection.grants, arguments.calls));
     let timed: Vec<Bench> = timed.collect::<anyhow::Result<_>>()?;
+    let natives: Vec<Natives> = timed.iter().map(|timed| natives(arguments, timed)).collect();
     if arguments.json {
-        println!("{}", in_numbers(inspection.bytes.len(), inspection.compile, &fixtures, &timed));
+        println!("{}", in_numbers(inspection.bytes.len(), inspection.compile, &fixtures, &timed, &natives));
         return Ok(());
     }
     println!("{}: {} bytes, compiled in {}", component.display(), inspection.bytes.len(), shown(inspection.compile));
-    for (fixture, timed) in fixtures.iter().zip(timed) {
+    for ((fixture, timed), natives) in fixtures.iter().zip(timed).zip(natives) {
         let memory = match timed.memory_bytes {
             0 => "is not kept from call to call (limits.instance_kept_bytes_max)".to_owned(),
             bytes => format!("has {} KiB", bytes / 1024),
         };
         println!("{}: an instance takes {} to make and {memory}", fixture.file.display(), shown(timed.instance));
-        for step in timed.steps {
+        for (index, step) in timed.steps.into_iter().enumerate() {
             let (p50, p99) = (shown(step.p50), shown(step.p99));
-            println!("  {:48} p50 {p50:>9}  p99 {p99:>9}  {} calls", terminal::plain(&step.name), step.calls);
+            let native = native(&natives, index).map_or_else(String::new, |native| {
+                let times = ns(step.p50) as f64 / native.p50_ns.max(1) as f64;
+                format!("  native p50 {:>9} ({times:.1} times less)", shown(Duration::from_nanos(native.p50_ns)))
+            });
+            println!("  {:48} p50 {p50:>9}  p99 {p99:>9}{native}  {} calls", terminal::plain(&step.name), step.calls);
         }
     }
     Ok(())
 }
 
-fn in_numbers(bytes: usize, compile: Duration, fixtures: &[Fixture], timed: &[Bench]) -> Value {
-    let step = |step: &Timed| json!({ "name": step.name, "calls": step.calls, "p50_ns": ns(step.p50), "p99_ns": ns(step.p99) });
-    let fixture = |(fixture, timed): (&Fixture, &Bench)| {
+/// Of each step; nothing where there is no such build.
+type Natives = Vec<Option<Native>>;
+
+fn natives(arguments: &Arguments, timed: &Bench) -> Natives {
+    // Who names a component asks about that alone, as who builds none.
+    if !arguments.plugin.is_dir() || !baseline::is_there(&arguments.plugin) {
+        return Vec::new();
+    }
+    baseline::time(&arguments.plugin, &timed.question, arguments.calls).unwrap_or_else(|error| {
+        eprintln!("There is no native baseline: {error:#}");
+        Vec::new()
+    })
+}
+
+fn native(natives: &Natives, step: usize) -> Option<Native> {
+    natives.get(step).copied().flatten()
+}
+
+fn in_numbers(bytes: usize, compile: Duration, fixtures: &[Fixture], timed: &[Bench], natives: &[Natives]) -> Value {
+    let step = |(step, native): (&Timed, Option<Native>)| {
+        let mut numbers = json!({ "name": step.name, "calls": step.calls, "p50_ns": ns(step.p50), "p99_ns": ns(step.p99) });
+        if let (Some(members), Some(native)) = (numbers.as_object_mut(), native) {
+            members.extend([("native_p50_ns".to_owned(), json!(native.p50_ns)), ("native_p99_ns".to_owned(), json!(native.p99_ns))]);
+        }
+        numbers
+    };
+    let fixture = |((fixture, timed), natives): ((&Fixture, &Bench), &Natives)| {
+        let steps = timed.steps.iter().enumerate().map(|(index, timed)| step((timed, native(natives, index))));
         json!({
             "file": fixture.file,
             "instance_ns": ns(timed.instance),
             "instance_kept_bytes": timed.memory_bytes,
-            "steps": timed.steps.iter().map(step).collect::<Vec<_>>(),
+            "steps": steps.collect::<Vec<_>>(),
         })
     };
-    let fixtures: Vec<Value> = fixtures.iter().zip(timed).map(fixture).collect();
+    let fixtures: Vec<Value> = fixtures.iter().zip(timed).zip(natives).map(fixture).collect();
     json!({ "bytes": bytes, "compile_ns": ns(compile), "fixtures": fixtures })
 }
 

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::cli::ServerFlags;
 use crate::kit::Workbench;
 use crate::policy::host::Clock;
+use crate::policy::plugin::TOO_LARGE_TO_KEEP;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Arguments {
@@ -31,5 +32,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let roles: Vec<String> = policy.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
     let events = if policy.events.is_empty() { "none".to_owned() } else { policy.events.join(", ") };
     println!("{} would be loaded as {name} {} ({}); events: {events}", arguments.file.display(), policy.version, roles.join(", "));
+    if policy.keeps_no_instance() {
+        println!("but {TOO_LARGE_TO_KEEP}");
+    }
     Ok(())
 }

@@ -57,8 +57,8 @@ macro_rules! folder {
 
 const CONTRACT: [(&str, &str); 3] = folder!("wit": "policy.wit", "host.wit", "worlds.wit");
 
-const SDK: [(&str, &str); 13] = folder!(
-    "plugins/sdk": "Cargo.toml", "src/lib.rs", "src/bindings.rs", "src/decision.rs", "src/export.rs", "src/host.rs", "src/id.rs",
+const SDK: [(&str, &str); 14] = folder!(
+    "plugins/sdk": "Cargo.toml", "src/lib.rs", "src/baseline.rs", "src/bindings.rs", "src/decision.rs", "src/export.rs", "src/host.rs", "src/id.rs",
     "src/json.rs", "src/locale.rs", "src/message.rs", "src/misfit.rs", "src/response.rs", "src/testing.rs",
 );
 

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 
 use crate::cli::{ServerFlags, plugin_build, terminal};
+use crate::config::Grant;
 use crate::kit::{Workbench, fixture};
-use crate::policy::host::Clock;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Arguments {
@@ -26,7 +26,10 @@ pub(in crate::cli) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (component, sources) = component_and_sources(&arguments.plugin)?;
     let dir = arguments.fixtures.clone().unwrap_or_else(|| sources.join("fixtures"));
-    let report = play(&component, &dir, arguments.update)?;
+    let (config, _) = ServerFlags::of(None).load()?;
+    let bench = Workbench::for_edits(config)?;
+    let needed = bench.imported_grants(&component).map_err(|reason| anyhow!("{} {reason}", component.display()))?;
+    let report = play(&bench, &component, &needed, &dir, arguments.update)?;
     print!("{}", report.text);
     if report.failed > 0 {
         bail!("{} (expected ≠ what came out); `--update` records what came out", differ(report.failed));
@@ -40,18 +43,16 @@ pub(in crate::cli) struct Report {
     pub(in crate::cli) failed: u64,
 }
 
-pub(in crate::cli) fn play(component: &Path, dir: &Path, update: bool) -> anyhow::Result<Report> {
+/// `needed`: the grants that a fixture gives where it doesn't say.
+pub(in crate::cli) fn play(bench: &Workbench, component: &Path, needed: &[Grant], dir: &Path, update: bool) -> anyhow::Result<Report> {
     let started = Instant::now();
     let fixtures = fixture::read_all(dir)?;
     if fixtures.is_empty() {
         bail!("there are no fixtures (*.json) in {}", dir.display());
     }
-    let (config, _) = ServerFlags::of(None).load()?;
-    let needed = Workbench::new(config.clone(), Clock::Machine)?.imported_grants(component);
-    let needed = needed.map_err(|reason| anyhow::anyhow!("{} {reason}", component.display()))?;
     let (mut text, mut steps, mut failed) = (String::new(), 0, 0);
     for fixture in &fixtures {
-        let outcome = fixture.run(component, &config, &needed)?;
+        let outcome = fixture.run(component, bench, needed)?;
         steps += outcome.steps as u64;
         if outcome.differences.is_empty() {
             continue;

@@ -120,7 +120,7 @@ events = "chat"
             r#""plugins.dir" in signalpost.toml:13 is ["plugins"]; expected a string in quotes"#,
             r#""plugins.on_bad" in signalpost.toml:12 is 7; expected "stop" or "skip""#,
             r#""policies.chat.events" in signalpost.toml:17 is "chat"; expected a list"#,
-            r#""policies.chat.grants" in signalpost.toml:15 is ["groups", "disk"]; expected a list of "clock", "groups", "log", "metrics", "presence", "state""#,
+            r#""policies.chat.grants" in signalpost.toml:15 is ["groups", "disk"]; expected a list of "clock", "groups", "log", "metrics", "presence", "state", "wasi""#,
             r#""policies.chat.order" in signalpost.toml:16 is 0.5; expected a whole number"#,
             r#""sockets" in signalpost.toml:4 is 3; expected a table"#,
             r#""worker_threads" in signalpost.toml:3 is "many"; expected a whole number, 0 or more"#,

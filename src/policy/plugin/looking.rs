@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasmtime::component::Component;
-
 use super::{Instances, Policy};
 use crate::config;
 use crate::lock;
 use crate::policy::Role;
+use crate::policy::compile::Compiled;
 use crate::policy::contract::{check_description, check_exports, check_vary};
 use crate::policy::host::Shared;
 use crate::policy::ticker::Ticking;
@@ -29,7 +28,7 @@ impl Policy {
     ///
     /// # Errors
     /// A sentence that the plugin's author or operator can act on.
-    pub fn ask(ticking: &Ticking, component: &Component, config: &config::Policy, shared: Arc<Shared>) -> Result<Introduction, String> {
+    pub fn ask(ticking: &Ticking, component: &Compiled, config: &config::Policy, shared: Arc<Shared>) -> Result<Introduction, String> {
         let roles = check_exports(&ticking.engine, component)?;
         let instances = Instances::new(ticking, component, config, shared, &roles)?;
         let (description, mut instance) = instances.describe()?;

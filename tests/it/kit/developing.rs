@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::process::signalpost;
-use crate::support::wat::Guest;
+use crate::support::wat::{Guest, wrapper};
 use crate::support::{TestServer, bundled};
 
 /// A component is compiled at the lowest priority: on a busy machine that takes its time.
@@ -131,6 +131,35 @@ async fn a_save_is_built_tested_and_served_and_what_fails_changes_nothing() {
     developing.says("serves: built in", 3);
     developing.server.publish("a", json!(null)).await;
     assert_eq!(client.json().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_who_come_speak_and_go_are_shown() {
+    let components = tempfile::tempdir().unwrap();
+    let greeter = components.path().join("greeter.wasm");
+    std::fs::write(&greeter, Guest::sessions("(call $not_mine)").component()).unwrap();
+    let developing = Developing::start(&greeter);
+    developing.says("serves: built in", 1);
+    let mut client = developing.server.connect("u").await;
+    developing.says("u opened\n  it 1.0.0 (", 1);
+    client.send(r#"{"a":1}"#).await;
+    let log = developing.says("u says {\"a\":1}\n  it 1.0.0 (", 1);
+    assert!(log.contains(" µs)  answers {}") && log.contains(" µs)  is not its own"), "{log}");
+    drop(client);
+    developing.says("u closed (", 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_direct_message_is_shown_with_its_shape_and_the_time_that_took() {
+    let components = tempfile::tempdir().unwrap();
+    let shaper = components.path().join("shaper.wasm");
+    std::fs::write(&shaper, wrapper("it")).unwrap();
+    let developing = Developing::start(&shaper);
+    developing.says("serves: built in", 1);
+    let mut client = developing.server.connect("u").await;
+    developing.server.post("/users/u/messages", json!(7)).await;
+    assert_eq!(client.json().await, json!({ "by": "it", "message": 7 }));
+    developing.says("      [1]  {\"by\":\"it\",\"message\":7}  (it ", 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::plugin;
 use crate::support::bundled;
-use crate::support::wat::Guest;
+use crate::support::wat::{Guest, component_of};
 
 fn inspect(file: &Path) -> Value {
     let ran = plugin(file.parent().unwrap(), &["inspect", "--json", file.to_str().unwrap()]);
@@ -87,6 +87,84 @@ fn settings_are_checked_in_the_plugins_own_words_and_by_the_configured_name() {
     std::fs::write(dir.path().join("c.toml"), config.replace("= 0", "= 5")).unwrap();
     let ran = plugin(dir.path(), &["check", "v2.wasm", "--config", "c.toml"]);
     assert!(ran.code == 0 && ran.out.starts_with("v2.wasm would be loaded as rides 0.1.0 (routing)"), "{} {}", ran.out, ran.err);
+}
+
+#[test]
+fn an_instance_that_is_too_large_to_be_kept_is_told_by_the_setting() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("large.wasm"), Guest { memory: "160", ..Guest::routing("(call $nobody)") }.component()).unwrap();
+    let words =
+        "but each call makes a new instance, since one is larger than a server keeps from call to call: limits.instance_kept_bytes_max";
+    let ran = plugin(dir.path(), &["check", "large.wasm"]);
+    assert!(ran.code == 0 && ran.out.contains(words), "{} {}", ran.out, ran.err);
+    std::fs::write(dir.path().join("c.toml"), "[policies.large]\nlimits = { instance_kept_bytes_max = 16_777_216 }\n").unwrap();
+    let ran = plugin(dir.path(), &["check", "large.wasm", "--config", "c.toml"]);
+    assert!(ran.code == 0 && !ran.out.contains("but"), "{} {}", ran.out, ran.err);
+}
+
+/// A part of WASI, and a world that imports it.
+const WASI: &str = "
+    world guest {
+        include signalpost:policy/routing-policy@0.1.0;
+        import wasi:cli/environment@0.2.0;
+        import wasi:cli/exit@0.2.0;
+        import wasi:cli/stdout@0.2.0;
+        import wasi:random/random@0.2.0;
+    }
+    package wasi:io@0.2.0 {
+        interface streams {
+            variant stream-error { last-operation-failed(string), closed }
+            resource output-stream { check-write: func() -> result<u64, stream-error>; }
+        }
+    }
+    package wasi:cli@0.2.0 {
+        interface environment { get-environment: func() -> list<tuple<string, string>>; }
+        interface exit { exit: func(status: result); }
+        interface stdout { use wasi:io/streams@0.2.0.{output-stream}; get-stdout: func() -> output-stream; }
+    }
+    package wasi:random@0.2.0 {
+        interface random { get-random-u64: func() -> u64; get-random-bytes: func(len: u64) -> list<u8>; }
+    }";
+
+#[test]
+fn wasi_is_a_grant_of_its_own_and_denies_everything() {
+    let fields = r#"
+        (import "wasi:cli/environment@0.2.0" "get-environment" (func $environment (param i32)))
+        (import "wasi:cli/exit@0.2.0" "exit" (func $exit (param i32)))
+        (import "wasi:cli/stdout@0.2.0" "get-stdout" (func $stdout (result i32)))
+        (import "wasi:io/streams@0.2.0" "[method]output-stream.check-write" (func $check (param i32 i32)))
+        (import "wasi:random/random@0.2.0" "get-random-u64" (func $random (result i64)))
+        (import "wasi:random/random@0.2.0" "get-random-bytes" (func $bytes (param i64 i32)))"#;
+    // No variable, no random number but 0, 16 bytes where 16 are asked for, and a closed stream; and then it leaves.
+    let body = "
+        (call $environment (i32.const 7000))
+        (if (i32.load (i32.const 7004)) (then unreachable))
+        (if (i32.wrap_i64 (call $random)) (then unreachable))
+        (call $bytes (i64.const 16) (i32.const 7000))
+        (if (i32.ne (i32.load (i32.const 7004)) (i32.const 16)) (then unreachable))
+        (if (i32.load (i32.load (i32.const 7000))) (then unreachable))
+        (call $check (call $stdout) (i32.const 7008))
+        (if (i32.ne (i32.load8_u (i32.const 7008)) (i32.const 1)) (then unreachable))
+        (if (i32.ne (i32.load8_u (i32.const 7016)) (i32.const 1)) (then unreachable))
+        (if (i32.load8_u offset=24 (local.get $event)) (then (call $exit (i32.const 0))))
+        (call $nobody)";
+    let dir = tempfile::tempdir().unwrap();
+    let module = Guest { fields, ..Guest::routing(body) }.module();
+    std::fs::write(dir.path().join("it.wasm"), component_of(WASI, &module)).unwrap();
+    let refused = plugin(dir.path(), &["check", "it.wasm"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("imports wasi, which is not granted") && refused.err.contains("grants = [\"wasi\"]"), "{}", refused.err);
+    std::fs::write(dir.path().join("c.toml"), "[policies.it]\ngrants = [\"wasi\"]\n").unwrap();
+    let taken = plugin(dir.path(), &["check", "it.wasm", "--config", "c.toml"]);
+    assert_eq!(taken.code, 0, "{}", taken.err);
+    std::fs::create_dir(dir.path().join("fixtures")).unwrap();
+    let steps = json!([
+        { "event": { "type": "a" }, "decides": {} },
+        { "event": { "type": "a", "subject": "leave" }, "faults": { "kind": "output", "detail": "the guest ended itself by WASI's `exit`" } },
+    ]);
+    std::fs::write(dir.path().join("fixtures/it.json"), json!({ "about": "", "steps": steps }).to_string()).unwrap();
+    let ran = plugin(dir.path(), &["test", "it.wasm"]);
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
 }
 
 /// Without comments and blank lines: words that make the contract clearer don't change it.

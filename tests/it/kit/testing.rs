@@ -171,6 +171,22 @@ fn a_fixture_that_makes_no_sense_is_refused_by_the_place() {
 }
 
 #[test]
+fn a_bound_that_is_in_the_way_is_told_by_the_setting_that_moves_it() {
+    let event = json!([{ "event": { "type": "tick" }, "decides": {} }]);
+    let fixture = json!({ "about": "", "steps": event });
+    let spins = Case::new(&Guest::routing("(loop $on (br $on)) (i32.const 0)").component(), &fixture);
+    spins.fails("interrupt; limits.call_deadline_ms bounds that");
+    let configures = Guest { configure: "(loop $on (br $on)) (i32.const 0)", ..Guest::routing("(call $nobody)") };
+    Case::new(&configures.component(), &fixture).fails("interrupt; limits.configure_deadline_ms bounds that");
+    let large = Guest { memory: "400", ..Guest::routing("(call $nobody)") };
+    Case::new(&large.component(), &fixture).fails("; limits.memory_bytes_max bounds that");
+    let table = Guest { fields: "(table 30000 funcref)", ..Guest::routing("(call $nobody)") };
+    Case::new(&table.component(), &fixture).fails("; limits.table_elements_max bounds that");
+    let many = "(call $decided (i32.const 60000))";
+    Case::new(&Guest { memory: "150", ..Guest::routing(many) }.component(), &fixture).fails("; limits.output_bytes_max bounds that");
+}
+
+#[test]
 fn each_call_of_a_fixture_is_timed() {
     let compact = bundled().join("compact.wasm");
     let fixture = sources().join("compact/fixtures/readers.json");

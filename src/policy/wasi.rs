@@ -1,0 +1,136 @@
+//! A WASI that denies everything, for languages whose library imports it even where nothing of it is used. There is no file, no
+//! argument, no variable, no stream that takes a byte, and no randomness; it is 1970. It is a grant of its own, which nobody has by default.
+//!
+//! No interface is known by its functions, but by what their types allow: a list is empty, a number 0, an option absent, and a result an
+//! error. A function that could only lie otherwise ends the call.
+
+use wasmtime::component::types::{self, ComponentItem};
+use wasmtime::component::{Component, Linker, LinkerInstance, Resource, ResourceType, Type, Val};
+use wasmtime::{Engine, StoreContextMut, bail};
+
+use super::host::Host;
+
+/// What the names of WASI's interfaces begin with.
+pub const PREFIX: &str = "wasi:";
+
+/// Random bytes that are asked for at a time; all are 0. A hash table takes 16.
+const RANDOM_BYTES_MAX: u64 = 4096;
+
+/// Whatever a resource of WASI stands for, nothing is behind it.
+#[derive(Debug)]
+struct Nothing;
+
+/// Links what a component imports of WASI.
+///
+/// # Errors
+/// It imports something that no WASI has.
+pub fn link(linker: &mut Linker<Host>, engine: &Engine, component: &Component) -> wasmtime::Result<()> {
+    let kind = component.component_type();
+    for (name, import) in kind.imports(engine).filter(|(name, _)| name.starts_with(PREFIX)) {
+        let ComponentItem::ComponentInstance(interface) = import.ty else { bail!("{name} is no interface") };
+        let mut linked = linker.instance(name)?;
+        for (item, export) in interface.exports(engine) {
+            match export.ty {
+                ComponentItem::ComponentFunc(_) => deny(&mut linked, name, item)?,
+                ComponentItem::Resource(_) => linked.resource(item, ResourceType::host::<Nothing>(), |_, _| Ok(()))?,
+                // A type is not linked.
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn deny(linked: &mut LinkerInstance<'_, Host>, interface: &str, function: &str) -> wasmtime::Result<()> {
+    let full_name = format!("{interface}#{function}");
+    linked.func_new(function, move |mut store, kind, params, results| {
+        store.data_mut().count()?;
+        params.iter().try_for_each(|param| give_back(&mut store, param))?;
+        let Some((result, returned)) = results.first_mut().zip(kind.results().next()) else {
+            // All that returns nothing may do nothing, but for what must not return.
+            return if full_name.contains("/exit@") {
+                Err(wasmtime::Error::msg("the guest ended itself by WASI's `exit`"))
+            } else {
+                Ok(())
+            };
+        };
+        *result = match (returned, params) {
+            // A list of as many as were asked for.
+            (Type::List(list), [Val::U64(length)]) if matches!(list.ty(), Type::U8) => {
+                if *length > RANDOM_BYTES_MAX {
+                    bail!("{full_name} gives {RANDOM_BYTES_MAX} bytes at most, and was asked for {length}");
+                }
+                Val::List((0..*length).map(|_| Val::U8(0)).collect())
+            }
+            (returned, _) => nothing(&mut store, &returned, &full_name)?,
+        };
+        Ok(())
+    })
+}
+
+/// A handle that was lent or given has to be dropped.
+fn give_back(store: &mut StoreContextMut<'_, Host>, value: &Val) -> wasmtime::Result<()> {
+    match value {
+        Val::Resource(handle) => handle.resource_drop(&mut *store),
+        Val::List(values) | Val::Tuple(values) => values.iter().try_for_each(|value| give_back(store, value)),
+        Val::Record(fields) => fields.iter().try_for_each(|(_, value)| give_back(store, value)),
+        Val::Option(Some(value)) | Val::Variant(_, Some(value)) | Val::Result(Ok(Some(value)) | Err(Some(value))) => {
+            give_back(store, value)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The least that a type allows.
+fn nothing(store: &mut StoreContextMut<'_, Host>, kind: &Type, function: &str) -> wasmtime::Result<Val> {
+    Ok(match kind {
+        Type::Bool => Val::Bool(false),
+        Type::S8 => Val::S8(0),
+        Type::U8 => Val::U8(0),
+        Type::S16 => Val::S16(0),
+        Type::U16 => Val::U16(0),
+        Type::S32 => Val::S32(0),
+        Type::U32 => Val::U32(0),
+        Type::S64 => Val::S64(0),
+        Type::U64 => Val::U64(0),
+        Type::Float32 => Val::Float32(0.0),
+        Type::Float64 => Val::Float64(0.0),
+        Type::Char => Val::Char('\0'),
+        Type::String => Val::String(String::new()),
+        Type::List(_) => Val::List(Vec::new()),
+        Type::Option(_) => Val::Option(None),
+        Type::Flags(_) => Val::Flags(Vec::new()),
+        Type::Result(result) => {
+            let error = result.err().map(|kind| denial(store, &kind, function)).transpose()?;
+            Val::Result(Err(error.map(Box::new)))
+        }
+        Type::Tuple(tuple) => Val::Tuple(tuple.types().map(|kind| nothing(store, &kind, function)).collect::<wasmtime::Result<_>>()?),
+        Type::Record(record) => {
+            let field = |field: types::Field<'_>| Ok((field.name.to_owned(), nothing(store, &field.ty, function)?));
+            Val::Record(record.fields().map(field).collect::<wasmtime::Result<_>>()?)
+        }
+        Type::Own(_) => Val::Resource(Resource::<Nothing>::new_own(0).try_into_resource_any(store)?),
+        Type::Enum(_) | Type::Variant(_) => denial(store, kind, function)?,
+        _ => bail!("{function} is not granted: this WASI denies everything"),
+    })
+}
+
+/// Of all errors the one that says "you may not", or the last one.
+fn denial(store: &mut StoreContextMut<'_, Host>, kind: &Type, function: &str) -> wasmtime::Result<Val> {
+    /// As WASI's file system, its streams and its sockets call it.
+    const NAMES: [&str; 3] = ["not-permitted", "closed", "access-denied"];
+    match kind {
+        Type::Enum(kind) => {
+            let name = kind.names().find(|name| NAMES.contains(name)).or_else(|| kind.names().last());
+            name.map(|name| Val::Enum(name.to_owned())).ok_or_else(|| wasmtime::Error::msg("an enumeration of nothing"))
+        }
+        Type::Variant(kind) => {
+            let mut cases = kind.cases();
+            let known = cases.find(|case| NAMES.contains(&case.name));
+            let Some(case) = known.or_else(|| kind.cases().last()) else { bail!("a variant of nothing") };
+            let value = case.ty.map(|kind| nothing(store, &kind, function)).transpose()?;
+            Ok(Val::Variant(case.name.to_owned(), value.map(Box::new)))
+        }
+        other => nothing(store, other, function),
+    }
+}
