@@ -110,6 +110,12 @@ fn a_missing_tool_is_told_with_the_line_that_installs_it() {
         let ran = plugin(dir.path(), &["build", lang]);
         assert!(ran.code == 1 && ran.err.contains(words), "{}", ran.err);
     }
+    new(dir.path(), &["c", "--lang", "c"]);
+    let mut build = std::process::Command::new(env!("CARGO_BIN_EXE_signalpost"));
+    let built = build.args(["plugin", "build", "c"]).current_dir(dir.path()).env_clear().env("PATH", dir.path()).output().unwrap();
+    let said = String::from_utf8(built.stderr).unwrap();
+    let words = "there is no clang with a C library for WebAssembly: set WASI_SDK_PATH";
+    assert!(!built.status.success() && said.contains(words) && said.trim_end().lines().count() == 1, "{said}");
     let ran = plugin(dir.path(), &["build", "."]);
     assert!(ran.code == 1 && ran.err.contains("it has none of Cargo.toml, package.json, pyproject.toml, policy.c"), "{}", ran.err);
 }
