@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use futures_util::task::AtomicWaker;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::close::Close;
@@ -59,7 +60,8 @@ struct Mailbox {
 #[derive(Debug)]
 struct Content {
     log: Log,
-    seats: Vec<Taken>,
+    /// Most users have one session.
+    seats: SmallVec<[Taken; 1]>,
     /// A `signalpost.v1` session has read here, so that its client may resume.
     resumable: bool,
     /// When the last session left.
@@ -446,7 +448,7 @@ impl Mailboxes {
 
 impl Mailbox {
     fn new() -> Arc<Mailbox> {
-        let content = Content { log: Log::new(), seats: Vec::new(), resumable: false, vacant_since: Instant::now() };
+        let content = Content { log: Log::new(), seats: SmallVec::new(), resumable: false, vacant_since: Instant::now() };
         Arc::new(Mailbox { epoch: uuid::Uuid::new_v4().simple().to_string(), content: Mutex::new(content) })
     }
 }

@@ -21,6 +21,8 @@ const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX as usize - 2;
 /// A length of this value says that the real one follows in two bytes, the next value that it follows in eight.
 const LENGTH_IN_TWO_BYTES: u8 = 126;
 const LENGTH_IN_EIGHT_BYTES: u8 = 127;
+/// Of a frame that is not masked.
+const HEADER_BYTES_MAX: usize = 10;
 const FINAL_BIT: u8 = 0x80;
 const RESERVED_BITS: u8 = 0x70;
 const OPCODE_BITS: u8 = 0x0F;
@@ -430,6 +432,8 @@ pub fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
 /// Appends only the header of a final unmasked frame, for a payload whose parts the caller appends.
 pub fn encode_header(opcode: Opcode, payload_len: usize, out: &mut Vec<u8>) {
     debug_assert!(!opcode.is_control() || payload_len <= usize::from(CONTROL_BYTES_MAX));
+    // For the whole frame, so that it grows once.
+    out.reserve(HEADER_BYTES_MAX + payload_len);
     out.push(FINAL_BIT | opcode.bits());
     if let Ok(length @ ..LENGTH_IN_TWO_BYTES) = u8::try_from(payload_len) {
         out.push(length);

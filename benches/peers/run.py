@@ -42,7 +42,7 @@ SETTINGS = {
     "floor": "none",
     "original": "uvicorn with --no-access-log --backlog 4096 (its default is 2048, and a line for each request)",
     "ws": "a listen backlog of 4096; no compression, as is its default; bufferutil, as it recommends",
-    "signalpost": "handshakes_per_second_max = 1000000: all 5,000 come back three times within a second, from one address",
+    "signalpost": "handshakes_per_second_max = 1000000: all 5,000 come back three times within a second, from one address; of the bundled policies pooling, where something is formatted compact too",
     "nchan": "worker_processes 1, worker_connections 19000, keepalive_requests 1000000000, access_log off, a listen backlog of 4096, nchan_subscriber_first_message newest: who comes back shall not read again what came before",
     "nats": "no_tls for WebSockets; producers are verbose, so that each PUB is answered by +OK as a POST is by 202",
     "sockudo": "no rate limits, a port of its own for metrics, an app with no limits on connections and events; it ends a producer's connection with each answer",
@@ -89,15 +89,17 @@ websocket {{ listen: "127.0.0.1:{port}", no_tls: true }}
 ALL = ["floor", "signalpost", "original", "ws", "nchan", "nats", "sockudo"]
 OWN = ["floor", "signalpost", "original", "ws"]
 DIRECT = ["--users", "1000", "--producers", "16"]
+ROUTED = ["pooling"]
+FORMATTED = ["pooling", "compact"]
 FAN_OUT = ["fan-out", "--users", "2000", "--producers", "1"]
-# Name → what load is told, who can do it, and whose floor it is compared with. `timed` ones last --seconds, after a warm-up.
+# Name → what load is told, who can do it, which policies it needs, and whose floor it is compared with. `timed` ones last --seconds, after a warm-up.
 SCENARIOS = {
     "direct": {"load": ["direct", *DIRECT], "peers": ALL, "timed": True},
     "batch": {"load": ["batch", *DIRECT], "peers": OWN, "timed": True},
     "routed": {"load": ["routed", *DIRECT], "peers": OWN, "timed": True},
-    "formatted": {"load": ["formatted", *DIRECT], "peers": ["signalpost"], "timed": True, "floor": "routed"},
+    "formatted": {"load": ["formatted", *DIRECT], "peers": ["signalpost"], "policies": FORMATTED, "timed": True, "floor": "routed"},
     "fan-out": {"load": FAN_OUT, "peers": ALL, "timed": True},
-    "fan-out-formatted": {"load": [*FAN_OUT, "--query", "format=compact"], "peers": ["signalpost"], "timed": True, "floor": "fan-out"},
+    "fan-out-formatted": {"load": [*FAN_OUT, "--query", "format=compact"], "peers": ["signalpost"], "policies": FORMATTED, "timed": True, "floor": "fan-out"},
     # One event at a time: none waits for another, so that no frames of two share a write.
     "fan-out-paced": {"load": [*FAN_OUT, "--rate", "10"], "peers": ALL, "timed": True},
     "open-loop": {"load": ["open-loop", *DIRECT, "--rate", "2000"], "peers": ALL, "timed": True},
@@ -129,7 +131,7 @@ def figures(scenario):
 class Server:
     """A server that was started for one measurement, with all that it has started."""
 
-    def __init__(self, peer, tools, core):
+    def __init__(self, peer, tools, core, policies):
         self.peer, self.tools = peer, tools
         self.folder = Path(tempfile.mkdtemp(prefix=f"peer-{peer}-"))
         self.port, self.producers, metrics = (free_port() for _ in range(3))
@@ -143,7 +145,9 @@ class Server:
         if peer == "floor":
             command = [tools["floor"], address]
         elif peer == "signalpost":
-            command, directory = [tools["signalpost"], "serve", "--listen", address], ROOT
+            for policy in policies:
+                shutil.copy(ROOT / f"plugins/{policy}.wasm", self.folder)
+            command = [tools["signalpost"], "serve", "--listen", address, "--plugins", str(self.folder)]
             environment |= SIGNALPOST_ENVIRONMENT
         elif peer == "original":
             shutil.copy(HERE / "original/server.py", self.folder)
@@ -247,7 +251,7 @@ def measure(peer, name, options, tools):
         arguments.append("--v1")
     seconds = options.seconds if scenario.get("timed") else None
     try:
-        with Server(peer, tools, options.cores[0]) as server:
+        with Server(peer, tools, options.cores[0], scenario.get("policies", ROUTED)) as server:
             if seconds:
                 # What is compiled, allocated or learnt once isn't what a message costs.
                 server.load(["direct", *DIRECT] if "--away" in arguments else arguments, WARM_UP_S, options.cores[1])

@@ -37,8 +37,9 @@ impl Entry {
         entry_size(&self.message)
     }
 
-    pub fn expired(&self, now: Instant) -> bool {
-        self.terms.time_to_live.is_some_and(|time| self.posted + time <= now)
+    /// `now` is looked at only where the entry is worthless at some time.
+    pub fn expired(&self, now: impl FnOnce() -> Instant) -> bool {
+        self.terms.time_to_live.is_some_and(|time| self.posted + time <= now())
     }
 }
 
@@ -186,12 +187,12 @@ impl Log {
         self.remove_where(
             |entry| {
                 let kept = if read.is_some() && entry.seq > collected { keep_max } else { entry.keep };
-                entry.expired(now) || entry.posted + kept <= now
+                entry.expired(|| now) || entry.posted + kept <= now
             },
             |entry| {
                 removed.note(entry);
                 let unread = usize::from(entry.seq > collected);
-                if entry.expired(now) {
+                if entry.expired(|| now) {
                     removed.expired += unread;
                     return;
                 }
@@ -425,7 +426,7 @@ mod tests {
             append(&mut log, terms);
         }
         let later = Instant::now() + Duration::from_secs(1);
-        assert!(log.after(0).next().unwrap().expired(later));
+        assert!(log.after(0).next().unwrap().expired(|| later));
         let removed = log.expire(Some(1), KEEP, later);
         assert_eq!(removed, Removed { messages: 2, bytes: 2 * SIZE, expired: 1, ..Removed::default() });
         assert!(log.complete_after(0));

@@ -1,5 +1,6 @@
 //! The reading side of a mailbox: a session's cursor.
 
+use std::cell::LazyCell;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -50,8 +51,8 @@ impl Reader {
         let Some(cursor) = content.seats.iter().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)).map(|taken| taken.cursor) else {
             return false;
         };
-        let now = Instant::now();
-        if content.log.after(cursor).any(|entry| entry.expired(now)) {
+        let now = LazyCell::new(Instant::now);
+        if content.log.after(cursor).any(|entry| entry.expired(|| *now)) {
             self.mailboxes.expire(&mut content);
         }
         let mut last = cursor;
