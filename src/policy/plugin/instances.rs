@@ -1,0 +1,189 @@
+//! The instances of one plugin: made from its compiled code when they are needed, and kept from call to call until they are worn.
+
+use std::sync::{Arc, Mutex};
+
+use wasmtime::Store;
+use wasmtime::component::{InstancePre, Linker};
+
+use crate::config::{self, Isolation};
+use crate::lock;
+use crate::policy::bindings::{formatting, plugin, routing, sessions};
+use crate::policy::compile::Compiled;
+use crate::policy::contract::{CONTRACT, CONTRACT_VERSION, Role};
+use crate::policy::engine::{Deadline, HANDLES_MAX};
+use crate::policy::fault::{Defect, FaultKind, chain};
+use crate::policy::host::{Host, Shared, link};
+use crate::policy::ticker::{InUse, Ticking};
+
+/// Instances are made when needed and reused.
+pub(super) struct Instances {
+    code: Arc<Code>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) idle: Mutex<Vec<Instance>>,
+}
+
+/// Compiled once.
+struct Code {
+    ticking: Ticking,
+    pre: InstancePre<Host>,
+    settings: String,
+    exports: Exports,
+    isolation: Isolation,
+}
+
+struct Exports {
+    plugin: plugin::GuestIndices,
+    routing: Option<routing::GuestIndices>,
+    formatting: Option<formatting::GuestIndices>,
+    sessions: Option<sessions::GuestIndices>,
+}
+
+/// Whoever has one that isn't idle may call it, so that its deadlines count.
+pub(super) struct Instance {
+    /// Absent while it is idle.
+    in_use: Option<InUse>,
+    pub(super) store: Store<Host>,
+    plugin: plugin::Guest,
+    pub(super) routing: Option<routing::Guest>,
+    pub(super) formatting: Option<formatting::Guest>,
+    pub(super) sessions: Option<sessions::Guest>,
+    calls: u64,
+}
+
+impl Instances {
+    pub(super) fn new(
+        ticking: &Ticking,
+        component: &Compiled,
+        config: &config::Policy,
+        shared: Arc<Shared>,
+        roles: &[Role],
+    ) -> Result<Instances, String> {
+        let settings = serde_json::to_string(&config.settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
+        let engine = &ticking.engine;
+        let mut linker = Linker::new(engine);
+        link(&mut linker, &config.grants, engine, component.component()).map_err(|error| chain(&error))?;
+        component.link(&mut linker).map_err(|error| chain(&error))?;
+        let pre = linker
+            .instantiate_pre(component.component())
+            .map_err(|error| format!("does not fit the contract {CONTRACT}@{CONTRACT_VERSION}: {}", chain(&error)))?;
+        let wrong =
+            |error: wasmtime::Error| format!("an export does not fit the contract {CONTRACT}@{CONTRACT_VERSION}: {}", chain(&error));
+        let has = |role| roles.contains(&role);
+        let exports = Exports {
+            plugin: plugin::GuestIndices::new(&pre).map_err(wrong)?,
+            routing: has(Role::Routing).then(|| routing::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
+            formatting: has(Role::Formatting).then(|| formatting::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
+            sessions: has(Role::Sessions).then(|| sessions::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
+        };
+        let isolation = config.isolation;
+        let code = Arc::new(Code { ticking: ticking.clone(), pre, settings, exports, isolation });
+        Ok(Instances { code, shared, idle: Mutex::default() })
+    }
+
+    /// The same code for other services.
+    pub(super) fn fork(&self, shared: Arc<Shared>) -> Instances {
+        Instances { code: self.code.clone(), shared, idle: Mutex::default() }
+    }
+
+    /// The first instance: asks it who it is and whether its settings are right.
+    pub(super) fn probe(&self) -> Result<(plugin::Description, Vec<String>, Instance), String> {
+        let (description, mut instance) = self.describe()?;
+        let vary = self.configure(&mut instance)?;
+        Ok((description, vary, instance))
+    }
+
+    pub(super) fn describe(&self) -> Result<(plugin::Description, Instance), String> {
+        let mut instance = self.instantiate().map_err(|defect| failed("creating an instance", &defect))?;
+        instance.begin(Deadline::configure(&self.shared.limits));
+        let description = instance.plugin.call_describe(&mut instance.store);
+        let description = description.map_err(|error| failed("describe", &Defect::of(&error, instance.store.data())))?;
+        Ok((description, instance))
+    }
+
+    /// What its output varies on.
+    pub(super) fn configure(&self, instance: &mut Instance) -> Result<Vec<String>, String> {
+        instance.begin(Deadline::configure(&self.shared.limits));
+        let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
+        let configured = configured.map_err(|error| failed("configure", &Defect::of(&error, instance.store.data())))?;
+        configured.map_err(|reason| format!("it refuses its settings {}: {reason}", self.code.settings))?;
+        let mut vary = Vec::new();
+        instance.begin(Deadline::configure(&self.shared.limits));
+        if let Some(formatting) = &instance.formatting {
+            vary = formatting.call_vary(&mut instance.store).map_err(|error| failed("vary", &Defect::of(&error, instance.store.data())))?;
+        }
+        Ok(vary)
+    }
+
+    pub(super) fn take(&self) -> Result<Instance, Defect> {
+        let Some(mut instance) = lock(&self.idle).pop() else { return self.fresh() };
+        instance.in_use = Some(self.code.ticking.in_use());
+        Ok(instance)
+    }
+
+    /// A new instance, configured.
+    pub(super) fn fresh(&self) -> Result<Instance, Defect> {
+        let mut instance = self.instantiate().map_err(|defect| defect.during("creating a new instance"))?;
+        instance.begin(Deadline::configure(&self.shared.limits));
+        let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
+        let failed = |error| Defect::of(&error, instance.store.data()).during("configuring a new instance");
+        match configured.map_err(failed)? {
+            Ok(()) => Ok(instance),
+            Err(reason) => {
+                let detail = format!("it accepted its settings when it was loaded and refuses them now: {reason}");
+                Err(Defect::new(FaultKind::Output, detail))
+            }
+        }
+    }
+
+    pub(super) fn give_back(&self, mut instance: Instance) {
+        instance.calls += 1;
+        let limits = &self.shared.limits;
+        let worn =
+            instance.calls >= limits.calls_per_instance_max || instance.store.data().growth.memory_bytes() > limits.instance_kept_bytes_max;
+        if !worn && self.code.isolation == Isolation::Reuse {
+            instance.in_use = None;
+            lock(&self.idle).push(instance);
+        }
+    }
+
+    fn instantiate(&self) -> Result<Instance, Defect> {
+        let in_use = Some(self.code.ticking.in_use());
+        let mut store = Store::new(&self.code.ticking.engine, Host::new(self.shared.clone()));
+        store.limiter(|host| &mut host.growth);
+        store.set_hostcall_fuel(self.shared.limits.output_bytes_max);
+        store.set_max_component_handles(HANDLES_MAX);
+        store.data_mut().begin(Deadline::configure(&self.shared.limits));
+        store.set_epoch_deadline(Deadline::FIRST_LOOK_TICKS);
+        store.epoch_deadline_callback(|mut context| Ok(context.data_mut().deadline.look()));
+        let instance = self.code.pre.instantiate(&mut store).map_err(|error| Defect::of_creation(&error, store.data()))?;
+        let loaded = |error: wasmtime::Error| Defect::new(FaultKind::Trap, chain(&error));
+        let exports = &self.code.exports;
+        Ok(Instance {
+            plugin: exports.plugin.load(&mut store, &instance).map_err(loaded)?,
+            routing: exports.routing.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose().map_err(loaded)?,
+            formatting: exports.formatting.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose().map_err(loaded)?,
+            sessions: exports.sessions.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose().map_err(loaded)?,
+            in_use,
+            store,
+            calls: 0,
+        })
+    }
+}
+
+fn failed(what: &str, defect: &Defect) -> String {
+    format!("{what} failed ({}): {}", defect.kind.name(), defect.detail)
+}
+
+impl std::fmt::Debug for Instances {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instances").field("settings", &self.code.settings).finish_non_exhaustive()
+    }
+}
+
+impl Instance {
+    /// Begins a call.
+    pub(super) fn begin(&mut self, deadline: Deadline) {
+        self.store.data_mut().begin(deadline);
+        self.store.set_epoch_deadline(Deadline::FIRST_LOOK_TICKS);
+    }
+}
