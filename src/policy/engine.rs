@@ -1,4 +1,4 @@
-//! The sandbox: one engine, its ticker, and the bounds of one instance. Who else touches wasmtime's configuration is wrong.
+//! The sandbox: one engine, and the bounds of one instance. Who else touches wasmtime's configuration is wrong.
 
 use std::time::Duration;
 

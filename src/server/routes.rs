@@ -42,8 +42,8 @@ impl Front {
         Arc::new(Front { auth: auth.clone(), metrics: operate.services.metrics.clone(), routes: TowerToHyperService::new(routes) })
     }
 
-    /// What every request passes: it is known whom it comes from, pages of other origins are turned away, and problems are counted. No layer of the router, which
-    /// would cost each request two boxes.
+    /// What every request passes: it is known whom it comes from, pages of other origins are turned away, and problems are counted. No
+    /// layer of the router, which would cost each request two boxes.
     ///
     /// # Errors
     /// None.
