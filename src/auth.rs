@@ -13,9 +13,9 @@ use http::header::{AUTHORIZATION, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
 use http::{Method, StatusCode};
 
 use crate::config::{self, Scope};
-use crate::event::UserId;
 use crate::metrics::Metrics;
-use crate::problem::Problem;
+use crate::net::problem::Problem;
+use crate::types::event::UserId;
 use api_keys::ApiKeys;
 use tokens::Tokens;
 
@@ -40,7 +40,7 @@ pub struct Auth {
 
 /// What a valid token says of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pass {
+pub struct Identity {
     /// When the session has to end unless it shows another token; `None` where tokens aren't asked for.
     pub ends: Option<SystemTime>,
     /// Claims that become session attributes.
@@ -118,9 +118,9 @@ impl Auth {
     ///
     /// # Errors
     /// The token isn't valid for this user.
-    pub fn admit(&self, user: &UserId, headers: &HeaderMap, query: &str) -> Result<Option<Pass>, Refused> {
+    pub fn admit(&self, user: &UserId, headers: &HeaderMap, query: &str) -> Result<Option<Identity>, Refused> {
         if self.tokens.is_none() {
-            return Ok(Some(Pass::default()));
+            return Ok(Some(Identity::default()));
         }
         let in_query = || query.split('&').find_map(|pair| pair.strip_prefix(TOKEN_PARAMETER)?.strip_prefix('='));
         let token = bearer(headers).or_else(|| offered(headers)).or_else(|| in_query().filter(|_| self.token_in_query));
@@ -131,8 +131,8 @@ impl Auth {
     ///
     /// # Errors
     /// It isn't valid for this user.
-    pub fn token(&self, user: &UserId, token: &str) -> Result<Pass, Refused> {
-        let Some(tokens) = &self.tokens else { return Ok(Pass::default()) };
+    pub fn token(&self, user: &UserId, token: &str) -> Result<Identity, Refused> {
+        let Some(tokens) = &self.tokens else { return Ok(Identity::default()) };
         match tokens.verify(token, user) {
             Ok(mut pass) => {
                 pass.ends = pass.ends.and_then(|expires| expires.checked_add(self.expiry_grace));

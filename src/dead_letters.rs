@@ -2,18 +2,18 @@
 //! that kills its policy can't go round.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::config;
-use crate::delivery::Message;
-use crate::event::{Event, UserId};
-use crate::lock;
-use crate::mailbox::Seat;
 use crate::metrics::Metrics;
+use crate::model::mailbox::SessionHandle;
 use crate::policy::{Fault, Policy};
+use crate::types::delivery::Message;
+use crate::types::event::{Event, UserId};
 
 /// What a letter costs beyond its payload: its names, and the fault with its backtrace.
 const LETTER_BYTES: usize = 1024;
@@ -93,14 +93,14 @@ impl DeadLetters {
     /// Keeps an event that a routing policy faulted on. The letter's id; the oldest letter goes when there are too many.
     pub fn keep(&self, letter: DeadLetter) -> u64 {
         self.count("kept", 1);
-        let mut kept = lock(&self.kept);
+        let mut kept = self.kept.lock();
         self.insert(&mut kept, letter)
     }
 
     /// Keeps a message that a formatting policy faulted on: one letter, however many of its classes fault.
     pub fn keep_message(&self, policy: &Policy, fault: Option<Box<Fault>>, message: &Arc<Message>) {
         let content = Content::Message { message: message.clone(), readers: Vec::new() };
-        let mut kept = lock(&self.kept);
+        let mut kept = self.kept.lock();
         if kept.id_of(message).is_none() {
             self.count("kept", 1);
             self.insert(&mut kept, DeadLetter::new(policy, message.attempt, fault, content));
@@ -108,41 +108,41 @@ impl DeadLetters {
     }
 
     /// Notes that a session was to have this message.
-    pub fn wanted_by(&self, message: &Arc<Message>, seat: &Seat) {
-        let mut kept = lock(&self.kept);
+    pub fn wanted_by(&self, message: &Arc<Message>, handle: &SessionHandle) {
+        let mut kept = self.kept.lock();
         let Some(id) = kept.id_of(message) else { return };
         let Some(letter) = kept.remove(id) else { return };
         let mut letter = Arc::unwrap_or_clone(letter);
         if let Content::Message { readers, .. } = &mut letter.content {
-            readers.push(Reader { user: seat.user.clone(), session: seat.id.clone() });
+            readers.push(Reader { user: handle.user.clone(), session: handle.id.clone() });
         }
         self.insert(&mut kept, letter);
     }
 
     /// All of them, oldest first.
     pub fn list(&self) -> Vec<Arc<DeadLetter>> {
-        lock(&self.kept).letters.values().cloned().collect()
+        self.kept.lock().letters.values().cloned().collect()
     }
 
     pub fn get(&self, id: u64) -> Option<Arc<DeadLetter>> {
-        lock(&self.kept).letters.get(&id).cloned()
+        self.kept.lock().letters.get(&id).cloned()
     }
 
     /// Takes one out to try it again, so that nobody else does at the same time.
     pub fn take(&self, id: u64) -> Option<DeadLetter> {
-        let letter = lock(&self.kept).remove(id)?;
+        let letter = self.kept.lock().remove(id)?;
         self.count("retried", 1);
         Some(Arc::unwrap_or_clone(letter))
     }
 
     pub fn delete(&self, id: u64) -> bool {
-        let deleted = lock(&self.kept).remove(id).is_some();
+        let deleted = self.kept.lock().remove(id).is_some();
         self.count("deleted", u64::from(deleted));
         deleted
     }
 
     pub fn delete_all(&self) -> usize {
-        let mut kept = lock(&self.kept);
+        let mut kept = self.kept.lock();
         let deleted = std::mem::take(&mut kept.letters).len();
         kept.bytes = 0;
         self.count("deleted", deleted as u64);
@@ -151,7 +151,7 @@ impl DeadLetters {
 
     /// Letters and bytes.
     pub fn totals(&self) -> (usize, usize) {
-        let kept = lock(&self.kept);
+        let kept = self.kept.lock();
         (kept.letters.len(), kept.bytes)
     }
 

@@ -6,24 +6,25 @@
 mod account;
 mod receipt;
 mod seen;
+pub mod session_policies;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::config::{self, Config, RoutingFault};
 use crate::dead_letters::{Content, DeadLetter, DeadLetters, Reader};
-use crate::delivery::{Decision, Delivery, Message, Recipients, Terms};
-use crate::event::{self, Body, Event, UserId};
-use crate::lock;
-use crate::mailbox::Posted;
-use crate::metrics::DropReason;
+use crate::model::mailbox::Posted;
 use crate::policy::bindings::Response;
 use crate::policy::host::Services;
 use crate::policy::{CallError, Policies, Policy, Role};
+use crate::types::delivery::{Decision, Delivery, Message, Recipients, Terms};
+use crate::types::drop_reason::DropReason;
+use crate::types::event::{self, Body, Event, UserId};
 pub use account::{Account, Asked, Told};
 pub(crate) use receipt::Tally;
 pub use receipt::{Consulted, Outcome, Receipt};
@@ -95,8 +96,8 @@ impl Dispatch {
     /// Publishes an event once: the same source and id again, within the window, does nothing. `account`: what is done is
     /// written there.
     pub fn publish_once(&self, event: Event, account: Option<&mut Account>) -> Receipt {
-        let key = lock(&self.seen).key(&event.source, &event.id);
-        let Some(attempt) = lock(&self.seen).attempt(key, Instant::now()) else {
+        let key = self.seen.lock().key(&event.source, &event.id);
+        let Some(attempt) = self.seen.lock().attempt(key, Instant::now()) else {
             self.services.metrics.events.with_label_values(&["duplicate"]).inc();
             return Receipt { id: event.id, source: event.source, duplicate: true, ..Receipt::default() };
         };
@@ -104,7 +105,7 @@ impl Dispatch {
         // Where every policy failed and the event is kept nowhere, nothing was done: the producer may try again.
         let failed = |consulted: &Consulted| consulted.outcome.is_failure() && consulted.dead_letter.is_none();
         if !receipt.policies.is_empty() && receipt.policies.iter().all(failed) {
-            lock(&self.seen).failed(key);
+            self.seen.lock().failed(key);
         }
         receipt
     }
@@ -116,7 +117,7 @@ impl Dispatch {
 
     fn attempt(&self, event: Event, attempt: u32, account: Option<&mut Account>) -> Receipt {
         let (None, Some(onlooker)) = (&account, self.onlooker.get()) else { return self.route(event, attempt, account) };
-        let (event_type, mut account) = (event.kind.clone(), Account::default());
+        let (event_type, mut account) = (event.event_type.clone(), Account::default());
         let receipt = self.route(event, attempt, Some(&mut account));
         let shown = serde_json::to_value(&receipt).unwrap_or_default();
         // Whoever looks on holds nobody up: what doesn't fit is not shown.
@@ -138,7 +139,7 @@ impl Dispatch {
         if let Some(account) = &mut tally.account {
             account.revision = policies.revision;
         }
-        for policy in policies.wanting(Role::Routing, &event.kind) {
+        for policy in policies.wanting(Role::Routing, &event.event_type) {
             receipt.policies.push(self.consult(policy, &event, Letter { id: 0, attempt }, policies.revision, &mut tally));
         }
         if receipt.policies.is_empty() {
@@ -172,8 +173,8 @@ impl Dispatch {
                 consulted.outcome = Outcome::Faulted;
                 Some(fault)
             }
-            Err(CallError::LeftOut) => {
-                consulted.outcome = Outcome::LeftOut;
+            Err(CallError::CircuitOpen) => {
+                consulted.outcome = Outcome::CircuitOpen;
                 None
             }
         };
@@ -260,7 +261,7 @@ impl Dispatch {
     fn deliver(&self, delivery: Delivery, origin: &Origin<'_>, tally: &mut Tally<'_>) {
         tally.deliveries += 1;
         let body = delivery.body.or_else(|| origin.event.data.clone()).unwrap_or_else(|| Body::Json("null".to_owned()));
-        let message = Message::new(origin.event.id.clone(), origin.event.kind.clone(), body, origin.revision);
+        let message = Message::new(origin.event.id.clone(), origin.event.event_type.clone(), body, origin.revision);
         let message = Arc::new(message);
         if let Some(account) = &mut tally.account {
             account.tell(&delivery.to, &delivery.except, &message, &delivery.terms);

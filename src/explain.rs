@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::delivery::{Membership, Priority, Recipients, Terms};
 use crate::dispatch::{Account, Asked, Dispatch, Receipt, Told};
-use crate::event::{Body, Event, UserId};
 use crate::format::{Class, Format};
-use crate::mailbox::Posted;
-use crate::metrics::DropReason;
+use crate::model::mailbox::Posted;
+use crate::types::delivery::{Membership, Priority, Recipients, Terms};
+use crate::types::drop_reason::DropReason;
+use crate::types::event::{Body, Event, UserId};
 
 /// A receipt, and the whole story behind it.
 #[derive(Debug, Serialize)]
@@ -169,26 +169,26 @@ async fn delivery(dispatch: &Dispatch, format: &Format, told: Told, dry_run: boo
     let mut recipients = Vec::new();
     for (user, only, posted) in users {
         let mut sessions = Vec::new();
-        for (seat, _) in dispatch.services.mailboxes.presence(&user).sessions {
-            if only.as_ref().is_some_and(|only| *only != seat.id) {
+        for (handle, _) in dispatch.services.mailboxes.presence(&user).sessions {
+            if only.as_ref().is_some_and(|only| *only != handle.id) {
                 continue;
             }
-            let (policies, attributes) = format.class(&message, &seat);
+            let (policies, attributes) = format.class(&message, &handle);
             formatting = policies;
             let class = match classes.iter().position(|class| class.attributes == attributes) {
                 Some(known) => known,
                 None => {
-                    let (sees, dropped) = match format.view(&message, &seat).await {
+                    let (sees, dropped) = match format.view(&message, &handle).await {
                         Ok(body) => (Some(body), None),
                         Err(reason) => (None, Some(reason)),
                     };
-                    let took = format.took(&message, &seat).into_iter();
+                    let took = format.took(&message, &handle).into_iter();
                     let took = took.map(|(name, took)| TookView { name, took_us: microseconds(took) }).collect();
                     classes.push(ClassView { attributes, sees, dropped, took });
                     classes.len() - 1
                 }
             };
-            sessions.push(SessionView { id: seat.id.clone(), subprotocol: seat.subprotocol, class });
+            sessions.push(SessionView { id: handle.id.clone(), subprotocol: handle.subprotocol, class });
         }
         let (seq, dropped) = match posted {
             Posted::Posted { seq } => ((!dry_run).then_some(seq), None),

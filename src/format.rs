@@ -3,17 +3,17 @@
 mod window;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::FormattingFault;
 use crate::dead_letters::DeadLetters;
-use crate::delivery::{Message, Shaped};
-use crate::event::Body;
-use crate::lock;
-use crate::mailbox::Seat;
-use crate::metrics::DropReason;
+use crate::model::mailbox::SessionHandle;
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
+use crate::types::delivery::{Message, Shaped};
+use crate::types::drop_reason::DropReason;
+use crate::types::event::Body;
+use parking_lot::Mutex;
 use window::Window;
 
 /// What a message's shape depends on: attributes and their values.
@@ -52,35 +52,35 @@ impl Format {
     }
 
     /// How long each policy took to shape the message for this session's class; nothing where that isn't known.
-    pub fn took(&self, message: &Arc<Message>, seat: &Seat) -> Vec<(String, Duration)> {
+    pub fn took(&self, message: &Arc<Message>, handle: &SessionHandle) -> Vec<(String, Duration)> {
         let Some(timed) = self.timed.get() else { return Vec::new() };
         let policies = self.policies.at(message.revision);
-        let class: Vec<Option<&str>> = Chain { policies: &policies, message }.vary().map(|name| seat.attribute(name)).collect();
+        let class: Vec<Option<&str>> = Chain { policies: &policies, message }.vary().map(|name| handle.attribute(name)).collect();
         let is_it = |timed: &&Timed| {
             std::ptr::eq(timed.message.as_ptr(), Arc::as_ptr(message)) && timed.class.iter().map(Option::as_deref).eq(class.iter().copied())
         };
-        lock(timed).iter().rfind(is_it).map(|timed| timed.took.clone()).unwrap_or_default()
+        timed.lock().iter().rfind(is_it).map(|timed| timed.took.clone()).unwrap_or_default()
     }
 
     /// The message as this session reads it, or why it doesn't. Cancel safe: whoever comes next formats.
-    pub async fn shape(&self, message: &Arc<Message>, seat: &Seat) -> Shaped {
-        let shaped = self.view(message, seat).await;
+    pub async fn shape(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shaped {
+        let shaped = self.view(message, handle).await;
         if matches!(shaped, Err(DropReason::DeadLetter)) {
-            self.dead_letters.wanted_by(message, seat);
+            self.dead_letters.wanted_by(message, handle);
         }
         shaped
     }
 
     /// The formatting policies that a message goes through, and what of a reader they look at.
-    pub fn class(&self, message: &Arc<Message>, seat: &Seat) -> (Vec<String>, Class) {
+    pub fn class(&self, message: &Arc<Message>, handle: &SessionHandle) -> (Vec<String>, Class) {
         let policies = self.policies.at(message.revision);
         let chain = Chain { policies: &policies, message };
-        let class = chain.vary().map(|name| (name.to_owned(), seat.attribute(name).map(str::to_owned))).collect();
+        let class = chain.vary().map(|name| (name.to_owned(), handle.attribute(name).map(str::to_owned))).collect();
         (chain.iter().map(|policy| policy.name.clone()).collect(), class)
     }
 
     /// As [`Format::shape`], for somebody who looks on.
-    pub async fn view(&self, message: &Arc<Message>, seat: &Seat) -> Shaped {
+    pub async fn view(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shaped {
         let policies = self.policies.at(message.revision);
         let mut wanting = policies.wanting(Role::Formatting, &message.event_type).peekable();
         if wanting.peek().is_none() {
@@ -88,10 +88,10 @@ impl Format {
         }
         drop(wanting);
         let chain = Chain { policies: &policies, message };
-        let class: Vec<Option<&str>> = chain.vary().map(|name| seat.attribute(name)).collect();
+        let class: Vec<Option<&str>> = chain.vary().map(|name| handle.attribute(name)).collect();
         let place = message.shape(policies.revision, &class);
         let first = async || {
-            let shaped = self.run(&chain, seat, &class);
+            let shaped = self.run(&chain, handle, &class);
             let class_bytes: usize = class.iter().flatten().map(|value| value.len()).sum();
             self.kept.keep(message, class_bytes + shaped.as_ref().map_or(0, |body| body.size()));
             shaped
@@ -99,18 +99,18 @@ impl Format {
         place.get_or_init(first).await.clone()
     }
 
-    fn run(&self, chain: &Chain<'_>, seat: &Seat, class: &[Option<&str>]) -> Shaped {
+    fn run(&self, chain: &Chain<'_>, handle: &SessionHandle, class: &[Option<&str>]) -> Shaped {
         let mut took = Vec::new();
         let mut step = |body, policy: &Arc<Policy>| {
             let started = self.timed.get().map(|_| Instant::now());
-            let shaped = self.step(policy, chain.message, body, seat);
+            let shaped = self.step(policy, chain.message, body, handle);
             took.extend(started.map(|started| (policy.name.clone(), started.elapsed())));
             shaped
         };
         let shaped = chain.iter().try_fold(chain.message.body.clone(), &mut step);
         if let Some(timed) = self.timed.get() {
             let (message, class) = (Arc::downgrade(chain.message), class.iter().map(|value| value.map(str::to_owned)).collect());
-            let mut timed = lock(timed);
+            let mut timed = timed.lock();
             timed.push_back(Timed { message, class, took });
             if timed.len() > TIMED_MAX {
                 timed.pop_front();
@@ -119,15 +119,15 @@ impl Format {
         shaped
     }
 
-    fn step(&self, policy: &Policy, message: &Arc<Message>, body: Arc<Body>, seat: &Seat) -> Shaped {
+    fn step(&self, policy: &Policy, message: &Arc<Message>, body: Arc<Body>, handle: &SessionHandle) -> Shaped {
         let reader: Vec<(&str, &str)> =
-            policy.vary.iter().filter_map(|name| seat.attribute(name).map(|value| (name.as_str(), value))).collect();
+            policy.vary.iter().filter_map(|name| handle.attribute(name).map(|value| (name.as_str(), value))).collect();
         let fault = match policy.format(message, &body, &reader) {
             Ok(Some(shaped)) => return Ok(Arc::new(shaped)),
             Ok(None) => return Err(DropReason::Formatted),
             Err(CallError::Refused(_)) => return Err(DropReason::FormatFailed),
             Err(CallError::Fault(fault)) => Some(fault),
-            Err(CallError::LeftOut) => None,
+            Err(CallError::CircuitOpen) => None,
         };
         match policy.on_fault().formatting {
             FormattingFault::Pass => Ok(body),

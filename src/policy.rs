@@ -15,13 +15,13 @@ pub mod ticker;
 mod wasi;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::lock;
 pub use contract::Role;
 pub use fault::Fault;
 pub use plugin::{CallError, Policy};
@@ -63,7 +63,7 @@ pub struct Rejected {
     /// SHA-256 of what was refused; absent where the file could not be read.
     pub digest: Option<String>,
     pub reason: String,
-    #[serde(serialize_with = "crate::json::time")]
+    #[serde(serialize_with = "crate::types::time::time")]
     pub at: SystemTime,
 }
 
@@ -82,7 +82,7 @@ impl Policies {
     }
 
     pub fn current(&self) -> Arc<PolicySet> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 
     /// The set that a message's event took. A message that is read long after a reload is shaped by the current one.
@@ -91,29 +91,29 @@ impl Policies {
         if current.revision == revision {
             return current;
         }
-        let retired = lock(&self.retired);
+        let retired = self.retired.lock();
         retired.iter().find(|(_, set)| set.revision == revision).map_or(current, |(_, set)| set.clone())
     }
 
     pub fn rejected(&self) -> Vec<Rejected> {
-        lock(&self.rejected).clone()
+        self.rejected.lock().clone()
     }
 
     pub fn set_rejected(&self, rejected: Vec<Rejected>) {
-        *lock(&self.rejected) = rejected;
+        *self.rejected.lock() = rejected;
     }
 
     /// Puts a new set in place. Events under way finish with the one that they took.
     pub fn swap(&self, next: PolicySet) {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.write();
         let old = std::mem::replace(&mut *current, Arc::new(next));
         // Before anybody sees the new one: the old one is always in one of the two places.
-        lock(&self.retired).push_back((Instant::now(), old));
+        self.retired.lock().push_back((Instant::now(), old));
     }
 
     /// Forgets the sets that no message under way needs any more.
     pub fn retire(&self) {
-        let mut retired = lock(&self.retired);
+        let mut retired = self.retired.lock();
         while retired.front().is_some_and(|(since, _)| since.elapsed() >= self.retire_after) {
             retired.pop_front();
         }

@@ -1,8 +1,6 @@
 //! The server: wires the stations together, accepts connections, watches the plugins, and stops without losing what it
 //! accepted. Nothing else wires.
 
-mod routes;
-
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,28 +14,28 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{interval, timeout};
 
 use crate::auth::Auth;
-use crate::close::Close;
 use crate::config::{Config, OnBad};
 use crate::dead_letters::DeadLetters;
 use crate::dispatch::Dispatch;
 use crate::explain::Explain;
 use crate::format::Format;
-use crate::groups::Groups;
-use crate::ingress::Ingress;
-use crate::mailbox::Mailboxes;
+use crate::http::ingress::Ingress;
+use crate::http::operate::Operate;
+use crate::http::routes::{Front, routers};
 use crate::metrics::Metrics;
-use crate::operate::Operate;
-use crate::places::{Client, Places, SessionPlaces};
+use crate::model::groups::Groups;
+use crate::model::mailbox::Mailboxes;
+use crate::model::state::States;
+use crate::net::permits::{Client, ConnectionPermits, SessionPermits};
+use crate::net::rate::Bucket;
+use crate::net::stream::Stream;
+use crate::net::tls::Tls;
+use crate::net::wire::Wire;
 use crate::policy::host::{Clock, Services};
 use crate::policy::load::Loader;
 use crate::policy::{Policies, Policy, Rejected, engine};
-use crate::rate::Bucket;
 use crate::session::Sessions;
-use crate::state::States;
-use crate::stream::Stream;
-use crate::tls::Tls;
-use crate::wire::Wire;
-use routes::{Front, routers};
+use crate::types::close::Close;
 
 /// How often a part of the kept messages is looked through for what has expired.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
@@ -129,8 +127,8 @@ impl Server {
         let sessions = Arc::new(Sessions {
             auth: auth.clone(),
             ready: operate.ready.clone(),
-            places: SessionPlaces::new(config.sockets.sessions_max, config.sockets.per_address_max),
-            handshakes: std::sync::Mutex::new(Bucket::full(config.sockets.handshakes_per_second_max)),
+            permits: SessionPermits::new(config.sockets.sessions_max, config.sockets.per_address_max),
+            handshakes: parking_lot::Mutex::new(Bucket::full(config.sockets.handshakes_per_second_max)),
             dispatch: dispatch.clone(),
             format: format.clone(),
             mailboxes: services.mailboxes.clone(),
@@ -184,9 +182,9 @@ impl Server {
         }
         let metrics = &self.operate.services.metrics;
         let http = &self.config.http;
-        let places = [
-            Places::new(http.connections_max, http.connections_per_address_max, metrics.clone()),
-            Places::new(http.operate_connections_max, 0, metrics.clone()),
+        let permits = [
+            ConnectionPermits::new(http.connections_max, http.connections_per_address_max, metrics.clone()),
+            ConnectionPermits::new(http.operate_connections_max, 0, metrics.clone()),
         ];
         let (stopping, _) = watch::channel(Stage::Serving);
         let (working, mut idle) = mpsc::channel::<()>(1);
@@ -202,11 +200,11 @@ impl Server {
         ];
         tokio::select! {
             () = stop => {}
-            () = self.accept_all(&places, &stopping, &working) => {}
+            () = self.accept_all(&permits, &stopping, &working) => {}
         }
         self.operate.ready.store(false, Ordering::Relaxed);
         let notice = Duration::from_millis(self.config.stop_notice_ms);
-        let _ = timeout(notice, self.accept_all(&places, &stopping, &working)).await;
+        let _ = timeout(notice, self.accept_all(&permits, &stopping, &working)).await;
         drop(working);
         for chore in chores {
             chore.abort();
@@ -224,8 +222,8 @@ impl Server {
                 let ended = u32::try_from(mailboxes.end_part(round, &Close::Restart)).unwrap_or(u32::MAX);
                 tokio::time::sleep(Duration::from_secs(1) * ended / config.stop_closes_per_second_max).await;
             }
-            for places in &places {
-                places.all_free().await;
+            for permits in &permits {
+                permits.all_free().await;
             }
         });
         match drained.await {
@@ -235,18 +233,18 @@ impl Server {
         Ok(())
     }
 
-    async fn accept_all(&self, places: &[Arc<Places>], stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
-        let accepting = self.listeners.iter().zip(places);
-        let accepting = accepting.map(|((listener, front), places)| self.accept(listener, front, places, stopping, working));
+    async fn accept_all(&self, permits: &[Arc<ConnectionPermits>], stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
+        let accepting = self.listeners.iter().zip(permits);
+        let accepting = accepting.map(|((listener, front), permits)| self.accept(listener, front, permits, stopping, working));
         futures_util::future::join_all(accepting).await;
     }
 
-    /// Accepts connections for ever, as many at once as there are places.
+    /// Accepts connections for ever, as many at once as there are permits.
     async fn accept(
         &self,
         listener: &TcpListener,
         front: &Arc<Front>,
-        places: &Arc<Places>,
+        permits: &Arc<ConnectionPermits>,
         stopping: &watch::Sender<Stage>,
         working: &mpsc::Sender<()>,
     ) {
@@ -258,7 +256,7 @@ impl Server {
         http.header_read_timeout(Duration::from_millis(self.config.http.header_deadline_ms));
         http.max_buf_size(self.config.http.header_bytes_max);
         http.max_headers(self.config.http.headers_max);
-        while let Some(permit) = places.free().await {
+        while let Some(permit) = permits.free().await {
             let (tcp, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -268,7 +266,7 @@ impl Server {
                 }
             };
             let client = Client::from(address.ip());
-            let Some(place) = places.take(permit, client) else { continue };
+            let Some(permit) = permits.take(permit, client) else { continue };
             let _ = tcp.set_nodelay(true);
             let tls = match self.tls.as_ref().map(|tls| tls.accept()).transpose() {
                 Ok(tls) => tls,
@@ -277,7 +275,7 @@ impl Server {
                     continue;
                 }
             };
-            let stream = TokioIo::new(Stream::new(Wire::new(tcp, tls), place, write_deadline));
+            let stream = TokioIo::new(Stream::new(Wire::new(tcp, tls), permit, write_deadline));
             let front = front.clone();
             let connection =
                 http.serve_connection(stream, service_fn(move |request| front.clone().answer(client, request))).with_upgrades();
@@ -381,7 +379,7 @@ fn bind(address: std::net::SocketAddr, backlog: u32) -> std::io::Result<TcpListe
 async fn watch_plugins(operate: Arc<Operate>) {
     let config = operate.loader.config();
     let mut tick = interval(Duration::from_millis(config.watch_interval_ms));
-    // Taken from before the first load, so that a file that changed during it is noticed.
+    // Registration from before the first load, so that a file that changed during it is noticed.
     let (mut seen, mut taken) = (Vec::new(), Vec::new());
     loop {
         tick.tick().await;

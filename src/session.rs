@@ -7,8 +7,8 @@ pub mod entry;
 pub mod handshake;
 pub mod protocol;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use axum::extract::rejection::PathRejection;
@@ -18,22 +18,22 @@ use bytes::BytesMut;
 use http::{Request, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 
-use crate::auth::{Auth, Pass, Refused};
-use crate::close::Close;
+use crate::auth::{Auth, Identity, Refused};
 use crate::config;
 use crate::dispatch::Dispatch;
-use crate::event::UserId;
 use crate::format::Format;
-use crate::lock;
-use crate::mailbox::{Mailboxes, Reader, Seat};
 use crate::metrics::Metrics;
-use crate::places::{Client, Full, SessionPlace, SessionPlaces};
-use crate::problem::{self, Problem};
-use crate::rate::Bucket;
-use crate::stream::Stream;
-use crate::websocket::encode_close;
-use crate::wire::Wire;
+use crate::model::mailbox::{Mailboxes, Reader, SessionHandle};
+use crate::net::permits::{Client, Full, SessionPermit, SessionPermits};
+use crate::net::problem::{self, Problem};
+use crate::net::rate::Bucket;
+use crate::net::stream::Stream;
+use crate::net::websocket::encode_close;
+use crate::net::wire::Wire;
+use crate::types::close::Close;
+use crate::types::event::UserId;
 use conversation::Session;
 use handshake::Handshake;
 
@@ -44,7 +44,7 @@ pub struct Sessions {
     /// Whether new ones are welcome.
     pub ready: Arc<AtomicBool>,
     pub handshakes: Mutex<Bucket>,
-    pub places: SessionPlaces,
+    pub permits: SessionPermits,
     pub dispatch: Arc<Dispatch>,
     pub format: Arc<Format>,
     pub mailboxes: Arc<Mailboxes>,
@@ -72,7 +72,7 @@ pub async fn connect(
         return Err(Problem::stopping());
     }
     let per_second = sessions.sockets.handshakes_per_second_max;
-    if !lock(&sessions.handshakes).take(1, per_second, per_second) {
+    if !sessions.handshakes.lock().take(1, per_second, per_second) {
         let detail = format!("more than {per_second} handshakes a second (sockets.handshakes_per_second_max); come back later");
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_handshakes", detail));
     }
@@ -80,7 +80,7 @@ pub async fn connect(
     let mut attributes = handshake::attributes(&query, &sessions.sockets)?;
     attributes.retain(|(name, _)| sessions.auth.is_for_clients(name));
     let pass = sessions.auth.admit(&user, request.headers(), &query)?;
-    let seated = sessions.places.take(client).map_err(|full| sessions.crowded(full))?;
+    let seated = sessions.permits.take(client).map_err(|full| sessions.crowded(full))?;
     let visitor = Visitor { user, subprotocol: handshake.subprotocol, attributes };
     // Before the 101: what is posted once the client knows that it is connected is for this session too.
     let entry = match pass {
@@ -129,17 +129,17 @@ enum Entry {
     Closed(Visitor),
 }
 
-/// A visitor with a place in the mailbox, or without.
+/// A visitor with a permit in the mailbox, or without.
 struct Entered {
     reader: Result<Reader, Close>,
     ends: Option<SystemTime>,
 }
 
 impl Visitor {
-    fn enter(mut self, sessions: &Sessions, pass: Pass) -> Entered {
+    fn enter(mut self, sessions: &Sessions, pass: Identity) -> Entered {
         self.attributes.extend(pass.attributes);
-        let seat = Seat::new(self.user, self.subprotocol, self.attributes);
-        Entered { reader: sessions.mailboxes.open(seat), ends: pass.ends }
+        let handle = SessionHandle::new(self.user, self.subprotocol, self.attributes);
+        Entered { reader: sessions.mailboxes.open(handle), ends: pass.ends }
     }
 
     /// Waits for the token in the first frame.
@@ -151,10 +151,10 @@ impl Visitor {
 }
 
 /// Takes the socket over from HTTP. `None`: it became no session, and is closed.
-async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated: SessionPlace) -> Option<Box<Session>> {
-    // The client may be gone before it has read the 101; then the reader leaves its place.
+async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated: SessionPermit) -> Option<Box<Session>> {
+    // The client may be gone before it has read the 101; then the reader leaves its permit.
     let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
-    let (mut wire, place) = parts.io.into_inner().into_parts();
+    let (mut wire, permit) = parts.io.into_inner().into_parts();
     let mut input = BytesMut::from(&parts.read_buf[..]);
     wire.take_read(&mut input).ok()?;
     let entered = match entry {
@@ -163,7 +163,7 @@ async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated
     };
     let opened = entered.and_then(|Entered { reader, ends }| Ok((reader?, ends)));
     match opened {
-        Ok((reader, ends)) => Some(Session::new(sessions, reader, wire, input, ends, (place, seated))),
+        Ok((reader, ends)) => Some(Session::new(sessions, reader, wire, input, ends, (permit, seated))),
         Err(close) => {
             let mut out = Vec::new();
             encode_close(close.code(), &close.reason(), &mut out);

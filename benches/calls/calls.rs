@@ -65,9 +65,9 @@ const BOUNDS: [(&str, Bounds); 6] = [
 ];
 
 /// Grants everything and counts it.
-struct Growth(usize);
+struct StoreLimits(usize);
 
-impl ResourceLimiter for Growth {
+impl ResourceLimiter for StoreLimits {
     fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         self.0 = desired;
         Ok(desired <= 16 << 20)
@@ -80,7 +80,7 @@ impl ResourceLimiter for Growth {
 
 /// A guest that is called directly.
 struct Bare {
-    store: Store<Growth>,
+    store: Store<StoreLimits>,
     routing: Option<routing::Guest>,
     formatting: Option<formatting::Guest>,
     bounds: Bounds,
@@ -110,7 +110,7 @@ impl Bare {
         // Neither function that is timed asks the host for anything.
         linker.define_unknown_imports_as_traps(&component).unwrap();
         let pre = linker.instantiate_pre(&component).unwrap();
-        let mut store = Store::new(&engine, Growth(0));
+        let mut store = Store::new(&engine, StoreLimits(0));
         if bounds.limiter {
             store.limiter(|growth| growth);
         }

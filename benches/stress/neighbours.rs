@@ -81,7 +81,7 @@ pub async fn steady(seed: u64) -> anyhow::Result<String> {
     }
     let mut producer = server.producer().await?;
     let policies = producer.request("GET", "/policies", "application/json", b"").await?;
-    ensure!(!String::from_utf8_lossy(policies.body).contains("\"left_out\":true"), "a policy was left out");
+    ensure!(!String::from_utf8_lossy(policies.body).contains("\"circuit_open\":true"), "a policy was left out");
     server.stop().await?;
     Ok(figures.join(", "))
 }

@@ -5,18 +5,18 @@ mod jwks;
 mod keys;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use jsonwebtoken::{Validation, decode, decode_header};
+use parking_lot::{Mutex, RwLock};
 use serde_json::{Map, Value};
 
-use super::Pass;
+use super::Identity;
 use crate::config::Users;
-use crate::event::UserId;
-use crate::lock;
 use crate::metrics::Metrics;
+use crate::types::event::UserId;
 use jwks::Published;
 use keys::{Key, Stamp};
 pub use keys::{algorithm, secret};
@@ -52,7 +52,7 @@ impl Tokens {
     /// Reads the key files again if they have changed.
     pub fn refresh(&self) {
         let now = stamps(&self.config.key_files);
-        let mut seen = lock(&self.seen);
+        let mut seen = self.seen.lock();
         if *seen == now {
             return;
         }
@@ -60,7 +60,7 @@ impl Tokens {
         match keys::read(&self.config) {
             Ok(keys) => {
                 tracing::info!(keys = keys.len(), "the keys of users' tokens were read again");
-                *self.keys.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Arc::new(keys);
+                *self.keys.write() = Arc::new(keys);
             }
             Err(error) => tracing::error!("the keys of users' tokens stay as they are: {error:#}"),
         }
@@ -80,7 +80,7 @@ impl Tokens {
     ///
     /// # Errors
     /// Why it doesn't: for the log and the counter, not for the client.
-    pub fn verify(&self, token: &str, user: &UserId) -> Result<Pass, &'static str> {
+    pub fn verify(&self, token: &str, user: &UserId) -> Result<Identity, &'static str> {
         let header = decode_header(token).map_err(|_| "not a JWT")?;
         if !self.config.algorithms.iter().any(|algorithm| keys::algorithm(*algorithm) == header.alg) {
             return Err("algorithm");
@@ -107,7 +107,7 @@ impl Tokens {
             required.push("aud");
         }
         validation.set_required_spec_claims(&required);
-        let keys = self.keys.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let keys = self.keys.read().clone();
         let mut reason = "no such key";
         let mut verified = |keys: &[Key], validation: &Validation| {
             for key in keys.iter().filter(|key| key.fits(header.alg, header.kid.as_deref())) {
@@ -137,7 +137,7 @@ impl Tokens {
         Err(reason)
     }
 
-    fn pass(&self, claims: &Map<String, Value>, user: &UserId) -> Result<Pass, &'static str> {
+    fn pass(&self, claims: &Map<String, Value>, user: &UserId) -> Result<Identity, &'static str> {
         // Ids are numbers or strings in the systems that make tokens.
         let named = claims.get(&self.config.user_claim).and_then(text).ok_or("no user")?;
         if named != user.as_str() {
@@ -148,7 +148,7 @@ impl Tokens {
         // One that only the leeway lets in gives a session its grace: ended at once, the client would come back with the same token.
         let at = at.max(SystemTime::now());
         let attribute = |name: &String| Some((name.clone(), claims.get(name).and_then(text)?));
-        Ok(Pass { ends: Some(at), attributes: self.config.claims.iter().filter_map(attribute).collect() })
+        Ok(Identity { ends: Some(at), attributes: self.config.claims.iter().filter_map(attribute).collect() })
     }
 }
 

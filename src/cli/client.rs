@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::terminal::plain;
-use crate::tls;
-use crate::wire::Wire;
+use crate::net::tls;
+use crate::net::wire::Wire;
 
 /// A request or a handshake. A person has given up by then.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);

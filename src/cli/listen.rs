@@ -23,7 +23,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::client::{Address, DEADLINE, credentials, encoded, problem};
 use super::terminal::wants_color;
-use crate::wire::Wire;
+use crate::net::wire::Wire;
 use reader::{Reader, Screen};
 use retry::{After, Backoff, chance};
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delivery::{Decision, Membership, Message, Recipients, Terms};
-use crate::event::UserId;
-use crate::mailbox::Posted;
+use crate::model::mailbox::Posted;
 use crate::policy::Policy;
+use crate::types::delivery::{Decision, Membership, Message, Recipients, Terms};
+use crate::types::event::UserId;
 
 /// Recipients of one delivery that are named; the others are counted.
 const NAMED_MAX: usize = 100;

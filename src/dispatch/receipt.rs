@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::account::Account;
-use crate::delivery::Refusal;
-use crate::event::UserId;
-use crate::metrics::DropReason;
 use crate::policy::{Fault, Policy};
+use crate::types::delivery::Refusal;
+use crate::types::drop_reason::DropReason;
+use crate::types::event::UserId;
 
 /// Users that a receipt names for each reason; the count is of all.
 const NAMED_USERS_MAX: usize = 10;
@@ -57,8 +57,8 @@ pub enum Outcome {
     Refused,
     Faulted,
     /// The policy faulted too often in a row, and was not called.
-    #[serde(rename = "left_out")]
-    LeftOut,
+    #[serde(rename = "circuit_open")]
+    CircuitOpen,
 }
 
 #[derive(Debug, Serialize)]
@@ -82,7 +82,7 @@ impl Consulted {
 
 impl Outcome {
     pub fn is_failure(self) -> bool {
-        matches!(self, Outcome::Faulted | Outcome::LeftOut)
+        matches!(self, Outcome::Faulted | Outcome::CircuitOpen)
     }
 }
 

@@ -5,9 +5,10 @@
 
 use std::collections::VecDeque;
 use std::mem::size_of;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 
-use crate::delivery::Message;
+use crate::types::delivery::Message;
+use parking_lot::Mutex;
 
 /// The shape's place, its class, its entry here, and the message's own frame, which lives as long as that entry.
 const OVERHEAD_BYTES: usize = size_of::<Message>() + 256;
@@ -33,7 +34,7 @@ impl Window {
     /// Counts a shape that was just made, and forgets the oldest for it.
     pub fn keep(&self, message: &Arc<Message>, bytes: usize) {
         let bytes = bytes + OVERHEAD_BYTES;
-        let made = &mut *crate::lock(&self.made);
+        let made = &mut *self.made.lock();
         made.shapes.push_back((Arc::downgrade(message), bytes));
         made.bytes += bytes;
         while let Some((oldest, bytes)) = made.shapes.front()
@@ -51,7 +52,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Body;
+    use crate::types::event::Body;
 
     #[test]
     fn the_shapes_that_were_made_last_are_kept() {
@@ -74,7 +75,7 @@ mod tests {
         for _ in 0..1000 {
             window.keep(&message(), 0);
         }
-        let made = crate::lock(&window.made);
+        let made = window.made.lock();
         assert_eq!((made.shapes.len(), made.bytes), (1, OVERHEAD_BYTES), "those that are gone go first");
         assert!(made.shapes.capacity() <= 16);
     }

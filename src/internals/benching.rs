@@ -8,16 +8,16 @@ use crate::auth::Auth;
 pub use crate::auth::api_keys::{generate as new_key, hex_digest as digest};
 use crate::config::{Config, Scope};
 use crate::dead_letters::DeadLetters;
-use crate::delivery::{Message, Terms};
 use crate::dispatch::{Dispatch, Receipt};
-use crate::event::{Body, Event, UserId};
 use crate::format::Format;
-use crate::ingress::cloudevents;
-use crate::mailbox::{Reader, Seat};
+use crate::http::ingress::cloudevents;
 use crate::metrics::Metrics;
+use crate::model::mailbox::{Reader, SessionHandle};
 use crate::policy::Policy;
 use crate::policy::host::Services;
 use crate::server;
+use crate::types::delivery::{Message, Terms};
+use crate::types::event::{Body, Event, UserId};
 
 /// The line from an event to what a session sends, with the plugins of a configuration.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Line {
     /// The user id is refused, or the user has too many sessions.
     pub fn connect(&self, user: &str, attributes: Vec<(String, String)>) -> anyhow::Result<Device> {
         let user = UserId::new(user, self.config.sockets.user_id_bytes_max).map_err(anyhow::Error::msg)?;
-        let opened = self.services.mailboxes.open(Seat::new(user, None, attributes));
+        let opened = self.services.mailboxes.open(SessionHandle::new(user, None, attributes));
         opened.map(Device).map_err(|close| anyhow::anyhow!("{close:?}"))
     }
 
@@ -110,7 +110,7 @@ impl Line {
     }
 
     pub fn post(&self, device: &Device, message: &Unshaped) {
-        self.services.mailboxes.post(&device.0.seat().user, None, &message.0, &Terms::default());
+        self.services.mailboxes.post(&device.0.handle().user, None, &message.0, &Terms::default());
     }
 
     /// The bytes that a session sends of a message.
@@ -118,7 +118,7 @@ impl Line {
     /// # Errors
     /// Formatting dropped it.
     pub async fn shape(&self, message: &Unshaped, device: &Device) -> anyhow::Result<usize> {
-        let shaped = self.format.shape(&message.0, device.0.seat()).await;
+        let shaped = self.format.shape(&message.0, device.0.handle()).await;
         shaped.map(|body| body.size()).map_err(|reason| anyhow::anyhow!("{reason:?}"))
     }
 }

@@ -10,9 +10,9 @@ use crate::config::{Config, Grant, OnBad};
 use crate::dispatch::{Dispatched, Shown, Spoken};
 use crate::explain;
 use crate::format::Format;
+use crate::http::operate::Operate;
 use crate::kit::Workbench;
 use crate::kit::fixture::words;
-use crate::operate::Operate;
 use crate::policy::CallError;
 use crate::server::Server;
 
@@ -80,7 +80,7 @@ impl Dev {
             Ok(Some(response)) => format!("answers {}", words::response(response)),
             Err(CallError::Refused(refusal)) => format!("refuses {}", words::refusal(refusal)),
             Err(CallError::Fault(fault)) => format!("faults {}", words::fault(fault)),
-            Err(CallError::LeftOut) => "is left out".to_owned(),
+            Err(CallError::CircuitOpen) => "is left out".to_owned(),
         }
     }
 

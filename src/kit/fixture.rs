@@ -40,7 +40,7 @@ pub use bench::{Bench, Timed};
 const VERBS: [&str; 5] = ["event", "format", "opened", "received", "closed"];
 
 /// What comes out of it: one of these.
-const OUTCOMES: [&str; 7] = ["decides", "gives", "answers", "refuses", "faults", "unwanted", "left_out"];
+const OUTCOMES: [&str; 7] = ["decides", "gives", "answers", "refuses", "faults", "unwanted", "circuit_open"];
 
 /// When it is, where a fixture doesn't say.
 const NOW: &str = "2026-01-01T00:00:00Z";

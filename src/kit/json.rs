@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::event::Body;
+use crate::types::event::Body;
 
 /// What is nested deeper stays as it was written, so that no guest's answer can exhaust the stack.
 const DEPTH_MAX: usize = 64;

@@ -28,7 +28,7 @@ impl Workbench {
         let config = Arc::new(config);
         let (services, loader) = server::foundations_at(&config, clock)?;
         // There is no serving that compiling could hold up, and somebody waits.
-        Ok(Workbench { config, services, loader: loader.in_a_hurry() })
+        Ok(Workbench { config, services, loader: loader.foreground() })
     }
 
     /// One for a plugin that is tried again after each edit.

@@ -5,11 +5,12 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
@@ -21,7 +22,6 @@ use super::frames::{CLOSE, PING, PONG, TEXT, client_frame, first_frame};
 use super::histogram::Histogram;
 use super::ledger::Ledger;
 use super::{Random, Target};
-use crate::lock;
 
 /// Large enough for a whole write of the server, so that one read takes it.
 const BUFFER_BYTES: usize = 128 << 10;
@@ -121,7 +121,7 @@ impl Crowd {
 
     /// Shows each message to `look` too, with the user who read it.
     pub fn look_at_messages(&self, look: impl FnMut(u32, &[u8]) + Send + 'static) {
-        *lock(&self.shared.look) = Some(Box::new(look));
+        *self.shared.look.lock() = Some(Box::new(look));
     }
 
     /// Opens a socket for each user.
@@ -130,7 +130,7 @@ impl Crowd {
     /// A user can't connect; those who can stay.
     pub async fn open(&mut self) -> io::Result<()> {
         let gate = Arc::new(Semaphore::new(self.shared.readers.at_once.clamp(1, Semaphore::MAX_PERMITS)));
-        *lock(&self.shared.connecting) = Histogram::default();
+        *self.shared.connecting.lock() = Histogram::default();
         let opening = (0..self.shared.readers.users).map(|user| {
             let (shared, gate) = (self.shared.clone(), gate.clone());
             let (opened, is_open) = tokio::sync::oneshot::channel();
@@ -144,10 +144,10 @@ impl Crowd {
                         let _ = opened.send(());
                         let code = Socket { shared: &shared, user, tcp, partial, unacked: 0 }.run().await;
                         shared.open.fetch_sub(1, Ordering::Relaxed);
-                        *lock(&shared.closed).entry(code).or_default() += 1;
+                        *shared.closed.lock().entry(code).or_default() += 1;
                     }
                     Err(error) => {
-                        lock(&shared.failed).get_or_insert(error);
+                        shared.failed.lock().get_or_insert(error);
                     }
                 }
             });
@@ -157,7 +157,7 @@ impl Crowd {
         let opening: Vec<_> = opening.collect();
         for is_open in opening {
             if is_open.await.is_err() {
-                let first = lock(&self.shared.failed).take();
+                let first = self.shared.failed.lock().take();
                 return Err(first.unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into()));
             }
         }
@@ -189,7 +189,7 @@ impl Crowd {
     }
 
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        lock(&self.shared.ledger)
+        self.shared.ledger.lock()
     }
 
     pub fn open_sockets(&self) -> u32 {
@@ -198,12 +198,12 @@ impl Crowd {
 
     /// Sockets that ended without our doing, by close code; 1006 for a lost connection.
     pub fn closed(&self) -> BTreeMap<u16, u64> {
-        lock(&self.shared.closed).clone()
+        self.shared.closed.lock().clone()
     }
 
     /// How long each connection took, handshake included.
     pub fn connecting(&self) -> Histogram {
-        lock(&self.shared.connecting).clone()
+        self.shared.connecting.lock().clone()
     }
 
     /// Waits until at most `outstanding` deliveries are still to come, or nothing has come for `patience`. Says whether they came.
@@ -264,7 +264,7 @@ impl Shared {
                 if let Some(subscription) = dialect.subscription(channel) {
                     self.subscribe(&subscription, &mut tcp, &mut head).await?;
                 }
-                lock(&self.connecting).record(began.elapsed());
+                self.connecting.lock().record(began.elapsed());
                 return Ok((tcp, head));
             }
         }
@@ -299,24 +299,24 @@ impl Shared {
     }
 
     fn mask(&self) -> u32 {
-        lock(&self.random).number() as u32
+        self.random.lock().number() as u32
     }
 
     fn message(&self, user: u32, payload: &[u8], now: Duration) {
-        lock(&self.ledger).read(user, payload, now);
-        if let Some(look) = &mut *lock(&self.look) {
+        self.ledger.lock().read(user, payload, now);
+        if let Some(look) = &mut *self.look.lock() {
             look(user, payload);
         }
     }
 
     fn wait_for(&self, outstanding: u64) {
-        let mut waits_for = lock(&self.waits_for);
+        let mut waits_for = self.waits_for.lock();
         *waits_for = Some(waits_for.unwrap_or_default().max(outstanding));
     }
 
     fn wake(&self) {
-        let mut waits_for = lock(&self.waits_for);
-        if waits_for.is_some_and(|mark| lock(&self.ledger).outstanding() <= mark) {
+        let mut waits_for = self.waits_for.lock();
+        if waits_for.is_some_and(|mark| self.ledger.lock().outstanding() <= mark) {
             *waits_for = None;
             self.arrived.notify_waiters();
         }
@@ -345,7 +345,7 @@ impl Socket<'_> {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<u16> {
         let shared = self.shared;
         loop {
-            let mut buffer = lock(&shared.buffer);
+            let mut buffer = shared.buffer.lock();
             let mut reading = ReadBuf::new(&mut buffer);
             let outcome = ready!(Pin::new(&mut self.tcp).poll_read(context, &mut reading));
             let bytes = reading.filled();

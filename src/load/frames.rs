@@ -63,7 +63,7 @@ pub fn client_frame(opcode: u8, payload: &[u8], mask: u32, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::websocket::{Decoder, Incoming, Opcode, encode};
+    use crate::net::websocket::{Decoder, Incoming, Opcode, encode};
 
     #[test]
     fn a_servers_frames_are_read_however_they_are_cut() {

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::interval;
 
@@ -17,7 +18,6 @@ use super::producer::Producer;
 use super::report::{Connecting, Generator, Latency, Progress, Report, Server, micros};
 use super::traffic::{Composer, Request, Traffic};
 use super::{Random, Target};
-use crate::lock;
 
 /// Deliveries on their way for each user, on average. A fifth of what a mailbox holds by default: the generator waits for its
 /// readers, so that it measures the server's speed and not its bounds.
@@ -117,18 +117,18 @@ pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress
             }
         }
     }
-    let seconds = lock(&drive.state).took.unwrap_or_else(|| began.elapsed()).as_secs_f64();
+    let seconds = drive.state.lock().took.unwrap_or_else(|| began.elapsed()).as_secs_f64();
     let storm = if matches!(plan.scenario, Scenario::Storm { .. }) { opening } else { Duration::ZERO };
     let (own, its) = (own_processor_time() - own, processor().saturating_sub(its + storm));
     let after = resident();
     let deliveries = drive.crowd.ledger().arrived() - arrived;
-    let events = lock(&drive.state).events;
+    let events = drive.state.lock().events;
     let latency = Latency::from(drive.crowd.ledger().latency());
     drive.finish().await?;
     let each = |time: Duration| if deliveries > 0 { micros(time) / deliveries as f64 } else { 0.0 };
     let ledger = drive.crowd.ledger();
     let (findings, closed) = (ledger.findings(), drive.crowd.closed());
-    let state = lock(&drive.state);
+    let state = drive.state.lock();
     Ok(Report {
         scenario: plan.name,
         dialect: target.dialect,
@@ -245,7 +245,7 @@ impl Drive {
         Progress {
             elapsed: began.elapsed(),
             open_sockets: self.crowd.open_sockets(),
-            events: lock(&self.state).events,
+            events: self.state.lock().events,
             arrived: ledger.arrived(),
             outstanding: ledger.outstanding(),
         }
@@ -256,7 +256,7 @@ impl Drive {
         let lane = self.plan.producers;
         self.post_all(self.composer.before(&self.crowd, lane).chain(self.composer.for_the_away(&self.crowd, self.plan.away))).await?;
         self.crowd.ledger().forget_latency();
-        lock(&self.state).events = 0;
+        self.state.lock().events = 0;
         Ok(())
     }
 
@@ -288,7 +288,7 @@ impl Drive {
             producers.push(self.producer().await?);
         }
         let began = Instant::now();
-        lock(&self.state).until = began + self.plan.duration_max;
+        self.state.lock().until = began + self.plan.duration_max;
         let tasks = producers.into_iter().zip(0..).map(|(producer, lane)| {
             let drive = self.clone();
             tokio::spawn(async move {
@@ -324,7 +324,7 @@ impl Drive {
                 _ = tick.tick() => progress(self.progress(began)),
             }
         }
-        *lock(&self.state).took.get_or_insert_default() += began.elapsed();
+        *self.state.lock().took.get_or_insert_default() += began.elapsed();
         Ok(())
     }
 
@@ -349,7 +349,7 @@ impl Drive {
         let mut request = Request::default();
         loop {
             let (due, all_due) = {
-                let mut state = lock(&self.state);
+                let mut state = self.state.lock();
                 (state.due.pop_front(), state.all_due)
             };
             match due {
@@ -375,11 +375,11 @@ impl Drive {
             while sent + 1.0 <= since.as_secs_f64() * rate + 1e-6 {
                 sent += 1.0;
                 if !self.claim() {
-                    lock(&self.state).all_due = true;
+                    self.state.lock().all_due = true;
                     self.more.notify_waiters();
                     return Ok(());
                 }
-                lock(&self.state).due.push_back(start + since);
+                self.state.lock().due.push_back(start + since);
                 self.more.notify_one();
             }
         }
@@ -387,7 +387,7 @@ impl Drive {
 
     /// Whether there is one more to send.
     fn claim(&self) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.left == 0 || Instant::now() >= state.until {
             return false;
         }
@@ -400,7 +400,7 @@ impl Drive {
     }
 
     fn user(&self) -> u32 {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         match &mut state.turn {
             Some(turn) => {
                 let user = *turn % self.plan.users.max(1);
@@ -415,13 +415,13 @@ impl Drive {
     /// The connection is of no more use. That and a bad answer are counted.
     async fn post(&self, producer: &mut Producer, request: &Request) -> io::Result<()> {
         let failed = |sentence: String| {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             state.failed += 1;
             state.first_failure.get_or_insert(sentence);
         };
         match producer.post(&request.path, request.content_type, &request.body).await {
             Ok(answer) if self.target.dialect.took(&answer, request.deliveries) => {
-                lock(&self.state).events += request.events;
+                self.state.lock().events += request.events;
                 Ok(())
             }
             Ok(answer) => {
@@ -451,7 +451,7 @@ impl Drive {
 
     async fn publish_to_each(self: &Arc<Drive>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<()> {
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             (state.left, state.turn) = (u64::from(self.plan.users), Some(0));
         }
         self.publish(progress).await

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use super::crowd::Crowd;
 use super::dialect::Dialect;
 use super::ledger::Ledger;
-use crate::lock;
+use parking_lot::Mutex;
 
 /// Events in a request of [`Traffic::Batch`], and of those that make and end groups.
 const BATCH: u32 = 100;
@@ -147,7 +146,7 @@ impl Composer {
 
     /// The requests that end what was made, so that nothing of the run is left in the server.
     pub fn after<'a>(&'a self, crowd: &'a Crowd, lane: u32) -> impl Iterator<Item = Request> + 'a {
-        let riders: Vec<u32> = lock(&self.pools).iter().copied().collect();
+        let riders: Vec<u32> = self.pools.lock().iter().copied().collect();
         let to_all = self.makes_group_of_all();
         let mut chunks: Vec<Vec<u32>> = riders.chunks(BATCH as usize).map(<[u32]>::to_vec).collect();
         if to_all {
@@ -177,7 +176,7 @@ impl Composer {
 
     /// The data of a match of a user and the next one; how many readers it has.
     fn pair(&self, crowd: &Crowd, lane: u32, rider: u32, at: Duration, body: &mut Vec<u8>) -> u64 {
-        lock(&self.pools).insert(rider);
+        self.pools.lock().insert(rider);
         self.found(crowd, lane, self.pair_of(crowd, rider), &crowd.user(rider), at, body)
     }
 

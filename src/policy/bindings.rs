@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::delivery::{Decision, Delivery, Membership, Priority, Recipients, Refusal, Terms};
-use crate::event::{self, Body, Event, UserId};
+use crate::types::delivery::{Decision, Delivery, Membership, Priority, Recipients, Refusal, Terms};
+use crate::types::event::{self, Body, Event, UserId};
 
 mod generated {
     wasmtime::component::bindgen!({
@@ -43,7 +43,7 @@ pub struct Response {
 /// An event that a sessions policy publishes.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    pub kind: String,
+    pub event_type: String,
     pub subject: Option<String>,
     pub data: Body,
 }
@@ -57,7 +57,7 @@ pub fn with_event<R>(event: &Event, use_it: impl FnOnce(types::Event<'_>) -> R) 
     use_it(types::Event {
         id: &event.id,
         source: &event.source,
-        type_: &event.kind,
+        type_: &event.event_type,
         subject: event.subject.as_deref(),
         time: event.time.as_deref(),
         content_type: &event.content_type,
@@ -153,7 +153,7 @@ impl Bounds {
         // What ingress proves of everybody else's events.
         event::check_attribute("type", &draft.type_)?;
         draft.subject.as_deref().map_or(Ok(()), |subject| event::check_attribute("subject", subject))?;
-        Ok(Draft { kind: self.name("an event type", draft.type_)?, subject: draft.subject, data: self.body(draft.data)? })
+        Ok(Draft { event_type: self.name("an event type", draft.type_)?, subject: draft.subject, data: self.body(draft.data)? })
     }
 
     fn user(&self, user: &str) -> Result<UserId, Unusable> {

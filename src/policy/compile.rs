@@ -13,10 +13,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
 use wasmtime::component::types::ComponentItem;
@@ -25,7 +25,6 @@ use wasmtime::{Engine, Module};
 
 use super::engine;
 use crate::config;
-use crate::lock;
 
 /// The argument that makes this binary the compiling child.
 pub const CHILD_COMMAND: &str = "compile-component";
@@ -105,21 +104,21 @@ impl Compiled {
 }
 
 /// Bytes that come from our own child process, directly or through a file that only this user could write and whose digest is right.
-struct Ours<'a>(&'a [u8]);
+struct TrustedArtefact<'a>(&'a [u8]);
 
 /// What the child makes, and how it is read back.
 trait Artefact: Sized {
     /// What tells its file from those of others, and the child what to make.
     const SUFFIX: &str;
 
-    fn read(engine: &Engine, ours: Ours<'_>) -> wasmtime::Result<Self>;
+    fn read(engine: &Engine, ours: TrustedArtefact<'_>) -> wasmtime::Result<Self>;
 }
 
 impl Artefact for Component {
     const SUFFIX: &str = "";
 
     #[expect(unsafe_code, reason = "wasmtime trusts an artefact, and this one can be trusted")]
-    fn read(engine: &Engine, ours: Ours<'_>) -> wasmtime::Result<Component> {
+    fn read(engine: &Engine, ours: TrustedArtefact<'_>) -> wasmtime::Result<Component> {
         // SAFETY: the bytes are ours, and wasmtime itself checks that the same version and settings made them.
         unsafe { Component::deserialize(engine, ours.0) }
     }
@@ -129,7 +128,7 @@ impl Artefact for Module {
     const SUFFIX: &str = "-module";
 
     #[expect(unsafe_code, reason = "wasmtime trusts an artefact, and this one can be trusted")]
-    fn read(engine: &Engine, ours: Ours<'_>) -> wasmtime::Result<Module> {
+    fn read(engine: &Engine, ours: TrustedArtefact<'_>) -> wasmtime::Result<Module> {
         // SAFETY: as for a component.
         unsafe { Module::deserialize(engine, ours.0) }
     }
@@ -154,7 +153,7 @@ impl Compiler {
     }
 
     /// Somebody waits for it: it is as urgent as anything else.
-    pub fn in_a_hurry(self) -> Compiler {
+    pub fn foreground(self) -> Compiler {
         Compiler { niceness: 0, ..self }
     }
 
@@ -169,7 +168,7 @@ impl Compiler {
     /// A sentence for the plugin's author.
     pub fn component(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> Result<Compiled, String> {
         let Some(last) = &self.last else { return self.made(engine, digest, bytes).map(Compiled::whole) };
-        let mut last = lock(last);
+        let mut last = last.lock();
         if let Some(compiled) = last.compiled.as_ref().filter(|_| last.digest == digest) {
             return Ok(compiled.clone());
         }
@@ -188,7 +187,7 @@ impl Compiler {
                 last.modules = modules;
                 // It is large, and soon made, and the next edit makes another one.
                 let artefact = self.compile::<Component>(&parts.rest)?;
-                Compiled { component: Component::read(engine, Ours(&artefact)).map_err(unloadable)?, modules: modules_of_it }
+                Compiled { component: Component::read(engine, TrustedArtefact(&artefact)).map_err(unloadable)?, modules: modules_of_it }
             }
         };
         (last.digest, last.compiled) = (digest.to_owned(), Some(compiled.clone()));
@@ -207,7 +206,7 @@ impl Compiler {
         {
             tracing::warn!("a compiled plugin is not kept in {}: {error}", file.display());
         }
-        A::read(engine, Ours(&artefact)).map_err(unloadable)
+        A::read(engine, TrustedArtefact(&artefact)).map_err(unloadable)
     }
 
     /// The component, compiled anew, and how long that took.
@@ -218,7 +217,7 @@ impl Compiler {
         let started = Instant::now();
         let artefact = self.compile::<Component>(bytes)?;
         let took = started.elapsed();
-        Ok((Compiled::whole(Component::read(engine, Ours(&artefact)).map_err(unloadable)?), took))
+        Ok((Compiled::whole(Component::read(engine, TrustedArtefact(&artefact)).map_err(unloadable)?), took))
     }
 
     fn compile<A: Artefact>(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
@@ -360,7 +359,7 @@ fn load<A: Artefact>(engine: &Engine, file: &Path) -> Option<A> {
     if seal != Sha256::digest(artefact).as_slice() {
         return None;
     }
-    A::read(engine, Ours(artefact)).ok()
+    A::read(engine, TrustedArtefact(artefact)).ok()
 }
 
 /// Writes an artefact so that no reader finds half of it, and makes room by removing the oldest.

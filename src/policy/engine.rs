@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wasmtime::{Config, Engine, ResourceLimiter, UpdateDeadline};
 
-use super::ticker::{TICK, Ticking};
+use super::ticker::{EpochTicker, TICK};
 use crate::config::Limits;
 
 /// Stack of a guest. Half of wasmtime's default: policies don't recurse deeply, and a worker's own stack is 2 MiB.
@@ -23,8 +23,8 @@ const BACKTRACE_FRAMES_MAX: usize = 20;
 ///
 /// # Errors
 /// This machine can't run compiled WebAssembly, or refuses a thread.
-pub fn serving() -> anyhow::Result<Ticking> {
-    Ok(Ticking::new(compiling()?)?)
+pub fn serving() -> anyhow::Result<EpochTicker> {
+    Ok(EpochTicker::new(compiling()?)?)
 }
 
 /// The engine of a process that only compiles: the same, so that what it makes fits.
@@ -91,7 +91,7 @@ fn processor_time() -> Duration {
 
 /// Keeps one instance within its memory and tables, and remembers that it was refused some.
 #[derive(Debug)]
-pub struct Growth {
+pub struct StoreLimits {
     memory_bytes_max: usize,
     table_elements_max: usize,
     memory_bytes: usize,
@@ -100,10 +100,10 @@ pub struct Growth {
     pub refused: Option<&'static str>,
 }
 
-impl Growth {
-    pub fn new(limits: &Limits) -> Growth {
+impl StoreLimits {
+    pub fn new(limits: &Limits) -> StoreLimits {
         let (memory_bytes_max, table_elements_max) = (limits.memory_bytes_max, limits.table_elements_max);
-        Growth { memory_bytes_max, table_elements_max, memory_bytes: 0, table_elements: 0, refused: None }
+        StoreLimits { memory_bytes_max, table_elements_max, memory_bytes: 0, table_elements: 0, refused: None }
     }
 
     /// Linear memory of the instance.
@@ -112,7 +112,7 @@ impl Growth {
     }
 }
 
-impl ResourceLimiter for Growth {
+impl ResourceLimiter for StoreLimits {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let fits = grows(&mut self.memory_bytes, current, desired, self.memory_bytes_max);
         if !fits {

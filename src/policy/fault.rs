@@ -24,7 +24,7 @@ pub struct Fault {
     pub event: Option<String>,
     #[serde(flatten)]
     pub defect: Defect,
-    #[serde(serialize_with = "crate::json::time")]
+    #[serde(serialize_with = "crate::types::time::time")]
     pub at: SystemTime,
 }
 

@@ -1,22 +1,22 @@
 //! The host interfaces of `wit/host.wit`: what a guest may ask, within its bounds. None of them waits.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, Linker};
 
 use super::bindings::{clock, diagnostics, groups, log, metrics, presence, state};
-use super::engine::{Deadline, Growth};
+use super::engine::{Deadline, StoreLimits};
 use super::wasi;
 use crate::config::{Grant, Limits};
-use crate::groups::Groups;
-use crate::lock;
-use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
-use crate::state::{Quota, State, StateError, States};
+use crate::model::groups::Groups;
+use crate::model::mailbox::Mailboxes;
+use crate::model::state::{Quota, State, StateError, States};
 
 /// What the host interfaces read and write.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct Host {
     pub shared: Arc<Shared>,
-    pub growth: Growth,
+    pub growth: StoreLimits,
     pub deadline: Deadline,
     now_ms: u64,
     log_lines: u32,
@@ -111,7 +111,7 @@ const PANIC_BYTES_MAX: usize = 2048;
 
 impl Host {
     pub fn new(shared: Arc<Shared>) -> Host {
-        let growth = Growth::new(&shared.limits);
+        let growth = StoreLimits::new(&shared.limits);
         Host { shared, growth, deadline: Deadline::default(), now_ms: 0, log_lines: 0, calls: 0, panic: None }
     }
 
@@ -269,7 +269,7 @@ impl metrics::Host for Host {
         Host::count(self)?;
         let shared = &self.shared;
         let sane = (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        let mut names = lock(&shared.metric_names);
+        let mut names = shared.metric_names.lock();
         if !sane || (!names.contains(&name) && names.len() >= shared.limits.metric_names_max) {
             // The guest's own counter of what it could not count.
             shared.services.metrics.policy_custom.with_label_values(&[shared.name.as_str(), "_dropped"]).inc();

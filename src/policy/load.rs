@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::ticker::Ticking;
+use super::ticker::EpochTicker;
 use sha2::{Digest, Sha256};
 
 use super::bindings::Bounds;
@@ -21,7 +21,6 @@ use super::inspect::Inspection;
 use super::plugin::{Source, TOO_LARGE_TO_KEEP};
 use super::{Policies, Policy, PolicySet, Rejected};
 use crate::config::{self, Config};
-use crate::lock;
 
 /// Where a policy stands among the others when its configuration doesn't say.
 const ORDER_DEFAULT: i32 = 100;
@@ -32,7 +31,7 @@ const REASON_BYTES_MAX: usize = 4096;
 /// Loads plugins as the configuration says.
 #[derive(Debug)]
 pub struct Loader {
-    ticking: Ticking,
+    ticker: EpochTicker,
     compiler: Arc<Compiler>,
     config: Arc<Config>,
     services: Arc<Services>,
@@ -60,26 +59,26 @@ impl Candidate {
 }
 
 impl Loader {
-    pub fn new(ticking: Ticking, config: Arc<Config>, services: Arc<Services>) -> Loader {
+    pub fn new(ticker: EpochTicker, config: Arc<Config>, services: Arc<Services>) -> Loader {
         let compiler = Arc::new(Compiler::new(&config.plugins));
-        Loader { ticking, compiler, config, services }
+        Loader { ticker, compiler, config, services }
     }
 
     /// Somebody waits for what it compiles.
-    pub fn in_a_hurry(self) -> Loader {
-        let compiler = Compiler::new(&self.config.plugins).in_a_hurry();
+    pub fn foreground(self) -> Loader {
+        let compiler = Compiler::new(&self.config.plugins).foreground();
         Loader { compiler: Arc::new(compiler), ..self }
     }
 
     /// Somebody waits for it, and what it compiles is what it compiled before, with an edit.
     pub fn for_edits(self) -> Loader {
-        let compiler = Compiler::new(&self.config.plugins).in_a_hurry().for_edits();
+        let compiler = Compiler::new(&self.config.plugins).foreground().for_edits();
         Loader { compiler: Arc::new(compiler), ..self }
     }
 
     /// One that has compiled what this one has, with another configuration and other services.
     pub fn with(&self, config: Arc<Config>, services: Arc<Services>) -> Loader {
-        Loader { ticking: self.ticking.clone(), compiler: self.compiler.clone(), config, services }
+        Loader { ticker: self.ticker.clone(), compiler: self.compiler.clone(), config, services }
     }
 
     /// Everything that can be loaded, and what can't.
@@ -105,7 +104,7 @@ impl Loader {
         let mut rejected = Vec::new();
         for policy in &mut next {
             let Some(previous) = policy.fallback() else { continue };
-            let why = lock(&policy.last_fault).as_ref().map_or_else(String::new, |fault| {
+            let why = policy.last_fault.lock().as_ref().map_or_else(String::new, |fault| {
                 let defect = &fault.defect;
                 format!(", at last in {} ({}: {})", fault.function, defect.kind.name(), defect.detail)
             });
@@ -205,7 +204,7 @@ impl Loader {
         };
         let shared = Shared::new(name.to_owned(), limits, self.services.clone());
         let source = Source { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
-        Policy::load(&self.ticking, &self.compiler, source, config, shared, bounds)
+        Policy::load(&self.ticker, &self.compiler, source, config, shared, bounds)
     }
 
     /// Loads one file under this policy's name, as it would be loaded with all others.
@@ -234,7 +233,7 @@ impl Loader {
     pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, String> {
         let (digest, bytes) = self.read(file)?;
         check_kind(&bytes)?;
-        imported_grants(&self.ticking.engine, &self.compiler.component(&self.ticking.engine, &digest, &bytes)?)
+        imported_grants(&self.ticker.engine, &self.compiler.component(&self.ticker.engine, &digest, &bytes)?)
     }
 
     /// What there is to know of a file before a configuration fits it.
@@ -245,7 +244,7 @@ impl Loader {
         let (digest, bytes) = self.read(file)?;
         let shared = Shared::new(name.to_owned(), self.config.limits_for(name), self.services.clone());
         let config = self.config.policies.get(name).cloned().unwrap_or_default();
-        Inspection::of(&self.ticking, &self.compiler, digest, bytes, config, shared)
+        Inspection::of(&self.ticker, &self.compiler, digest, bytes, config, shared)
     }
 
     /// The plugins of the folder and of the configuration, by name, read.

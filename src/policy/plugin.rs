@@ -6,10 +6,11 @@
 mod instances;
 mod looking;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use prometheus::Histogram;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -20,14 +21,13 @@ use super::contract::{Role, check_description, check_events, check_exports, chec
 use super::engine::Deadline;
 use super::fault::{Defect, Fault, FaultKind};
 use super::host::{Services, Shared};
-use super::ticker::Ticking;
+use super::ticker::EpochTicker;
 use crate::config::{self, Isolation, Limits, OnFault};
-use crate::delivery::{Decision, Message, Refusal};
-use crate::event::{Body, Event};
-use crate::groups::Quota;
-use crate::lock;
+use crate::model::groups::Quota;
+use crate::types::delivery::{Decision, Message, Refusal};
+use crate::types::event::{Body, Event};
 use instances::{Instance, Instances};
-pub use looking::Introduction;
+pub use looking::Introspection;
 
 /// A call of this length holds up the other tasks of its thread for longer than a thread's hand-over takes.
 const LONG_CALL: Duration = Duration::from_millis(1);
@@ -75,7 +75,7 @@ pub enum CallError {
     Refused(Refusal),
     Fault(Box<Fault>),
     /// It faulted too often in a row, and is left out for a while. It was not called.
-    LeftOut,
+    CircuitOpen,
 }
 
 /// What the server gives a plugin that is being loaded.
@@ -103,7 +103,7 @@ impl Policy {
     /// # Errors
     /// A sentence that the plugin's author or operator can act on.
     pub fn load(
-        ticking: &Ticking,
+        ticker: &EpochTicker,
         compiler: &Compiler,
         source: Source<'_>,
         config: config::Policy,
@@ -111,11 +111,11 @@ impl Policy {
         bounds: Bounds,
     ) -> Result<Policy, String> {
         check_kind(source.bytes)?;
-        let engine = &ticking.engine;
+        let engine = &ticker.engine;
         let component = compiler.component(engine, &source.digest, source.bytes)?;
         let roles = check_exports(engine, &component)?;
         check_imports(engine, &component, source.name, &config.grants)?;
-        let instances = Instances::new(ticking, &component, &config, shared.clone(), &roles)?;
+        let instances = Instances::new(ticker, &component, &config, shared.clone(), &roles)?;
         let (description, vary, first) = instances.probe()?;
         check_description(&description)?;
         check_vary(&vary)?;
@@ -193,7 +193,7 @@ impl Policy {
     }
 
     pub fn idle_instances(&self) -> usize {
-        lock(&self.instances.idle).len()
+        self.instances.idle.lock().len()
     }
 
     /// # Errors
@@ -262,8 +262,8 @@ impl Policy {
     ) -> Result<R, CallError> {
         let started = Instant::now();
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
-        if !lock(&self.breaker).admits(tokio::time::Instant::now()) {
-            return Err(CallError::LeftOut);
+        if !self.breaker.lock().admits(tokio::time::Instant::now()) {
+            return Err(CallError::CircuitOpen);
         }
         let fault = |defect| CallError::Fault(Box::new(self.fault(function, event, defect)));
         let mut instance = self.instances.take().map_err(fault)?;
@@ -288,7 +288,7 @@ impl Policy {
             Ok(answer) => Ok(answer.map_err(unusable)?),
             Err(refusal) => Err(self.bounds.refusal(refusal).map_err(unusable)?),
         };
-        lock(&self.breaker).succeeded();
+        self.breaker.lock().succeeded();
         if self.on_trial.load(Ordering::Relaxed) && self.counters.calls.load(Ordering::Relaxed) >= self.limits().trial_calls {
             self.end_trial();
         }
@@ -306,7 +306,7 @@ impl Policy {
         let kind = defect.kind.name();
         self.instances.shared.services.metrics.policy_faults.with_label_values(&[self.name.as_str(), kind]).inc();
         tracing::warn!(policy = self.name, version = self.version, function, event, kind, "policy fault: {}", defect.detail);
-        if lock(&self.breaker).faulted(tokio::time::Instant::now()) {
+        if self.breaker.lock().faulted(tokio::time::Instant::now()) {
             tracing::error!(policy = self.name, version = self.version, "left out for a while: it faulted too often in a row");
         }
         let fault = Fault {
@@ -318,30 +318,30 @@ impl Policy {
             defect,
             at: SystemTime::now(),
         };
-        *lock(&self.last_fault) = Some(fault.clone());
+        *self.last_fault.lock() = Some(fault.clone());
         fault
     }
 
     /// Begins a trial: until it has proven itself, the last version that has is at hand.
     pub fn follows(&self, old: &Arc<Policy>) {
-        let proven = lock(&old.previous).clone().unwrap_or_else(|| old.clone());
+        let proven = old.previous.lock().clone().unwrap_or_else(|| old.clone());
         self.on_trial.store(true, Ordering::Relaxed);
-        *lock(&self.previous) = Some(proven);
+        *self.previous.lock() = Some(proven);
     }
 
     fn end_trial(&self) {
         self.on_trial.store(false, Ordering::Relaxed);
-        lock(&self.previous).take();
+        self.previous.lock().take();
     }
 
     /// The version to go back to, where this one is new and has faulted too often in a row.
     pub fn fallback(&self) -> Option<Arc<Policy>> {
-        if self.is_left_out() { lock(&self.previous).clone() } else { None }
+        if self.is_circuit_open() { self.previous.lock().clone() } else { None }
     }
 
     /// Whether the policy is left out at the moment.
-    pub fn is_left_out(&self) -> bool {
-        lock(&self.breaker).is_open()
+    pub fn is_circuit_open(&self) -> bool {
+        self.breaker.lock().is_open()
     }
 }
 

@@ -16,7 +16,7 @@ const REST_AFTER_TICKS: u32 = 100;
 
 /// An engine whose epoch moves on while instances are in use. The thread ends with it.
 #[derive(Clone, Debug)]
-pub struct Ticking {
+pub struct EpochTicker {
     pub engine: Engine,
     ticker: Arc<Ticker>,
 }
@@ -32,14 +32,14 @@ struct Ticker {
     thread: OnceLock<Thread>,
 }
 
-impl Ticking {
+impl EpochTicker {
     /// # Errors
     /// The operating system refuses a thread.
-    pub fn new(engine: Engine) -> std::io::Result<Ticking> {
-        Ok(Ticking::start(engine)?.0)
+    pub fn new(engine: Engine) -> std::io::Result<EpochTicker> {
+        Ok(EpochTicker::start(engine)?.0)
     }
 
-    fn start(engine: Engine) -> std::io::Result<(Ticking, JoinHandle<()>)> {
+    fn start(engine: Engine) -> std::io::Result<(EpochTicker, JoinHandle<()>)> {
         let ticker = Arc::new(Ticker::default());
         let (weak, engine_of_thread) = (Arc::downgrade(&ticker), engine.weak());
         let running = thread::Builder::new().name("epoch-ticker".into()).spawn(move || {
@@ -60,7 +60,7 @@ impl Ticking {
         })?;
         // Before anybody can use an instance, and long before the thread rests.
         let _ = ticker.thread.set(running.thread().clone());
-        Ok((Ticking { engine, ticker }, running))
+        Ok((EpochTicker { engine, ticker }, running))
     }
 
     /// Says that an instance is in use from now on.
@@ -119,22 +119,22 @@ mod tests {
 
     #[test]
     fn it_rests_without_calls_and_is_there_for_the_next_one() {
-        let ticking = Ticking::new(Engine::default()).unwrap();
+        let ticker = EpochTicker::new(Engine::default()).unwrap();
         for _ in 0..3 {
-            wait_until(|| ticking.ticker.rests.load(Ordering::SeqCst));
-            let in_use = ticking.in_use();
-            assert!(!ticking.ticker.rests.load(Ordering::SeqCst));
+            wait_until(|| ticker.ticker.rests.load(Ordering::SeqCst));
+            let in_use = ticker.in_use();
+            assert!(!ticker.ticker.rests.load(Ordering::SeqCst));
             thread::sleep(3 * TICK * REST_AFTER_TICKS);
-            assert!(!ticking.ticker.rests.load(Ordering::SeqCst), "while an instance is in use");
+            assert!(!ticker.ticker.rests.load(Ordering::SeqCst), "while an instance is in use");
             drop(in_use);
         }
     }
 
     #[test]
     fn its_thread_ends_with_it() {
-        let (ticking, running) = Ticking::start(Engine::default()).unwrap();
-        wait_until(|| ticking.ticker.rests.load(Ordering::SeqCst));
-        drop(ticking);
+        let (ticker, running) = EpochTicker::start(Engine::default()).unwrap();
+        wait_until(|| ticker.ticker.rests.load(Ordering::SeqCst));
+        drop(ticker);
         wait_until(|| running.is_finished());
     }
 }

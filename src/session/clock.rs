@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::close::Close;
 use crate::config::Sockets;
+use crate::types::close::Close;
 
 /// When something was last heard and said.
 #[derive(Debug)]

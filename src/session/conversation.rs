@@ -20,14 +20,14 @@ use super::clock::Clock;
 use super::protocol::{self, ClientFrame};
 use super::{Sessions, entry};
 use crate::auth::Refused;
-use crate::close::Close;
-use crate::dialogue;
-use crate::event::Body;
-use crate::mailbox::Reader;
-use crate::places::{Place, SessionPlace};
-use crate::rate::Bucket;
-use crate::websocket::{Decoder, Incoming, Opcode, encode, encode_close};
-use crate::wire::Wire;
+use crate::dispatch::session_policies;
+use crate::model::mailbox::Reader;
+use crate::net::permits::{ConnectionPermit, SessionPermit};
+use crate::net::rate::Bucket;
+use crate::net::websocket::{Decoder, Incoming, Opcode, encode, encode_close};
+use crate::net::wire::Wire;
+use crate::types::close::Close;
+use crate::types::event::Body;
 
 /// Bytes asked of the socket at a time; enough for a client's usual message.
 const READ_BYTES: usize = 2048;
@@ -38,7 +38,7 @@ const LOST: u16 = 1006;
 /// What a client may send at once, in seconds of its rates: what it typed ahead while it was away.
 const BURST_S: u32 = 10;
 
-/// A session that has its place in the mailbox.
+/// A session that has its permit in the mailbox.
 #[derive(Debug)]
 pub struct Session {
     sessions: Arc<Sessions>,
@@ -56,7 +56,7 @@ pub struct Session {
     /// Of messages, and of bytes.
     allowance: Bucket,
     bytes: Bucket,
-    _places: (Place, SessionPlace),
+    _permits: (ConnectionPermit, SessionPermit),
 }
 
 /// A session's end.
@@ -103,12 +103,12 @@ impl Session {
         wire: Wire,
         input: BytesMut,
         ends: Option<SystemTime>,
-        places: (Place, SessionPlace),
+        permits: (ConnectionPermit, SessionPermit),
     ) -> Box<Session> {
         let sockets = &sessions.sockets;
         Box::new(Session {
             wire,
-            v1: reader.seat().subprotocol.is_some(),
+            v1: reader.handle().subprotocol.is_some(),
             reader,
             decoder: Decoder::new(sockets.message_bytes_max),
             input,
@@ -118,22 +118,22 @@ impl Session {
             clock: Clock::new(Instant::now(), on_the_clock(ends)),
             allowance: Bucket::full(sockets.messages_per_second_max.saturating_mul(BURST_S)),
             bytes: Bucket::full(sockets.bytes_per_second_max.saturating_mul(BURST_S)),
-            _places: places,
+            _permits: permits,
             sessions,
         })
     }
 
     /// From hello to close.
     pub async fn run(mut self: Box<Session>) {
-        let seat = self.reader.seat().clone();
+        let handle = self.reader.handle().clone();
         self.sessions.metrics.sessions_opened.inc();
-        tracing::debug!(user = %seat.user, session = %seat.id, subprotocol = seat.subprotocol, "session opened");
+        tracing::debug!(user = %handle.user, session = %handle.id, subprotocol = handle.subprotocol, "session opened");
         self.greet();
-        let end = match dialogue::opened(&self.sessions.dispatch, &seat) {
+        let end = match session_policies::opened(&self.sessions.dispatch, &handle) {
             Err(close) => End::Close(close),
             Ok(()) => {
                 let end = self.converse().await;
-                dialogue::closed(&self.sessions.dispatch, &seat, end.code());
+                session_policies::closed(&self.sessions.dispatch, &handle, end.code());
                 end
             }
         };
@@ -144,7 +144,7 @@ impl Session {
         // Boxed, so that its state is no part of every idle session.
         Box::pin(self.take_leave(end)).await;
         self.sessions.metrics.sessions_closed.with_label_values(&[&code.to_string()]).inc();
-        tracing::debug!(user = %seat.user, session = %seat.id, code, "session closed");
+        tracing::debug!(user = %handle.user, session = %handle.id, code, "session closed");
     }
 
     /// The closing handshake.
@@ -167,7 +167,7 @@ impl Session {
 
     /// When to come back after a restart: the session's id is random.
     fn return_after_ms(&self) -> u32 {
-        let random = self.reader.seat().id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let random = self.reader.handle().id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
         random.unwrap_or_default().checked_rem(self.sessions.return_within_ms).unwrap_or_default()
     }
 
@@ -183,8 +183,8 @@ impl Session {
             self.clock.held = Some(Instant::now() + Duration::from_millis(sockets.resume_wait_ms));
         }
         let hello = protocol::Hello {
-            session: &self.reader.seat().id,
-            user: self.reader.seat().user.as_str(),
+            session: &self.reader.handle().id,
+            user: self.reader.handle().user.as_str(),
             epoch: self.reader.epoch(),
             seq,
             limits: protocol::Limits {
@@ -203,7 +203,7 @@ impl Session {
 
     /// The loop. One round does what can be done without waiting, then waits for whatever comes first.
     async fn converse(&mut self) -> End {
-        let seat = self.reader.seat().clone();
+        let handle = self.reader.handle().clone();
         let timer = sleep_until(self.clock.due(&self.sessions.sockets));
         tokio::pin!(timer);
         loop {
@@ -212,7 +212,7 @@ impl Session {
                 return end;
             }
             // Looked at before the mailbox: what was posted before the session was to end is sent.
-            let ending = seat.ending();
+            let ending = handle.ending();
             if ending.is_some() {
                 // There is no time left to wait for a resume.
                 self.clock.held = None;
@@ -258,7 +258,7 @@ impl Session {
 
     /// What comes first. All of it is cancel safe: it only tells that something is ready.
     fn poll_next(&mut self, timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<io::Result<Next>> {
-        if self.reader.seat().poll_woken(context).is_ready() {
+        if self.reader.handle().poll_woken(context).is_ready() {
             return Poll::Ready(Ok(Next::Woken));
         }
         // While the client doesn't read, it isn't read from: what it asks for would pile up.
@@ -320,7 +320,7 @@ impl Session {
         let more = self.reader.take(self.sessions.sockets.write_bytes_max, &mut batch);
         for (seq, message) in batch {
             self.sending.0 = seq;
-            match self.sessions.format.shape(&message, self.reader.seat()).await {
+            match self.sessions.format.shape(&message, self.reader.handle()).await {
                 Ok(body) => {
                     self.sending.1 += 1;
                     protocol::message(self.v1, seq, &body, &mut self.output);
@@ -354,7 +354,8 @@ impl Session {
     fn receive(&mut self) -> Result<(), End> {
         while !self.input.is_empty() && self.output.len() < READ_BYTES {
             let incoming = self.decoder.decode(&mut self.input);
-            let invalid = |error: crate::websocket::ProtocolError| Close::Protocol { code: error.close_code(), reason: error.reason() };
+            let invalid =
+                |error: crate::net::websocket::ProtocolError| Close::Protocol { code: error.close_code(), reason: error.reason() };
             let Some(incoming) = incoming.map_err(|error| End::Close(invalid(error)))? else { break };
             match incoming {
                 Incoming::Text(text) => {
@@ -418,7 +419,7 @@ impl Session {
 
     /// Another token: the session goes on as long as that one is good.
     fn authorize(&mut self, token: &str) {
-        match self.sessions.auth.token(&self.reader.seat().user, token) {
+        match self.sessions.auth.token(&self.reader.handle().user, token) {
             Ok(pass) => {
                 self.clock.ends = on_the_clock(pass.ends);
                 if self.v1 {
@@ -443,7 +444,7 @@ impl Session {
     fn message(&mut self, body: Body) -> Result<(), End> {
         self.allow()?;
         self.clock.message = Instant::now();
-        if let Err(refusal) = dialogue::received(&self.sessions.dispatch, self.reader.seat(), &body) {
+        if let Err(refusal) = session_policies::received(&self.sessions.dispatch, self.reader.handle(), &body) {
             protocol::error(self.v1, &refusal.code, &refusal.detail, &mut self.output);
         }
         Ok(())

@@ -7,9 +7,9 @@ use bytes::BytesMut;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use crate::close::Close;
-use crate::websocket::{Decoder, Incoming};
-use crate::wire::Wire;
+use crate::net::websocket::{Decoder, Incoming};
+use crate::net::wire::Wire;
+use crate::types::close::Close;
 
 const READ_BYTES: usize = 2048;
 

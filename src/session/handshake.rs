@@ -7,8 +7,8 @@ use http::{HeaderValue, Method, Response, StatusCode};
 
 use super::protocol::V1;
 use crate::config::Sockets;
-use crate::problem::Problem;
-use crate::websocket;
+use crate::net::problem::Problem;
+use crate::net::websocket;
 
 /// A request that may become a session.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::event::Body;
-use crate::websocket::{self, Opcode};
+use crate::net::websocket::{self, Opcode};
+use crate::types::event::Body;
 
 /// The subprotocol's name in `Sec-WebSocket-Protocol`.
 pub const V1: &str = "signalpost.v1";

@@ -89,10 +89,10 @@ async fn each_pooling_event_is_read_by_those_whom_it_concerns_and_by_nobody_else
     assert_eq!(crowd.told_once(&server).await, told(&["3", "stranger"], offer));
 
     for rider in ["1", "\"eve\""] {
-        let data = format!(r#"{{"seats":2,"request_id":42,"rider_id":{rider},"driver_id":3,"pool_id":7}}"#);
+        let data = format!(r#"{{"handles":2,"request_id":42,"rider_id":{rider},"driver_id":3,"pool_id":7}}"#);
         publish(&server, "pooling.match.found", &data).await;
         let matched = format!(
-            r#"{{"type":"pooling_match","request_id":42,"status":"matched","details":"{MATCHED}","seats":2,"rider_id":{rider},"driver_id":3,"pool_id":7}}"#
+            r#"{{"type":"pooling_match","request_id":42,"status":"matched","details":"{MATCHED}","handles":2,"rider_id":{rider},"driver_id":3,"pool_id":7}}"#
         );
         let rider = rider.trim_matches('"');
         assert_eq!(crowd.told_once(&server).await, told(&[rider, "3"], &matched));

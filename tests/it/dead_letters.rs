@@ -117,9 +117,9 @@ async fn what_a_policy_was_left_out_of_is_kept_too_and_is_no_poison() {
     let mut user = bench.server.connect("1").await;
     bench.server.publish("boom", json!(1)).await;
     let receipt = bench.server.publish("good.one", json!(2)).await;
-    assert_eq!((&receipt["policies"][0]["outcome"], &receipt["policies"][0]["dead_letter"]), (&json!("left_out"), &json!(2)));
+    assert_eq!((&receipt["policies"][0]["outcome"], &receipt["policies"][0]["dead_letter"]), (&json!("circuit_open"), &json!(2)));
     let letter = &bench.letters().await[1];
-    assert_eq!((&letter["outcome"], &letter["attempts"], &letter["poison"]), (&json!("left_out"), &json!(0), &json!(false)));
+    assert_eq!((&letter["outcome"], &letter["attempts"], &letter["poison"]), (&json!("circuit_open"), &json!(0), &json!(false)));
     // A new version has a breaker of its own.
     bench.mend(&routing(FORWARD)).await;
     let (_, retried) = bench.request(reqwest::Method::POST, "/dead-letters/retry").await;
@@ -208,6 +208,6 @@ async fn a_version_that_has_proven_itself_is_not_rolled_back() {
     // Several looks later it is still there.
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     let policies = bench.server.get("/policies").await;
-    assert_eq!((&policies["policies"][0]["version"], &policies["policies"][0]["left_out"]), (&json!("2.0.0"), &json!(true)));
+    assert_eq!((&policies["policies"][0]["version"], &policies["policies"][0]["circuit_open"]), (&json!("2.0.0"), &json!(true)));
     assert_eq!(policies["rejected"], json!([]));
 }

@@ -65,13 +65,13 @@ async fn a_policy_that_faults_in_a_row_is_left_out_and_tried_again() {
     for _ in 0..3 {
         assert_eq!(publish("boom").await, "faulted");
     }
-    assert_eq!(publish("good.one").await, "left_out");
-    assert_eq!(server.get("/policies").await["policies"][0]["left_out"], true);
+    assert_eq!(publish("good.one").await, "circuit_open");
+    assert_eq!(server.get("/policies").await["policies"][0]["circuit_open"], true);
     assert_eq!(server.get("/policies").await["policies"][0]["counters"]["faults"], 3);
     tokio::time::sleep(Duration::from_millis(1050)).await;
     assert_eq!(publish("good.one").await, "routed", "the trial");
     assert_eq!(publish("good.one").await, "routed");
-    assert_eq!(server.get("/policies").await["policies"][0]["left_out"], false);
+    assert_eq!(server.get("/policies").await["policies"][0]["circuit_open"], false);
     assert_eq!((client.text().await, client.text().await), ("7".into(), "7".into()));
 }
 

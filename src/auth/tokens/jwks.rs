@@ -1,7 +1,7 @@
 //! JWK sets that issuers publish (RFC 7517): fetched at the start, from time to time, and when a token names a key that isn't there. The
 //! address is the configuration's; nothing that a token says is in the request.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -11,6 +11,7 @@ use http::{Request, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
+use parking_lot::RwLock;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -18,8 +19,8 @@ use tokio::time::{sleep, timeout};
 use super::keys::{self, FILE_BYTES_MAX, Key};
 use crate::config::{JwkSet, Users};
 use crate::metrics::Metrics;
-use crate::tls;
-use crate::wire::Wire;
+use crate::net::tls;
+use crate::net::wire::Wire;
 
 /// An issuer that takes longer is asked again later.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -57,7 +58,7 @@ impl Published {
     }
 
     pub fn keys(&self) -> Arc<Vec<Key>> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.keys.read().clone()
     }
 
     /// The issuer may have another key by now.
@@ -82,7 +83,7 @@ impl Published {
         let outcome = match fetched.and_then(|set| keys::jwk_set(&set, &self.algorithms)) {
             Ok(keys) => {
                 tracing::debug!(issuer = self.source.issuer, keys = keys.len(), "the issuer's keys were fetched");
-                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+                *self.keys.write() = Arc::new(keys);
                 "taken"
             }
             Err(error) => {

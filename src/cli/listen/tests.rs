@@ -1,7 +1,8 @@
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use clap::Parser;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_tungstenite::accept_hdr_async;
@@ -20,7 +21,7 @@ struct Paper(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Paper {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        std::io::Write::write(&mut *self.0.lock().unwrap(), bytes)
+        std::io::Write::write(&mut *self.0.lock(), bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -30,7 +31,7 @@ impl Write for Paper {
 
 impl Paper {
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8(self.0.lock().clone()).unwrap()
     }
 }
 

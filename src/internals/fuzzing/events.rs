@@ -7,9 +7,9 @@ use http::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::config;
-use crate::event::{ATTRIBUTE_BYTES_MAX, Body, Event};
-use crate::ingress::cloudevents::{EXTENSIONS_MAX, Request, read};
-use crate::problem::{DETAIL_BYTES_MAX, Problem};
+use crate::http::ingress::cloudevents::{EXTENSIONS_MAX, Request, read};
+use crate::net::problem::{DETAIL_BYTES_MAX, Problem};
+use crate::types::event::{ATTRIBUTE_BYTES_MAX, Body, Event};
 
 /// Small, so that small inputs reach them.
 const LIMITS: config::Events =
@@ -54,7 +54,7 @@ fn explains(problem: &Problem) {
 
 /// An event keeps the limits, and is the same again when it is written down and read, in structured and in binary mode.
 fn proven(event: &Event) {
-    let required = [&event.id, &event.source, &event.kind];
+    let required = [&event.id, &event.source, &event.event_type];
     assert!(required.iter().all(|value| !value.is_empty()), "{event:?}");
     assert!(event.extensions.len() <= EXTENSIONS_MAX);
     let extensions = event.extensions.iter().flat_map(|(name, value)| [name, value]);
@@ -92,9 +92,9 @@ fn one(request: Result<Request, Problem>, event: &Event) -> Event {
 
 /// All but the data; extensions have no order.
 fn attributes(event: &Event) -> impl PartialEq + std::fmt::Debug {
-    let Event { id, source, kind, subject, time, content_type, mut extensions, data: _ } = event.clone();
+    let Event { id, source, event_type, subject, time, content_type, mut extensions, data: _ } = event.clone();
     extensions.sort();
-    (id, source, kind, subject, time, content_type, extensions)
+    (id, source, event_type, subject, time, content_type, extensions)
 }
 
 fn structured(event: &Event) -> String {
@@ -120,7 +120,7 @@ fn binary_headers(event: &Event) -> HeaderMap {
 }
 
 fn named(event: &Event) -> impl Iterator<Item = (&str, &str)> {
-    let required = [("id", event.id.as_str()), ("source", &event.source), ("type", &event.kind)];
+    let required = [("id", event.id.as_str()), ("source", &event.source), ("type", &event.event_type)];
     let optional = [("subject", event.subject.as_deref()), ("time", event.time.as_deref())];
     let extensions = event.extensions.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     required.into_iter().chain(optional.into_iter().filter_map(|(name, value)| Some((name, value?)))).chain(extensions)

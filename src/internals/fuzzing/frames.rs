@@ -7,9 +7,9 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::BytesMut;
 use serde_json::value::RawValue;
 
-use crate::event::Body;
+use crate::net::websocket::{Decoder, Incoming, Opcode, ProtocolError, encode, encode_close};
 use crate::session::protocol::{self, ClientFrame};
-use crate::websocket::{Decoder, Incoming, Opcode, ProtocolError, encode, encode_close};
+use crate::types::event::Body;
 
 /// What the decoder may leave unread while it waits for more: a header and a control frame's payload but for its last byte.
 const UNREAD_BYTES_MAX: usize = 130;

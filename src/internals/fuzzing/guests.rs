@@ -5,18 +5,18 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Config};
-use crate::delivery::{Decision, Delivery, Message, Recipients, Refusal};
-use crate::event::{Body, Event, UserId};
-use crate::groups::Groups;
-use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
+use crate::model::groups::Groups;
+use crate::model::mailbox::Mailboxes;
+use crate::model::state::States;
 use crate::policy::bindings::{Bounds, Draft, Response, sessions};
 use crate::policy::compile::Compiler;
 use crate::policy::fault::{FAULT_DETAIL_BYTES_MAX, FaultKind};
 use crate::policy::host::{Clock, Services, Shared};
 use crate::policy::plugin::Source;
 use crate::policy::{CallError, Policy, engine};
-use crate::state::States;
+use crate::types::delivery::{Decision, Delivery, Message, Recipients, Refusal};
+use crate::types::event::{Body, Event, UserId};
 
 /// Small, so that small answers reach them.
 const BOUNDS: Bounds = Bounds { items_max: 8, body_bytes_max: 64, user_id_bytes_max: 16, name_bytes_max: 16 };
@@ -83,7 +83,7 @@ impl Guest {
                 let next = self.policy.route(&event(Body::Binary(Vec::new())));
                 assert!(next.is_ok_and(|decision| decided(&decision) == 0), "the next call is harmed");
             }
-            Err(CallError::LeftOut) => panic!("the breaker never opens"),
+            Err(CallError::CircuitOpen) => panic!("the breaker never opens"),
         }
     }
 }
@@ -99,8 +99,8 @@ fn answered(response: &Response) -> usize {
 fn drafted(draft: &Draft) -> usize {
     let subject = draft.subject.as_deref().unwrap_or_default();
     // An event's rules, whoever publishes it.
-    assert!(!draft.kind.chars().chain(subject.chars()).any(char::is_control), "{draft:?}");
-    is_name(&draft.kind) + subject.len() + is_body(&draft.data)
+    assert!(!draft.event_type.chars().chain(subject.chars()).any(char::is_control), "{draft:?}");
+    is_name(&draft.event_type) + subject.len() + is_body(&draft.data)
 }
 
 fn decided(decision: &Decision) -> usize {
@@ -144,7 +144,7 @@ fn event(data: Body) -> Event {
     Event {
         id: "1".into(),
         source: "/".into(),
-        kind: "t".into(),
+        event_type: "t".into(),
         subject: None,
         time: None,
         content_type: "application/octet-stream".into(),

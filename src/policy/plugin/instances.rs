@@ -1,19 +1,19 @@
 //! The instances of one plugin: made from its compiled code when they are needed, and kept from call to call until they are worn.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use wasmtime::Store;
 use wasmtime::component::{InstancePre, Linker};
 
 use crate::config::{self, Isolation};
-use crate::lock;
 use crate::policy::bindings::{formatting, plugin, routing, sessions};
 use crate::policy::compile::Compiled;
 use crate::policy::contract::{CONTRACT, CONTRACT_VERSION, Role};
 use crate::policy::engine::{Deadline, HANDLES_MAX};
 use crate::policy::fault::{Defect, FaultKind, chain};
 use crate::policy::host::{Host, Shared, link};
-use crate::policy::ticker::{InUse, Ticking};
+use crate::policy::ticker::{EpochTicker, InUse};
 
 /// Instances are made when needed and reused.
 pub(super) struct Instances {
@@ -24,7 +24,7 @@ pub(super) struct Instances {
 
 /// Compiled once.
 struct Code {
-    ticking: Ticking,
+    ticker: EpochTicker,
     pre: InstancePre<Host>,
     settings: String,
     exports: Exports,
@@ -52,14 +52,14 @@ pub(super) struct Instance {
 
 impl Instances {
     pub(super) fn new(
-        ticking: &Ticking,
+        ticker: &EpochTicker,
         component: &Compiled,
         config: &config::Policy,
         shared: Arc<Shared>,
         roles: &[Role],
     ) -> Result<Instances, String> {
         let settings = serde_json::to_string(&config.settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
-        let engine = &ticking.engine;
+        let engine = &ticker.engine;
         let mut linker = Linker::new(engine);
         link(&mut linker, &config.grants, engine, component.component()).map_err(|error| chain(&error))?;
         component.link(&mut linker).map_err(|error| chain(&error))?;
@@ -76,7 +76,7 @@ impl Instances {
             sessions: has(Role::Sessions).then(|| sessions::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
         };
         let isolation = config.isolation;
-        let code = Arc::new(Code { ticking: ticking.clone(), pre, settings, exports, isolation });
+        let code = Arc::new(Code { ticker: ticker.clone(), pre, settings, exports, isolation });
         Ok(Instances { code, shared, idle: Mutex::default() })
     }
 
@@ -115,8 +115,8 @@ impl Instances {
     }
 
     pub(super) fn take(&self) -> Result<Instance, Defect> {
-        let Some(mut instance) = lock(&self.idle).pop() else { return self.fresh() };
-        instance.in_use = Some(self.code.ticking.in_use());
+        let Some(mut instance) = self.idle.lock().pop() else { return self.fresh() };
+        instance.in_use = Some(self.code.ticker.in_use());
         Ok(instance)
     }
 
@@ -142,13 +142,13 @@ impl Instances {
             instance.calls >= limits.calls_per_instance_max || instance.store.data().growth.memory_bytes() > limits.instance_kept_bytes_max;
         if !worn && self.code.isolation == Isolation::Reuse {
             instance.in_use = None;
-            lock(&self.idle).push(instance);
+            self.idle.lock().push(instance);
         }
     }
 
     fn instantiate(&self) -> Result<Instance, Defect> {
-        let in_use = Some(self.code.ticking.in_use());
-        let mut store = Store::new(&self.code.ticking.engine, Host::new(self.shared.clone()));
+        let in_use = Some(self.code.ticker.in_use());
+        let mut store = Store::new(&self.code.ticker.engine, Host::new(self.shared.clone()));
         store.limiter(|host| &mut host.growth);
         store.set_hostcall_fuel(self.shared.limits.output_bytes_max);
         store.set_max_component_handles(HANDLES_MAX);

@@ -5,16 +5,15 @@ use std::time::{Duration, Instant};
 
 use super::{Instances, Policy};
 use crate::config;
-use crate::lock;
 use crate::policy::Role;
 use crate::policy::compile::Compiled;
 use crate::policy::contract::{check_description, check_exports, check_vary};
 use crate::policy::host::Shared;
-use crate::policy::ticker::Ticking;
+use crate::policy::ticker::EpochTicker;
 
 /// What a plugin says of itself.
 #[derive(Debug)]
-pub struct Introduction {
+pub struct Introspection {
     pub roles: Vec<Role>,
     pub name: String,
     pub version: String,
@@ -28,18 +27,18 @@ impl Policy {
     ///
     /// # Errors
     /// A sentence that the plugin's author or operator can act on.
-    pub fn ask(ticking: &Ticking, component: &Compiled, config: &config::Policy, shared: Arc<Shared>) -> Result<Introduction, String> {
-        let roles = check_exports(&ticking.engine, component)?;
-        let instances = Instances::new(ticking, component, config, shared, &roles)?;
+    pub fn ask(ticker: &EpochTicker, component: &Compiled, config: &config::Policy, shared: Arc<Shared>) -> Result<Introspection, String> {
+        let roles = check_exports(&ticker.engine, component)?;
+        let instances = Instances::new(ticker, component, config, shared, &roles)?;
         let (description, mut instance) = instances.describe()?;
         check_description(&description)?;
         let vary = instances.configure(&mut instance).and_then(|vary| check_vary(&vary).map(|()| vary));
-        Ok(Introduction { roles, name: description.name, version: description.version, events: description.events, vary })
+        Ok(Introspection { roles, name: description.name, version: description.version, events: description.events, vary })
     }
 
     /// Linear memory of the largest idle instance.
     pub fn instance_bytes(&self) -> usize {
-        lock(&self.instances.idle).iter().map(|instance| instance.store.data().growth.memory_bytes()).max().unwrap_or_default()
+        self.instances.idle.lock().iter().map(|instance| instance.store.data().growth.memory_bytes()).max().unwrap_or_default()
     }
 
     /// How long a new instance takes until its first call.

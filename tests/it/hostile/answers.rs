@@ -368,8 +368,8 @@ fn of_words() -> Vec<Case> {
             does: "traps on each of 4 calls",
             outcome: Answer("faults three times; the fourth call is not made, since the policy is left out for a while", |told| {
                 let outcomes: Vec<_> = told.receipts.iter().map(|receipt| receipt["policies"][0]["outcome"].as_str().unwrap()).collect();
-                assert_eq!(outcomes, ["faulted", "faulted", "faulted", "left_out"]);
-                assert_eq!(told.policy["left_out"], true);
+                assert_eq!(outcomes, ["faulted", "faulted", "faulted", "circuit_open"]);
+                assert_eq!(told.policy["circuit_open"], true);
             }),
             bound: "limits.breaker_faults",
             component: || hostile(Guest::routing("unreachable")),

@@ -144,7 +144,7 @@ fn faults_refused_settings_and_missing_grants_are_told() {
     let broken = Case::new(&Guest::routing("unreachable").component(), &json!({ "about": "", "steps": four }));
     broken.fails(r#"steps[0]: decides ≠ faults {"kind":"trap""#);
     assert_eq!(broken.test(&["--update"]).code, 0);
-    assert_eq!(broken.read()["steps"][3]["left_out"], json!(true), "the breaker is the server's");
+    assert_eq!(broken.read()["steps"][3]["circuit_open"], json!(true), "the breaker is the server's");
     let settings = json!({ "about": "", "settings": { "text_chars_max": 0 }, "steps": [] });
     Case::bundled("chat", &settings).fails("`text_chars_max` is 0");
     Case::bundled("chat", &json!({ "about": "", "grants": [], "steps": [] })).fails("imports groups, which is not granted");

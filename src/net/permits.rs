@@ -1,13 +1,13 @@
-//! Places: how many connections and how many sessions there may be, in all and from one client address. A connection waits for its place
+//! ConnectionPermits: how many connections and how many sessions there may be, in all and from one client address. A connection waits for its permit
 //! in the listen backlog; a session that finds none is told so.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::lock;
 use crate::metrics::Metrics;
 
 /// What tells clients with IPv6 apart: one of them has a whole /64.
@@ -19,7 +19,7 @@ pub struct Client(IpAddr);
 
 /// The connections of a listener.
 #[derive(Debug)]
-pub struct Places {
+pub struct ConnectionPermits {
     all: Arc<Semaphore>,
     all_max: u32,
     clients: Arc<Clients>,
@@ -28,7 +28,7 @@ pub struct Places {
 
 /// A connection's, for as long as it is open.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     _permit: OwnedSemaphorePermit,
     _of_client: OfClient,
     metrics: Arc<Metrics>,
@@ -36,14 +36,14 @@ pub struct Place {
 
 /// The sessions of a server, those included whose first frame is still to bring a token.
 #[derive(Debug)]
-pub struct SessionPlaces {
+pub struct SessionPermits {
     all: Arc<Semaphore>,
     clients: Arc<Clients>,
 }
 
 /// A session's, for as long as it is open.
 #[derive(Debug)]
-pub struct SessionPlace {
+pub struct SessionPermit {
     _permit: OwnedSemaphorePermit,
     _of_client: OfClient,
 }
@@ -70,14 +70,14 @@ struct OfClient {
     clients: Arc<Clients>,
 }
 
-impl Places {
-    pub fn new(all_max: usize, per_address_max: usize, metrics: Arc<Metrics>) -> Arc<Places> {
+impl ConnectionPermits {
+    pub fn new(all_max: usize, per_address_max: usize, metrics: Arc<Metrics>) -> Arc<ConnectionPermits> {
         let all_max = u32::try_from(all_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         let all = Arc::new(Semaphore::new(all_max as usize));
-        Arc::new(Places { all, all_max, clients: Clients::new(per_address_max), metrics })
+        Arc::new(ConnectionPermits { all, all_max, clients: Clients::new(per_address_max), metrics })
     }
 
-    /// Waits until there is a place. `None` never happens: nobody closes the semaphore.
+    /// Waits until there is a permit. `None` never happens: nobody closes the semaphore.
     pub async fn free(&self) -> Option<OwnedSemaphorePermit> {
         self.all.clone().acquire_owned().await.ok()
     }
@@ -87,35 +87,35 @@ impl Places {
         let _ = self.all.acquire_many(self.all_max).await;
     }
 
-    /// A place for a connection of this client, unless it has too many.
-    pub fn take(&self, permit: OwnedSemaphorePermit, client: Client) -> Option<Place> {
+    /// A permit for a connection of this client, unless it has too many.
+    pub fn take(&self, permit: OwnedSemaphorePermit, client: Client) -> Option<ConnectionPermit> {
         let Some(of_client) = self.clients.take(client) else {
             self.metrics.connections_refused.inc();
             return None;
         };
         self.metrics.connections.inc();
-        Some(Place { _permit: permit, _of_client: of_client, metrics: self.metrics.clone() })
+        Some(ConnectionPermit { _permit: permit, _of_client: of_client, metrics: self.metrics.clone() })
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.metrics.connections.dec();
     }
 }
 
-impl SessionPlaces {
-    pub fn new(all_max: usize, per_address_max: usize) -> SessionPlaces {
+impl SessionPermits {
+    pub fn new(all_max: usize, per_address_max: usize) -> SessionPermits {
         let all = Arc::new(Semaphore::new(all_max.min(Semaphore::MAX_PERMITS)));
-        SessionPlaces { all, clients: Clients::new(per_address_max) }
+        SessionPermits { all, clients: Clients::new(per_address_max) }
     }
 
     /// # Errors
     /// There is none.
-    pub fn take(&self, client: Client) -> Result<SessionPlace, Full> {
+    pub fn take(&self, client: Client) -> Result<SessionPermit, Full> {
         let of_client = self.clients.take(client).ok_or(Full::Client)?;
         let permit = self.all.clone().try_acquire_owned().map_err(|_| Full::All)?;
-        Ok(SessionPlace { _permit: permit, _of_client: of_client })
+        Ok(SessionPermit { _permit: permit, _of_client: of_client })
     }
 }
 
@@ -126,7 +126,7 @@ impl Clients {
 
     fn take(self: &Arc<Self>, client: Client) -> Option<OfClient> {
         if self.each_max > 0 {
-            let mut taken = lock(&self.taken);
+            let mut taken = self.taken.lock();
             let of_client = taken.entry(client).or_default();
             if *of_client >= self.each_max {
                 return None;
@@ -140,7 +140,7 @@ impl Clients {
 impl Drop for OfClient {
     fn drop(&mut self) {
         if self.clients.each_max > 0 {
-            let mut taken = lock(&self.clients.taken);
+            let mut taken = self.clients.taken.lock();
             if let Some(of_client) = taken.get_mut(&self.client) {
                 *of_client -= 1;
                 if *of_client == 0 {
@@ -170,34 +170,34 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_has_so_many_and_gets_them_back() {
-        let places = Places::new(10, 2, Arc::new(Metrics::new().unwrap()));
+        let permits = ConnectionPermits::new(10, 2, Arc::new(Metrics::new().unwrap()));
         let (here, there) = (client("192.0.2.1"), client("192.0.2.2"));
-        let first = places.take(places.free().await.unwrap(), here);
-        let second = places.take(places.free().await.unwrap(), client("::ffff:192.0.2.1"));
+        let first = permits.take(permits.free().await.unwrap(), here);
+        let second = permits.take(permits.free().await.unwrap(), client("::ffff:192.0.2.1"));
         assert!(first.is_some() && second.is_some());
-        assert!(places.take(places.free().await.unwrap(), here).is_none());
-        assert!(places.take(places.free().await.unwrap(), there).is_some());
+        assert!(permits.take(permits.free().await.unwrap(), here).is_none());
+        assert!(permits.take(permits.free().await.unwrap(), there).is_some());
         drop(first);
-        let again = places.take(places.free().await.unwrap(), here);
+        let again = permits.take(permits.free().await.unwrap(), here);
         assert!(again.is_some());
         drop((second, again));
-        assert!(lock(&places.clients.taken).is_empty());
-        assert_eq!(places.all.available_permits(), places.all_max as usize);
+        assert!(permits.clients.taken.lock().is_empty());
+        assert_eq!(permits.all.available_permits(), permits.all_max as usize);
     }
 
     #[test]
     fn a_session_that_finds_no_place_takes_none() {
-        let places = SessionPlaces::new(3, 2);
+        let permits = SessionPermits::new(3, 2);
         let (here, there) = (client("192.0.2.1"), client("192.0.2.2"));
-        let of_here: Vec<SessionPlace> = (0..2).map(|_| places.take(here).unwrap()).collect();
-        assert_eq!(places.take(here).unwrap_err(), Full::Client);
-        let of_there = places.take(there).unwrap();
-        assert_eq!(places.take(there).unwrap_err(), Full::All);
+        let of_here: Vec<SessionPermit> = (0..2).map(|_| permits.take(here).unwrap()).collect();
+        assert_eq!(permits.take(here).unwrap_err(), Full::Client);
+        let of_there = permits.take(there).unwrap();
+        assert_eq!(permits.take(there).unwrap_err(), Full::All);
         drop(of_here);
-        let again = places.take(there).expect("what was refused is not counted");
+        let again = permits.take(there).expect("what was refused is not counted");
         drop((of_there, again));
-        assert!(lock(&places.clients.taken).is_empty());
-        assert_eq!(places.all.available_permits(), 3);
+        assert!(permits.clients.taken.lock().is_empty());
+        assert_eq!(permits.all.available_permits(), 3);
     }
 
     #[test]

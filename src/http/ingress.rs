@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config;
-use crate::delivery::Terms;
 use crate::dispatch::{Dispatch, Receipt};
-use crate::event::Body;
 use crate::explain::{Explain, Explained};
-use crate::problem::{self, Document, Problem};
+use crate::net::problem::{self, Document, Problem};
+use crate::types::delivery::Terms;
+use crate::types::event::Body;
 use cloudevents::Parsed;
 
 /// Most receipts fit in without growing.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::delivery::{Message, Priority, Terms};
+use crate::types::delivery::{Message, Priority, Terms};
 
 /// What an entry costs beside its message's body.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
@@ -267,7 +267,7 @@ pub fn entry_size(message: &Message) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Body;
+    use crate::types::event::Body;
 
     const KEEP: Duration = Duration::from_secs(120);
     const SIZE: usize = ENTRY_OVERHEAD_BYTES + 1;

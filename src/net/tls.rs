@@ -2,10 +2,11 @@
 //! authorities that a client trusts.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, ensure};
+use parking_lot::RwLock;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
@@ -48,18 +49,18 @@ impl Tls {
     /// # Errors
     /// rustls's.
     pub fn accept(&self) -> Result<Connection, rustls::Error> {
-        let config = self.current.read().unwrap_or_else(PoisonError::into_inner).config.clone();
+        let config = self.current.read().config.clone();
         Ok(ServerConnection::new(config)?.into())
     }
 
     /// Takes changed files for new connections; what can't be taken leaves the certificate as it is.
     pub fn refresh(&self) {
         let now = seen(&self.files);
-        if self.current.read().unwrap_or_else(PoisonError::into_inner).seen == now {
+        if self.current.read().seen == now {
             return;
         }
         let read = read(&self.files);
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.write();
         current.seen = now;
         match read {
             Ok(config) => {

@@ -10,8 +10,8 @@ use http::{HeaderValue, StatusCode};
 use serde_json::value::RawValue;
 
 use crate::config;
-use crate::event::{ATTRIBUTE_BYTES_MAX, Body, Event, check_attribute, new_event_id};
-use crate::problem::Problem;
+use crate::net::problem::Problem;
+use crate::types::event::{ATTRIBUTE_BYTES_MAX, Body, Event, check_attribute, new_event_id};
 
 /// Extension attributes of one event.
 pub const EXTENSIONS_MAX: usize = 32;
@@ -115,7 +115,7 @@ fn structured(text: &str, cloud_event: bool, limits: &config::Events) -> Result<
     let event = Event {
         id: id.unwrap_or_else(new_event_id),
         source: source.unwrap_or_else(|| SHORT_FORM_SOURCE.to_owned()),
-        kind: string("type")?.ok_or_else(|| missing("type"))?,
+        event_type: string("type")?.ok_or_else(|| missing("type"))?,
         subject: string("subject")?,
         time: string("time")?,
         content_type,
@@ -145,7 +145,7 @@ fn binary(headers: &HeaderMap, body: &[u8], limits: &config::Events) -> Result<P
     let mut event = Event {
         id: String::new(),
         source: String::new(),
-        kind: String::new(),
+        event_type: String::new(),
         subject: None,
         time: None,
         content_type: "application/json".to_owned(),
@@ -164,7 +164,7 @@ fn binary(headers: &HeaderMap, body: &[u8], limits: &config::Events) -> Result<P
             "specversion" => specversion = Some(value),
             "id" => event.id = value,
             "source" => event.source = value,
-            "type" => event.kind = value,
+            "type" => event.event_type = value,
             "subject" => event.subject = Some(value),
             "time" => event.time = Some(value),
             "dataschema" => {}
@@ -186,7 +186,7 @@ fn binary(headers: &HeaderMap, body: &[u8], limits: &config::Events) -> Result<P
 
 /// The rules of the CloudEvents specification, section 3, and our limits.
 fn checked(event: Event, limits: &config::Events) -> Result<Event, Problem> {
-    let attributes = [("id", &event.id), ("source", &event.source), ("type", &event.kind)];
+    let attributes = [("id", &event.id), ("source", &event.source), ("type", &event.event_type)];
     for (name, value) in attributes {
         if value.is_empty() {
             return Err(missing(name));
@@ -326,7 +326,7 @@ fn invalid(code: &'static str, detail: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::DETAIL_BYTES_MAX;
+    use crate::net::problem::DETAIL_BYTES_MAX;
 
     const LIMITS: config::Events =
         config::Events { body_bytes_max: 1000, event_bytes_max: 100, batch_max: 2, dedup_window_ms: 1, dedup_entries_max: 1 };

@@ -11,9 +11,9 @@ use serde::Serialize;
 use super::{Operate, json};
 use crate::dead_letters::{Content, DeadLetter, Reader};
 use crate::dispatch::Outcome;
-use crate::event::{Body, Event};
+use crate::net::problem::Problem;
 use crate::policy::{Fault, Role};
-use crate::problem::Problem;
+use crate::types::event::{Body, Event};
 
 #[derive(Serialize)]
 struct List {
@@ -26,7 +26,7 @@ struct List {
 #[derive(Serialize)]
 struct Summary {
     id: u64,
-    #[serde(serialize_with = "crate::json::time")]
+    #[serde(serialize_with = "crate::types::time::time")]
     at: std::time::SystemTime,
     policy: String,
     version: String,
@@ -61,7 +61,7 @@ struct View<'a> {
 impl Summary {
     fn of(letter: &DeadLetter) -> Summary {
         let (role, event_id, event_type) = match &letter.content {
-            Content::Event(event) => (Role::Routing, &event.id, &event.kind),
+            Content::Event(event) => (Role::Routing, &event.id, &event.event_type),
             Content::Message { message, .. } => (Role::Formatting, &message.event_id, &message.event_type),
         };
         let detail = letter.fault.as_ref().map(|fault| format!("{}: {}", fault.defect.kind.name(), fault.defect.detail));
@@ -75,7 +75,7 @@ impl Summary {
             event_type: event_type.clone(),
             attempts: letter.attempts,
             poison: letter.is_poison(),
-            outcome: if letter.fault.is_some() { Outcome::Faulted } else { Outcome::LeftOut },
+            outcome: if letter.fault.is_some() { Outcome::Faulted } else { Outcome::CircuitOpen },
             detail,
         }
     }

@@ -1,12 +1,13 @@
 //! Groups of users, so that "everyone in pool 42" is one word. Policies change them by decisions; they end when empty.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use indexmap::IndexMap;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::config;
-use crate::event::UserId;
+use crate::types::event::UserId;
 
 /// All groups, by name.
 #[derive(Debug)]
@@ -167,7 +168,7 @@ impl Groups {
 
     /// The table, in which `group` is up to date.
     fn touch(&self, group: &str) -> RwLockWriteGuard<'_, Table> {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.write();
         if let Some(base) = &self.base
             && !table.groups.contains_key(group)
         {
@@ -177,7 +178,7 @@ impl Groups {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
+        self.table.read()
     }
 }
 

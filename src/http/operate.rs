@@ -12,15 +12,14 @@ use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Serialize;
 
-use crate::close::Close;
 use crate::config::{Grant, OnFault};
 use crate::dispatch::Dispatch;
-use crate::lock;
 use crate::metrics::Gauges;
+use crate::net::problem::{self, Problem};
 use crate::policy::host::Services;
 use crate::policy::load::{Loader, Reload};
 use crate::policy::{Fault, Policies, Policy, Rejected, Role};
-use crate::problem::{self, Problem};
+use crate::types::close::Close;
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -71,11 +70,11 @@ struct MailboxView {
 pub async fn presence(State(operate): State<Arc<Operate>>, user: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     let user = problem::user(user, operate.user_id_bytes_max)?;
     let presence = operate.services.mailboxes.presence(&user);
-    let sessions = presence.sessions.iter().map(|(seat, seq)| SessionView {
-        id: seat.id.to_string(),
-        opened: crate::json::rfc3339(seat.opened),
-        subprotocol: seat.subprotocol,
-        attributes: seat.attributes.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect(),
+    let sessions = presence.sessions.iter().map(|(handle, seq)| SessionView {
+        id: handle.id.to_string(),
+        opened: crate::types::time::rfc3339(handle.opened),
+        subprotocol: handle.subprotocol,
+        attributes: handle.attributes.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect(),
         seq: *seq,
     });
     let sessions: Vec<SessionView> = sessions.collect();
@@ -118,7 +117,7 @@ struct PolicyView<'a> {
     order: Option<i32>,
     on_fault: OnFault,
     /// It faulted too often in a row, and is left out for a while.
-    left_out: bool,
+    circuit_open: bool,
     counters: CountersView,
     last_fault: Option<Fault>,
 }
@@ -145,14 +144,14 @@ impl<'a> PolicyView<'a> {
             grants: &policy.config.grants,
             order: policy.config.order,
             on_fault: policy.on_fault(),
-            left_out: policy.is_left_out(),
+            circuit_open: policy.is_circuit_open(),
             counters: CountersView {
                 calls: count(&policy.counters.calls),
                 refusals: count(&policy.counters.refusals),
                 faults: count(&policy.counters.faults),
                 idle_instances: policy.idle_instances(),
             },
-            last_fault: lock(&policy.last_fault).clone(),
+            last_fault: policy.last_fault.lock().clone(),
         }
     }
 }

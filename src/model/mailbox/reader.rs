@@ -5,16 +5,15 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Content, Mailbox, Mailboxes, Seat};
-use crate::delivery::Message;
-use crate::lock;
+use super::{Content, Mailbox, Mailboxes, SessionHandle};
+use crate::types::delivery::Message;
 
 /// One session's cursor in its user's mailbox. Dropping it leaves the mailbox, if it has not left before.
 #[derive(Debug)]
 pub struct Reader {
     pub(super) mailboxes: Arc<Mailboxes>,
     pub(super) mailbox: Arc<Mailbox>,
-    pub(super) seat: Arc<Seat>,
+    pub(super) handle: Arc<SessionHandle>,
 }
 
 /// Where a resumed session stands.
@@ -26,8 +25,8 @@ pub struct Resumed {
 }
 
 impl Reader {
-    pub fn seat(&self) -> &Arc<Seat> {
-        &self.seat
+    pub fn handle(&self) -> &Arc<SessionHandle> {
+        &self.handle
     }
 
     pub fn epoch(&self) -> &str {
@@ -36,19 +35,19 @@ impl Reader {
 
     /// Gives the place in the mailbox up: there is nothing more to read.
     pub fn leave(&self) {
-        self.mailboxes.leave(&self.seat, &self.mailbox);
+        self.mailboxes.leave(&self.handle, &self.mailbox);
     }
 
     /// The seq of the newest message, and whether there is anything that a client could resume from.
     pub fn position(&self) -> (u64, bool) {
-        let content = lock(&self.mailbox.content);
+        let content = self.mailbox.content.lock();
         (content.log.last(), !content.log.is_empty())
     }
 
     /// Reads on from the cursor, into `out`, until it holds `bytes_max` bytes of messages or all there are. Says whether there are more.
     pub fn take(&self, bytes_max: usize, out: &mut Vec<(u64, Arc<Message>)>) -> bool {
-        let mut content = lock(&self.mailbox.content);
-        let Some(cursor) = content.seats.iter().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)).map(|taken| taken.cursor) else {
+        let mut content = self.mailbox.content.lock();
+        let Some(cursor) = content.handles.iter().find(|taken| Arc::ptr_eq(&taken.handle, &self.handle)).map(|taken| taken.cursor) else {
             return false;
         };
         let now = LazyCell::new(Instant::now);
@@ -62,12 +61,12 @@ impl Reader {
                 break;
             }
             last = entry.seq;
-            if entry.session.as_ref().is_none_or(|session| *session == self.seat.id) {
+            if entry.session.as_ref().is_none_or(|session| *session == self.handle.id) {
                 bytes += entry.size();
                 out.push((entry.seq, entry.message.clone()));
             }
         }
-        if let Some(taken) = content.seats.iter_mut().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)) {
+        if let Some(taken) = content.handles.iter_mut().find(|taken| Arc::ptr_eq(&taken.handle, &self.handle)) {
             taken.cursor = last;
         }
         content.log.last() > last
@@ -75,21 +74,23 @@ impl Reader {
 
     /// Everything up to `seq` has reached the client, as far as anyone can know: it was written, or acked.
     pub fn delivered(&self, seq: u64) {
-        let mut content = lock(&self.mailbox.content);
-        let Some(start) = content.seats.iter().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)).map(|taken| taken.start) else { return };
+        let mut content = self.mailbox.content.lock();
+        let Some(start) = content.handles.iter().find(|taken| Arc::ptr_eq(&taken.handle, &self.handle)).map(|taken| taken.start) else {
+            return;
+        };
         content.log.mark_delivered(start, seq);
         self.mailboxes.tidy(&mut content);
     }
 
     /// Goes on after what the client has seen. What this session has sent is sent again only if something before it was not.
     pub fn resume(&self, epoch: &str, seq: u64) -> Resumed {
-        let mut content = lock(&self.mailbox.content);
-        let Content { log, seats, .. } = &mut *content;
+        let mut content = self.mailbox.content.lock();
+        let Content { log, handles, .. } = &mut *content;
         let same = epoch == self.mailbox.epoch;
         let recovered = same && log.complete_after(seq);
         // In another life of the mailbox the client has seen nothing of what is here.
         let seen = if same { seq.min(log.last()) } else { 0 };
-        let Some(taken) = seats.iter_mut().find(|taken| Arc::ptr_eq(&taken.seat, &self.seat)) else {
+        let Some(taken) = handles.iter_mut().find(|taken| Arc::ptr_eq(&taken.handle, &self.handle)) else {
             return Resumed { recovered: false, from: seen };
         };
         let skipped = log.after(seen).next().is_some_and(|entry| entry.seq <= taken.start);

@@ -15,11 +15,11 @@ use hyper_util::service::TowerToHyperService;
 
 use crate::auth::{self, Auth};
 use crate::config::{Config, Scope};
-use crate::ingress::{self, Ingress};
+use crate::http::ingress::{self, Ingress};
+use crate::http::operate::{self, Operate, dead_letters};
 use crate::metrics::Metrics;
-use crate::operate::{self, Operate, dead_letters};
-use crate::places::Client;
-use crate::problem::{Problem, ProblemCode};
+use crate::net::permits::Client;
+use crate::net::problem::{Problem, ProblemCode};
 use crate::session::{self, Sessions};
 
 /// All that one address serves.

@@ -20,7 +20,7 @@ pub const DIRECT: &str = "signalpost.direct";
 pub struct Event {
     pub id: String,
     pub source: String,
-    pub kind: String,
+    pub event_type: String,
     pub subject: Option<String>,
     /// RFC 3339.
     pub time: Option<String>,
@@ -38,7 +38,7 @@ impl Serialize for Event {
         map.serialize_entry("specversion", "1.0")?;
         map.serialize_entry("id", &self.id)?;
         map.serialize_entry("source", &self.source)?;
-        map.serialize_entry("type", &self.kind)?;
+        map.serialize_entry("type", &self.event_type)?;
         if let Some(subject) = &self.subject {
             map.serialize_entry("subject", subject)?;
         }

@@ -1,9 +1,10 @@
 //! The policies' own key-value stores. They outlive instances and reloads, not the process.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// What one entry costs beside its key and value: the map's slot and the allocations' heads.
@@ -18,20 +19,20 @@ pub struct States {
 impl States {
     /// The store of one policy: the same for every version of it.
     pub fn of(&self, policy: &str) -> Arc<State> {
-        crate::lock(&self.by_policy).entry(policy.to_owned()).or_default().clone()
+        self.by_policy.lock().entry(policy.to_owned()).or_default().clone()
     }
 
     /// Stores that begin as these are, and whose changes go nowhere.
     pub fn fork(&self) -> States {
-        let forked = crate::lock(&self.by_policy).iter().map(|(name, state)| (name.clone(), Arc::new(state.fork()))).collect();
+        let forked = self.by_policy.lock().iter().map(|(name, state)| (name.clone(), Arc::new(state.fork()))).collect();
         States { by_policy: Mutex::new(forked) }
     }
 
     /// Forgets what has expired.
     pub fn sweep(&self) {
         let now = Instant::now();
-        for state in crate::lock(&self.by_policy).values() {
-            crate::lock(&state.table).expire(now);
+        for state in self.by_policy.lock().values() {
+            state.table.lock().expire(now);
         }
     }
 }
@@ -134,7 +135,7 @@ impl State {
     /// All that has not expired.
     pub fn entries(&self) -> BTreeMap<String, Vec<u8>> {
         let now = Instant::now();
-        let table = crate::lock(&self.table);
+        let table = self.table.lock();
         table.entries.keys().filter_map(|key| Some((key.clone(), table.live(key, now)?.clone()))).collect()
     }
 
@@ -144,7 +145,7 @@ impl State {
 
     /// The table, in which `key` is up to date.
     fn table(&self, key: &str) -> MutexGuard<'_, Table> {
-        let mut table = crate::lock(&self.table);
+        let mut table = self.table.lock();
         if let Some(base) = &self.base
             && table.fetched.insert(key.to_owned())
             && let Some(entry) = base.table(key).entries.get(key)
@@ -273,6 +274,6 @@ mod tests {
         }
         assert_eq!(state.set("k".into(), vec![0; 101], None, QUOTA), Err(StateError::Quota));
         state.delete("k");
-        assert_eq!(crate::lock(&state.table).bytes, 0);
+        assert_eq!(state.table.lock().bytes, 0);
     }
 }

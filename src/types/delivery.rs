@@ -1,13 +1,14 @@
 //! What a policy decides, in the host's own types: who is told, what, and for how long it matters.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::{Equivalent, IndexMap};
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use crate::event::{Body, UserId};
-use crate::metrics::DropReason;
+use crate::types::drop_reason::DropReason;
+use crate::types::event::{Body, UserId};
 
 /// What a policy wants done; carried out in the order of the members.
 #[derive(Clone, Debug, Default)]
@@ -117,7 +118,7 @@ impl Message {
     /// The place where the shape for one class is kept. Whoever comes first fills it, and formatting never runs twice for one
     /// message and class while it is kept. A class is the values of the attributes that `revision`'s policies vary on.
     pub fn shape(&self, revision: u64, class: &[Option<&str>]) -> Arc<OnceCell<Shaped>> {
-        let mut shapes = crate::lock(&self.shapes);
+        let mut shapes = self.shapes.lock();
         if let Some(shaped) = shapes.get(&ClassRef(revision, class)) {
             return shaped.clone();
         }
@@ -129,7 +130,7 @@ impl Message {
 
     /// Gives back the memory of all shapes. Who reads one now keeps it; who asks later has it made again.
     pub fn forget_shapes(&self) {
-        *crate::lock(&self.shapes) = IndexMap::new();
+        *self.shapes.lock() = IndexMap::new();
     }
 }
 

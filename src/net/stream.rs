@@ -8,25 +8,25 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::places::Place;
-use crate::wire::Wire;
+use crate::net::permits::ConnectionPermit;
+use crate::net::wire::Wire;
 
 /// An accepted connection. hyper reads and writes it until it becomes a WebSocket; then the session takes the wire.
 #[derive(Debug)]
 pub struct Stream {
     wire: Wire,
-    place: Place,
+    place: ConnectionPermit,
     write_deadline: Duration,
     /// Runs while a write waits.
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stream {
-    pub fn new(wire: Wire, place: Place, write_deadline: Duration) -> Stream {
+    pub fn new(wire: Wire, place: ConnectionPermit, write_deadline: Duration) -> Stream {
         Stream { wire, place, write_deadline, blocked: None }
     }
 
-    pub fn into_parts(self) -> (Wire, Place) {
+    pub fn into_parts(self) -> (Wire, ConnectionPermit) {
         (self.wire, self.place)
     }
 

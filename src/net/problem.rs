@@ -7,7 +7,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::event::UserId;
+use crate::types::event::UserId;
 
 /// Bytes of what a caller is told. It may quote what was sent, which has no such bound.
 pub const DETAIL_BYTES_MAX: usize = 1024;

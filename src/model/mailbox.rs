@@ -11,20 +11,21 @@ mod reader;
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use crate::close::Close;
 use crate::config::{self, TooMany};
-use crate::delivery::{Message, Terms};
-use crate::event::UserId;
-use crate::lock;
-use crate::metrics::{DropReason, Metrics};
+use crate::metrics::Metrics;
+use crate::types::close::Close;
+use crate::types::delivery::{Message, Terms};
+use crate::types::drop_reason::DropReason;
+use crate::types::event::UserId;
 use log::{Log, Removed};
 pub use reader::Reader;
 
@@ -61,7 +62,7 @@ struct Mailbox {
 struct Content {
     log: Log,
     /// Most users have one session.
-    seats: SmallVec<[Taken; 1]>,
+    handles: SmallVec<[Registration; 1]>,
     /// A `signalpost.v1` session has read here, so that its client may resume.
     resumable: bool,
     /// When the last session left.
@@ -70,8 +71,8 @@ struct Content {
 
 /// A session's place in its user's mailbox.
 #[derive(Debug)]
-struct Taken {
-    seat: Arc<Seat>,
+struct Registration {
+    handle: Arc<SessionHandle>,
     cursor: u64,
     /// Where the session began to read.
     start: u64,
@@ -79,7 +80,7 @@ struct Taken {
 
 /// What a mailbox knows of a session, and how it calls it.
 #[derive(Debug)]
-pub struct Seat {
+pub struct SessionHandle {
     pub id: Arc<str>,
     pub user: UserId,
     pub subprotocol: Option<&'static str>,
@@ -111,9 +112,9 @@ impl Wake {
     }
 }
 
-impl Seat {
-    pub fn new(user: UserId, subprotocol: Option<&'static str>, attributes: Vec<(String, String)>) -> Arc<Seat> {
-        Arc::new(Seat {
+impl SessionHandle {
+    pub fn new(user: UserId, subprotocol: Option<&'static str>, attributes: Vec<(String, String)>) -> Arc<SessionHandle> {
+        Arc::new(SessionHandle {
             id: uuid::Uuid::new_v4().simple().to_string().into(),
             user,
             subprotocol,
@@ -158,7 +159,7 @@ pub enum Posted {
 /// A user's presence, for people and programs that ask.
 #[derive(Debug)]
 pub struct Presence {
-    pub sessions: Vec<(Arc<Seat>, u64)>,
+    pub sessions: Vec<(Arc<SessionHandle>, u64)>,
     pub messages: usize,
     pub bytes: usize,
     pub last: u64,
@@ -192,18 +193,18 @@ impl Mailboxes {
     /// Appends a message to a user's log and wakes their sessions. `session`: only that one may read it.
     pub fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, terms: &Terms) -> Posted {
         let keep = terms.keep.unwrap_or(Duration::MAX).min(self.keep_max());
-        let mut shard = lock(self.shard(user));
+        let mut shard = self.shard(user).lock();
         let mailbox = match shard.get(user) {
             Some(mailbox) => mailbox.clone(),
             None if keep.is_zero() || session.is_some() => return self.dropped(DropReason::Away),
             None => shard.entry(user.clone()).or_insert_with(Mailbox::new).clone(),
         };
-        let mut content = lock(&mailbox.content);
+        let mut content = mailbox.content.lock();
         drop(shard);
         let posted = self.append(&mut content, session, message, terms, keep);
         if let Posted::Posted { .. } = posted {
-            for taken in &content.seats {
-                taken.seat.wake.wake();
+            for taken in &content.handles {
+                taken.handle.wake.wake();
             }
         }
         posted
@@ -220,45 +221,45 @@ impl Mailboxes {
     ///
     /// # Errors
     /// The user has as many sessions as the configuration allows, and it says that the newest is refused.
-    pub fn open(self: &Arc<Self>, seat: Arc<Seat>) -> Result<Reader, Close> {
-        let mut shard = lock(self.shard(&seat.user));
-        let mailbox = shard.entry(seat.user.clone()).or_insert_with(Mailbox::new).clone();
-        let mut content = lock(&mailbox.content);
+    pub fn open(self: &Arc<Self>, handle: Arc<SessionHandle>) -> Result<Reader, Close> {
+        let mut shard = self.shard(&handle.user).lock();
+        let mailbox = shard.entry(handle.user.clone()).or_insert_with(Mailbox::new).clone();
+        let mut content = mailbox.content.lock();
         drop(shard);
-        while content.seats.len() >= self.per_user_max {
+        while content.handles.len() >= self.per_user_max {
             if self.too_many == TooMany::RefuseNewest {
                 return Err(Close::TooManySessions);
             }
-            content.seats.remove(0).seat.end(Close::Replaced);
+            content.handles.remove(0).handle.end(Close::Replaced);
             self.sessions.fetch_sub(1, Ordering::Relaxed);
         }
         // What was kept is for whoever comes first; another device sees what comes from now on.
-        let cursor = if content.seats.is_empty() { content.log.delivered() } else { content.log.last() };
-        content.resumable |= seat.subprotocol.is_some();
-        content.seats.push(Taken { seat: seat.clone(), cursor, start: cursor });
+        let cursor = if content.handles.is_empty() { content.log.delivered() } else { content.log.last() };
+        content.resumable |= handle.subprotocol.is_some();
+        content.handles.push(Registration { handle: handle.clone(), cursor, start: cursor });
         self.sessions.fetch_add(1, Ordering::Relaxed);
-        seat.wake.wake();
+        handle.wake.wake();
         drop(content);
-        Ok(Reader { mailboxes: self.clone(), mailbox, seat })
+        Ok(Reader { mailboxes: self.clone(), mailbox, handle })
     }
 
     /// The number of a user's open sessions.
     pub fn sessions_of(&self, user: &str) -> usize {
         let Some(mailbox) = self.find(user) else { return 0 };
-        lock(&mailbox.content).seats.len()
+        mailbox.content.lock().handles.len()
     }
 
     pub fn has_session(&self, user: &UserId, session: &str) -> bool {
-        self.find(user.as_str()).is_some_and(|mailbox| lock(&mailbox.content).seats.iter().any(|taken| *taken.seat.id == *session))
+        self.find(user.as_str()).is_some_and(|mailbox| mailbox.content.lock().handles.iter().any(|taken| *taken.handle.id == *session))
     }
 
     pub fn presence(&self, user: &UserId) -> Presence {
         let Some(mailbox) = self.find(user.as_str()) else {
             return Presence { sessions: Vec::new(), messages: 0, bytes: 0, last: 0, epoch: None };
         };
-        let content = lock(&mailbox.content);
+        let content = mailbox.content.lock();
         Presence {
-            sessions: content.seats.iter().map(|taken| (taken.seat.clone(), taken.cursor)).collect(),
+            sessions: content.handles.iter().map(|taken| (taken.handle.clone(), taken.cursor)).collect(),
             messages: content.log.len(),
             bytes: content.log.bytes(),
             last: content.log.last(),
@@ -269,21 +270,21 @@ impl Mailboxes {
     /// Ends a user's sessions, and says how many there were.
     pub fn end_sessions(&self, user: &UserId, close: &Close) -> usize {
         let Some(mailbox) = self.find(user.as_str()) else { return 0 };
-        let content = lock(&mailbox.content);
-        for taken in &content.seats {
-            taken.seat.end(close.clone());
+        let content = mailbox.content.lock();
+        for taken in &content.handles {
+            taken.handle.end(close.clone());
         }
-        content.seats.len()
+        content.handles.len()
     }
 
     /// Asks a part of the sessions to close, as [`Mailboxes::sweep`] does; how many they were.
     pub fn end_part(&self, round: usize, close: &Close) -> usize {
         let Some(shard) = self.shards.get(round % SHARDS) else { return 0 };
         let mut ended = 0;
-        for mailbox in lock(shard).values() {
-            let content = lock(&mailbox.content);
-            content.seats.iter().for_each(|taken| taken.seat.end(close.clone()));
-            ended += content.seats.len();
+        for mailbox in shard.lock().values() {
+            let content = mailbox.content.lock();
+            content.handles.iter().for_each(|taken| taken.handle.end(close.clone()));
+            ended += content.handles.len();
         }
         ended
     }
@@ -292,7 +293,7 @@ impl Mailboxes {
     pub fn everyone(&self) -> Vec<UserId> {
         let mut users = Vec::new();
         self.each(|user, content| {
-            if !content.seats.is_empty() {
+            if !content.handles.is_empty() {
                 users.push(user.clone());
             }
         });
@@ -301,7 +302,7 @@ impl Mailboxes {
 
     pub fn totals(&self) -> Totals {
         Totals {
-            mailboxes: self.shards.iter().map(|shard| lock(shard).len()).sum(),
+            mailboxes: self.shards.iter().map(|shard| shard.lock().len()).sum(),
             messages: self.messages.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             sessions: self.sessions.load(Ordering::Relaxed),
@@ -311,8 +312,8 @@ impl Mailboxes {
     /// Forgets what was kept for long enough, a part of the users at each call: the `round`th of [`Mailboxes::SWEEP_ROUNDS`].
     pub fn sweep(&self, round: usize) {
         let Some(shard) = self.shards.get(round % SHARDS) else { return };
-        lock(shard).retain(|_, mailbox| {
-            let mut content = lock(&mailbox.content);
+        shard.lock().retain(|_, mailbox| {
+            let mut content = mailbox.content.lock();
             self.expire(&mut content);
             !self.is_idle(&content)
         });
@@ -322,8 +323,8 @@ impl Mailboxes {
     pub const SWEEP_ROUNDS: usize = SHARDS;
 
     fn append(&self, content: &mut Content, session: Option<&Arc<str>>, message: &Arc<Message>, terms: &Terms, keep: Duration) -> Posted {
-        let away = content.seats.is_empty();
-        let gone = session.is_some_and(|id| !content.seats.iter().any(|taken| taken.seat.id == *id));
+        let away = content.handles.is_empty();
+        let gone = session.is_some_and(|id| !content.handles.iter().any(|taken| taken.handle.id == *id));
         if gone || (away && keep.is_zero()) {
             return self.dropped(DropReason::Away);
         }
@@ -376,10 +377,10 @@ impl Mailboxes {
         self.metrics.dropped(DropReason::Collapsed, removed.collapsed);
         self.metrics.dropped(DropReason::Evicted, removed.evicted);
         let Some(owed) = removed.owed else { return };
-        content.seats.retain(|taken| {
+        content.handles.retain(|taken| {
             let behind = taken.cursor < owed;
             if behind {
-                taken.seat.end(Close::SlowConsumer);
+                taken.handle.end(Close::SlowConsumer);
                 self.sessions.fetch_sub(1, Ordering::Relaxed);
             }
             !behind
@@ -394,21 +395,21 @@ impl Mailboxes {
     /// Nothing kept, nobody there, and nobody who could ask what they missed.
     fn is_idle(&self, content: &Content) -> bool {
         let may_resume = content.resumable && content.vacant_since + self.keep_max() > Instant::now();
-        content.seats.is_empty() && content.log.is_empty() && !may_resume
+        content.handles.is_empty() && content.log.is_empty() && !may_resume
     }
 
-    fn leave(&self, seat: &Arc<Seat>, mailbox: &Arc<Mailbox>) {
-        let mut shard = lock(self.shard(&seat.user));
-        let mut content = lock(&mailbox.content);
+    fn leave(&self, handle: &Arc<SessionHandle>, mailbox: &Arc<Mailbox>) {
+        let mut shard = self.shard(&handle.user).lock();
+        let mut content = mailbox.content.lock();
         // By identity: a late leave never takes a newer session's place away, and one who was put out has left already.
-        let before = content.seats.len();
-        content.seats.retain(|taken| !Arc::ptr_eq(&taken.seat, seat));
-        self.sessions.fetch_sub(before - content.seats.len(), Ordering::Relaxed);
+        let before = content.handles.len();
+        content.handles.retain(|taken| !Arc::ptr_eq(&taken.handle, handle));
+        self.sessions.fetch_sub(before - content.handles.len(), Ordering::Relaxed);
         content.vacant_since = Instant::now();
         self.tidy(&mut content);
-        let current = shard.get(&seat.user).is_some_and(|current| Arc::ptr_eq(current, mailbox));
+        let current = shard.get(&handle.user).is_some_and(|current| Arc::ptr_eq(current, mailbox));
         if current && self.is_idle(&content) {
-            shard.remove(&seat.user);
+            shard.remove(&handle.user);
         }
     }
 
@@ -422,14 +423,14 @@ impl Mailboxes {
 
     fn each(&self, mut visit: impl FnMut(&UserId, &Content)) {
         for shard in &self.shards {
-            for (user, mailbox) in lock(shard).iter() {
-                visit(user, &lock(&mailbox.content));
+            for (user, mailbox) in shard.lock().iter() {
+                visit(user, &mailbox.content.lock());
             }
         }
     }
 
     fn find(&self, user: &str) -> Option<Arc<Mailbox>> {
-        lock(self.shard_of(user)).get(user).cloned()
+        self.shard_of(user).lock().get(user).cloned()
     }
 
     fn shard(&self, user: &UserId) -> &Shard {
@@ -448,7 +449,7 @@ impl Mailboxes {
 
 impl Mailbox {
     fn new() -> Arc<Mailbox> {
-        let content = Content { log: Log::new(), seats: SmallVec::new(), resumable: false, vacant_since: Instant::now() };
+        let content = Content { log: Log::new(), handles: SmallVec::new(), resumable: false, vacant_since: Instant::now() };
         Arc::new(Mailbox { epoch: uuid::Uuid::new_v4().simple().to_string(), content: Mutex::new(content) })
     }
 }
@@ -456,6 +457,6 @@ impl Mailbox {
 impl Content {
     /// How far every open session has read; `None` where none is open.
     fn read(&self) -> Option<u64> {
-        self.seats.iter().map(|taken| taken.cursor).min()
+        self.handles.iter().map(|taken| taken.cursor).min()
     }
 }

@@ -7,14 +7,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::close::Close;
 use crate::config::SessionsFault;
-use crate::delivery::{Message, Refusal, Terms};
 use crate::dispatch::{Dispatch, Origin, Spoken, Tally};
-use crate::event::{self, Body, Event};
-use crate::mailbox::Seat;
+use crate::model::mailbox::SessionHandle;
 use crate::policy::bindings::{Draft, Response, sessions};
 use crate::policy::{CallError, Policy};
+use crate::types::close::Close;
+use crate::types::delivery::{Message, Refusal, Terms};
+use crate::types::event::{self, Body, Event};
 
 /// The event type that formatting policies see for what a sessions policy sends of its own accord.
 const SESSION_EVENT: &str = "signalpost.session";
@@ -23,24 +23,24 @@ const SESSION_EVENT: &str = "signalpost.session";
 ///
 /// # Errors
 /// Why it has to close.
-pub fn opened(dispatch: &Dispatch, seat: &Seat) -> Result<(), Close> {
+pub fn opened(dispatch: &Dispatch, handle: &SessionHandle) -> Result<(), Close> {
     let policies = dispatch.policies.current();
     let mut admitted = Vec::new();
     for policy in policies.sessions() {
-        let close = match ask(dispatch, policy, seat, || "opened".to_owned(), |session| policy.opened(session).map(Some)) {
+        let close = match ask(dispatch, policy, handle, || "opened".to_owned(), |session| policy.opened(session).map(Some)) {
             Ok(response) => {
                 let response = response.unwrap_or_default();
-                carry_out(dispatch, policy, policies.revision, seat, response);
+                carry_out(dispatch, policy, policies.revision, handle, response);
                 admitted.push(policy);
                 continue;
             }
             Err(CallError::Refused(refusal)) => Close::RefusedByPolicy(refusal.detail),
             // A policy that guards the door must not open it by failing.
-            Err(CallError::Fault(_) | CallError::LeftOut) if policy.on_fault().sessions == SessionsFault::Refuse => Close::PolicyFault,
-            Err(CallError::Fault(_) | CallError::LeftOut) => continue,
+            Err(CallError::Fault(_) | CallError::CircuitOpen) if policy.on_fault().sessions == SessionsFault::Refuse => Close::PolicyFault,
+            Err(CallError::Fault(_) | CallError::CircuitOpen) => continue,
         };
         for policy in admitted {
-            tell_closed(dispatch, policy, policies.revision, seat, close.code());
+            tell_closed(dispatch, policy, policies.revision, handle, close.code());
         }
         return Err(close);
     }
@@ -51,15 +51,15 @@ pub fn opened(dispatch: &Dispatch, seat: &Seat) -> Result<(), Close> {
 ///
 /// # Errors
 /// What the client is told: a policy's refusal, or that nobody takes such a message.
-pub fn received(dispatch: &Dispatch, seat: &Seat, body: &Body) -> Result<(), Refusal> {
+pub fn received(dispatch: &Dispatch, handle: &SessionHandle, body: &Body) -> Result<(), Refusal> {
     let policies = dispatch.policies.current();
     let count = |outcome| dispatch.services.metrics.client_messages.with_label_values(&[outcome]).inc();
     for policy in policies.sessions() {
-        match ask(dispatch, policy, seat, || format!("says {}", shown(body)), |session| policy.received(session, body)) {
+        match ask(dispatch, policy, handle, || format!("says {}", shown(body)), |session| policy.received(session, body)) {
             Ok(None) => {}
             Ok(Some(response)) => {
                 count("handled");
-                carry_out(dispatch, policy, policies.revision, seat, response);
+                carry_out(dispatch, policy, policies.revision, handle, response);
                 return Ok(());
             }
             Err(CallError::Refused(refusal)) => {
@@ -67,7 +67,7 @@ pub fn received(dispatch: &Dispatch, seat: &Seat, body: &Body) -> Result<(), Ref
                 return Err(refusal);
             }
             // A policy that is left out may be the one that would take it.
-            Err(CallError::Fault(_) | CallError::LeftOut) => {
+            Err(CallError::Fault(_) | CallError::CircuitOpen) => {
                 count("faulted");
                 let detail = format!("the policy {} failed, so this message was not handled", policy.name);
                 return Err(Refusal { code: "policy_fault".into(), detail });
@@ -79,17 +79,17 @@ pub fn received(dispatch: &Dispatch, seat: &Seat, body: &Body) -> Result<(), Ref
 }
 
 /// Tells the policies that the session is gone.
-pub fn closed(dispatch: &Dispatch, seat: &Seat, code: u16) {
+pub fn closed(dispatch: &Dispatch, handle: &SessionHandle, code: u16) {
     let policies = dispatch.policies.current();
     for policy in policies.sessions() {
-        tell_closed(dispatch, policy, policies.revision, seat, code);
+        tell_closed(dispatch, policy, policies.revision, handle, code);
     }
 }
 
-fn tell_closed(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat, code: u16) {
-    let answer = ask(dispatch, policy, seat, || format!("closed ({code})"), |session| policy.closed(session, code).map(Some));
+fn tell_closed(dispatch: &Dispatch, policy: &Policy, revision: u64, handle: &SessionHandle, code: u16) {
+    let answer = ask(dispatch, policy, handle, || format!("closed ({code})"), |session| policy.closed(session, code).map(Some));
     if let Ok(Some(response)) = answer {
-        carry_out(dispatch, policy, revision, seat, Response { replies: Vec::new(), close: None, ..response });
+        carry_out(dispatch, policy, revision, handle, Response { replies: Vec::new(), close: None, ..response });
     }
 }
 
@@ -97,14 +97,14 @@ fn tell_closed(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat,
 fn ask(
     dispatch: &Dispatch,
     policy: &Policy,
-    seat: &Seat,
+    handle: &SessionHandle,
     what: impl FnOnce() -> String,
     call: impl FnOnce(sessions::Session<'_>) -> Result<Option<Response>, CallError>,
 ) -> Result<Option<Response>, CallError> {
     let started = Instant::now();
-    let answer = with_session(seat, call);
+    let answer = with_session(handle, call);
     dispatch.spoken(|| Spoken {
-        user: seat.user.clone(),
+        user: handle.user.clone(),
         what: what(),
         policy: policy.name.clone(),
         version: policy.version.clone(),
@@ -123,30 +123,30 @@ fn shown(body: &Body) -> String {
 }
 
 /// What a policy answered: replies first, the socket's end last.
-pub(crate) fn carry_out(dispatch: &Dispatch, policy: &Policy, revision: u64, seat: &Seat, response: Response) {
+pub(crate) fn carry_out(dispatch: &Dispatch, policy: &Policy, revision: u64, handle: &SessionHandle, response: Response) {
     let mut tally = Tally::default();
     let event = synthetic(policy, SESSION_EVENT.to_owned(), None, None);
     for reply in response.replies {
-        let message = Arc::new(Message::new(event.id.clone(), event.kind.clone(), reply, revision));
-        dispatch.post(&seat.user, Some(&seat.id), &message, &Terms::default(), &mut tally);
+        let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), reply, revision));
+        dispatch.post(&handle.user, Some(&handle.id), &message, &Terms::default(), &mut tally);
     }
     let origin = Origin { event: &event, revision, policy };
     dispatch.carry_out(response.decision, &origin, &mut tally);
-    for Draft { kind, subject, data } in response.drafts {
-        dispatch.publish(synthetic(policy, kind, subject, Some(data)), None);
+    for Draft { event_type, subject, data } in response.drafts {
+        dispatch.publish(synthetic(policy, event_type, subject, Some(data)), None);
     }
     if let Some(reason) = response.close {
-        seat.end(Close::ClosedByPolicy(reason));
+        handle.end(Close::ClosedByPolicy(reason));
     }
 }
 
-fn synthetic(policy: &Policy, kind: String, subject: Option<String>, data: Option<Body>) -> Event {
+fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data: Option<Body>) -> Event {
     Event {
         id: event::new_event_id(),
         source: format!("/policies/{}", policy.name),
-        kind,
+        event_type,
         subject,
-        time: Some(crate::json::rfc3339(std::time::SystemTime::now())),
+        time: Some(crate::types::time::rfc3339(std::time::SystemTime::now())),
         content_type: match data {
             Some(Body::Text(_)) => "text/plain".into(),
             Some(Body::Binary(_)) => "application/octet-stream".into(),
@@ -158,7 +158,7 @@ fn synthetic(policy: &Policy, kind: String, subject: Option<String>, data: Optio
 }
 
 /// The session as the guest takes it. The strings are lent, not copied.
-pub(crate) fn with_session<R>(seat: &Seat, call: impl FnOnce(sessions::Session<'_>) -> R) -> R {
-    let attributes: Vec<(&str, &str)> = seat.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    call(sessions::Session { id: &seat.id, user: seat.user.as_str(), subprotocol: seat.subprotocol, attributes: &attributes })
+pub(crate) fn with_session<R>(handle: &SessionHandle, call: impl FnOnce(sessions::Session<'_>) -> R) -> R {
+    let attributes: Vec<(&str, &str)> = handle.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    call(sessions::Session { id: &handle.id, user: handle.user.as_str(), subprotocol: handle.subprotocol, attributes: &attributes })
 }

@@ -1,0 +1,10 @@
+//! Below HTTP: connections with and without TLS, WebSocket frames, and how many connections there may be. Problem documents too, since
+//! a handshake is refused with one.
+
+pub mod permits;
+pub mod problem;
+pub mod rate;
+pub mod stream;
+pub mod tls;
+pub mod websocket;
+pub mod wire;

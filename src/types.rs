@@ -1,0 +1,7 @@
+//! The words that every room shares. Values in these types are checked when they are made, and nothing past that checks again.
+
+pub mod close;
+pub mod delivery;
+pub mod drop_reason;
+pub mod event;
+pub mod time;
