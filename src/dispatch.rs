@@ -1,329 +1,269 @@
-//! Dispatch: takes one event through the routing policies and posts what they decide.
+//! Dispatch: an event is planned, its plan is applied, and the producer is answered.
 //!
-//! There is no await from the first policy to the last post, so a producer who hangs up changes nothing: an event is
-//! dispatched whole or not at all. What happened is in the receipt.
+//! There is no await from the first policy to the last post, so a producer who hangs up changes nothing: an event is dispatched whole or
+//! not at all. What happened is in the plan and in what became of it; receipts and explanations are views of the two.
 
-mod account;
+pub mod apply;
+pub mod plan;
 mod receipt;
-mod seen;
 pub mod session_policies;
 
-use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
-use crate::config::{self, Config, RoutingFault};
-use crate::dead_letters::{Content, DeadLetter, DeadLetters, Reader};
-use crate::model::mailbox::Posted;
-use crate::policy::bindings::Response;
-use crate::policy::host::Services;
-use crate::policy::{CallError, Policies, Policy, Role};
-use crate::types::delivery::{Decision, Delivery, Message, Recipients, Terms};
-use crate::types::drop_reason::DropReason;
+use crate::metrics::{EventOutcome, Metrics};
+use crate::model::Model;
+use crate::model::dead_letters::{Content, Recipient};
+use crate::model::dedup::{self, Attempt};
+use crate::model::record::{Change, Changes};
+use crate::model::world::World;
+use crate::policy::{Policies, PolicySet};
+use crate::store::{Store, Ticket};
+use crate::types::delivery::{Recipients, Terms};
 use crate::types::event::{self, Body, Event, UserId};
-pub use account::{Account, Asked, Told};
-pub(crate) use receipt::Tally;
-pub use receipt::{Consulted, Outcome, Receipt};
-use seen::Seen;
+use apply::{Applied, Letter};
+use plan::{Answer, Decided, Plan, Planned, Step};
+pub use receipt::{Outcome, Receipt};
+use session_policies::Asked;
 
 /// Carries events from producers and policies to mailboxes.
 #[derive(Debug)]
 pub struct Dispatch {
     pub policies: Arc<Policies>,
-    pub services: Arc<Services>,
-    pub dead_letters: Arc<DeadLetters>,
-    seen: Mutex<Seen>,
-    /// Nothing is posted: see [`Dispatch::rehearsal`].
-    rehearses: bool,
-    onlooker: OnceLock<mpsc::Sender<Shown>>,
+    pub model: Arc<Model>,
+    pub metrics: Arc<Metrics>,
+    pub store: Store,
+    observer: OnceLock<mpsc::Sender<Trace>>,
 }
 
-/// What somebody who looks on is shown.
+/// What an observer is shown.
 #[derive(Debug)]
-pub enum Shown {
-    Event(Dispatched),
-    Session(Spoken),
+pub enum Trace {
+    Event(Story),
+    Session(Asked),
 }
 
-/// What a sessions policy made of a client's coming, of its message, or of its going.
+/// An event, what was decided about it, and what became of that.
 #[derive(Debug)]
-pub struct Spoken {
-    pub user: UserId,
-    pub what: String,
-    pub policy: String,
-    pub version: String,
-    pub took: Duration,
-    pub answer: Result<Option<Response>, CallError>,
-}
-
-/// What was done for one event.
-#[derive(Debug)]
-pub struct Dispatched {
+pub struct Story {
     pub event_type: String,
-    pub receipt: serde_json::Value,
-    pub account: Account,
+    pub receipt: Receipt,
+    /// `None`: it was published before, and nothing was done.
+    pub done: Option<(Plan, Applied)>,
+}
+
+/// Another request is publishing the same event at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnderWay;
+
+/// Why a dead letter was not tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetryError {
+    /// There is no such letter.
+    Unknown,
+    /// Its policy is not loaded. The letter is kept.
+    PolicyMissing(Arc<str>),
 }
 
 impl Dispatch {
-    pub fn new(policies: Arc<Policies>, services: Arc<Services>, dead_letters: Arc<DeadLetters>, events: &config::Events) -> Dispatch {
-        Dispatch { policies, services, dead_letters, seen: Mutex::new(Seen::new(events)), rehearses: false, onlooker: OnceLock::new() }
+    pub fn new(policies: Arc<Policies>, model: Arc<Model>, metrics: Arc<Metrics>, store: Store) -> Dispatch {
+        Dispatch { policies, model, metrics, store, observer: OnceLock::new() }
     }
 
-    /// The same policies, state and groups as now, for an event that leaves no trace in them and reaches nobody. All else is the
-    /// same code.
-    ///
-    /// # Errors
-    /// Those of [`Services::fork`].
-    pub fn rehearsal(&self, config: &Config) -> prometheus::Result<Dispatch> {
-        let services = Arc::new(self.services.fork()?);
-        let policies = Policies::new(self.policies.current().fork(&services), Vec::new(), Duration::ZERO);
-        let dead_letters = DeadLetters::new(config.dead_letters.clone(), services.metrics.clone());
-        let dispatch = Dispatch::new(Arc::new(policies), services, Arc::new(dead_letters), &config.events);
-        Ok(Dispatch { rehearses: true, ..dispatch })
-    }
-
-    /// From now on the onlooker is sent what is done for each event, and what sessions policies do, as long as it keeps up. The first
+    /// From now on the observer is sent what is done for each event and what sessions policies answer, as long as it keeps up. The first
     /// one stays.
-    pub fn show(&self, onlooker: mpsc::Sender<Shown>) {
+    pub fn observe(&self, observer: mpsc::Sender<Trace>) {
         // A second one is refused: there is one screen.
-        let _ = self.onlooker.set(onlooker);
+        let _ = self.observer.set(observer);
     }
 
-    /// Publishes an event once: the same source and id again, within the window, does nothing. `account`: what is done is
-    /// written there.
-    pub fn publish_once(&self, event: Event, account: Option<&mut Account>) -> Receipt {
-        let key = self.seen.lock().key(&event.source, &event.id);
-        let Some(attempt) = self.seen.lock().attempt(key, Instant::now()) else {
-            self.services.metrics.events.with_label_values(&["duplicate"]).inc();
-            return Receipt { id: event.id, source: event.source, duplicate: true, ..Receipt::default() };
-        };
-        let receipt = self.attempt(event, attempt, account);
-        // Where every policy failed and the event is kept nowhere, nothing was done: the producer may try again.
-        let failed = |consulted: &Consulted| consulted.outcome.is_failure() && consulted.dead_letter.is_none();
-        if !receipt.policies.is_empty() && receipt.policies.iter().all(failed) {
-            self.seen.lock().failed(key);
-        }
-        receipt
-    }
-
-    /// Asks every routing policy that wants the event, in order, and carries out what each decides.
-    pub fn publish(&self, event: Event, account: Option<&mut Account>) -> Receipt {
-        self.attempt(event, 1, account)
-    }
-
-    fn attempt(&self, event: Event, attempt: u32, account: Option<&mut Account>) -> Receipt {
-        let (None, Some(onlooker)) = (&account, self.onlooker.get()) else { return self.route(event, attempt, account) };
-        let (event_type, mut account) = (event.event_type.clone(), Account::default());
-        let receipt = self.route(event, attempt, Some(&mut account));
-        let shown = serde_json::to_value(&receipt).unwrap_or_default();
-        // Whoever looks on holds nobody up: what doesn't fit is not shown.
-        let _ = onlooker.try_send(Shown::Event(Dispatched { event_type, receipt: shown, account }));
-        receipt
-    }
-
-    /// Shows what a sessions policy did, where somebody looks on.
-    pub fn spoken(&self, spoken: impl FnOnce() -> Spoken) {
-        if let Some(onlooker) = self.onlooker.get() {
-            let _ = onlooker.try_send(Shown::Session(spoken()));
-        }
-    }
-
-    fn route(&self, event: Event, attempt: u32, account: Option<&mut Account>) -> Receipt {
-        let policies = self.policies.current();
-        let mut receipt = Receipt { id: event.id.clone(), source: event.source.clone(), ..Receipt::default() };
-        let mut tally = Tally::with(account);
-        if let Some(account) = &mut tally.account {
-            account.revision = policies.revision;
-        }
-        for policy in policies.wanting(Role::Routing, &event.event_type) {
-            receipt.policies.push(self.consult(policy, &event, Letter { id: 0, attempt }, policies.revision, &mut tally));
-        }
-        if receipt.policies.is_empty() {
-            receipt.note = Some("no policy wanted this event type");
-        }
-        let outcome = if receipt.policies.is_empty() { "unwanted" } else { "routed" };
-        self.services.metrics.events.with_label_values(&[outcome]).inc();
-        tally.into_receipt(receipt)
-    }
-
-    /// Asks one policy, and carries out what it decides. Where it faults, its rule says what becomes of the event.
-    fn consult(&self, policy: &Policy, event: &Event, letter: Letter, revision: u64, tally: &mut Tally<'_>) -> Consulted {
-        let mut consulted = Consulted::of(policy);
-        let started = Instant::now();
-        let answer = policy.route(event);
-        if let Some(account) = &mut tally.account {
-            account.policies.push(Asked::new(policy, started.elapsed(), answer.as_ref().ok()));
-        }
-        let fault = match answer {
-            Ok(decision) => {
-                consulted.deliveries = decision.deliveries.len();
-                self.carry_out(decision, &Origin { event, revision, policy }, tally);
-                return consulted;
-            }
-            Err(CallError::Refused(refusal)) => {
-                consulted.outcome = Outcome::Refused;
-                consulted.refusal = Some(refusal);
-                return consulted;
-            }
-            Err(CallError::Fault(fault)) => {
-                consulted.outcome = Outcome::Faulted;
-                Some(fault)
-            }
-            Err(CallError::CircuitOpen) => {
-                consulted.outcome = Outcome::CircuitOpen;
-                None
-            }
-        };
-        // What makes a policy fault twice is poison: it is kept, whatever the rule, so that its producer doesn't try for ever.
-        let poison = letter.attempt > 1 && fault.is_some();
-        if policy.on_fault().routing == RoutingFault::DeadLetter || poison {
-            let content = Content::Event(Box::new(event.clone()));
-            let attempts = letter.attempt - u32::from(fault.is_none());
-            let kept = DeadLetter::new(policy, attempts, fault.clone(), content);
-            consulted.dead_letter = Some(self.dead_letters.keep(DeadLetter { id: letter.id, ..kept }));
-        }
-        consulted.fault = fault;
-        consulted
-    }
-
-    /// Tries a dead letter again, with the policies of now. `None`: there is no such letter.
+    /// Publishes an event. `once`: the same source and id again, within the window, does nothing.
     ///
     /// # Errors
-    /// Its policy is not loaded. It is kept.
-    pub fn retry(&self, id: u64) -> Option<Result<Receipt, String>> {
-        let policies = self.policies.current();
-        let named = self.dead_letters.get(id)?.policy.clone();
-        let Some(policy) = policies.find(&named) else {
-            return Some(Err(format!("its policy {named} is not loaded; load it, and try again")));
+    /// The same event is being published by another request.
+    pub fn publish(&self, event: Event, once: bool) -> Result<(Story, Ticket), UnderWay> {
+        let mut changes = self.store.changes();
+        let mut seen = None;
+        let mut attempt = 1;
+        if once {
+            let key = dedup::key(&event.source, &event.id);
+            match self.begin(key, &event.id, &event.source)? {
+                Begun::New(attempts, publishing) => (attempt, seen) = (attempts, Some(publishing)),
+                Begun::Duplicate(story) => return Ok((story, self.store.append(changes))),
+            }
+        }
+        let set = self.policies.current();
+        let event = Arc::new(event);
+        let letter = match attempt {
+            1 => Letter::FIRST,
+            // What is kept of the attempts before is not tried a second time.
+            _ => Letter { id: 0, attempt: self.model.dead_letters.take_of(&event, attempt) },
         };
-        let letter = self.dead_letters.take(id)?;
-        let mut tally = Tally::default();
+        let plan = self.model.transact(&mut changes, |world| plan::plan(&set, &event, world));
+        let applied = self.apply(&set, &event, letter, &plan);
+        if let Some(seen) = seen {
+            seen.settle(plan.is_failure(), &mut changes);
+        }
+        let is_unwanted = plan.steps.is_empty();
+        self.metrics.event(if is_unwanted { EventOutcome::Unwanted } else { EventOutcome::Routed });
+        let receipt = Receipt::of(&event.id, &event.source, &plan, &applied);
+        let story = Story { event_type: event.event_type.clone(), receipt, done: Some((plan, applied)) };
+        Ok((self.shown(story), self.store.append(changes)))
+    }
+
+    /// Tells what publishing an event would do. Nothing changes.
+    pub fn look(&self, event: &Event) -> Story {
+        let set = self.policies.current();
+        let plan = plan::plan(&set, event, &mut World::dry(&self.model));
+        let applied = apply::foresee(&self.model, &plan);
+        let receipt = Receipt::of(&event.id, &event.source, &plan, &applied);
+        Story { event_type: event.event_type.clone(), receipt, done: Some((plan, applied)) }
+    }
+
+    /// Posts a message to one user without asking a routing policy. Formatting applies. `once`: the same key again, within the window,
+    /// does nothing.
+    ///
+    /// # Errors
+    /// A message with the same key is being sent by another request.
+    pub fn tell(&self, user: UserId, body: Body, terms: Terms, once: Option<&str>) -> Result<(Story, Ticket), UnderWay> {
+        let mut changes = self.store.changes();
+        let mut seen = None;
+        let id = match once {
+            None => event::new_event_id(),
+            Some(id) => {
+                let key = dedup::key(&format!("{}/{user}", event::DIRECT), id);
+                match self.begin(key, id, "")? {
+                    Begun::New(_, publishing) => seen = Some(publishing),
+                    Begun::Duplicate(story) => return Ok((story, self.store.append(changes))),
+                }
+                id.to_owned()
+            }
+        };
+        let plan = Plan::direct(&self.policies.current(), id.clone(), user, body, terms);
+        let applied = apply::post(&self.model, &self.metrics, &plan);
+        if let Some(seen) = seen {
+            seen.settle(false, &mut changes);
+        }
+        let receipt = Receipt::of(&id, "", &plan, &applied);
+        let story = Story { event_type: event::DIRECT.to_owned(), receipt, done: Some((plan, applied)) };
+        Ok((self.shown(story), self.store.append(changes)))
+    }
+
+    /// Tries a dead letter again, with the policies of now.
+    ///
+    /// # Errors
+    /// There is no such letter, or its policy is not loaded.
+    pub fn retry(&self, id: u64) -> Result<(Receipt, Ticket), RetryError> {
+        let set = self.policies.current();
+        let named = self.model.dead_letters.get(id).ok_or(RetryError::Unknown)?.policy.clone();
+        let policy = set.find(&named).ok_or(RetryError::PolicyMissing(named))?;
+        let letter = self.model.dead_letters.take(id).ok_or(RetryError::Unknown)?;
+        let mut changes = self.store.changes();
         let receipt = match &letter.content {
             Content::Event(event) => {
                 let again = Letter { id, attempt: letter.attempts + 1 };
-                let consulted = self.consult(policy, event, again, policies.revision, &mut tally);
-                Receipt { id: event.id.clone(), source: event.source.clone(), policies: vec![consulted], ..Receipt::default() }
+                let step = self.model.transact(&mut changes, |world| plan::consult(&set, policy, event, world));
+                let plan = Plan { steps: smallvec::smallvec![step], ..Plan::empty(&set) };
+                let applied = self.apply(&set, event, again, &plan);
+                Receipt::of(&event.id, &event.source, &plan, &applied)
             }
-            Content::Message { message, readers } => {
-                let again = Arc::new(message.again(policies.revision));
-                for Reader { user, session } in readers {
-                    tally.deliveries += 1;
+            Content::Message { message, recipients } => {
+                let again = Arc::new(message.again(set.id));
+                let deliver = |Recipient { user, session }: &Recipient| {
                     // The user's other devices have read it.
-                    let open = self.services.mailboxes.has_session(user, session);
-                    self.post(user, open.then_some(session), &again, &Terms::default(), &mut tally);
-                }
-                Receipt { id: message.event_id.clone(), ..Receipt::default() }
+                    let is_open = self.model.mailboxes.has_session(user, session);
+                    let to = if is_open {
+                        Recipients::Session { user: user.clone(), session: session.to_string() }
+                    } else {
+                        Recipients::Users(vec![user.clone()])
+                    };
+                    let audience = smallvec::smallvec![user.clone()];
+                    Planned {
+                        to,
+                        except: Vec::new(),
+                        message: again.clone(),
+                        terms: Terms::default(),
+                        audience,
+                        beyond: 0,
+                        beyond_users: Vec::new(),
+                    }
+                };
+                let decided = Decided { deliveries: recipients.iter().map(deliver).collect(), ..Decided::default() };
+                let step = Step { policy: None, took: std::time::Duration::ZERO, answer: Answer::Decided(decided) };
+                let plan = Plan { steps: smallvec::smallvec![step], ..Plan::empty(&set) };
+                let applied = apply::post(&self.model, &self.metrics, &plan);
+                Receipt::of(&message.event_id, "", &plan, &applied)
             }
         };
-        Some(Ok(tally.into_receipt(receipt)))
+        Ok((receipt, self.store.append(changes)))
     }
 
-    /// Posts a message to one user without asking a routing policy. Formatting applies.
-    pub fn tell(&self, user: UserId, body: Body, terms: Terms) -> Receipt {
-        let id = event::new_event_id();
-        let revision = self.policies.current().revision;
-        let message = Arc::new(Message::new(id.clone(), event::DIRECT.to_owned(), body, revision));
-        let mut account = self.onlooker.get().map(|_| Account::of_a_direct_message(&user, &message, &terms));
-        let mut tally = Tally::with(account.as_mut());
-        self.post(&user, None, &message, &terms, &mut tally);
-        let receipt = tally.into_receipt(Receipt { id, ..Receipt::default() });
-        if let (Some(onlooker), Some(account)) = (self.onlooker.get(), account) {
-            let shown = serde_json::to_value(&receipt).unwrap_or_default();
-            let _ = onlooker.try_send(Shown::Event(Dispatched { event_type: event::DIRECT.to_owned(), receipt: shown, account }));
+    /// Posts the messages of a committed plan, and keeps what its policies failed on.
+    fn apply(&self, set: &PolicySet, event: &Arc<Event>, letter: Letter, plan: &Plan) -> Applied {
+        let applied = apply::post(&self.model, &self.metrics, plan);
+        if plan.steps.iter().all(|step| step.answer.is_decision()) {
+            return applied;
         }
-        receipt
+        Applied { letters: apply::keep_failures(&self.model, set, event, letter, plan), ..applied }
     }
 
-    /// Joins before deliveries, leaves after them: the order that the contract states.
-    pub(crate) fn carry_out(&self, decision: Decision, origin: &Origin<'_>, tally: &mut Tally<'_>) {
-        let groups = &self.services.groups;
-        for join in decision.joins {
-            if groups.join(&join.group, join.user, origin.policy.group_quota()).is_err() {
-                tally.joins_refused += 1;
-                self.services.metrics.group_changes_refused.inc();
+    fn begin(&self, key: u128, id: &str, source: &str) -> Result<Begun<'_>, UnderWay> {
+        match self.model.dedup.lock().begin(key, self.model.clock.now_ms()) {
+            Attempt::New(attempts) => Ok(Begun::New(attempts, Publishing { model: &self.model, key, is_settled: false })),
+            Attempt::UnderWay => Err(UnderWay),
+            Attempt::Duplicate => {
+                self.metrics.event(EventOutcome::Duplicate);
+                let receipt = Receipt { id: id.to_owned(), source: source.to_owned(), duplicate: true, ..Receipt::default() };
+                Ok(Begun::Duplicate(Story { event_type: String::new(), receipt, done: None }))
             }
-        }
-        for delivery in decision.deliveries {
-            self.deliver(delivery, origin, tally);
-        }
-        for leave in decision.leaves {
-            groups.leave(&leave.group, &leave.user);
-        }
-        for group in decision.ends {
-            groups.end(&group);
         }
     }
 
-    fn deliver(&self, delivery: Delivery, origin: &Origin<'_>, tally: &mut Tally<'_>) {
-        tally.deliveries += 1;
-        let body = delivery.body.or_else(|| origin.event.data.clone()).unwrap_or_else(|| Body::Json("null".to_owned()));
-        let message = Message::new(origin.event.id.clone(), origin.event.event_type.clone(), body, origin.revision);
-        let message = Arc::new(message);
-        if let Some(account) = &mut tally.account {
-            account.tell(&delivery.to, &delivery.except, &message, &delivery.terms);
+    /// Shows a story to the observer. An observer holds nobody up: what doesn't fit is not shown.
+    fn shown(&self, story: Story) -> Story {
+        if let (Some(observer), Some(done)) = (self.observer.get(), &story.done) {
+            let (event_type, receipt, done) = (story.event_type.clone(), story.receipt.clone(), Some(done.clone()));
+            let _ = observer.try_send(Trace::Event(Story { event_type, receipt, done }));
         }
-        let users = match delivery.to {
-            Recipients::Users(users) => distinct(users),
-            Recipients::Session { user, session } => {
-                self.post(&user, Some(&session.into()), &message, &delivery.terms, tally);
-                return;
-            }
-            Recipients::Group(group) => self.services.groups.members(&group),
-            Recipients::Everyone => self.services.mailboxes.everyone(),
-        };
-        // A policy may return a hundred thousand names: looking through a list for each recipient would take seconds.
-        let except: HashSet<&UserId> = delivery.except.iter().collect();
-        for user in &users {
-            if except.contains(user) {
-                continue;
-            }
-            if tally.told() >= origin.policy.limits().recipients_max {
-                tally.drop(DropReason::TooManyRecipients, user);
-                self.services.metrics.dropped(DropReason::TooManyRecipients, 1);
-                continue;
-            }
-            self.post(user, None, &message, &delivery.terms, tally);
-        }
+        story
     }
 
-    pub(crate) fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, terms: &Terms, tally: &mut Tally<'_>) {
-        tally.name(user);
-        let mailboxes = &self.services.mailboxes;
-        let posted = if self.rehearses { mailboxes.rehearse(user, session, terms) } else { mailboxes.post(user, session, message, terms) };
-        if let Some(account) = &mut tally.account {
-            account.posted(user, session, posted);
-        }
-        match posted {
-            Posted::Posted { .. } => tally.posted += 1,
-            Posted::Dropped(reason) => tally.drop(reason, user),
+    /// Shows what a sessions policy answered, if somebody observes.
+    fn show_session(&self, asked: impl FnOnce() -> Asked) {
+        if let Some(observer) = self.observer.get() {
+            let _ = observer.try_send(Trace::Session(asked()));
         }
     }
 }
 
-/// Each user once, in the order of their first mention. A policy may return a hundred thousand, so no list is searched.
-fn distinct(mut users: Vec<UserId>) -> Vec<UserId> {
-    if users.len() > 1 {
-        let mut told = HashSet::with_capacity(users.len());
-        users.retain(|user| told.insert(user.clone()));
+/// Whether an event is to be published.
+enum Begun<'a> {
+    /// The how often it is tried.
+    New(u32, Publishing<'a>),
+    Duplicate(Story),
+}
+
+/// An event that is being published. If it is dropped before it is settled, the event may come again.
+struct Publishing<'a> {
+    model: &'a Model,
+    key: u128,
+    is_settled: bool,
+}
+
+impl Publishing<'_> {
+    fn settle(mut self, failed: bool, changes: &mut Changes) {
+        self.is_settled = true;
+        let (key, at_ms) = (self.key, self.model.clock.now_ms());
+        self.model.dedup.lock().settle(key, failed, at_ms);
+        changes.note(|| Change::Seen { key, at_ms, failed });
     }
-    users
 }
 
-/// What deliveries come from: the event, and the policy of which set.
-#[derive(Debug)]
-pub(crate) struct Origin<'a> {
-    pub event: &'a Event,
-    pub revision: u64,
-    pub policy: &'a Policy,
-}
-
-/// The dead letter that an event comes from, 0 where it doesn't, and how often it was tried, with this time.
-#[derive(Clone, Copy, Debug)]
-struct Letter {
-    id: u64,
-    attempt: u32,
+impl Drop for Publishing<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.model.dedup.lock().settle(self.key, true, self.model.clock.now_ms());
+        }
+    }
 }

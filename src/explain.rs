@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::config::Config;
-use crate::dispatch::{Account, Asked, Dispatch, Receipt, Told};
-use crate::format::{Class, Format};
+use crate::dispatch::apply::Applied;
+use crate::dispatch::plan::{Answer, Decided, Plan, Planned, PolicyRef, Step};
+use crate::dispatch::{Dispatch, Receipt, Story};
+use crate::format::{Class, Format, Shape};
 use crate::model::mailbox::Posted;
 use crate::types::delivery::{Membership, Priority, Recipients, Terms};
 use crate::types::drop_reason::DropReason;
-use crate::types::event::{Body, Event, UserId};
+use crate::types::event::{Body, UserId};
+
+/// Recipients of one delivery that are named; the others are counted.
+const NAMED_MAX: usize = 100;
 
 /// A receipt, and the whole story behind it.
 #[derive(Debug, Serialize)]
@@ -33,9 +37,9 @@ pub(crate) struct Explanation {
 
 #[derive(Debug, Serialize)]
 struct PolicyView {
-    name: String,
-    version: String,
-    digest: String,
+    name: Arc<str>,
+    version: Arc<str>,
+    digest: Arc<str>,
     /// Microseconds.
     took_us: u64,
     joins: Vec<Membership>,
@@ -56,7 +60,7 @@ struct DeliveryView {
     /// Recipients beyond those that are named.
     more: usize,
     /// Formatting policies, in order.
-    formatting: Vec<String>,
+    formatting: Vec<Arc<str>>,
     /// What the open sessions of the named recipients see.
     classes: Vec<ClassView>,
 }
@@ -106,98 +110,89 @@ struct ClassView {
 
 #[derive(Debug, Serialize)]
 struct TookView {
-    name: String,
+    name: Arc<str>,
     /// Microseconds.
     took_us: u64,
 }
 
-/// Explains events.
-#[derive(Debug)]
-pub struct Explain {
-    pub dispatch: Arc<Dispatch>,
-    pub format: Arc<Format>,
-    pub config: Arc<Config>,
-}
-
-impl Explain {
-    /// Publishes the event and tells what became of it. `once`: as [`Dispatch::publish_once`].
-    pub async fn publish(&self, event: Event, once: bool) -> Explained {
-        explain(&self.dispatch, &self.format, event, once, false).await
-    }
-
-    /// Tells what would become of the event.
-    ///
-    /// # Errors
-    /// Those of [`Dispatch::rehearsal`].
-    pub async fn rehearse(&self, event: Event) -> prometheus::Result<Explained> {
-        let dispatch = self.dispatch.rehearsal(&self.config)?;
-        let format = Format::new(dispatch.policies.clone(), dispatch.dead_letters.clone(), self.config.mailboxes.shapes_bytes_max);
-        format.watch();
-        Ok(explain(&dispatch, &format, event, false, true).await)
+impl Explained {
+    /// Tells the story of an event, down to what each class of readers sees. `dry_run`: it was only looked at.
+    pub fn of(story: Story, dispatch: &Dispatch, format: &Format, dry_run: bool) -> Explained {
+        let Story { receipt, done, .. } = story;
+        let explanation = match &done {
+            Some((plan, applied)) => explanation(plan, applied, dispatch, format, dry_run),
+            None => Explanation { dry_run, revision: dispatch.policies.current().revision, policies: Vec::new() },
+        };
+        Explained { receipt, explanation }
     }
 }
 
-async fn explain(dispatch: &Dispatch, format: &Format, event: Event, once: bool, dry_run: bool) -> Explained {
-    let mut account = Account::default();
-    let publish = if once { Dispatch::publish_once } else { Dispatch::publish };
-    let receipt = publish(dispatch, event, Some(&mut account));
-    Explained { receipt, explanation: told(dispatch, format, account, dry_run).await }
+fn explanation(plan: &Plan, applied: &Applied, dispatch: &Dispatch, format: &Format, dry_run: bool) -> Explanation {
+    let mut posted = applied.posted.iter().copied();
+    let policies = plan.steps.iter().map(|step| step_view(step, &mut posted, dispatch, format, dry_run)).collect();
+    Explanation { dry_run, revision: plan.revision, policies }
 }
 
-/// The story of what was done, down to what each class of readers sees.
-pub(crate) async fn told(dispatch: &Dispatch, format: &Format, account: Account, dry_run: bool) -> Explanation {
-    let mut policies = Vec::new();
-    for asked in account.policies {
-        let Asked { name, version, digest, took, joins, told, leaves, ends } = asked;
-        let mut deliveries = Vec::new();
-        for told in told {
-            deliveries.push(delivery(dispatch, format, told, dry_run).await);
-        }
-        policies.push(PolicyView { name, version, digest, took_us: microseconds(took), joins, deliveries, leaves, ends });
-    }
-    Explanation { dry_run, revision: account.revision, policies }
+fn step_view(step: &Step, posted: &mut impl Iterator<Item = Posted>, dispatch: &Dispatch, format: &Format, dry_run: bool) -> PolicyView {
+    let (name, version, digest) = match &step.policy {
+        Some(PolicyRef { name, version, digest }) => (name.clone(), version.clone(), digest.clone()),
+        None => ("sent directly".into(), "".into(), "".into()),
+    };
+    let took_us = microseconds(step.took);
+    let nothing = Decided::default();
+    let decided = if let Answer::Decided(decided) = &step.answer { decided } else { &nothing };
+    let deliveries = decided.deliveries.iter().map(|planned| {
+        // All of them are taken, so that the next delivery begins with its own.
+        let posted: Vec<Posted> = posted.take(planned.audience.len()).collect();
+        delivery_view(planned, &posted, dispatch, format, dry_run)
+    });
+    let deliveries = deliveries.collect();
+    let (joins, leaves, ends) = (decided.joins.clone(), decided.leaves.clone(), decided.ends.clone());
+    PolicyView { name, version, digest, took_us, joins, deliveries, leaves, ends }
 }
 
 fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-async fn delivery(dispatch: &Dispatch, format: &Format, told: Told, dry_run: bool) -> DeliveryView {
-    let Told { to, except, message, terms, users, more } = told;
+fn delivery_view(planned: &Planned, posted: &[Posted], dispatch: &Dispatch, format: &Format, dry_run: bool) -> DeliveryView {
+    let Planned { to, except, message, terms, audience, beyond, .. } = planned;
+    let only = planned.session();
     let mut classes: Vec<ClassView> = Vec::new();
     let mut formatting = Vec::new();
     let mut recipients = Vec::new();
-    for (user, only, posted) in users {
+    for (user, posted) in audience.iter().zip(posted).take(NAMED_MAX) {
         let mut sessions = Vec::new();
-        for (handle, _) in dispatch.services.mailboxes.presence(&user).sessions {
+        for (handle, _) in dispatch.model.mailboxes.presence(user).sessions {
             if only.as_ref().is_some_and(|only| *only != handle.id) {
                 continue;
             }
-            let (policies, attributes) = format.class(&message, &handle);
+            let (policies, attributes) = format.class(message, &handle);
             formatting = policies;
-            let class = match classes.iter().position(|class| class.attributes == attributes) {
-                Some(known) => known,
-                None => {
-                    let (sees, dropped) = match format.view(&message, &handle).await {
-                        Ok(body) => (Some(body), None),
-                        Err(reason) => (None, Some(reason)),
-                    };
-                    let took = format.took(&message, &handle).into_iter();
-                    let took = took.map(|(name, took)| TookView { name, took_us: microseconds(took) }).collect();
-                    classes.push(ClassView { attributes, sees, dropped, took });
-                    classes.len() - 1
-                }
-            };
+            let class = classes.iter().position(|class| class.attributes == attributes).unwrap_or_else(|| {
+                classes.push(class_view(format.preview(message, &handle), attributes));
+                classes.len() - 1
+            });
             sessions.push(SessionView { id: handle.id.clone(), subprotocol: handle.subprotocol, class });
         }
         let (seq, dropped) = match posted {
-            Posted::Posted { seq } => ((!dry_run).then_some(seq), None),
-            Posted::Dropped(reason) => (None, Some(reason)),
+            Posted::Posted { seq } => ((!dry_run).then_some(*seq), None),
+            Posted::Dropped(reason) => (None, Some(*reason)),
         };
-        recipients.push(RecipientView { user, seq, dropped, sessions });
+        recipients.push(RecipientView { user: user.clone(), seq, dropped, sessions });
     }
-    let Terms { time_to_live, keep, collapse_key, priority } = terms;
+    let Terms { time_to_live, keep, collapse_key, priority } = terms.clone();
     let terms =
         TermsView { ttl_ms: time_to_live.map(|time| time.as_millis()), keep_ms: keep.map(|time| time.as_millis()), collapse_key, priority };
-    DeliveryView { to, except, message: message.body.clone(), terms, recipients, more, formatting, classes }
+    let more = audience.len() - recipients.len() + beyond;
+    DeliveryView { to: to.clone(), except: except.clone(), message: message.body.clone(), terms, recipients, more, formatting, classes }
+}
+
+fn class_view(shape: Shape, attributes: Class) -> ClassView {
+    let (sees, dropped) = match shape.shaped {
+        Ok(body) => (Some(body), None),
+        Err(reason) => (None, Some(reason)),
+    };
+    let took = shape.took.into_iter().map(|(name, took)| TookView { name, took_us: microseconds(took) }).collect();
+    ClassView { attributes, sees, dropped, took }
 }

@@ -1,139 +1,149 @@
 //! Formatting: what a session's reader sees of a message. Once for each message and class, live or replayed.
 
-mod window;
+mod shapes;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use crate::config::FormattingFault;
-use crate::dead_letters::DeadLetters;
+use crate::model::Model;
 use crate::model::mailbox::SessionHandle;
+use crate::model::world::World;
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
-use crate::types::delivery::{Message, Shaped};
+use crate::store::Store;
+use crate::types::delivery::Message;
 use crate::types::drop_reason::DropReason;
 use crate::types::event::Body;
-use parking_lot::Mutex;
-use window::Window;
+use crate::types::fault::Fault;
+use shapes::Shapes;
+pub use shapes::{Shape, Shaped};
 
 /// What a message's shape depends on: attributes and their values.
 pub type Class = BTreeMap<String, Option<String>>;
-
-/// Shapings that an onlooker may still ask about. One that is asked about later is not told.
-const TIMED_MAX: usize = 1_000;
 
 /// Shapes messages for sessions.
 #[derive(Debug)]
 pub struct Format {
     policies: Arc<Policies>,
-    dead_letters: Arc<DeadLetters>,
-    kept: Window,
-    /// Where somebody looks on: how long each policy took, the newest last.
-    timed: OnceLock<Mutex<VecDeque<Timed>>>,
+    model: Arc<Model>,
+    store: Store,
+    shapes: Shapes,
+    /// Whether it is kept how long each policy takes.
+    is_timed: AtomicBool,
 }
 
-/// How long the policies took that shaped a message for a class.
-#[derive(Debug)]
-struct Timed {
-    message: Weak<Message>,
-    class: Vec<Option<String>>,
-    took: Vec<(String, Duration)>,
+/// Whether shaping a message leaves a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// For a session that reads it.
+    Read,
+    /// For somebody who wants to know.
+    Look,
 }
 
 impl Format {
-    /// Of the shapes made last, this many bytes are kept for the next reader of their class.
-    pub fn new(policies: Arc<Policies>, dead_letters: Arc<DeadLetters>, shapes_bytes_max: usize) -> Format {
-        Format { policies, dead_letters, kept: Window::new(shapes_bytes_max), timed: OnceLock::new() }
+    /// Of the shapes made last, `shapes_bytes_max` bytes are kept for the next reader of their class.
+    pub fn new(policies: Arc<Policies>, model: Arc<Model>, store: Store, shapes_bytes_max: usize) -> Format {
+        Format { policies, model, store, shapes: Shapes::new(shapes_bytes_max), is_timed: AtomicBool::new(false) }
     }
 
-    /// From now on, how long each policy takes is remembered for a while.
-    pub fn watch(&self) {
-        self.timed.get_or_init(Mutex::default);
+    /// From now on, how long each policy takes is kept with the shape.
+    pub fn time(&self) {
+        self.is_timed.store(true, Ordering::Relaxed);
     }
 
-    /// How long each policy took to shape the message for this session's class; nothing where that isn't known.
-    pub fn took(&self, message: &Arc<Message>, handle: &SessionHandle) -> Vec<(String, Duration)> {
-        let Some(timed) = self.timed.get() else { return Vec::new() };
-        let policies = self.policies.at(message.revision);
-        let class: Vec<Option<&str>> = Chain { policies: &policies, message }.vary().map(|name| handle.attribute(name)).collect();
-        let is_it = |timed: &&Timed| {
-            std::ptr::eq(timed.message.as_ptr(), Arc::as_ptr(message)) && timed.class.iter().map(Option::as_deref).eq(class.iter().copied())
-        };
-        timed.lock().iter().rfind(is_it).map(|timed| timed.took.clone()).unwrap_or_default()
-    }
-
-    /// The message as this session reads it, or why it doesn't. Cancel safe: whoever comes next formats.
+    /// Returns the message as this session reads it, or why it doesn't. Cancel safe: whoever comes next formats.
     pub async fn shape(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shaped {
-        let shaped = self.view(message, handle).await;
+        let policies = self.policies.at(message.policies);
+        let chain = Chain { policies: &policies, message };
+        if chain.is_empty() {
+            return Ok(message.body.clone());
+        }
+        let class: Vec<Option<&str>> = chain.vary().map(|name| handle.attribute(name)).collect();
+        let cell = self.shapes.cell(message, policies.id, &class);
+        let first = async || {
+            let shape = self.run(&chain, handle, Purpose::Read);
+            self.shapes.made(message, policies.id, &class, shape.shaped.as_ref().map_or(0, |body| body.size()));
+            shape
+        };
+        let shaped = cell.get_or_init(first).await.shaped.clone();
         if matches!(shaped, Err(DropReason::DeadLetter)) {
-            self.dead_letters.wanted_by(message, handle);
+            self.model.dead_letters.wanted_by(message, handle);
         }
         shaped
     }
 
-    /// The formatting policies that a message goes through, and what of a reader they look at.
-    pub fn class(&self, message: &Arc<Message>, handle: &SessionHandle) -> (Vec<String>, Class) {
-        let policies = self.policies.at(message.revision);
+    /// Returns the message as this session would read it. Leaves no trace.
+    pub fn preview(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shape {
+        let policies = self.policies.at(message.policies);
+        let chain = Chain { policies: &policies, message };
+        let class: Vec<Option<&str>> = chain.vary().map(|name| handle.attribute(name)).collect();
+        self.shapes.get(message, policies.id, &class).unwrap_or_else(|| self.run(&chain, handle, Purpose::Look))
+    }
+
+    /// Returns the formatting policies that a message goes through, and what of a reader they look at.
+    pub fn class(&self, message: &Arc<Message>, handle: &SessionHandle) -> (Vec<Arc<str>>, Class) {
+        let policies = self.policies.at(message.policies);
         let chain = Chain { policies: &policies, message };
         let class = chain.vary().map(|name| (name.to_owned(), handle.attribute(name).map(str::to_owned))).collect();
         (chain.iter().map(|policy| policy.name.clone()).collect(), class)
     }
 
-    /// As [`Format::shape`], for somebody who looks on.
-    pub async fn view(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shaped {
-        let policies = self.policies.at(message.revision);
-        let mut wanting = policies.wanting(Role::Formatting, &message.event_type).peekable();
-        if wanting.peek().is_none() {
-            return Ok(message.body.clone());
-        }
-        drop(wanting);
-        let chain = Chain { policies: &policies, message };
-        let class: Vec<Option<&str>> = chain.vary().map(|name| handle.attribute(name)).collect();
-        let place = message.shape(policies.revision, &class);
-        let first = async || {
-            let shaped = self.run(&chain, handle, &class);
-            let class_bytes: usize = class.iter().flatten().map(|value| value.len()).sum();
-            self.kept.keep(message, class_bytes + shaped.as_ref().map_or(0, |body| body.size()));
-            shaped
-        };
-        place.get_or_init(first).await.clone()
-    }
-
-    fn run(&self, chain: &Chain<'_>, handle: &SessionHandle, class: &[Option<&str>]) -> Shaped {
+    fn run(&self, chain: &Chain<'_>, handle: &SessionHandle, purpose: Purpose) -> Shape {
+        let is_timed = purpose == Purpose::Look || self.is_timed.load(Ordering::Relaxed);
         let mut took = Vec::new();
         let mut step = |body, policy: &Arc<Policy>| {
-            let started = self.timed.get().map(|_| Instant::now());
-            let shaped = self.step(policy, chain.message, body, handle);
+            let started = is_timed.then(Instant::now);
+            let shaped = self.step(policy, chain.message, body, handle, purpose);
             took.extend(started.map(|started| (policy.name.clone(), started.elapsed())));
             shaped
         };
         let shaped = chain.iter().try_fold(chain.message.body.clone(), &mut step);
-        if let Some(timed) = self.timed.get() {
-            let (message, class) = (Arc::downgrade(chain.message), class.iter().map(|value| value.map(str::to_owned)).collect());
-            let mut timed = timed.lock();
-            timed.push_back(Timed { message, class, took });
-            if timed.len() > TIMED_MAX {
-                timed.pop_front();
-            }
-        }
-        shaped
+        Shape { shaped, took }
     }
 
-    fn step(&self, policy: &Policy, message: &Arc<Message>, body: Arc<Body>, handle: &SessionHandle) -> Shaped {
+    fn step(&self, policy: &Policy, message: &Arc<Message>, body: Arc<Body>, handle: &SessionHandle, purpose: Purpose) -> Shaped {
         let reader: Vec<(&str, &str)> =
             policy.vary.iter().filter_map(|name| handle.attribute(name).map(|value| (name.as_str(), value))).collect();
-        let fault = match policy.format(message, &body, &reader) {
+        let fault = match self.call(policy, message, &body, &reader, purpose) {
             Ok(Some(shaped)) => return Ok(Arc::new(shaped)),
             Ok(None) => return Err(DropReason::Formatted),
             Err(CallError::Refused(_)) => return Err(DropReason::FormatFailed),
             Err(CallError::Fault(fault)) => Some(fault),
             Err(CallError::CircuitOpen) => None,
         };
+        self.failed(policy, message, body, fault, purpose)
+    }
+
+    fn call(
+        &self,
+        policy: &Policy,
+        message: &Arc<Message>,
+        body: &Arc<Body>,
+        reader: &[(&str, &str)],
+        purpose: Purpose,
+    ) -> Result<Option<Body>, CallError> {
+        if purpose == Purpose::Look {
+            return policy.format(message, body, reader, &mut World::dry(&self.model));
+        }
+        let mut changes = self.store.changes();
+        let shaped = self.model.transact(&mut changes, |world| policy.format(message, body, reader, world));
+        // Nobody is answered here, so nobody waits for the store.
+        drop(self.store.append(changes));
+        shaped
+    }
+
+    /// What a reader sees if the policy gave no answer, as its rule says.
+    fn failed(&self, policy: &Policy, message: &Arc<Message>, body: Arc<Body>, fault: Option<Box<Fault>>, purpose: Purpose) -> Shaped {
         match policy.on_fault().formatting {
             FormattingFault::Pass => Ok(body),
             FormattingFault::Drop => Err(DropReason::FormatFailed),
             FormattingFault::DeadLetter => {
-                self.dead_letters.keep_message(policy, fault, message);
+                if purpose == Purpose::Read {
+                    self.model.dead_letters.keep_message(&policy.name, &policy.version, fault, message);
+                }
                 Err(DropReason::DeadLetter)
             }
         }
@@ -149,6 +159,10 @@ struct Chain<'a> {
 impl Chain<'_> {
     fn iter(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.wanting(Role::Formatting, &self.message.event_type)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
     }
 
     /// The attributes that the whole chain depends on.

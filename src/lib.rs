@@ -46,13 +46,15 @@ mod model;
 
 mod policy;
 
-mod dead_letters;
+mod store;
 
 mod dispatch;
 
 mod format;
 
 mod explain;
+
+mod node;
 
 mod session;
 

@@ -1,14 +1,43 @@
 //! Counters for all that the invariants promise to count, in Prometheus' text format.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 use crate::types::drop_reason::DropReason;
+
+/// What became of an event as a whole.
+#[derive(Clone, Copy, Debug)]
+pub enum EventOutcome {
+    Routed,
+    Unwanted,
+    Duplicate,
+    Rejected,
+}
+
+impl EventOutcome {
+    const ALL: [EventOutcome; 4] = [EventOutcome::Routed, EventOutcome::Unwanted, EventOutcome::Duplicate, EventOutcome::Rejected];
+
+    fn name(self) -> &'static str {
+        match self {
+            EventOutcome::Routed => "routed",
+            EventOutcome::Unwanted => "unwanted",
+            EventOutcome::Duplicate => "duplicate",
+            EventOutcome::Rejected => "rejected",
+        }
+    }
+}
+
+/// The policy's counter of what it could not count.
+pub const DROPPED_METRIC: &str = "_dropped";
 
 /// All counters. Those of the hot path are fields, so that counting is one atomic addition.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    pub events: IntCounterVec,
+    events: [IntCounter; EventOutcome::ALL.len()],
     pub posted: IntCounter,
     pub sent: IntCounter,
     pub sent_bytes: IntCounter,
@@ -28,7 +57,9 @@ pub struct Metrics {
     pub policy_faults: IntCounterVec,
     pub policy_refusals: IntCounterVec,
     pub policy_log_lines_dropped: IntCounterVec,
-    pub policy_custom: IntCounterVec,
+    policy_custom: IntCounterVec,
+    /// The names of each policy's own counters, whichever version made them.
+    custom_names: Mutex<HashMap<Arc<str>, HashSet<String>>>,
     pub reloads: IntCounterVec,
     pub dead_letters: IntCounterVec,
     dead_letters_kept: IntGauge,
@@ -62,8 +93,9 @@ impl Metrics {
             "Messages that a user was to have and did not read, by reason.",
             &["reason"],
         )?;
+        let events = make.counters("signalpost_events_total", "Events by outcome: routed, unwanted, duplicate, rejected.", &["outcome"])?;
         Ok(Metrics {
-            events: make.counters("signalpost_events_total", "Events by outcome: routed, unwanted, duplicate, rejected.", &["outcome"])?,
+            events: EventOutcome::ALL.map(|outcome| events.with_label_values(&[outcome.name()])),
             posted: make.counter("signalpost_messages_posted_total", "Messages appended to mailboxes.")?,
             sent: make.counter("signalpost_messages_sent_total", "Messages written to sockets; one per session.")?,
             sent_bytes: make.counter("signalpost_sent_bytes_total", "Bytes written to sockets, frames included.")?,
@@ -105,6 +137,7 @@ impl Metrics {
                 &["policy"],
             )?,
             policy_custom: make.counters("signalpost_policy_custom_total", "The policies' own counters.", &["policy", "name"])?,
+            custom_names: Mutex::default(),
             reloads: make.counters(
                 "signalpost_policy_reloads_total",
                 "Changes of the policies by outcome: swapped, refused, rolled_back.",
@@ -126,12 +159,30 @@ impl Metrics {
         })
     }
 
+    pub fn event(&self, outcome: EventOutcome) {
+        if let Some(counter) = self.events.get(outcome as usize) {
+            counter.inc();
+        }
+    }
+
     pub fn dropped(&self, reason: DropReason, count: usize) {
         if count > 0
             && let Some(counter) = self.dropped.get(reason as usize)
         {
             counter.inc_by(count as u64);
         }
+    }
+
+    /// Raises a policy's own counter, unless it would be one name too many.
+    pub fn count_custom(&self, policy: &Arc<str>, name: &str, by: u64, names_max: usize) {
+        let mut names = self.custom_names.lock();
+        let names = names.entry(policy.clone()).or_default();
+        let is_known = name == DROPPED_METRIC || names.contains(name);
+        let (name, by) = if is_known || names.len() < names_max { (name, by) } else { (DROPPED_METRIC, 1) };
+        if !is_known && name != DROPPED_METRIC {
+            names.insert(name.to_owned());
+        }
+        self.policy_custom.with_label_values(&[&**policy, name]).inc_by(by);
     }
 
     /// # Errors

@@ -18,31 +18,43 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use parking_lot::{Mutex, RwLock};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
+use crate::types::delivery::PolicySetId;
 pub use contract::Role;
-pub use fault::Fault;
 pub use plugin::{CallError, Policy};
 
 /// The policies that are asked together, in the configured order.
 #[derive(Debug)]
 pub struct PolicySet {
+    /// Counts up with each set of this process.
     pub revision: u64,
+    /// The same for the same policies with the same configuration, in every process.
+    pub id: PolicySetId,
     pub policies: Vec<Arc<Policy>>,
 }
 
 impl PolicySet {
+    pub fn new(revision: u64, policies: Vec<Arc<Policy>>) -> PolicySet {
+        let mut digest = Sha256::new();
+        for policy in &policies {
+            let config = &policy.config;
+            // What a policy's answers depend on. Order is the order here.
+            let depends_on = (&*policy.name, &*policy.digest, &config.settings, &config.grants, &config.events, config.on_fault);
+            digest.update(serde_json::to_vec(&depends_on).unwrap_or_default());
+        }
+        let digest: [u8; 32] = digest.finalize().into();
+        let id = PolicySetId(digest.iter().take(16).fold(0, |id, byte| id << 8 | u128::from(*byte)));
+        PolicySet { revision, id, policies }
+    }
+
     /// The policies with this role that want events of this type, in order.
     pub fn wanting<'a>(&'a self, role: Role, event_type: &'a str) -> impl Iterator<Item = &'a Arc<Policy>> {
         self.policies.iter().filter(move |policy| policy.has(role) && policy.wants(event_type))
-    }
-
-    /// The same policies over other services, with nothing behind them.
-    pub fn fork(&self, services: &Arc<host::Services>) -> PolicySet {
-        let policies = self.policies.iter().map(|policy| Arc::new(policy.fork(services))).collect();
-        PolicySet { revision: self.revision, policies }
     }
 
     /// The sessions policies, in order.
@@ -51,7 +63,7 @@ impl PolicySet {
     }
 
     pub fn find(&self, name: &str) -> Option<&Arc<Policy>> {
-        self.policies.iter().find(|policy| policy.name == name)
+        self.policies.iter().find(|policy| *policy.name == *name)
     }
 }
 
@@ -70,7 +82,7 @@ pub struct Rejected {
 /// The current set, those just before it, and what was refused since.
 #[derive(Debug)]
 pub struct Policies {
-    current: RwLock<Arc<PolicySet>>,
+    current: ArcSwap<PolicySet>,
     retired: Mutex<VecDeque<(Instant, Arc<PolicySet>)>>,
     rejected: Mutex<Vec<Rejected>>,
     retire_after: Duration,
@@ -78,21 +90,21 @@ pub struct Policies {
 
 impl Policies {
     pub fn new(first: PolicySet, rejected: Vec<Rejected>, retire_after: Duration) -> Policies {
-        Policies { current: RwLock::new(Arc::new(first)), retired: Mutex::default(), rejected: Mutex::new(rejected), retire_after }
+        Policies { current: ArcSwap::from_pointee(first), retired: Mutex::default(), rejected: Mutex::new(rejected), retire_after }
     }
 
     pub fn current(&self) -> Arc<PolicySet> {
-        self.current.read().clone()
+        self.current.load_full()
     }
 
     /// The set that a message's event took. A message that is read long after a reload is shaped by the current one.
-    pub fn at(&self, revision: u64) -> Arc<PolicySet> {
+    pub fn at(&self, id: PolicySetId) -> Arc<PolicySet> {
         let current = self.current();
-        if current.revision == revision {
+        if current.id == id {
             return current;
         }
         let retired = self.retired.lock();
-        retired.iter().find(|(_, set)| set.revision == revision).map_or(current, |(_, set)| set.clone())
+        retired.iter().find(|(_, set)| set.id == id).map_or(current, |(_, set)| set.clone())
     }
 
     pub fn rejected(&self) -> Vec<Rejected> {
@@ -105,10 +117,10 @@ impl Policies {
 
     /// Puts a new set in place. Events under way finish with the one that they took.
     pub fn swap(&self, next: PolicySet) {
-        let mut current = self.current.write();
-        let old = std::mem::replace(&mut *current, Arc::new(next));
-        // Before anybody sees the new one: the old one is always in one of the two places.
-        self.retired.lock().push_back((Instant::now(), old));
+        // The old one is always in one of the two places: a reader who finds neither of them current waits here.
+        let mut retired = self.retired.lock();
+        let old = self.current.swap(Arc::new(next));
+        retired.push_back((Instant::now(), old));
     }
 
     /// Forgets the sets that no message under way needs any more.
@@ -126,13 +138,13 @@ mod tests {
 
     #[test]
     fn a_message_finds_the_set_of_its_event_whatever_is_swapped_meanwhile() {
-        let set = |revision| PolicySet { revision, policies: Vec::new() };
+        let set = |revision| PolicySet { revision, id: PolicySetId(revision.into()), policies: Vec::new() };
         let policies = Policies::new(set(0), Vec::new(), Duration::from_secs(60));
         std::thread::scope(|scope| {
             scope.spawn(|| (1..=2000).for_each(|revision| policies.swap(set(revision))));
             loop {
                 let revision = policies.current().revision;
-                assert_eq!(policies.at(revision).revision, revision);
+                assert_eq!(policies.at(PolicySetId(revision.into())).revision, revision);
                 if revision == 2000 {
                     break;
                 }

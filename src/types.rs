@@ -1,7 +1,9 @@
 //! The words that every room shares. Values in these types are checked when they are made, and nothing past that checks again.
 
+pub mod clock;
 pub mod close;
 pub mod delivery;
 pub mod drop_reason;
 pub mod event;
+pub mod fault;
 pub mod time;

@@ -14,7 +14,8 @@ use super::explain::story;
 use super::plugin::test;
 use super::{ServerFlags, log, plugin_build, stop_signal, terminal};
 use crate::config::Grant;
-use crate::dispatch::{Shown, Spoken};
+use crate::dispatch::Trace;
+use crate::dispatch::session_policies::Asked;
 use crate::kit::Workbench;
 use crate::kit::dev::{Dev, Swapped};
 use crate::policy::contract::grant_names;
@@ -86,19 +87,19 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Shows each event, and what every policy made of it; and each client who comes, speaks and goes.
 async fn show(dev: Arc<Dev>) {
-    let mut shown = dev.shown();
+    let mut traces = dev.traces();
     let head = |head: &str| terminal::highlight(&terminal::plain(head), terminal::wants_color());
-    while let Some(shown) = shown.recv().await {
-        match shown {
-            Shown::Event(dispatched) => {
-                let head = head(&dispatched.event_type);
-                let story = dev.tell(dispatched).await;
-                println!("{head}\n{}", story::for_people(&story).trim_end());
+    while let Some(trace) = traces.recv().await {
+        match trace {
+            Trace::Event(event) => {
+                let head = head(&event.event_type);
+                println!("{head}\n{}", story::for_people(&dev.tell(event)).trim_end());
             }
-            Shown::Session(spoken) => {
-                let Spoken { user, what, policy, version, took, .. } = &spoken;
-                let answer = terminal::plain(&Dev::answer(&spoken));
-                println!("{}\n  {policy} {version} ({} µs)  {answer}", head(&format!("{user} {what}")), took.as_micros());
+            Trace::Session(asked) => {
+                let Asked { session, what, policy, took, .. } = &asked;
+                let answer = terminal::plain(&Dev::answer(&asked));
+                let head = head(&format!("{} {what}", session.user));
+                println!("{head}\n  {} {} ({} µs)  {answer}", policy.name, policy.version, took.as_micros());
             }
         }
     }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::known::{Place, KeyPath, Known, dotted, flatten, insert, resolve, variable};
+use super::known::{KeyPath, Known, Place, dotted, flatten, insert, resolve, variable};
 use super::{Config, DEFAULTS, Limits, validate};
 
 /// One setting as it is in force.

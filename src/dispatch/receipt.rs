@@ -1,20 +1,23 @@
-//! Receipts: what a producer is told of an event, added up while it is dispatched.
+//! Receipts: what a producer is told of an event, as a view of its plan and of what became of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::account::Account;
-use crate::policy::{Fault, Policy};
+use super::apply::Applied;
+use super::plan::{Answer, Plan, Step};
+use crate::model::mailbox::Posted;
 use crate::types::delivery::Refusal;
 use crate::types::drop_reason::DropReason;
 use crate::types::event::UserId;
+use crate::types::fault::Fault;
 
 /// Users that a receipt names for each reason; the count is of all.
 const NAMED_USERS_MAX: usize = 10;
 
 /// The answer to a producer: what became of one event.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Receipt {
     pub id: String,
     pub source: String,
@@ -35,10 +38,10 @@ pub struct Receipt {
     pub note: Option<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Consulted {
-    pub name: String,
-    pub version: String,
+    pub name: Arc<str>,
+    pub version: Arc<str>,
     pub outcome: Outcome,
     pub deliveries: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,17 +54,16 @@ pub struct Consulted {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Routed,
     Refused,
     Faulted,
     /// The policy faulted too often in a row, and was not called.
-    #[serde(rename = "circuit_open")]
     CircuitOpen,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Dropped {
     pub reason: DropReason,
     pub count: usize,
@@ -73,10 +75,41 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
+impl Receipt {
+    /// Adds up what became of a plan.
+    pub fn of(id: &str, source: &str, plan: &Plan, applied: &Applied) -> Receipt {
+        let policies: Vec<Consulted> = plan
+            .steps
+            .iter()
+            .enumerate()
+            .filter_map(|(index, step)| Consulted::of(step, applied.letters.get(index).copied().flatten()))
+            .collect();
+        let (posted, dropped) = count(plan, applied);
+        Receipt {
+            id: id.to_owned(),
+            source: source.to_owned(),
+            duplicate: false,
+            recipients: distinct(plan),
+            posted,
+            dropped,
+            joins_refused: plan.steps.iter().map(Step::joins_refused).sum(),
+            note: plan.steps.is_empty().then_some("no policy wanted this event type"),
+            policies,
+        }
+    }
+}
+
 impl Consulted {
-    pub(super) fn of(policy: &Policy) -> Consulted {
+    fn of(step: &Step, dead_letter: Option<u64>) -> Option<Consulted> {
+        let policy = step.policy.as_ref()?;
         let (name, version) = (policy.name.clone(), policy.version.clone());
-        Consulted { name, version, outcome: Outcome::Routed, deliveries: 0, refusal: None, fault: None, dead_letter: None }
+        let consulted = Consulted { name, version, outcome: Outcome::Routed, deliveries: 0, refusal: None, fault: None, dead_letter };
+        Some(match &step.answer {
+            Answer::Decided(decided) => Consulted { deliveries: decided.deliveries.len(), ..consulted },
+            Answer::Refused(refusal) => Consulted { outcome: Outcome::Refused, refusal: Some(refusal.clone()), ..consulted },
+            Answer::Faulted(fault) => Consulted { outcome: Outcome::Faulted, fault: Some(fault.clone()), ..consulted },
+            Answer::CircuitOpen => Consulted { outcome: Outcome::CircuitOpen, ..consulted },
+        })
     }
 }
 
@@ -86,52 +119,36 @@ impl Outcome {
     }
 }
 
-/// What was done for one event, added up.
-#[derive(Debug, Default)]
-pub(crate) struct Tally<'a> {
-    pub(super) account: Option<&'a mut Account>,
-    /// One for each delivery and user: several deliveries may name the same ones.
-    recipients: Vec<UserId>,
-    pub(super) deliveries: usize,
-    pub(super) posted: usize,
-    dropped: BTreeMap<DropReason, (usize, Vec<UserId>)>,
-    pub(super) joins_refused: usize,
+/// The number of users that deliveries name. Several deliveries may name the same ones.
+fn distinct(plan: &Plan) -> usize {
+    let mut deliveries = plan.deliveries();
+    let (Some(first), second) = (deliveries.next(), deliveries.next()) else { return 0 };
+    if second.is_none() {
+        return first.audience.len();
+    }
+    let mut users: Vec<&UserId> = plan.deliveries().flat_map(|planned| &planned.audience).collect();
+    users.sort_unstable();
+    users.dedup();
+    users.len()
 }
 
-impl<'a> Tally<'a> {
-    pub(super) fn with(account: Option<&'a mut Account>) -> Tally<'a> {
-        Tally { account, ..Tally::default() }
-    }
-
-    pub(super) fn name(&mut self, user: &UserId) {
-        self.recipients.push(user.clone());
-    }
-
-    /// One who is told twice counts twice.
-    pub(super) fn told(&self) -> usize {
-        self.recipients.len()
-    }
-
-    pub(super) fn drop(&mut self, reason: DropReason, user: &UserId) {
-        let (count, users) = self.dropped.entry(reason).or_default();
-        *count += 1;
-        if users.len() < NAMED_USERS_MAX {
-            users.push(user.clone());
+/// Messages that were posted, and those that were dropped, by reason.
+fn count(plan: &Plan, applied: &Applied) -> (usize, Vec<Dropped>) {
+    let mut posted = 0;
+    let mut dropped: BTreeMap<DropReason, Dropped> = BTreeMap::new();
+    let mut drop = |reason, count, users: &[UserId]| {
+        let dropped = dropped.entry(reason).or_insert_with(|| Dropped { reason, count: 0, users: Vec::new() });
+        dropped.count += count;
+        dropped.users.extend(users.iter().take(NAMED_USERS_MAX - dropped.users.len()).cloned());
+    };
+    for (user, outcome) in plan.deliveries().flat_map(|planned| &planned.audience).zip(&applied.posted) {
+        match outcome {
+            Posted::Posted { .. } => posted += 1,
+            Posted::Dropped(reason) => drop(*reason, 1, std::slice::from_ref(user)),
         }
     }
-
-    pub(super) fn into_receipt(mut self, receipt: Receipt) -> Receipt {
-        if self.deliveries > 1 {
-            self.recipients.sort_unstable();
-            self.recipients.dedup();
-        }
-        let dropped = self.dropped.into_iter().map(|(reason, (count, users))| Dropped { reason, count, users });
-        Receipt {
-            recipients: self.recipients.len(),
-            posted: self.posted,
-            dropped: dropped.collect(),
-            joins_refused: self.joins_refused,
-            ..receipt
-        }
+    for planned in plan.deliveries().filter(|planned| planned.beyond > 0) {
+        drop(DropReason::TooManyRecipients, planned.beyond, &planned.beyond_users);
     }
+    (posted, dropped.into_values().collect())
 }

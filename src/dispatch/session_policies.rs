@@ -1,36 +1,57 @@
-//! Dialogue: what the sessions policies make of clients who come, speak and go.
+//! Sessions policies: what they make of clients who connect, send and leave.
 //!
 //! Policies are asked in the configured order. The first refusal of a socket, and the first policy that takes a message, end the
-//! asking. Those that let a socket in which another one refused are told that it is gone. What a policy answers goes the same
-//! way as any event: replies are posted to the session's mailbox.
+//! asking. Those that let a socket in that another one refused are told that it is gone. What a policy answers goes the same way as any
+//! event: it is planned, committed and posted, and the events that it publishes are part of the same request.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
+use super::Dispatch;
+use super::apply::Letter;
+use super::plan::{self, Answer, Decided, Plan, Planned, PolicyRef, Step};
 use crate::config::SessionsFault;
-use crate::dispatch::{Dispatch, Origin, Spoken, Tally};
+use crate::metrics::EventOutcome;
 use crate::model::mailbox::SessionHandle;
-use crate::policy::bindings::{Draft, Response, sessions};
-use crate::policy::{CallError, Policy};
+use crate::model::world::World;
+use crate::policy::{CallError, Policy, PolicySet};
 use crate::types::close::Close;
-use crate::types::delivery::{Message, Refusal, Terms};
+use crate::types::delivery::{Draft, Message, Recipients, Refusal, Response, Terms};
 use crate::types::event::{self, Body, Event};
 
 /// The event type that formatting policies see for what a sessions policy sends of its own accord.
 const SESSION_EVENT: &str = "signalpost.session";
 
+/// What a sessions policy is asked.
+#[derive(Clone, Debug)]
+pub enum Question<'a> {
+    Opened,
+    Received(&'a Body),
+    /// With the close code. Replies to it reach nobody.
+    Closed(u16),
+}
+
+/// What a sessions policy was asked and answered.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub session: Arc<SessionHandle>,
+    pub what: String,
+    pub policy: PolicyRef,
+    pub took: Duration,
+    /// `None`: the message is not this policy's.
+    pub answer: Result<Option<Response>, CallError>,
+}
+
 /// Asks whether the session may stay, and lets the policies greet it.
 ///
 /// # Errors
 /// Why it has to close.
-pub fn opened(dispatch: &Dispatch, handle: &SessionHandle) -> Result<(), Close> {
-    let policies = dispatch.policies.current();
+pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Close> {
+    let set = dispatch.policies.current();
     let mut admitted = Vec::new();
-    for policy in policies.sessions() {
-        let close = match ask(dispatch, policy, handle, || "opened".to_owned(), |session| policy.opened(session).map(Some)) {
-            Ok(response) => {
-                let response = response.unwrap_or_default();
-                carry_out(dispatch, policy, policies.revision, handle, response);
+    for policy in set.sessions() {
+        let close = match ask(dispatch, &set, policy, handle, &Question::Opened) {
+            Ok(_) => {
                 admitted.push(policy);
                 continue;
             }
@@ -40,7 +61,8 @@ pub fn opened(dispatch: &Dispatch, handle: &SessionHandle) -> Result<(), Close> 
             Err(CallError::Fault(_) | CallError::CircuitOpen) => continue,
         };
         for policy in admitted {
-            tell_closed(dispatch, policy, policies.revision, handle, close.code());
+            // Its answer changes nothing for a socket that closes anyway.
+            let _ = ask(dispatch, &set, policy, handle, &Question::Closed(close.code()));
         }
         return Err(close);
     }
@@ -51,22 +73,21 @@ pub fn opened(dispatch: &Dispatch, handle: &SessionHandle) -> Result<(), Close> 
 ///
 /// # Errors
 /// What the client is told: a policy's refusal, or that nobody takes such a message.
-pub fn received(dispatch: &Dispatch, handle: &SessionHandle, body: &Body) -> Result<(), Refusal> {
-    let policies = dispatch.policies.current();
-    let count = |outcome| dispatch.services.metrics.client_messages.with_label_values(&[outcome]).inc();
-    for policy in policies.sessions() {
-        match ask(dispatch, policy, handle, || format!("says {}", shown(body)), |session| policy.received(session, body)) {
+pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> Result<(), Refusal> {
+    let set = dispatch.policies.current();
+    let count = |outcome| dispatch.metrics.client_messages.with_label_values(&[outcome]).inc();
+    for policy in set.sessions() {
+        match ask(dispatch, &set, policy, handle, &Question::Received(body)) {
             Ok(None) => {}
-            Ok(Some(response)) => {
+            Ok(Some(_)) => {
                 count("handled");
-                carry_out(dispatch, policy, policies.revision, handle, response);
                 return Ok(());
             }
             Err(CallError::Refused(refusal)) => {
                 count("refused");
                 return Err(refusal);
             }
-            // A policy that is left out may be the one that would take it.
+            // A policy that is not called may be the one that would take it.
             Err(CallError::Fault(_) | CallError::CircuitOpen) => {
                 count("faulted");
                 let detail = format!("the policy {} failed, so this message was not handled", policy.name);
@@ -79,65 +100,88 @@ pub fn received(dispatch: &Dispatch, handle: &SessionHandle, body: &Body) -> Res
 }
 
 /// Tells the policies that the session is gone.
-pub fn closed(dispatch: &Dispatch, handle: &SessionHandle, code: u16) {
-    let policies = dispatch.policies.current();
-    for policy in policies.sessions() {
-        tell_closed(dispatch, policy, policies.revision, handle, code);
+pub fn closed(dispatch: &Dispatch, handle: &Arc<SessionHandle>, code: u16) {
+    let set = dispatch.policies.current();
+    for policy in set.sessions() {
+        // Nobody is left to tell of a refusal; a fault is counted and logged where it happens.
+        let _ = ask(dispatch, &set, policy, handle, &Question::Closed(code));
     }
 }
 
-fn tell_closed(dispatch: &Dispatch, policy: &Policy, revision: u64, handle: &SessionHandle, code: u16) {
-    let answer = ask(dispatch, policy, handle, || format!("closed ({code})"), |session| policy.closed(session, code).map(Some));
-    if let Ok(Some(response)) = answer {
-        carry_out(dispatch, policy, revision, handle, Response { replies: Vec::new(), close: None, ..response });
-    }
-}
-
-/// Asks a policy, for an onlooker to see.
-fn ask(
+/// Asks one policy, and carries out what it answers.
+///
+/// # Errors
+/// The policy refused, faulted, or was not called. Nothing has changed but what a refusing policy wrote to its own state.
+pub fn ask(
     dispatch: &Dispatch,
+    set: &PolicySet,
     policy: &Policy,
-    handle: &SessionHandle,
-    what: impl FnOnce() -> String,
-    call: impl FnOnce(sessions::Session<'_>) -> Result<Option<Response>, CallError>,
+    handle: &Arc<SessionHandle>,
+    question: &Question<'_>,
 ) -> Result<Option<Response>, CallError> {
-    let started = Instant::now();
-    let answer = with_session(handle, call);
-    dispatch.spoken(|| Spoken {
-        user: handle.user.clone(),
-        what: what(),
-        policy: policy.name.clone(),
-        version: policy.version.clone(),
-        took: started.elapsed(),
+    let mut changes = dispatch.store.changes();
+    let (took, answer, plans) = dispatch.model.transact(&mut changes, |world| {
+        let started = Instant::now();
+        let answer = match question {
+            Question::Opened => policy.opened(handle, world).map(Some),
+            Question::Received(body) => policy.received(handle, body, world),
+            Question::Closed(code) => policy.closed(handle, *code, world).map(|response| Some(after_close(response))),
+        };
+        let took = started.elapsed();
+        let plans = answer.as_ref().ok().and_then(Option::as_ref).map(|response| respond(set, policy, handle, response.clone(), world));
+        (took, answer, plans.unwrap_or_default())
+    });
+    for (index, (event, plan)) in plans.into_iter().enumerate() {
+        dispatch.apply(set, &event, Letter::FIRST, &plan);
+        // The first is the answer itself, which nobody published.
+        if index > 0 {
+            dispatch.metrics.event(if plan.steps.is_empty() { EventOutcome::Unwanted } else { EventOutcome::Routed });
+        }
+    }
+    // What a client causes is stored like everything else; the client doesn't wait for it.
+    drop(dispatch.store.append(changes));
+    if let Ok(Some(Response { close: Some(reason), .. })) = &answer {
+        handle.end(Close::ClosedByPolicy(reason.clone()));
+    }
+    dispatch.show_session(|| Asked {
+        session: handle.clone(),
+        what: question.to_string(),
+        policy: PolicyRef::of(policy),
+        took,
         answer: answer.clone(),
     });
     answer
 }
 
-fn shown(body: &Body) -> String {
-    match body {
-        Body::Json(text) => text.clone(),
-        Body::Text(text) => format!("{text:?}"),
-        Body::Binary(bytes) => format!("{} bytes", bytes.len()),
-    }
+/// Replies have no reader any more, and there is nothing left to close.
+fn after_close(response: Response) -> Response {
+    Response { replies: Vec::new(), close: None, ..response }
 }
 
-/// What a policy answered: replies first, the socket's end last.
-pub(crate) fn carry_out(dispatch: &Dispatch, policy: &Policy, revision: u64, handle: &SessionHandle, response: Response) {
-    let mut tally = Tally::default();
-    let event = synthetic(policy, SESSION_EVENT.to_owned(), None, None);
-    for reply in response.replies {
-        let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), reply, revision));
-        dispatch.post(&handle.user, Some(&handle.id), &message, &Terms::default(), &mut tally);
+/// Plans what a policy answered: replies first, then its decision, then each event that it publishes.
+fn respond(set: &PolicySet, policy: &Policy, handle: &SessionHandle, response: Response, world: &mut World) -> Vec<(Arc<Event>, Plan)> {
+    let event = Arc::new(synthetic(policy, SESSION_EVENT.to_owned(), None, None));
+    let Response { replies, decision, drafts, close: _ } = response;
+    let reply = |body| Planned {
+        to: Recipients::Session { user: handle.user.clone(), session: handle.id.to_string() },
+        except: Vec::new(),
+        message: Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id)),
+        terms: Terms::default(),
+        audience: smallvec::smallvec![handle.user.clone()],
+        beyond: 0,
+        beyond_users: Vec::new(),
+    };
+    let replies: Vec<Planned> = replies.into_iter().map(reply).collect();
+    let mut decided: Decided = plan::expand(set, policy, &event, decision, world);
+    decided.deliveries.insert_many(0, replies);
+    let step = Step { policy: Some(PolicyRef::of(policy)), took: Duration::ZERO, answer: Answer::Decided(decided) };
+    let mut plans = vec![(event, Plan { steps: smallvec::smallvec![step], ..Plan::empty(set) })];
+    for Draft { event_type, subject, data } in drafts {
+        let event = Arc::new(synthetic(policy, event_type, subject, Some(data)));
+        let plan = plan::plan(set, &event, world);
+        plans.push((event, plan));
     }
-    let origin = Origin { event: &event, revision, policy };
-    dispatch.carry_out(response.decision, &origin, &mut tally);
-    for Draft { event_type, subject, data } in response.drafts {
-        dispatch.publish(synthetic(policy, event_type, subject, Some(data)), None);
-    }
-    if let Some(reason) = response.close {
-        handle.end(Close::ClosedByPolicy(reason));
-    }
+    plans
 }
 
 fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data: Option<Body>) -> Event {
@@ -146,7 +190,7 @@ fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data:
         source: format!("/policies/{}", policy.name),
         event_type,
         subject,
-        time: Some(crate::types::time::rfc3339(std::time::SystemTime::now())),
+        time: Some(crate::types::time::rfc3339(SystemTime::now())),
         content_type: match data {
             Some(Body::Text(_)) => "text/plain".into(),
             Some(Body::Binary(_)) => "application/octet-stream".into(),
@@ -157,8 +201,14 @@ fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data:
     }
 }
 
-/// The session as the guest takes it. The strings are lent, not copied.
-pub(crate) fn with_session<R>(handle: &SessionHandle, call: impl FnOnce(sessions::Session<'_>) -> R) -> R {
-    let attributes: Vec<(&str, &str)> = handle.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    call(sessions::Session { id: &handle.id, user: handle.user.as_str(), subprotocol: handle.subprotocol, attributes: &attributes })
+impl std::fmt::Display for Question<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Question::Opened => f.write_str("opened"),
+            Question::Received(Body::Json(text)) => write!(f, "says {text}"),
+            Question::Received(Body::Text(text)) => write!(f, "says {text:?}"),
+            Question::Received(Body::Binary(bytes)) => write!(f, "says {} bytes", bytes.len()),
+            Question::Closed(code) => write!(f, "closed ({code})"),
+        }
+    }
 }

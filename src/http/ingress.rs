@@ -17,12 +17,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config;
-use crate::dispatch::{Dispatch, Receipt};
-use crate::explain::{Explain, Explained};
+use crate::dispatch::{Receipt, UnderWay};
+use crate::explain::Explained;
+use crate::metrics::EventOutcome;
 use crate::net::problem::{self, Document, Problem};
+use crate::node::Node;
 use crate::types::delivery::Terms;
-use crate::types::event::Body;
+use crate::types::event::{self, Body};
 use cloudevents::Parsed;
+
+/// draft-ietf-httpapi-idempotency-key-header.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Most receipts fit in without growing.
 const RECEIPT_BYTES: usize = 320;
@@ -30,14 +35,20 @@ const RECEIPT_BYTES: usize = 320;
 /// What the handlers share.
 #[derive(Debug)]
 pub struct Ingress {
-    pub dispatch: Arc<Dispatch>,
-    pub explain: Explain,
-    pub limits: config::Events,
-    pub user_id_bytes_max: usize,
-    pub body_deadline: Duration,
-    pub bodies_bytes_max: usize,
-    /// A permit is a byte of those.
-    pub room: Semaphore,
+    node: Arc<Node>,
+    /// A permit is a byte of `http.bodies_bytes_max`.
+    room: Semaphore,
+}
+
+impl Ingress {
+    pub fn new(node: Arc<Node>) -> Ingress {
+        let room = Semaphore::new(node.config.http.bodies_bytes_max.min(Semaphore::MAX_PERMITS));
+        Ingress { node, room }
+    }
+
+    fn limits(&self) -> &config::Events {
+        &self.node.config.events
+    }
 }
 
 /// A request's body, for which there is room while this is there.
@@ -77,13 +88,13 @@ pub async fn publish(
     // A dry run that is misspelt must not be a real one.
     let Query(query) = query.map_err(|error| bad_query(&error, "publishing takes explain and dry_run, each true or false"))?;
     let whole = ingress.read(request).await?;
-    match cloudevents::read(&whole.headers, &whole.body, &ingress.limits).inspect_err(|_| ingress.rejected())? {
+    match cloudevents::read(&whole.headers, &whole.body, ingress.limits()).inspect_err(|_| ingress.rejected())? {
         cloudevents::Request::One(parsed) => Ok(accepted(&ingress.dispatch(parsed, query).await?)),
         cloudevents::Request::Batch(parsed) => {
             let mut items = Vec::with_capacity(parsed.len());
             for parsed in parsed {
                 items.push(match parsed {
-                    Ok(parsed) => ingress.dispatch(parsed, query).await?,
+                    Ok(parsed) => ingress.dispatch(parsed, query).await.unwrap_or_else(|problem| Item::Problem(problem.into_document())),
                     Err(problem) => {
                         ingress.rejected();
                         Item::Problem(problem.into_document())
@@ -114,12 +125,15 @@ pub async fn tell(
     query: Result<Query<TellQuery>, QueryRejection>,
     request: Request<HttpBody>,
 ) -> Result<Response, Problem> {
-    let user = problem::user(user, ingress.user_id_bytes_max)?;
+    let user = problem::user(user, ingress.node.config.sockets.user_id_bytes_max)?;
     let Query(query) = query.map_err(|error| bad_query(&error, "a message takes ttl_ms, keep_ms and collapse_key"))?;
-    let Whole { body, _room, .. } = ingress.read(request).await?;
-    if body.len() > ingress.limits.event_bytes_max {
-        let detail =
-            format!("the message has {} bytes, over the limit of {} (events.event_bytes_max)", body.len(), ingress.limits.event_bytes_max);
+    let Whole { headers, body, _room } = ingress.read(request).await?;
+    if body.len() > ingress.limits().event_bytes_max {
+        let detail = format!(
+            "the message has {} bytes, over the limit of {} (events.event_bytes_max)",
+            body.len(),
+            ingress.limits().event_bytes_max
+        );
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail));
     }
     let body = Body::json(cloudevents::text(&body)?.to_owned())
@@ -130,7 +144,33 @@ pub async fn tell(
         collapse_key: query.collapse_key.map(Arc::from),
         ..Terms::default()
     };
-    Ok(accepted(&ingress.dispatch.tell(user, body, terms)))
+    let once = idempotency_key(&headers)?;
+    let (story, ticket) = ingress.node.dispatch.tell(user, body, terms, once.as_deref()).map_err(under_way)?;
+    ticket.stored().await;
+    Ok(accepted(&story.receipt))
+}
+
+/// The key by which a message is sent once: the same key for the same user again, within the window, does nothing.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let wrong = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "idempotency_key", format!("Idempotency-Key: {detail}"));
+    let Some(key) = keys.next() else { return Ok(None) };
+    if keys.next().is_some() {
+        return Err(wrong("send it once"));
+    }
+    let key = key.to_str().map_err(|_| wrong("use printable ASCII characters"))?.trim();
+    // The draft of the header's standard has it in quotes; most clients leave them out.
+    let key = key.strip_prefix('"').and_then(|key| key.strip_suffix('"')).unwrap_or(key);
+    if key.is_empty() {
+        return Err(wrong("it is empty"));
+    }
+    event::check_attribute("Idempotency-Key", key).map_err(|detail| wrong(&detail))?;
+    Ok(Some(key.to_owned()))
+}
+
+fn under_way(UnderWay: UnderWay) -> Problem {
+    let detail = "the same event is being published by another request at this moment; try again for its outcome";
+    Problem::new(StatusCode::CONFLICT, "under_way", detail)
 }
 
 fn bad_query(error: &QueryRejection, known: &str) -> Problem {
@@ -138,29 +178,31 @@ fn bad_query(error: &QueryRejection, known: &str) -> Problem {
 }
 
 impl Ingress {
+    /// Publishes one event, or looks what would become of it.
     async fn dispatch(&self, parsed: Parsed, query: PublishQuery) -> Result<Item, Problem> {
         let Parsed { event, id_given } = parsed;
         if query.dry_run {
-            let rehearsed = self.explain.rehearse(event).await;
-            let impossible = |error: prometheus::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "dry_run", error.to_string());
-            return Ok(Item::Explained(Box::new(rehearsed.map_err(impossible)?)));
+            return Ok(Item::Explained(Box::new(self.node.look(&event))));
         }
+        let (story, ticket) = self.node.dispatch.publish(event, id_given).map_err(under_way)?;
+        ticket.stored().await;
         if query.explain {
-            return Ok(Item::Explained(Box::new(self.explain.publish(event, id_given).await)));
+            let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false);
+            return Ok(Item::Explained(Box::new(explained)));
         }
-        let publish = if id_given { Dispatch::publish_once } else { Dispatch::publish };
-        Ok(Item::Receipt(Box::new(publish(&self.dispatch, event, None))))
+        Ok(Item::Receipt(Box::new(story.receipt)))
     }
 
     fn rejected(&self) {
-        self.dispatch.services.metrics.events.with_label_values(&["rejected"]).inc();
+        self.node.metrics.event(EventOutcome::Rejected);
     }
 
     /// The whole body, within its limit, the limit of all, and its deadline.
     async fn read(&self, request: Request<HttpBody>) -> Result<Whole<'_>, Problem> {
         let (parts, body) = request.into_parts();
-        let Ok(read) = tokio::time::timeout(self.body_deadline, self.collect(body)).await else {
-            let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", self.body_deadline.as_millis());
+        let deadline_ms = self.node.config.http.body_deadline_ms;
+        let Ok(read) = tokio::time::timeout(Duration::from_millis(deadline_ms), self.collect(body)).await else {
+            let detail = format!("the body did not arrive within {deadline_ms} ms (http.body_deadline_ms)");
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_deadline", detail));
         };
         let (body, room) = read?;
@@ -170,7 +212,7 @@ impl Ingress {
     /// Each part but the first, which the connection's own buffer had room for, finds room before the next one is waited for: who sends
     /// little is not refused because others send much.
     async fn collect(&self, body: HttpBody) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem> {
-        let bytes_max = self.limits.body_bytes_max;
+        let bytes_max = self.limits().body_bytes_max;
         let mut body = Limited::new(body, bytes_max);
         let (mut first, mut rest, mut room) = (Bytes::new(), BytesMut::new(), None::<SemaphorePermit>);
         while let Some(frame) = body.frame().await {
@@ -187,7 +229,7 @@ impl Ingress {
                 continue;
             }
             let permit = self.room.try_acquire_many(u32::try_from(part.len()).unwrap_or(u32::MAX)).map_err(|_| {
-                let max = self.bodies_bytes_max;
+                let max = self.node.config.http.bodies_bytes_max;
                 let detail = format!("more than {max} bytes of bodies are under way (http.bodies_bytes_max); come back later");
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_bodies", detail)
             })?;

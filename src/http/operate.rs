@@ -13,28 +13,24 @@ use http::header::CONTENT_TYPE;
 use serde::Serialize;
 
 use crate::config::{Grant, OnFault};
-use crate::dispatch::Dispatch;
 use crate::metrics::Gauges;
+use crate::model::groups::Share;
 use crate::net::problem::{self, Problem};
-use crate::policy::host::Services;
-use crate::policy::load::{Loader, Reload};
-use crate::policy::{Fault, Policies, Policy, Rejected, Role};
+use crate::node::Node;
+use crate::policy::load::Reload;
+use crate::policy::{Policy, Rejected, Role};
 use crate::types::close::Close;
+use crate::types::delivery::PolicySetId;
+use crate::types::fault::Fault;
 
 /// What the handlers share.
 #[derive(Debug)]
 pub struct Operate {
-    pub services: Arc<Services>,
-    pub dispatch: Arc<Dispatch>,
-    pub policies: Arc<Policies>,
-    pub loader: Arc<Loader>,
-    /// One reload at a time.
-    pub reloading: tokio::sync::Mutex<()>,
+    pub node: Arc<Node>,
     /// Whether new sockets are welcome.
     pub ready: Arc<AtomicBool>,
-    /// What anybody may do because nobody is asked, though other machines reach this server.
+    /// What anybody may do because nobody is authenticated, though other machines reach this server.
     pub exposed: Option<&'static str>,
-    pub user_id_bytes_max: usize,
 }
 
 #[derive(Serialize)]
@@ -68,8 +64,8 @@ struct MailboxView {
 /// # Errors
 /// No sane user id.
 pub async fn presence(State(operate): State<Arc<Operate>>, user: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
-    let user = problem::user(user, operate.user_id_bytes_max)?;
-    let presence = operate.services.mailboxes.presence(&user);
+    let user = problem::user(user, operate.node.config.sockets.user_id_bytes_max)?;
+    let presence = operate.node.model.mailboxes.presence(&user);
     let sessions = presence.sessions.iter().map(|(handle, seq)| SessionView {
         id: handle.id.to_string(),
         opened: crate::types::time::rfc3339(handle.opened),
@@ -91,13 +87,15 @@ pub async fn end_sessions(State(operate): State<Arc<Operate>>, user: Result<Path
     struct Ended {
         ended: usize,
     }
-    let user = problem::user(user, operate.user_id_bytes_max)?;
-    Ok(json(&Ended { ended: operate.services.mailboxes.end_sessions(&user, &Close::EndedByOperator) }))
+    let user = problem::user(user, operate.node.config.sockets.user_id_bytes_max)?;
+    Ok(json(&Ended { ended: operate.node.model.mailboxes.end_sessions(&user, &Close::EndedByOperator) }))
 }
 
 #[derive(Serialize)]
 struct PoliciesView<'a> {
     revision: u64,
+    /// The same for the same policies with the same configuration, on every server.
+    id: PolicySetId,
     policies: Vec<PolicyView<'a>>,
     /// Files that were refused; where a policy of that name serves, it is the one from before.
     rejected: Vec<Rejected>,
@@ -116,7 +114,7 @@ struct PolicyView<'a> {
     grants: &'a [Grant],
     order: Option<i32>,
     on_fault: OnFault,
-    /// It faulted too often in a row, and is left out for a while.
+    /// It faulted too often in a row, and is not called for a while.
     circuit_open: bool,
     counters: CountersView,
     last_fault: Option<Fault>,
@@ -158,9 +156,9 @@ impl<'a> PolicyView<'a> {
 
 /// `GET {base}/policies`
 pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
-    let current = operate.policies.current();
+    let current = operate.node.policies.current();
     let policies = current.policies.iter().map(|policy| PolicyView::of(policy)).collect();
-    json(&PoliciesView { revision: current.revision, policies, rejected: operate.policies.rejected() })
+    json(&PoliciesView { revision: current.revision, id: current.id, policies, rejected: operate.node.policies.rejected() })
 }
 
 /// `POST {base}/policies/reload`: brings the policies up to date with their files now. Files that were refused are tried again.
@@ -173,8 +171,8 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
         revision: u64,
         changed: Vec<String>,
     }
-    match operate.reload(true).await {
-        Reload::Unchanged => Ok(json(&Reloaded { revision: operate.policies.current().revision, changed: Vec::new() })),
+    match operate.node.reload(true).await {
+        Reload::Unchanged => Ok(json(&Reloaded { revision: operate.node.policies.current().revision, changed: Vec::new() })),
         Reload::Swapped { revision, changed } => Ok(json(&Reloaded { revision, changed })),
         Reload::Refused(rejected) => {
             let reasons: Vec<String> = rejected.iter().map(|rejected| format!("{}: {}", rejected.name, rejected.reason)).collect();
@@ -202,9 +200,9 @@ pub async fn ready(State(operate): State<Arc<Operate>>) -> Response {
 /// # Errors
 /// A metric can't be written as text.
 pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Problem> {
-    let services = &operate.services;
-    let totals = services.mailboxes.totals();
-    let (groups, memberships) = services.groups.totals();
+    let model = &operate.node.model;
+    let totals = model.mailboxes.totals();
+    let Share { groups, memberships } = model.groups.read().totals();
     let gauges = Gauges {
         sessions: totals.sessions,
         mailboxes: totals.mailboxes,
@@ -212,38 +210,11 @@ pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Pr
         bytes: totals.bytes,
         groups,
         memberships,
-        dead_letters: operate.dispatch.dead_letters.totals().0,
+        dead_letters: model.dead_letters.totals().0,
     };
-    let text = services.metrics.text(&gauges);
+    let text = operate.node.metrics.text(&gauges);
     let text = text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
-}
-
-impl Operate {
-    /// Goes back to the version before where a new one faults from the start.
-    pub async fn roll_back(&self) {
-        let _one_at_a_time = self.reloading.lock().await;
-        for rejected in self.loader.roll_back(&self.policies) {
-            tracing::error!(policy = rejected.name, file = %rejected.file.display(), "rolled back: it {}", rejected.reason);
-        }
-    }
-
-    /// Reloads off the serving threads, and logs the outcome. `again`: files that were refused are tried again.
-    pub async fn reload(&self, again: bool) -> Reload {
-        let _one_at_a_time = self.reloading.lock().await;
-        let (loader, policies) = (self.loader.clone(), self.policies.clone());
-        let outcome = tokio::task::spawn_blocking(move || loader.reload(&policies, again)).await.unwrap_or(Reload::Unchanged);
-        match &outcome {
-            Reload::Unchanged => {}
-            Reload::Swapped { revision, changed } => tracing::info!(revision, "policies reloaded: {}", changed.join(", ")),
-            Reload::Refused(rejected) => {
-                for rejected in rejected {
-                    tracing::error!(policy = rejected.name, file = %rejected.file.display(), "plugin refused, the old one keeps serving: it {}", rejected.reason);
-                }
-            }
-        }
-        outcome
-    }
 }
 
 fn json<T: Serialize>(view: &T) -> Response {

@@ -39,7 +39,7 @@ impl Front {
         let not_allowed =
             async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes other methods; see Allow");
         let routes = routes.merge(health).fallback(not_found).method_not_allowed_fallback(not_allowed);
-        Arc::new(Front { auth: auth.clone(), metrics: operate.services.metrics.clone(), routes: TowerToHyperService::new(routes) })
+        Arc::new(Front { auth: auth.clone(), metrics: operate.node.metrics.clone(), routes: TowerToHyperService::new(routes) })
     }
 
     /// What every request passes: it is known whom it comes from, pages of other origins are turned away, and problems are counted. No

@@ -7,26 +7,20 @@ use http::header::HeaderMap;
 use crate::auth::Auth;
 pub use crate::auth::api_keys::{generate as new_key, hex_digest as digest};
 use crate::config::{Config, Scope};
-use crate::dead_letters::DeadLetters;
-use crate::dispatch::{Dispatch, Receipt};
-use crate::format::Format;
 use crate::http::ingress::cloudevents;
 use crate::metrics::Metrics;
+use crate::model::Model;
 use crate::model::mailbox::{Reader, SessionHandle};
+use crate::model::world::World;
+use crate::node::{Foundations, Node};
 use crate::policy::Policy;
-use crate::policy::host::Services;
-use crate::server;
-use crate::types::delivery::{Message, Terms};
+use crate::types::clock::Clock;
+use crate::types::delivery::{Message, PolicySetId, Terms};
 use crate::types::event::{Body, Event, UserId};
 
 /// The line from an event to what a session sends, with the plugins of a configuration.
 #[derive(Debug)]
-pub struct Line {
-    config: Arc<Config>,
-    services: Arc<Services>,
-    dispatch: Dispatch,
-    format: Format,
-}
+pub struct Line(Arc<Node>);
 
 /// What asks producers for their keys.
 #[derive(Debug)]
@@ -47,7 +41,7 @@ impl Door {
 
 /// One loaded policy.
 #[derive(Debug)]
-pub struct Loaded(Arc<Policy>);
+pub struct Loaded(Arc<Policy>, Arc<Model>);
 
 /// An event as policies take it.
 #[derive(Clone, Debug)]
@@ -65,17 +59,11 @@ impl Line {
     /// # Errors
     /// A plugin can't be loaded.
     pub async fn new(config: Config) -> anyhow::Result<Line> {
-        let config = Arc::new(config);
-        let (services, loader) = server::foundations(&config)?;
-        let policies = server::load(&loader, &config).await?;
-        let dead_letters = Arc::new(DeadLetters::new(config.dead_letters.clone(), services.metrics.clone()));
-        let dispatch = Dispatch::new(policies.clone(), services.clone(), dead_letters.clone(), &config.events);
-        let format = Format::new(policies, dead_letters, config.mailboxes.shapes_bytes_max);
-        Ok(Line { config, services, dispatch, format })
+        Ok(Line(Foundations::new(Arc::new(config), Clock::Machine)?.load().await?))
     }
 
     pub fn policy(&self, name: &str) -> Option<Loaded> {
-        self.dispatch.policies.current().find(name).cloned().map(Loaded)
+        Some(Loaded(self.0.policies.current().find(name)?.clone(), self.0.model.clone()))
     }
 
     /// Opens a session with these attributes; nothing is connected to it.
@@ -83,8 +71,8 @@ impl Line {
     /// # Errors
     /// The user id is refused, or the user has too many sessions.
     pub fn connect(&self, user: &str, attributes: Vec<(String, String)>) -> anyhow::Result<Device> {
-        let user = UserId::new(user, self.config.sockets.user_id_bytes_max).map_err(anyhow::Error::msg)?;
-        let opened = self.services.mailboxes.open(SessionHandle::new(user, None, attributes));
+        let user = UserId::new(user, self.0.config.sockets.user_id_bytes_max).map_err(anyhow::Error::msg)?;
+        let opened = self.0.model.mailboxes.open(SessionHandle::new(user, None, attributes));
         opened.map(Device).map_err(|close| anyhow::anyhow!("{close:?}"))
     }
 
@@ -94,7 +82,7 @@ impl Line {
     /// It is none.
     pub fn read(&self, headers: &HeaderMap, body: &[u8]) -> anyhow::Result<Published> {
         let wrong = |problem| anyhow::anyhow!("{problem:?}");
-        match cloudevents::read(headers, body, &self.config.events).map_err(wrong)? {
+        match cloudevents::read(headers, body, &self.0.config.events).map_err(wrong)? {
             cloudevents::Request::One(parsed) => Ok(Published(parsed.event)),
             cloudevents::Request::Batch(items) => match items.into_iter().next() {
                 Some(first) => Ok(Published(first.map_err(wrong)?.event)),
@@ -105,12 +93,11 @@ impl Line {
 
     /// Routes and posts; the number of messages.
     pub fn publish(&self, event: Published) -> usize {
-        let Receipt { posted, .. } = self.dispatch.publish(event.0, None);
-        posted
+        self.0.dispatch.publish(event.0, false).map_or(0, |(story, _)| story.receipt.posted)
     }
 
     pub fn post(&self, device: &Device, message: &Unshaped) {
-        self.services.mailboxes.post(&device.0.handle().user, None, &message.0, &Terms::default());
+        self.0.model.mailboxes.post(&device.0.handle().user, None, &message.0, &Terms::default());
     }
 
     /// The bytes that a session sends of a message.
@@ -118,7 +105,7 @@ impl Line {
     /// # Errors
     /// Formatting dropped it.
     pub async fn shape(&self, message: &Unshaped, device: &Device) -> anyhow::Result<usize> {
-        let shaped = self.format.shape(&message.0, device.0.handle()).await;
+        let shaped = self.0.format.shape(&message.0, device.0.handle()).await;
         shaped.map(|body| body.size()).map_err(|reason| anyhow::anyhow!("{reason:?}"))
     }
 }
@@ -127,14 +114,15 @@ impl Loaded {
     /// # Errors
     /// The policy refused, or faulted.
     pub fn route(&self, event: &Published) -> anyhow::Result<usize> {
-        let decision = self.0.route(&event.0).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let decision = self.0.route(&event.0, &mut World::live(&self.1)).map_err(|error| anyhow::anyhow!("{error:?}"))?;
         Ok(decision.deliveries.len())
     }
 
     /// # Errors
     /// The policy refused, or faulted.
     pub fn format(&self, message: &Unshaped, reader: &[(&str, &str)]) -> anyhow::Result<usize> {
-        let shaped = self.0.format(&message.0, &message.0.body, reader).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        let shaped =
+            self.0.format(&message.0, &message.0.body, reader, &mut World::live(&self.1)).map_err(|error| anyhow::anyhow!("{error:?}"))?;
         Ok(shaped.map_or(0, |body| body.size()))
     }
 }
@@ -143,7 +131,7 @@ impl Unshaped {
     /// # Errors
     /// The text is not JSON.
     pub fn new(event_type: &str, json: &str) -> anyhow::Result<Unshaped> {
-        Ok(Unshaped(Arc::new(Message::new("1".into(), event_type.into(), proven(json)?, 1))))
+        Ok(Unshaped(Arc::new(Message::new("1".into(), event_type.into(), proven(json)?, PolicySetId::default()))))
     }
 }
 

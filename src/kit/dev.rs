@@ -7,24 +7,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::config::{Config, Grant, OnBad};
-use crate::dispatch::{Dispatched, Shown, Spoken};
-use crate::explain;
-use crate::format::Format;
-use crate::http::operate::Operate;
+use crate::dispatch::session_policies::Asked;
+use crate::dispatch::{Story, Trace};
+use crate::explain::Explained;
 use crate::kit::Workbench;
 use crate::kit::fixture::words;
+use crate::node::Node;
 use crate::policy::CallError;
 use crate::server::Server;
 
 /// Events that wait to be shown. A screen that is this far behind is read by nobody.
-const SHOWN_MAX: usize = 256;
+const TRACES_MAX: usize = 256;
 
 /// A running server and the policy that is being written.
 #[derive(Debug)]
 pub struct Dev {
     name: String,
-    operate: Arc<Operate>,
-    format: Arc<Format>,
+    node: Arc<Node>,
     bench: Workbench,
 }
 
@@ -50,37 +49,34 @@ impl Dev {
         config.plugins.watch = false;
         config.policies.entry(name.to_owned()).or_default().enabled = Some(false);
         let server = Server::new(config.clone()).await?;
-        let (operate, format) = server.inside();
-        format.watch();
+        let node = server.node();
+        node.format.time();
         let bench = Workbench::for_edits(config)?;
-        Ok((Dev { name: name.to_owned(), operate, format, bench }, server))
+        Ok((Dev { name: name.to_owned(), node, bench }, server))
     }
 
-    /// What is done from now on, for each event and by sessions policies.
-    pub fn shown(&self) -> mpsc::Receiver<Shown> {
-        let (onlooker, shown) = mpsc::channel(SHOWN_MAX);
-        self.operate.dispatch.show(onlooker);
-        shown
+    /// Returns what is done from now on, for each event and by sessions policies.
+    pub fn traces(&self) -> mpsc::Receiver<Trace> {
+        let (observer, traces) = mpsc::channel(TRACES_MAX);
+        self.node.dispatch.observe(observer);
+        traces
     }
 
-    /// The whole story of an event, as `events?explain=true` answers it.
-    pub async fn tell(&self, dispatched: Dispatched) -> String {
-        let explanation = explain::told(&self.operate.dispatch, &self.format, dispatched.account, false).await;
-        let mut story = dispatched.receipt;
-        if let (Some(members), Ok(explanation)) = (story.as_object_mut(), serde_json::to_value(&explanation)) {
-            members.insert("explanation".to_owned(), explanation);
-        }
-        story.to_string()
+    /// Returns the whole story of an event, as `events?explain=true` answers it.
+    pub fn tell(&self, story: Story) -> String {
+        let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false);
+        // Structs of strings and numbers: serializing them can't fail.
+        serde_json::to_string(&explained).unwrap_or_default()
     }
 
-    /// What a sessions policy answered, as fixtures write it.
-    pub fn answer(spoken: &Spoken) -> String {
-        match &spoken.answer {
-            Ok(None) => "is not its own".to_owned(),
+    /// Returns what a sessions policy answered, as fixtures write it.
+    pub fn answer(asked: &Asked) -> String {
+        match &asked.answer {
+            Ok(None) => "does not take it".to_owned(),
             Ok(Some(response)) => format!("answers {}", words::response(response)),
             Err(CallError::Refused(refusal)) => format!("refuses {}", words::refusal(refusal)),
             Err(CallError::Fault(fault)) => format!("faults {}", words::fault(fault)),
-            Err(CallError::CircuitOpen) => "is left out".to_owned(),
+            Err(CallError::CircuitOpen) => "is not called: its circuit is open".to_owned(),
         }
     }
 
@@ -106,10 +102,10 @@ impl Dev {
         let configured = config.policies.entry(self.name.clone()).or_default();
         let granted: Vec<Grant> = needed.iter().copied().filter(|grant| !configured.grants.contains(grant)).collect();
         configured.grants.extend(&granted);
-        let loader = self.bench.loader(config, self.operate.services.clone());
+        let loader = self.bench.loader(config, &self.node);
         let policy = loader.load_one(&self.name, component)?;
-        let (version, keeps_no_instance) = (policy.version.clone(), policy.keeps_no_instance());
-        loader.put(&self.operate.policies, policy);
+        let (version, keeps_no_instance) = (policy.version.to_string(), policy.keeps_no_instance());
+        loader.put(&self.node.policies, policy);
         Ok(Swapped { version, took: started.elapsed(), granted, keeps_no_instance })
     }
 }

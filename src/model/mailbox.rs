@@ -210,8 +210,8 @@ impl Mailboxes {
         posted
     }
 
-    /// What [`Mailboxes::post`] would do for a reader who may be away; that a mailbox is full shows only when it is done.
-    pub fn rehearse(&self, user: &UserId, session: Option<&Arc<str>>, terms: &Terms) -> Posted {
+    /// Foretells what [`Mailboxes::post`] would do for a reader who may be away; that a mailbox is full shows only when it is done.
+    pub fn foresee(&self, user: &UserId, session: Option<&Arc<str>>, terms: &Terms) -> Posted {
         let gone = session.is_some_and(|session| !self.has_session(user, session));
         let unkept = terms.keep.is_some_and(|keep| keep.is_zero()) && self.sessions_of(user.as_str()) == 0;
         if gone || unkept { Posted::Dropped(DropReason::Away) } else { Posted::Posted { seq: 0 } }

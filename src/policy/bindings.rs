@@ -1,11 +1,12 @@
-//! The types generated from `wit/`, and their translation into the host's own. Generated types stay in `policy/`.
+//! The types generated from `wit/`, and their translation into the host's own. Generated types stay below `policy`.
 //!
 //! What a guest returns is proven here: bodies that claim to be JSON are, ids and names are sane, lists are bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::delivery::{Decision, Delivery, Membership, Priority, Recipients, Refusal, Terms};
+use crate::model::mailbox::SessionHandle;
+use crate::types::delivery::{Decision, Delivery, Draft, Membership, Priority, Recipients, Refusal, Response, Terms};
 use crate::types::event::{self, Body, Event, UserId};
 
 mod generated {
@@ -31,23 +32,6 @@ pub struct Bounds {
     pub name_bytes_max: usize,
 }
 
-/// What a sessions policy answers.
-#[derive(Clone, Debug, Default)]
-pub struct Response {
-    pub replies: Vec<Body>,
-    pub decision: Decision,
-    pub drafts: Vec<Draft>,
-    pub close: Option<String>,
-}
-
-/// An event that a sessions policy publishes.
-#[derive(Clone, Debug)]
-pub struct Draft {
-    pub event_type: String,
-    pub subject: Option<String>,
-    pub data: Body,
-}
-
 /// Why a guest's answer can't be used: a sentence for the plugin's author.
 pub type Unusable = String;
 
@@ -66,6 +50,13 @@ pub fn with_event<R>(event: &Event, use_it: impl FnOnce(types::Event<'_>) -> R) 
     })
 }
 
+/// Calls `use_it` with the session as the guest takes it. The strings are lent, not copied.
+pub fn with_session<R>(handle: &SessionHandle, use_it: impl FnOnce(sessions::Session<'_>) -> R) -> R {
+    let attributes: Vec<(&str, &str)> = handle.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    use_it(sessions::Session { id: &handle.id, user: handle.user.as_str(), subprotocol: handle.subprotocol, attributes: &attributes })
+}
+
+/// Lends a body to the guest.
 pub fn body_param(body: &Body) -> BodyParam<'_> {
     match body {
         Body::Json(text) => BodyParam::Json(text),

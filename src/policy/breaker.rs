@@ -1,4 +1,7 @@
-//! The breaker: a policy that faults again and again is left out for a while, and tried again. Pure: time is an argument.
+//! The circuit breaker: a policy that faults again and again is not called for a while, and then tried again. Pure: time is an argument.
+//!
+//! Faults in a row say that something is wrong, not what: the policy may be broken, or somebody may publish events that it can't bear. The
+//! caller tells the two apart, by a call that the policy has answered before, and says which it is.
 
 use std::time::Duration;
 
@@ -38,18 +41,20 @@ impl Breaker {
         self.open_until = None;
     }
 
-    /// Says whether this fault opened it.
-    pub fn faulted(&mut self, now: Instant) -> bool {
-        self.faults += 1;
-        if self.faults < self.faults_max {
-            return false;
-        }
-        // A trial that failed: wait longer.
-        if self.faults > self.faults_max {
+    /// Counts a fault, and returns whether there are so many in a row that the circuit has to open unless the policy is sound.
+    pub fn faulted(&mut self) -> bool {
+        self.faults = self.faults.saturating_add(1);
+        self.faults >= self.faults_max
+    }
+
+    /// Opens the circuit, and returns whether it was closed. After a trial that failed it stays open for longer.
+    pub fn open(&mut self, now: Instant) -> bool {
+        let was_closed = self.open_until.is_none();
+        if !was_closed {
             self.pause = (self.pause * 2).min(self.pause_max);
         }
         self.open_until = Some(now + self.pause);
-        self.faults == self.faults_max
+        was_closed
     }
 
     pub fn is_open(&self) -> bool {
@@ -65,7 +70,8 @@ mod tests {
 
     fn opened(now: Instant) -> Breaker {
         let mut breaker = Breaker::new(3, SECOND, 4 * SECOND);
-        assert!(!breaker.faulted(now) && !breaker.faulted(now) && breaker.faulted(now));
+        assert!(!breaker.faulted() && !breaker.faulted() && breaker.faulted());
+        assert!(breaker.open(now));
         breaker
     }
 
@@ -74,8 +80,7 @@ mod tests {
         let now = Instant::now();
         let mut breaker = Breaker::new(3, SECOND, 4 * SECOND);
         for _ in 0..10 {
-            breaker.faulted(now);
-            breaker.faulted(now);
+            assert!(!breaker.faulted() && !breaker.faulted());
             breaker.succeeded();
         }
         assert!(breaker.admits(now) && !breaker.is_open());
@@ -100,7 +105,8 @@ mod tests {
             assert!(!breaker.admits(now + pause * SECOND - Duration::from_millis(1)));
             now += pause * SECOND;
             assert!(breaker.admits(now));
-            assert!(!breaker.faulted(now), "it was open already");
+            assert!(breaker.faulted());
+            assert!(!breaker.open(now), "it was open already");
         }
     }
 

@@ -1,11 +1,7 @@
 //! The host interfaces of `wit/host.wit`: what a guest may ask, within its bounds. None of them waits.
 
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
-use tokio::time::Instant;
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, Linker};
 
@@ -13,64 +9,24 @@ use super::bindings::{clock, diagnostics, groups, log, metrics, presence, state}
 use super::engine::{Deadline, StoreLimits};
 use super::wasi;
 use crate::config::{Grant, Limits};
-use crate::metrics::Metrics;
-use crate::model::groups::Groups;
-use crate::model::mailbox::Mailboxes;
-use crate::model::state::{Quota, State, StateError, States};
-
-/// What the host interfaces read and write.
-#[derive(Debug)]
-pub struct Services {
-    pub mailboxes: Arc<Mailboxes>,
-    pub groups: Arc<Groups>,
-    pub states: States,
-    pub metrics: Arc<Metrics>,
-    pub clock: Clock,
-}
-
-/// The time that policies are told.
-#[derive(Clone, Copy, Debug, Default)]
-pub enum Clock {
-    #[default]
-    Machine,
-    /// From a moment on, as the runtime's time goes by: it stands still where that is paused.
-    Since(SystemTime, Instant),
-}
-
-impl Clock {
-    pub fn now(self) -> SystemTime {
-        match self {
-            Clock::Machine => SystemTime::now(),
-            Clock::Since(start, since) => start + since.elapsed(),
-        }
-    }
-}
-
-impl Services {
-    /// Services that begin as these are, and whose changes go nowhere. The mailboxes are these: whoever forks must not post.
-    ///
-    /// # Errors
-    /// Those of [`Metrics::new`].
-    pub fn fork(&self) -> prometheus::Result<Services> {
-        let (mailboxes, groups) = (self.mailboxes.clone(), Arc::new(self.groups.fork()));
-        Ok(Services { mailboxes, groups, states: self.states.fork(), metrics: Arc::new(Metrics::new()?), clock: self.clock })
-    }
-}
+use crate::metrics::{DROPPED_METRIC, Metrics};
+use crate::model::Model;
+use crate::model::state::Quota;
+use crate::model::world::{StateError, World};
+use crate::types::fault::cut;
 
 /// What all instances of one policy share.
 #[derive(Debug)]
 pub struct Shared {
-    pub name: String,
+    pub name: Arc<str>,
     pub limits: Limits,
-    pub services: Arc<Services>,
-    state: Arc<State>,
-    metric_names: Mutex<HashSet<String>>,
+    pub model: Arc<Model>,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Shared {
-    pub fn new(name: String, limits: Limits, services: Arc<Services>) -> Arc<Shared> {
-        let state = services.states.of(&name);
-        Arc::new(Shared { name, limits, services, state, metric_names: Mutex::default() })
+    pub fn new(name: &str, limits: Limits, model: Arc<Model>, metrics: Arc<Metrics>) -> Arc<Shared> {
+        Arc::new(Shared { name: name.into(), limits, model, metrics })
     }
 
     fn quota(&self) -> Quota {
@@ -88,7 +44,8 @@ pub struct Host {
     pub shared: Arc<Shared>,
     pub growth: StoreLimits,
     pub deadline: Deadline,
-    now_ms: u64,
+    /// What the guest sees. During a call it is the caller's, which is lent to the host.
+    pub world: World,
     log_lines: u32,
     calls: u32,
     panic: Option<String>,
@@ -106,20 +63,23 @@ impl std::fmt::Display for TooManyHostCalls {
 
 impl std::error::Error for TooManyHostCalls {}
 
+/// Bytes of the name of a policy's own counter.
+const METRIC_NAME_BYTES_MAX: usize = 64;
+
 /// Bytes of a panic's message that are kept.
 const PANIC_BYTES_MAX: usize = 2048;
 
 impl Host {
     pub fn new(shared: Arc<Shared>) -> Host {
         let growth = StoreLimits::new(&shared.limits);
-        Host { shared, growth, deadline: Deadline::default(), now_ms: 0, log_lines: 0, calls: 0, panic: None }
+        let world = World::dry(&shared.model);
+        Host { shared, growth, deadline: Deadline::default(), world, log_lines: 0, calls: 0, panic: None }
     }
 
     /// Begins a call: its time stands still, and its allowances are new.
     pub fn begin(&mut self, deadline: Deadline) {
+        self.world.begin_call();
         self.deadline = deadline;
-        let since = self.shared.services.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.now_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.log_lines = 0;
         self.calls = 0;
         self.panic = None;
@@ -136,6 +96,12 @@ impl Host {
         let most = self.shared.limits.host_calls_max;
         if self.calls > most { Err(wasmtime::Error::new(TooManyHostCalls(most))) } else { Ok(()) }
     }
+}
+
+/// Asks the world of the call.
+fn seen<R>(host: &mut Host, ask: impl FnOnce(&mut World, &Shared) -> R) -> wasmtime::Result<R> {
+    host.count()?;
+    Ok(ask(&mut host.world, &host.shared))
 }
 
 /// Links what is granted, and nothing else.
@@ -172,13 +138,13 @@ impl log::Host for Host {
         let shared = &self.shared;
         self.log_lines = self.log_lines.saturating_add(1);
         if self.log_lines > shared.limits.log_lines_max {
-            shared.services.metrics.policy_log_lines_dropped.with_label_values(&[&shared.name]).inc();
+            shared.metrics.policy_log_lines_dropped.with_label_values(&[&*shared.name]).inc();
             return Ok(());
         }
         // A guest's line can't forge another one, nor paint the terminal.
         let line: String =
             cut(&message, shared.limits.log_line_bytes_max).chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
-        let policy = shared.name.as_str();
+        let policy = &*shared.name;
         match level {
             log::Level::Debug => tracing::debug!(policy, "{line}"),
             log::Level::Info => tracing::info!(policy, "{line}"),
@@ -191,30 +157,25 @@ impl log::Host for Host {
 
 impl clock::Host for Host {
     fn now_ms(&mut self) -> wasmtime::Result<u64> {
-        self.count()?;
-        Ok(self.now_ms)
+        seen(self, |world, _| world.now_ms())
     }
 }
 
 impl state::Host for Host {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
-        self.count()?;
-        Ok(self.shared.state.get(&key))
+        seen(self, |world, shared| world.get(&shared.name, &key, shared.quota()).map(|value| value.to_vec()))
     }
 
     fn set(&mut self, key: String, value: Vec<u8>, ttl_ms: Option<u32>) -> wasmtime::Result<Result<(), state::Error>> {
-        self.count()?;
-        Ok(self.shared.state.set(key, value, ttl_ms.map(milliseconds), self.shared.quota()).map_err(Into::into))
+        written(self, |world, shared| world.set(&shared.name, key, value, ttl_ms, shared.quota()))
     }
 
     fn delete(&mut self, key: String) -> wasmtime::Result<bool> {
-        self.count()?;
-        Ok(self.shared.state.delete(&key))
+        seen(self, |world, shared| world.delete(&shared.name, &key, shared.quota()))
     }
 
     fn increment(&mut self, key: String, by: i64, ttl_ms: Option<u32>) -> wasmtime::Result<Result<i64, state::Error>> {
-        self.count()?;
-        Ok(self.shared.state.increment(key, by, ttl_ms.map(milliseconds), self.shared.quota()).map_err(Into::into))
+        written(self, |world, shared| world.increment(&shared.name, key, by, ttl_ms, shared.quota()))
     }
 
     fn compare_and_swap(
@@ -224,70 +185,50 @@ impl state::Host for Host {
         value: Vec<u8>,
         ttl_ms: Option<u32>,
     ) -> wasmtime::Result<Result<bool, state::Error>> {
-        self.count()?;
-        let (state, quota) = (&self.shared.state, self.shared.quota());
-        Ok(state.compare_and_swap(key, expected.as_deref(), value, ttl_ms.map(milliseconds), quota).map_err(Into::into))
+        written(self, |world, shared| world.compare_and_swap(&shared.name, key, expected.as_deref(), value, ttl_ms, shared.quota()))
     }
 }
 
-impl From<StateError> for state::Error {
-    fn from(error: StateError) -> state::Error {
-        match error {
-            StateError::Quota => state::Error::Quota,
-            StateError::NotANumber => state::Error::NotANumber,
-        }
-    }
+/// Writes to the world of the call.
+fn written<R>(
+    host: &mut Host,
+    write: impl FnOnce(&mut World, &Shared) -> Result<R, StateError>,
+) -> wasmtime::Result<Result<R, state::Error>> {
+    Ok(seen(host, write)?.map_err(|error| match error {
+        StateError::Quota => state::Error::Quota,
+        StateError::NotANumber => state::Error::NotANumber,
+    }))
 }
 
 impl presence::Host for Host {
     fn sessions(&mut self, user: String) -> wasmtime::Result<u32> {
-        self.count()?;
-        Ok(small(self.shared.services.mailboxes.sessions_of(&user)))
+        seen(self, |world, _| small(world.sessions_of(&user)))
     }
 }
 
 impl groups::Host for Host {
     fn contains(&mut self, group: String, user: String) -> wasmtime::Result<bool> {
-        self.count()?;
-        Ok(self.shared.services.groups.contains(&group, &user))
+        seen(self, |world, _| world.contains(&group, &user))
     }
 
     fn size(&mut self, group: String) -> wasmtime::Result<u32> {
-        self.count()?;
-        Ok(small(self.shared.services.groups.size(&group)))
+        seen(self, |world, _| small(world.size(&group)))
     }
 
     fn members(&mut self, group: String) -> wasmtime::Result<Vec<String>> {
-        self.count()?;
-        let members = self.shared.services.groups.first_members(&group, self.shared.limits.items_max);
+        let members = seen(self, |world, shared| world.members(&group, shared.limits.items_max))?;
         Ok(members.iter().map(|user| user.as_str().to_owned()).collect())
     }
 }
 
 impl metrics::Host for Host {
     fn count(&mut self, name: String, by: u64) -> wasmtime::Result<()> {
-        Host::count(self)?;
-        let shared = &self.shared;
-        let sane = (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        let mut names = shared.metric_names.lock();
-        if !sane || (!names.contains(&name) && names.len() >= shared.limits.metric_names_max) {
-            // The guest's own counter of what it could not count.
-            shared.services.metrics.policy_custom.with_label_values(&[shared.name.as_str(), "_dropped"]).inc();
-            return Ok(());
-        }
-        shared.services.metrics.policy_custom.with_label_values(&[shared.name.as_str(), name.as_str()]).inc_by(by);
-        names.insert(name);
-        Ok(())
+        let is_sane =
+            (1..=METRIC_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        // What could not be counted is counted under a name of its own.
+        let (name, by) = if is_sane { (name, by) } else { (DROPPED_METRIC.to_owned(), 1) };
+        seen(self, |world, shared| world.count(&shared.name, name, by, shared.limits.metric_names_max))
     }
-}
-
-/// The longest beginning of `text` within `bytes_max` bytes.
-pub fn cut(text: &str, bytes_max: usize) -> &str {
-    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
-}
-
-fn milliseconds(count: u32) -> Duration {
-    Duration::from_millis(count.into())
 }
 
 fn small(count: usize) -> u32 {

@@ -16,11 +16,14 @@ use sha2::{Digest, Sha256};
 use super::bindings::Bounds;
 use super::compile::Compiler;
 use super::contract::{check_kind, imported_grants};
-use super::host::{Services, Shared, cut};
+use super::host::Shared;
 use super::inspect::Inspection;
 use super::plugin::{Source, TOO_LARGE_TO_KEEP};
 use super::{Policies, Policy, PolicySet, Rejected};
 use crate::config::{self, Config};
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::types::fault::cut;
 
 /// Where a policy stands among the others when its configuration doesn't say.
 const ORDER_DEFAULT: i32 = 100;
@@ -34,7 +37,8 @@ pub struct Loader {
     ticker: EpochTicker,
     compiler: Arc<Compiler>,
     config: Arc<Config>,
-    services: Arc<Services>,
+    model: Arc<Model>,
+    metrics: Arc<Metrics>,
 }
 
 /// How a reload ended.
@@ -59,9 +63,9 @@ impl Candidate {
 }
 
 impl Loader {
-    pub fn new(ticker: EpochTicker, config: Arc<Config>, services: Arc<Services>) -> Loader {
+    pub fn new(ticker: EpochTicker, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
         let compiler = Arc::new(Compiler::new(&config.plugins));
-        Loader { ticker, compiler, config, services }
+        Loader { ticker, compiler, config, model, metrics }
     }
 
     /// Somebody waits for what it compiles.
@@ -77,8 +81,8 @@ impl Loader {
     }
 
     /// One that has compiled what this one has, with another configuration and other services.
-    pub fn with(&self, config: Arc<Config>, services: Arc<Services>) -> Loader {
-        Loader { ticker: self.ticker.clone(), compiler: self.compiler.clone(), config, services }
+    pub fn with(&self, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
+        Loader { ticker: self.ticker.clone(), compiler: self.compiler.clone(), config, model, metrics }
     }
 
     /// Everything that can be loaded, and what can't.
@@ -110,7 +114,7 @@ impl Loader {
             });
             let (version, times) = (&policy.version, policy.limits().breaker_faults);
             let reason = format!("was new and faulted {times} times in a row{why}: {version} is rolled back to {}", previous.version);
-            let (name, file, digest) = (policy.name.clone(), policy.file.clone(), Some(policy.digest.clone()));
+            let (name, file, digest) = (policy.name.to_string(), policy.file.clone(), Some(policy.digest.to_string()));
             rejected.push(Rejected { name, file, digest, reason, at: SystemTime::now() });
             *policy = previous;
         }
@@ -120,7 +124,7 @@ impl Loader {
             all.extend(rejected.clone());
             policies.set_rejected(all);
             policies.swap(self.set(current.revision + 1, next));
-            self.services.metrics.reloads.with_label_values(&["rolled_back"]).inc();
+            self.metrics.reloads.with_label_values(&["rolled_back"]).inc();
         }
         rejected
     }
@@ -133,7 +137,7 @@ impl Loader {
         let candidates = self.candidates();
         for candidate in &candidates {
             let serving = current.find(&candidate.name);
-            if let Some(serving) = serving.filter(|policy| candidate.digest() == Some(policy.digest.as_str())) {
+            if let Some(serving) = serving.filter(|policy| candidate.digest() == Some(&*policy.digest)) {
                 next.push(serving.clone());
                 continue;
             }
@@ -155,8 +159,8 @@ impl Loader {
                 Err(reason) => refused.push(reject(candidate, reason)),
             }
         }
-        for gone in current.policies.iter().filter(|policy| !candidates.iter().any(|candidate| candidate.name == policy.name)) {
-            changed.push(gone.name.clone());
+        for gone in current.policies.iter().filter(|policy| !candidates.iter().any(|candidate| *candidate.name == *policy.name)) {
+            changed.push(gone.name.to_string());
         }
         self.finish(policies, next, still_rejected, refused, changed)
     }
@@ -169,7 +173,7 @@ impl Loader {
         refused: Vec<Rejected>,
         changed: Vec<String>,
     ) -> Reload {
-        let reloads = &self.services.metrics.reloads;
+        let reloads = &self.metrics.reloads;
         if !refused.is_empty() {
             still_rejected.extend(refused.clone());
             policies.set_rejected(still_rejected);
@@ -188,7 +192,7 @@ impl Loader {
 
     fn set(&self, revision: u64, mut policies: Vec<Arc<Policy>>) -> PolicySet {
         policies.sort_by_key(|policy| (policy.config.order.unwrap_or(ORDER_DEFAULT), policy.name.clone()));
-        PolicySet { revision, policies }
+        PolicySet::new(revision, policies)
     }
 
     fn policy(&self, candidate: &Candidate) -> Result<Policy, String> {
@@ -202,7 +206,7 @@ impl Loader {
             user_id_bytes_max: self.config.sockets.user_id_bytes_max,
             name_bytes_max: self.config.groups.name_bytes_max,
         };
-        let shared = Shared::new(name.to_owned(), limits, self.services.clone());
+        let shared = Shared::new(name, limits, self.model.clone(), self.metrics.clone());
         let source = Source { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
         Policy::load(&self.ticker, &self.compiler, source, config, shared, bounds)
     }
@@ -242,7 +246,7 @@ impl Loader {
     /// It is no plugin that this server could load.
     pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, String> {
         let (digest, bytes) = self.read(file)?;
-        let shared = Shared::new(name.to_owned(), self.config.limits_for(name), self.services.clone());
+        let shared = Shared::new(name, self.config.limits_for(name), self.model.clone(), self.metrics.clone());
         let config = self.config.policies.get(name).cloned().unwrap_or_default();
         Inspection::of(&self.ticker, &self.compiler, digest, bytes, config, shared)
     }
@@ -311,7 +315,7 @@ impl Loader {
 /// What its operator should know of a policy that was loaded.
 fn warn(policy: &Policy) {
     if policy.keeps_no_instance() {
-        tracing::warn!(policy = policy.name, "{TOO_LARGE_TO_KEEP}");
+        tracing::warn!(policy = &*policy.name, "{TOO_LARGE_TO_KEEP}");
     }
 }
 

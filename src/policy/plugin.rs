@@ -5,6 +5,7 @@
 
 mod instances;
 mod looking;
+mod samples;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,20 +15,24 @@ use parking_lot::Mutex;
 use prometheus::Histogram;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::bindings::{self, Bounds, Response, formatting, sessions};
+use super::bindings::{self, Bounds, formatting};
 use super::breaker::Breaker;
 use super::compile::Compiler;
 use super::contract::{Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary, matches};
 use super::engine::Deadline;
-use super::fault::{Defect, Fault, FaultKind};
-use super::host::{Services, Shared};
+use super::fault::defect;
+use super::host::Shared;
 use super::ticker::EpochTicker;
 use crate::config::{self, Isolation, Limits, OnFault};
 use crate::model::groups::Quota;
-use crate::types::delivery::{Decision, Message, Refusal};
+use crate::model::mailbox::SessionHandle;
+use crate::model::world::World;
+use crate::types::delivery::{Decision, Message, Refusal, Response};
 use crate::types::event::{Body, Event};
+use crate::types::fault::{Defect, Fault, FaultKind};
 use instances::{Instance, Instances};
 pub use looking::Introspection;
+use samples::{Function, Sample, Samples};
 
 /// A call of this length holds up the other tasks of its thread for longer than a thread's hand-over takes.
 const LONG_CALL: Duration = Duration::from_millis(1);
@@ -39,10 +44,10 @@ pub const TOO_LARGE_TO_KEEP: &str =
 /// A policy, ready to be called.
 #[derive(Debug)]
 pub struct Policy {
-    pub name: String,
-    pub version: String,
+    pub name: Arc<str>,
+    pub version: Arc<str>,
     /// SHA-256 of the component, in hexadecimal.
-    pub digest: String,
+    pub digest: Arc<str>,
     pub file: std::path::PathBuf,
     pub roles: Vec<Role>,
     pub events: Vec<String>,
@@ -55,7 +60,8 @@ pub struct Policy {
     previous: Mutex<Option<Arc<Policy>>>,
     on_trial: AtomicBool,
     breaker: Mutex<Breaker>,
-    /// The last call was a long one; so may the next be.
+    samples: Samples,
+    /// The last call was a long one, and the next may be.
     lingers: AtomicBool,
     instances: Instances,
     bounds: Bounds,
@@ -70,12 +76,23 @@ pub struct Counters {
 }
 
 /// How a call ended that gave no answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallError {
     Refused(Refusal),
     Fault(Box<Fault>),
-    /// It faulted too often in a row, and is left out for a while. It was not called.
+    /// Its circuit is open: it faulted too often in a row, and was not called.
     CircuitOpen,
+}
+
+/// A guest's answer, or its defect.
+type Answer<R> = Result<Result<R, Refusal>, Flaw>;
+
+/// What is wrong with a call.
+enum Flaw {
+    /// The guest stopped; its instance is gone.
+    Stopped(Defect),
+    /// Its answer breaks a rule of the contract; the instance is whole.
+    Unusable(Defect),
 }
 
 /// What the server gives a plugin that is being loaded.
@@ -121,9 +138,9 @@ impl Policy {
         check_vary(&vary)?;
         instances.give_back(first);
         Ok(Policy {
-            name: source.name.to_owned(),
-            version: description.version,
-            digest: source.digest,
+            name: shared.name.clone(),
+            version: description.version.into(),
+            digest: source.digest.into(),
             file: source.file,
             events: check_events(description.events, config.events.as_deref())?,
             vary,
@@ -132,6 +149,7 @@ impl Policy {
             previous: Mutex::default(),
             on_trial: AtomicBool::new(false),
             breaker: Mutex::new(breaker(&shared.limits)),
+            samples: Samples::default(),
             lingers: AtomicBool::new(false),
             bounds,
             calls: Calls::new(&shared, &roles),
@@ -139,30 +157,6 @@ impl Policy {
             instances,
             config,
         })
-    }
-
-    /// The same policy over other services, with nothing behind it: for calls that must leave no trace.
-    pub fn fork(&self, services: &Arc<Services>) -> Policy {
-        let shared = Shared::new(self.name.clone(), self.limits().clone(), services.clone());
-        Policy {
-            name: self.name.clone(),
-            version: self.version.clone(),
-            digest: self.digest.clone(),
-            file: self.file.clone(),
-            roles: self.roles.clone(),
-            events: self.events.clone(),
-            config: self.config.clone(),
-            vary: self.vary.clone(),
-            counters: Counters::default(),
-            last_fault: Mutex::default(),
-            previous: Mutex::default(),
-            on_trial: AtomicBool::new(false),
-            breaker: Mutex::new(breaker(&shared.limits)),
-            lingers: AtomicBool::new(false),
-            bounds: self.bounds,
-            calls: Calls::new(&shared, &self.roles),
-            instances: self.instances.fork(shared),
-        }
     }
 
     pub fn has(&self, role: Role) -> bool {
@@ -183,8 +177,8 @@ impl Policy {
     }
 
     /// What its decisions may make of groups.
-    pub fn group_quota(&self) -> Quota<'_> {
-        Quota { policy: &self.name, groups_max: self.limits().groups_max, memberships_max: self.limits().memberships_max }
+    pub fn group_quota(&self) -> Quota {
+        Quota { groups_max: self.limits().groups_max, memberships_max: self.limits().memberships_max }
     }
 
     /// Whether the first instance was too large to be kept, asked before the first call.
@@ -198,132 +192,239 @@ impl Policy {
 
     /// # Errors
     /// The policy refused the event, or faulted.
-    pub fn route(&self, event: &Event) -> Result<Decision, CallError> {
-        self.call("route", &self.calls.route, Some(&event.id), |instance| {
-            let Some(routing) = &instance.routing else { return Err(wasmtime::Error::msg("exports no routing")) };
-            match bindings::with_event(event, |event| routing.call_route(&mut instance.store, event))? {
-                Ok(decision) => Ok(Ok(self.bounds.decision(decision))),
-                Err(refusal) => Ok(Err(refusal)),
-            }
-        })
+    pub fn route(&self, event: &Event, world: &mut World) -> Result<Decision, CallError> {
+        let answer = self.call(Function::Route, Some(&event.id), world, |world| self.ask_route(event, world));
+        self.sample(Function::Route, world, &answer, || Sample::Route(Box::new(event.clone())));
+        answer
     }
 
     /// # Errors
     /// The policy refused the message, or faulted.
-    pub fn format(&self, message: &Message, body: &Body, reader: &[(&str, &str)]) -> Result<Option<Body>, CallError> {
-        self.call("format", &self.calls.format, Some(&message.event_id), |instance| {
-            let Some(formatting) = &instance.formatting else { return Err(wasmtime::Error::msg("exports no formatting")) };
-            let param = formatting::Message { id: &message.event_id, event_type: &message.event_type, body: bindings::body_param(body) };
-            match formatting.call_format(&mut instance.store, param, reader)? {
-                Ok(shaped) => Ok(Ok(shaped.map(|body| self.bounds.body(body)).transpose())),
-                Err(refusal) => Ok(Err(refusal)),
-            }
-        })
+    pub fn format(
+        &self,
+        message: &Arc<Message>,
+        body: &Arc<Body>,
+        reader: &[(&str, &str)],
+        world: &mut World,
+    ) -> Result<Option<Body>, CallError> {
+        let answer = self.call(Function::Format, Some(&message.event_id), world, |world| self.ask_format(message, body, reader, world));
+        self.sample(Function::Format, world, &answer, || {
+            let reader = reader.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Sample::Format(message.clone(), body.clone(), reader)
+        });
+        answer
     }
 
     /// # Errors
     /// The policy refused the session, or faulted.
-    pub fn opened(&self, session: sessions::Session<'_>) -> Result<Response, CallError> {
-        self.call("opened", &self.calls.opened, None, |instance| {
-            let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
-            Ok(sessions.call_opened(&mut instance.store, session)?.map(|response| self.bounds.response(response)))
-        })
+    pub fn opened(&self, handle: &Arc<SessionHandle>, world: &mut World) -> Result<Response, CallError> {
+        let answer = self.call(Function::Opened, None, world, |world| self.ask_opened(handle, world));
+        self.sample(Function::Opened, world, &answer, || Sample::Opened(handle.clone()));
+        answer
     }
 
-    /// `None`: not this policy's.
+    /// Returns `None` if the message is not this policy's.
     ///
     /// # Errors
     /// The policy refused the message, or faulted.
-    pub fn received(&self, session: sessions::Session<'_>, body: &Body) -> Result<Option<Response>, CallError> {
-        self.call("received", &self.calls.received, None, |instance| {
-            let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
-            let answer = sessions.call_received(&mut instance.store, session, bindings::body_param(body))?;
-            Ok(answer.map(|response| response.map(|response| self.bounds.response(response)).transpose()))
-        })
+    pub fn received(&self, handle: &Arc<SessionHandle>, body: &Body, world: &mut World) -> Result<Option<Response>, CallError> {
+        let answer = self.call(Function::Received, None, world, |world| self.ask_received(handle, body, world));
+        self.sample(Function::Received, world, &answer, || Sample::Received(handle.clone(), body.clone()));
+        answer
     }
 
     /// # Errors
     /// The policy refused, which changes nothing, or faulted.
-    pub fn closed(&self, session: sessions::Session<'_>, code: u16) -> Result<Response, CallError> {
-        self.call("closed", &self.calls.closed, None, |instance| {
-            let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
-            Ok(sessions.call_closed(&mut instance.store, session, code)?.map(|response| self.bounds.response(response)))
+    pub fn closed(&self, handle: &Arc<SessionHandle>, code: u16, world: &mut World) -> Result<Response, CallError> {
+        self.call(Function::Closed, None, world, |world| {
+            self.attempt(world, |instance| {
+                let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
+                let response = bindings::with_session(handle, |session| sessions.call_closed(&mut instance.store, session, code))?;
+                Ok(response.map(|response| self.bounds.response(response)))
+            })
         })
     }
 
-    /// One call: on an instance of its own, within the deadline, counted. The layers of the result: trapped or not; refused or
-    /// not; usable or not.
+    fn ask_route(&self, event: &Event, world: &mut World) -> Answer<Decision> {
+        self.attempt(world, |instance| {
+            let Some(routing) = &instance.routing else { return Err(wasmtime::Error::msg("exports no routing")) };
+            let decision = bindings::with_event(event, |event| routing.call_route(&mut instance.store, event))?;
+            Ok(decision.map(|decision| self.bounds.decision(decision)))
+        })
+    }
+
+    fn ask_format(&self, message: &Message, body: &Body, reader: &[(&str, &str)], world: &mut World) -> Answer<Option<Body>> {
+        self.attempt(world, |instance| {
+            let Some(formatting) = &instance.formatting else { return Err(wasmtime::Error::msg("exports no formatting")) };
+            let param = formatting::Message { id: &message.event_id, event_type: &message.event_type, body: bindings::body_param(body) };
+            let shaped = formatting.call_format(&mut instance.store, param, reader)?;
+            Ok(shaped.map(|shaped| shaped.map(|body| self.bounds.body(body)).transpose()))
+        })
+    }
+
+    fn ask_opened(&self, handle: &SessionHandle, world: &mut World) -> Answer<Response> {
+        self.attempt(world, |instance| {
+            let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
+            let response = bindings::with_session(handle, |session| sessions.call_opened(&mut instance.store, session))?;
+            Ok(response.map(|response| self.bounds.response(response)))
+        })
+    }
+
+    fn ask_received(&self, handle: &SessionHandle, body: &Body, world: &mut World) -> Answer<Option<Response>> {
+        self.attempt(world, |instance| {
+            let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
+            let body = bindings::body_param(body);
+            let response = bindings::with_session(handle, |session| sessions.call_received(&mut instance.store, session, body))?;
+            Ok(response.map(|response| response.map(|response| self.bounds.response(response)).transpose()))
+        })
+    }
+
+    /// One call that counts: admitted by the breaker, timed, and reported if it faults. In a world that is not live it leaves no trace.
     fn call<R>(
         &self,
-        function: &'static str,
-        time: &Option<Histogram>,
+        function: Function,
         event: Option<&str>,
-        run: impl FnOnce(&mut Instance) -> wasmtime::Result<Result<Result<R, bindings::Unusable>, bindings::types::Refusal>>,
+        world: &mut World,
+        ask: impl FnOnce(&mut World) -> Answer<R>,
     ) -> Result<R, CallError> {
+        if !world.is_live() {
+            return ask(world)
+                .map_err(|flaw| self.report(function, event, flaw.into_defect()))
+                .and_then(|answer| answer.map_err(CallError::Refused));
+        }
         let started = Instant::now();
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
         if !self.breaker.lock().admits(tokio::time::Instant::now()) {
             return Err(CallError::CircuitOpen);
         }
-        let fault = |defect| CallError::Fault(Box::new(self.fault(function, event, defect)));
-        let mut instance = self.instances.take().map_err(fault)?;
-        instance.begin(Deadline::call(&self.instances.shared.limits));
-        let lingers = self.lingers.load(Ordering::Relaxed);
-        let answer = if lingers { aside(|| run(&mut instance)) } else { run(&mut instance) };
-        let took = started.elapsed();
-        if lingers != (took > LONG_CALL) {
-            self.lingers.store(!lingers, Ordering::Relaxed);
+        let answer = ask(world).map_err(|flaw| self.faulted(function, event, flaw))?;
+        if let Some(time) = self.calls.of(function) {
+            time.observe(started.elapsed().as_secs_f64());
         }
-        if let Some(time) = time {
-            time.observe(took.as_secs_f64());
-        }
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => return Err(fault(Defect::of(&error, instance.store.data()))),
-        };
-        // An answer that can't be used is a defect too, but one that leaves the instance whole.
-        self.instances.give_back(instance);
-        let unusable = |detail| fault(Defect::new(FaultKind::Output, detail));
-        let answer = match answer {
-            Ok(answer) => Ok(answer.map_err(unusable)?),
-            Err(refusal) => Err(self.bounds.refusal(refusal).map_err(unusable)?),
-        };
         self.breaker.lock().succeeded();
         if self.on_trial.load(Ordering::Relaxed) && self.counters.calls.load(Ordering::Relaxed) >= self.limits().trial_calls {
             self.end_trial();
         }
-        let refusal = match answer {
-            Ok(answer) => return Ok(answer),
-            Err(refusal) => refusal,
-        };
-        self.counters.refusals.fetch_add(1, Ordering::Relaxed);
-        self.instances.shared.services.metrics.policy_refusals.with_label_values(&[&self.name]).inc();
-        Err(CallError::Refused(refusal))
+        answer.map_err(|refusal| {
+            self.counters.refusals.fetch_add(1, Ordering::Relaxed);
+            self.instances.shared.metrics.policy_refusals.with_label_values(&[&*self.name]).inc();
+            CallError::Refused(refusal)
+        })
     }
 
-    fn fault(&self, function: &'static str, event: Option<&str>, defect: Defect) -> Fault {
+    /// Calls a guest within its deadline, on an instance of its own. What the call wrote to the world is dropped if it gives no answer.
+    /// The layers of what `run` returns: trapped or not; refused or not; usable or not.
+    fn attempt<R>(
+        &self,
+        world: &mut World,
+        run: impl FnOnce(&mut Instance) -> wasmtime::Result<Result<Result<R, bindings::Unusable>, bindings::types::Refusal>>,
+    ) -> Answer<R> {
+        // A look meets nothing that another call has left in a guest's memory, and leaves nothing there.
+        let is_live = world.is_live();
+        let instance = if is_live { self.instances.take(world) } else { self.instances.fresh(world) };
+        let mut instance = instance.map_err(Flaw::Stopped)?;
+        std::mem::swap(&mut instance.store.data_mut().world, world);
+        instance.begin(Deadline::call(self.limits()));
+        let lingers = self.lingers.load(Ordering::Relaxed);
+        let started = Instant::now();
+        let answer = if lingers { aside(|| run(&mut instance)) } else { run(&mut instance) };
+        if lingers != (started.elapsed() > LONG_CALL) {
+            self.lingers.store(!lingers, Ordering::Relaxed);
+        }
+        std::mem::swap(&mut instance.store.data_mut().world, world);
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                world.drop_call();
+                return Err(Flaw::Stopped(defect(&error, instance.store.data())));
+            }
+        };
+        if is_live {
+            self.instances.give_back(instance);
+        }
+        let usable = match answer {
+            Ok(answer) => answer.map(Ok),
+            Err(refusal) => self.bounds.refusal(refusal).map(Err),
+        };
+        usable.map_err(|detail| {
+            world.drop_call();
+            Flaw::Unusable(Defect::new(FaultKind::Output, &detail))
+        })
+    }
+
+    /// Counts and logs a fault. The circuit opens after too many in a row, unless they are the events' doing.
+    fn faulted(&self, function: Function, event: Option<&str>, flaw: Flaw) -> CallError {
+        let is_stopped = matches!(flaw, Flaw::Stopped(_));
+        let defect = flaw.into_defect();
         self.counters.faults.fetch_add(1, Ordering::Relaxed);
         let kind = defect.kind.name();
-        self.instances.shared.services.metrics.policy_faults.with_label_values(&[self.name.as_str(), kind]).inc();
-        tracing::warn!(policy = self.name, version = self.version, function, event, kind, "policy fault: {}", defect.detail);
-        if self.breaker.lock().faulted(tokio::time::Instant::now()) {
-            tracing::error!(policy = self.name, version = self.version, "left out for a while: it faulted too often in a row");
+        self.instances.shared.metrics.policy_faults.with_label_values(&[&*self.name, kind]).inc();
+        tracing::warn!(
+            policy = &*self.name,
+            version = &*self.version,
+            function = function.name(),
+            event,
+            kind,
+            "policy fault: {}",
+            defect.detail
+        );
+        let is_suspect = self.breaker.lock().faulted();
+        if is_suspect {
+            // Without a call to compare with, an answer that breaks a rule says nothing about other events; a guest that stops does.
+            let is_broken = self.is_sound(function).map_or(is_stopped, |is_sound| !is_sound);
+            let mut breaker = self.breaker.lock();
+            if !is_broken {
+                breaker.succeeded();
+            } else if breaker.open(tokio::time::Instant::now()) {
+                tracing::error!(policy = &*self.name, version = &*self.version, "circuit open: the policy faulted too often in a row");
+            }
         }
-        let fault = Fault {
+        let error = self.report(function, event, defect);
+        if let CallError::Fault(fault) = &error {
+            *self.last_fault.lock() = Some((**fault).clone());
+        }
+        error
+    }
+
+    fn report(&self, function: Function, event: Option<&str>, defect: Defect) -> CallError {
+        CallError::Fault(Box::new(Fault {
             policy: self.name.clone(),
             version: self.version.clone(),
             digest: self.digest.clone(),
-            function,
+            function: function.name(),
             event: event.map(str::to_owned),
             defect,
             at: SystemTime::now(),
-        };
-        *self.last_fault.lock() = Some(fault.clone());
-        fault
+        }))
     }
 
-    /// Begins a trial: until it has proven itself, the last version that has is at hand.
+    /// Keeps a call that was answered well, the first one and one now and then.
+    fn sample<R>(&self, function: Function, world: &World, answer: &Result<R, CallError>, sample: impl FnOnce() -> Sample) {
+        if world.is_live() && answer.is_ok() {
+            self.samples.offer(function, sample);
+        }
+    }
+
+    /// Makes a call again that was answered well before, where it leaves no trace, and returns whether it is answered still. `None`: no
+    /// such call is known.
+    fn is_sound(&self, function: Function) -> Option<bool> {
+        let sample = self.samples.of(function)?;
+        let world = &mut World::dry(&self.instances.shared.model);
+        Some(match &*sample {
+            Sample::Route(event) => self.ask_route(event, world).is_ok(),
+            Sample::Format(message, body, reader) => {
+                let reader: Vec<(&str, &str)> = reader.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                self.ask_format(message, body, &reader, world).is_ok()
+            }
+            Sample::Opened(handle) => self.ask_opened(handle, world).is_ok(),
+            Sample::Received(handle, body) => self.ask_received(handle, body, world).is_ok(),
+        })
+    }
+
+    /// Starts the trial period: keeps the last proven version for rollback until this one has completed `trial_calls` calls. What that
+    /// version answered well, this one has to bear.
     pub fn follows(&self, old: &Arc<Policy>) {
+        self.samples.take_over(&old.samples);
         let proven = old.previous.lock().clone().unwrap_or_else(|| old.clone());
         self.on_trial.store(true, Ordering::Relaxed);
         *self.previous.lock() = Some(proven);
@@ -334,12 +435,12 @@ impl Policy {
         self.previous.lock().take();
     }
 
-    /// The version to go back to, where this one is new and has faulted too often in a row.
+    /// Returns the version to go back to, if this one is new and its circuit is open.
     pub fn fallback(&self) -> Option<Arc<Policy>> {
         if self.is_circuit_open() { self.previous.lock().clone() } else { None }
     }
 
-    /// Whether the policy is left out at the moment.
+    /// Whether the policy is not called at the moment.
     pub fn is_circuit_open(&self) -> bool {
         self.breaker.lock().is_open()
     }
@@ -358,9 +459,27 @@ fn breaker(limits: &Limits) -> Breaker {
     Breaker::new(limits.breaker_faults, first, longest)
 }
 
+impl Flaw {
+    fn into_defect(self) -> Defect {
+        match self {
+            Flaw::Stopped(defect) | Flaw::Unusable(defect) => defect,
+        }
+    }
+}
+
 impl Calls {
+    fn of(&self, function: Function) -> Option<&Histogram> {
+        match function {
+            Function::Route => self.route.as_ref(),
+            Function::Format => self.format.as_ref(),
+            Function::Opened => self.opened.as_ref(),
+            Function::Received => self.received.as_ref(),
+            Function::Closed => self.closed.as_ref(),
+        }
+    }
+
     fn new(shared: &Shared, roles: &[Role]) -> Calls {
-        let metrics = &shared.services.metrics;
+        let metrics = &shared.metrics;
         let time = |role, function| roles.contains(&role).then(|| metrics.policy_call(&shared.name, function));
         Calls {
             route: time(Role::Routing, "route"),

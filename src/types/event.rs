@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 pub const DIRECT: &str = "signalpost.direct";
 
 /// One CloudEvents 1.0 event. Its members have CloudEvents' names and meanings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub id: String,
     pub source: String,

@@ -76,6 +76,56 @@ async fn a_policy_that_faults_in_a_row_is_left_out_and_tried_again() {
 }
 
 #[tokio::test]
+async fn a_stream_of_bad_events_keeps_no_good_one_from_a_policy() {
+    // On events whose type is four letters long it stops, or names a user whom there can't be.
+    let bad = |what: &str| format!("(if (i32.eq (i32.load offset=20 (local.get $event)) (i32.const 4)) (then (return {what}))) {FORWARD}");
+    let misaddress = "(call $forward (global.get $bad) (global.get $bad_bytes))";
+    for (what, good_first) in [("(unreachable)", 1), (misaddress, 1), (misaddress, 0)] {
+        let strings = &[("user", "1"), ("bad", "1001 ")];
+        let dir = folder(&Guest { strings, ..Guest::routing(&bad(what)) }.component());
+        let server = TestServer::with(&settings(dir.path(), "")).await;
+        let publish = async |kind: &str| server.publish(kind, json!(7)).await["policies"][0]["outcome"].clone();
+        for _ in 0..good_first {
+            assert_eq!(publish("good.one").await, "routed");
+        }
+        for _ in 0..5 {
+            assert_eq!(publish("boom").await, "faulted", "{what}");
+        }
+        let mut random = fastrand::Rng::with_seed(14);
+        for round in 0..100 {
+            let (kind, outcome) = if random.bool() { ("boom", "faulted") } else { ("good.one", "routed") };
+            assert_eq!(publish(kind).await, outcome, "{what}, event {round}");
+        }
+        assert_eq!(server.get("/policies").await["policies"][0]["circuit_open"], false);
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_fails_on_everything_is_not_called_after_three_calls() {
+    let spins = "(loop $spin (br $spin)) unreachable";
+    for (what, version) in [("unreachable", "1.0.0"), (spins, "1.0.0"), ("unreachable", "2.0.0"), (spins, "2.0.0")] {
+        let broken = Guest { version, ..Guest::routing(what) }.component();
+        let sound = Guest { strings: &[("user", "1")], ..Guest::routing(FORWARD) }.component();
+        // A second version has to bear what the first one answered well; it is long past its trial here.
+        let dir = folder(if version == "1.0.0" { &broken } else { &sound });
+        let server = TestServer::with(&settings(dir.path(), "[limits]\nbreaker_pause_ms = 60000")).await;
+        if version == "2.0.0" {
+            assert_eq!(server.publish("x", json!(0)).await["policies"][0]["outcome"], "routed");
+            std::fs::write(dir.path().join("a.wasm"), &broken).unwrap();
+            server.http.post(server.url("/policies/reload")).send().await.unwrap();
+        }
+        let mut random = fastrand::Rng::with_seed(14);
+        for round in 0..3 {
+            let kind = if random.bool() { "one.kind" } else { "another.kind" };
+            assert_eq!(server.publish(kind, json!(1)).await["policies"][0]["outcome"], "faulted", "{what}, event {round}");
+        }
+        let next = server.publish("x", json!(1)).await["policies"][0].clone();
+        let is_over = next["outcome"] == "circuit_open" || (next["outcome"] == "routed" && next["version"] == "1.0.0");
+        assert!(is_over, "{what} {version}: {next}");
+    }
+}
+
+#[tokio::test]
 async fn a_compiled_plugin_is_kept_in_a_private_folder_and_a_damaged_one_is_made_anew() {
     use std::os::unix::fs::PermissionsExt;
 

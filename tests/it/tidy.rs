@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module of `src` and its level. A module imports only from lower ones, and from its own parts.
-const LEVELS: [(&str, u32); 19] = [
+const LEVELS: [(&str, u32); 20] = [
     ("config", 0),
     ("types", 0),
     ("metrics", 1),
@@ -13,10 +13,11 @@ const LEVELS: [(&str, u32); 19] = [
     ("auth", 3),
     ("model", 3),
     ("policy", 4),
-    ("dead_letters", 5),
+    ("store", 5),
     ("dispatch", 6),
     ("format", 6),
     ("explain", 7),
+    ("node", 8),
     ("session", 8),
     ("http", 9),
     ("server", 10),

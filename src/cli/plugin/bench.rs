@@ -13,7 +13,7 @@ use super::test::component_and_sources;
 use crate::cli::{ServerFlags, terminal};
 use crate::kit::Workbench;
 use crate::kit::fixture::{self, Bench, Fixture, Timed};
-use crate::policy::host::Clock;
+use crate::types::clock::Clock;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Arguments {

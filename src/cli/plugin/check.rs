@@ -7,8 +7,8 @@ use clap::Args;
 
 use crate::cli::ServerFlags;
 use crate::kit::Workbench;
-use crate::policy::host::Clock;
 use crate::policy::plugin::TOO_LARGE_TO_KEEP;
+use crate::types::clock::Clock;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Arguments {

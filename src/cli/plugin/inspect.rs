@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::cli::{ServerFlags, plugin_build, terminal};
 use crate::kit::Workbench;
 use crate::policy::contract::{CONTRACT, CONTRACT_VERSION, grant_names};
-use crate::policy::host::Clock;
 use crate::policy::inspect::Inspection;
+use crate::types::clock::Clock;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Arguments {

@@ -9,11 +9,12 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::{Operate, json};
-use crate::dead_letters::{Content, DeadLetter, Reader};
-use crate::dispatch::Outcome;
+use crate::dispatch::{Outcome, RetryError};
+use crate::model::dead_letters::{Content, DeadLetter, Recipient};
 use crate::net::problem::Problem;
-use crate::policy::{Fault, Role};
+use crate::policy::Role;
 use crate::types::event::{Body, Event};
+use crate::types::fault::Fault;
 
 #[derive(Serialize)]
 struct List {
@@ -28,12 +29,12 @@ struct Summary {
     id: u64,
     #[serde(serialize_with = "crate::types::time::time")]
     at: std::time::SystemTime,
-    policy: String,
-    version: String,
+    policy: Arc<str>,
+    version: Arc<str>,
     role: Role,
     event_id: String,
     event_type: String,
-    /// How often the policy faulted on it; 0 where it was left out and not asked.
+    /// How often the policy faulted on it; 0 if its circuit was open and it was not asked.
     attempts: u32,
     /// It is tried again only by its id.
     poison: bool,
@@ -53,9 +54,9 @@ struct View<'a> {
     event: Option<&'a Event>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a Body>,
-    /// Who was to read the message.
-    #[serde(skip_serializing_if = "<[Reader]>::is_empty")]
-    readers: &'a [Reader],
+    /// Sessions that were to read the message.
+    #[serde(skip_serializing_if = "<[Recipient]>::is_empty")]
+    readers: &'a [Recipient],
 }
 
 impl Summary {
@@ -83,7 +84,7 @@ impl Summary {
 
 /// `GET {base}/dead-letters`
 pub async fn list(State(operate): State<Arc<Operate>>) -> Response {
-    let kept = &operate.dispatch.dead_letters;
+    let kept = &operate.node.model.dead_letters;
     let (letters, bytes) = kept.totals();
     json(&List { letters, bytes, dead_letters: kept.list().iter().map(|letter| Summary::of(letter)).collect() })
 }
@@ -93,10 +94,10 @@ pub async fn list(State(operate): State<Arc<Operate>>) -> Response {
 /// # Errors
 /// There is no such letter.
 pub async fn show(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, PathRejection>) -> Result<Response, Problem> {
-    let letter = operate.dispatch.dead_letters.get(number(id)?).ok_or_else(unknown)?;
+    let letter = operate.node.model.dead_letters.get(number(id)?).ok_or_else(unknown)?;
     let (event, message, readers) = match &letter.content {
         Content::Event(event) => (Some(&**event), None, &[][..]),
-        Content::Message { message, readers } => (None, Some(&*message.body), &readers[..]),
+        Content::Message { message, recipients } => (None, Some(&*message.body), &recipients[..]),
     };
     Ok(json(&View { summary: Summary::of(&letter), fault: letter.fault.as_deref(), event, message, readers }))
 }
@@ -106,8 +107,15 @@ pub async fn show(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, Pat
 /// # Errors
 /// There is no such letter, or its policy is not loaded.
 pub async fn retry(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, PathRejection>) -> Result<Response, Problem> {
-    let retried = operate.dispatch.retry(number(id)?).ok_or_else(unknown)?;
-    Ok(json(&retried.map_err(|detail| Problem::new(StatusCode::CONFLICT, "policy_missing", detail))?))
+    let (receipt, ticket) = operate.node.dispatch.retry(number(id)?).map_err(|error| match error {
+        RetryError::Unknown => unknown(),
+        RetryError::PolicyMissing(name) => {
+            let detail = format!("its policy {name} is not loaded; load it, and try again");
+            Problem::new(StatusCode::CONFLICT, "policy_missing", detail)
+        }
+    })?;
+    ticket.stored().await;
+    Ok(json(&receipt))
 }
 
 /// `POST {base}/dead-letters/retry`: all but the poison.
@@ -121,14 +129,18 @@ pub async fn retry_all(State(operate): State<Arc<Operate>>) -> Response {
         left: usize,
     }
     let mut answer = Retried::default();
-    for letter in operate.dispatch.dead_letters.list() {
-        let retried = if letter.is_poison() { None } else { operate.dispatch.retry(letter.id) };
-        match retried {
-            Some(Ok(receipt)) => {
+    for letter in operate.node.model.dead_letters.list() {
+        if letter.is_poison() {
+            answer.left += 1;
+            continue;
+        }
+        match operate.node.dispatch.retry(letter.id) {
+            Ok((receipt, ticket)) => {
+                ticket.stored().await;
                 answer.retried += 1;
                 answer.failed += usize::from(receipt.policies.iter().any(|consulted| consulted.outcome.is_failure()));
             }
-            Some(Err(_)) | None => answer.left += 1,
+            Err(_) => answer.left += 1,
         }
         // Each is a policy's call; others have theirs in between.
         tokio::task::yield_now().await;
@@ -146,12 +158,12 @@ struct Deleted {
 /// # Errors
 /// There is no such letter.
 pub async fn delete(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, PathRejection>) -> Result<Response, Problem> {
-    if operate.dispatch.dead_letters.delete(number(id)?) { Ok(json(&Deleted { deleted: 1 })) } else { Err(unknown()) }
+    if operate.node.model.dead_letters.delete(number(id)?) { Ok(json(&Deleted { deleted: 1 })) } else { Err(unknown()) }
 }
 
 /// `DELETE {base}/dead-letters`
 pub async fn delete_all(State(operate): State<Arc<Operate>>) -> Response {
-    json(&Deleted { deleted: operate.dispatch.dead_letters.delete_all() })
+    json(&Deleted { deleted: operate.node.model.dead_letters.delete_all() })
 }
 
 fn number(id: Result<Path<u64>, PathRejection>) -> Result<u64, Problem> {

@@ -6,17 +6,18 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
-use crate::model::groups::Groups;
-use crate::model::mailbox::Mailboxes;
-use crate::model::state::States;
-use crate::policy::bindings::{Bounds, Draft, Response, sessions};
+use crate::model::Model;
+use crate::model::mailbox::SessionHandle;
+use crate::model::world::World;
+use crate::policy::bindings::Bounds;
 use crate::policy::compile::Compiler;
-use crate::policy::fault::{FAULT_DETAIL_BYTES_MAX, FaultKind};
-use crate::policy::host::{Clock, Services, Shared};
+use crate::policy::host::Shared;
 use crate::policy::plugin::Source;
 use crate::policy::{CallError, Policy, engine};
-use crate::types::delivery::{Decision, Delivery, Message, Recipients, Refusal};
+use crate::types::clock::Clock;
+use crate::types::delivery::{Decision, Delivery, Draft, Message, PolicySetId, Recipients, Refusal, Response};
 use crate::types::event::{Body, Event, UserId};
+use crate::types::fault::{FAULT_DETAIL_BYTES_MAX, FaultKind};
 
 /// Small, so that small answers reach them.
 const BOUNDS: Bounds = Bounds { items_max: 8, body_bytes_max: 64, user_id_bytes_max: 16, name_bytes_max: 16 };
@@ -31,6 +32,7 @@ const ANSWER_BYTES_MAX: usize = 32 << 10;
 #[derive(Debug)]
 pub struct Guest {
     policy: Policy,
+    model: Arc<Model>,
 }
 
 impl Guest {
@@ -44,18 +46,12 @@ impl Guest {
         limits.breaker_faults = u32::MAX;
         limits.call_deadline_ms = 1000;
         let metrics = Arc::new(Metrics::new()?);
-        let services = Arc::new(Services {
-            mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, metrics.clone()),
-            groups: Arc::new(Groups::new(config.groups.clone())),
-            states: States::default(),
-            metrics,
-            clock: Clock::Machine,
-        });
+        let model = Model::new(config, Clock::Machine, &metrics);
         let digest = Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect();
         let source = Source { name: "guest", file: "guest.wasm".into(), digest, bytes: component };
-        let (compiler, shared) = (Compiler::new(&config.plugins), Shared::new("guest".into(), limits, services));
+        let (compiler, shared) = (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics));
         let policy = Policy::load(&engine::serving()?, &compiler, source, config::Policy::default(), shared, BOUNDS);
-        Ok(Guest { policy: policy.map_err(anyhow::Error::msg)? })
+        Ok(Guest { policy: policy.map_err(anyhow::Error::msg)?, model })
     }
 
     /// The first byte says which function answers, the rest is its answer. Whatever that is, it keeps the bounds, or is a fault of
@@ -65,11 +61,12 @@ impl Guest {
         if answer.len() > ANSWER_BYTES_MAX {
             return;
         }
-        let body = Body::Binary(answer.to_owned());
+        let body = Arc::new(Body::Binary(answer.to_owned()));
+        let world = &mut World::live(&self.model);
         let bytes = match function % 3 {
-            0 => self.policy.route(&event(body)).map(|decision| decided(&decision)),
-            1 => self.policy.format(&message(), &body, &[]).map(|shaped| shaped.as_ref().map_or(0, is_body)),
-            _ => self.policy.received(session(), &body).map(|response| response.as_ref().map_or(0, answered)),
+            0 => self.policy.route(&event((*body).clone()), world).map(|decision| decided(&decision)),
+            1 => self.policy.format(&message(), &body, &[], world).map(|shaped| shaped.as_ref().map_or(0, is_body)),
+            _ => self.policy.received(&session(), &body, world).map(|response| response.as_ref().map_or(0, answered)),
         };
         match bytes {
             Ok(bytes) => assert!(bytes <= OUTPUT_BYTES_MAX, "{bytes} bytes of output"),
@@ -80,7 +77,7 @@ impl Guest {
             Err(CallError::Fault(fault)) => {
                 assert_eq!(fault.defect.kind, FaultKind::Output, "{fault:?}");
                 assert!((1..=FAULT_DETAIL_BYTES_MAX).contains(&fault.defect.detail.len()), "{fault:?}");
-                let next = self.policy.route(&event(Body::Binary(Vec::new())));
+                let next = self.policy.route(&event(Body::Binary(Vec::new())), world);
                 assert!(next.is_ok_and(|decision| decided(&decision) == 0), "the next call is harmed");
             }
             Err(CallError::CircuitOpen) => panic!("the breaker never opens"),
@@ -153,10 +150,11 @@ fn event(data: Body) -> Event {
     }
 }
 
-fn message() -> Message {
-    Message::new("1".into(), "t".into(), Body::Text(String::new()), 1)
+fn message() -> Arc<Message> {
+    Arc::new(Message::new("1".into(), "t".into(), Body::Text(String::new()), PolicySetId::default()))
 }
 
-fn session() -> sessions::Session<'static> {
-    sessions::Session { id: "1", user: "u", subprotocol: None, attributes: &[] }
+fn session() -> Arc<SessionHandle> {
+    let user = UserId::new("u", BOUNDS.user_id_bytes_max).unwrap_or_else(|detail| panic!("{detail}"));
+    SessionHandle::new(user, None, Vec::new())
 }

@@ -267,6 +267,7 @@ pub fn entry_size(message: &Message) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::delivery::PolicySetId;
     use crate::types::event::Body;
 
     const KEEP: Duration = Duration::from_secs(120);
@@ -274,7 +275,7 @@ mod tests {
     const ROOMY: (usize, usize) = (1000, 1_000_000);
 
     fn message() -> Arc<Message> {
-        Arc::new(Message::new("id".into(), "a.b".into(), Body::Text("x".into()), 1))
+        Arc::new(Message::new("id".into(), "a.b".into(), Body::Text("x".into()), PolicySetId(1)))
     }
 
     fn of(priority: Priority) -> Terms {
@@ -494,7 +495,7 @@ mod tests {
                     let collapse_key = (random(3) == 0).then(|| random(3).to_string().into());
                     let terms = Terms { time_to_live, collapse_key, priority, ..Terms::default() };
                     let text = "x".repeat(random(300) as usize);
-                    let message = Arc::new(Message::new("id".into(), "a.b".into(), Body::Text(text), 1));
+                    let message = Arc::new(Message::new("id".into(), "a.b".into(), Body::Text(text), PolicySetId(1)));
                     if let Some(key) = &terms.collapse_key {
                         log.collapse(key, None, read, &mut removed);
                     }
@@ -520,7 +521,7 @@ mod tests {
 
     #[test]
     fn an_empty_message_still_costs_its_entry() {
-        let empty = Message::new("id".into(), "a.b".into(), Body::Text(String::new()), 1);
+        let empty = Message::new("id".into(), "a.b".into(), Body::Text(String::new()), PolicySetId(1));
         assert_eq!(entry_size(&empty), ENTRY_OVERHEAD_BYTES);
         let mut log = filled(1);
         let mut removed = Removed::default();

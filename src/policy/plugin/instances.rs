@@ -7,13 +7,16 @@ use wasmtime::Store;
 use wasmtime::component::{InstancePre, Linker};
 
 use crate::config::{self, Isolation};
+use crate::model::record::Changes;
+use crate::model::world::World;
 use crate::policy::bindings::{formatting, plugin, routing, sessions};
 use crate::policy::compile::Compiled;
 use crate::policy::contract::{CONTRACT, CONTRACT_VERSION, Role};
 use crate::policy::engine::{Deadline, HANDLES_MAX};
-use crate::policy::fault::{Defect, FaultKind, chain};
+use crate::policy::fault::{chain, creation_defect, defect};
 use crate::policy::host::{Host, Shared, link};
 use crate::policy::ticker::{EpochTicker, InUse};
+use crate::types::fault::{Defect, FaultKind};
 
 /// Instances are made when needed and reused.
 pub(super) struct Instances {
@@ -80,23 +83,23 @@ impl Instances {
         Ok(Instances { code, shared, idle: Mutex::default() })
     }
 
-    /// The same code for other services.
-    pub(super) fn fork(&self, shared: Arc<Shared>) -> Instances {
-        Instances { code: self.code.clone(), shared, idle: Mutex::default() }
-    }
-
     /// The first instance: asks it who it is and whether its settings are right.
     pub(super) fn probe(&self) -> Result<(plugin::Description, Vec<String>, Instance), String> {
-        let (description, mut instance) = self.describe()?;
-        let vary = self.configure(&mut instance)?;
-        Ok((description, vary, instance))
+        // What it writes while it is configured lasts, as what it writes in a call does.
+        self.shared.model.transact(&mut Changes::forgotten(), |world| {
+            let (description, mut instance) = self.describe()?;
+            std::mem::swap(&mut instance.store.data_mut().world, world);
+            let vary = self.configure(&mut instance);
+            std::mem::swap(&mut instance.store.data_mut().world, world);
+            Ok((description, vary?, instance))
+        })
     }
 
     pub(super) fn describe(&self) -> Result<(plugin::Description, Instance), String> {
         let mut instance = self.instantiate().map_err(|defect| failed("creating an instance", &defect))?;
         instance.begin(Deadline::configure(&self.shared.limits));
         let description = instance.plugin.call_describe(&mut instance.store);
-        let description = description.map_err(|error| failed("describe", &Defect::of(&error, instance.store.data())))?;
+        let description = description.map_err(|error| failed("describe", &defect(&error, instance.store.data())))?;
         Ok((description, instance))
     }
 
@@ -104,33 +107,39 @@ impl Instances {
     pub(super) fn configure(&self, instance: &mut Instance) -> Result<Vec<String>, String> {
         instance.begin(Deadline::configure(&self.shared.limits));
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
-        let configured = configured.map_err(|error| failed("configure", &Defect::of(&error, instance.store.data())))?;
+        let configured = configured.map_err(|error| failed("configure", &defect(&error, instance.store.data())))?;
         configured.map_err(|reason| format!("it refuses its settings {}: {reason}", self.code.settings))?;
         let mut vary = Vec::new();
         instance.begin(Deadline::configure(&self.shared.limits));
         if let Some(formatting) = &instance.formatting {
-            vary = formatting.call_vary(&mut instance.store).map_err(|error| failed("vary", &Defect::of(&error, instance.store.data())))?;
+            vary = formatting.call_vary(&mut instance.store).map_err(|error| failed("vary", &defect(&error, instance.store.data())))?;
         }
         Ok(vary)
     }
 
-    pub(super) fn take(&self) -> Result<Instance, Defect> {
-        let Some(mut instance) = self.idle.lock().pop() else { return self.fresh() };
+    /// Returns an instance that may be called: an idle one, or a new one that is configured in this world.
+    pub(super) fn take(&self, world: &mut World) -> Result<Instance, Defect> {
+        let Some(mut instance) = self.idle.lock().pop() else { return self.fresh(world) };
         instance.in_use = Some(self.code.ticker.in_use());
         Ok(instance)
     }
 
-    /// A new instance, configured.
-    pub(super) fn fresh(&self) -> Result<Instance, Defect> {
+    /// Returns a new instance, configured in this world.
+    pub(super) fn fresh(&self, world: &mut World) -> Result<Instance, Defect> {
         let mut instance = self.instantiate().map_err(|defect| defect.during("creating a new instance"))?;
+        std::mem::swap(&mut instance.store.data_mut().world, world);
         instance.begin(Deadline::configure(&self.shared.limits));
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
-        let failed = |error| Defect::of(&error, instance.store.data()).during("configuring a new instance");
+        std::mem::swap(&mut instance.store.data_mut().world, world);
+        if !matches!(configured, Ok(Ok(()))) {
+            world.drop_call();
+        }
+        let failed = |error| defect(&error, instance.store.data()).during("configuring a new instance");
         match configured.map_err(failed)? {
             Ok(()) => Ok(instance),
             Err(reason) => {
                 let detail = format!("it accepted its settings when it was loaded and refuses them now: {reason}");
-                Err(Defect::new(FaultKind::Output, detail))
+                Err(Defect::new(FaultKind::Output, &detail))
             }
         }
     }
@@ -155,8 +164,8 @@ impl Instances {
         store.data_mut().begin(Deadline::configure(&self.shared.limits));
         store.set_epoch_deadline(Deadline::FIRST_LOOK_TICKS);
         store.epoch_deadline_callback(|mut context| Ok(context.data_mut().deadline.look()));
-        let instance = self.code.pre.instantiate(&mut store).map_err(|error| Defect::of_creation(&error, store.data()))?;
-        let loaded = |error: wasmtime::Error| Defect::new(FaultKind::Trap, chain(&error));
+        let instance = self.code.pre.instantiate(&mut store).map_err(|error| creation_defect(&error, store.data()))?;
+        let loaded = |error: wasmtime::Error| Defect::new(FaultKind::Trap, &chain(&error));
         let exports = &self.code.exports;
         Ok(Instance {
             plugin: exports.plugin.load(&mut store, &instance).map_err(loaded)?,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Instances, Policy};
 use crate::config;
+use crate::model::world::World;
 use crate::policy::Role;
 use crate::policy::compile::Compiled;
 use crate::policy::contract::{check_description, check_exports, check_vary};
@@ -47,7 +48,7 @@ impl Policy {
     /// It could not be made.
     pub fn time_instance(&self) -> Result<Duration, String> {
         let started = Instant::now();
-        let instance = self.instances.fresh().map_err(|defect| defect.detail)?;
+        let instance = self.instances.fresh(&mut World::dry(&self.instances.shared.model)).map_err(|defect| defect.detail)?;
         let took = started.elapsed();
         drop(instance);
         Ok(took)

@@ -126,7 +126,8 @@ pub(super) fn theme() -> Theme {
             component: || {
                 let fields = r#"(import "signalpost:policy/state@0.1.0" "increment"
                     (func $increment (param i32 i32 i64 i32 i32 i32)))"#;
-                let configure = "(call $increment (i32.const 64) (i32.const 1) (i64.const 1) (i32.const 0) (i32.const 0) (i32.const 904))
+                // The number is 1 again in the next pass.
+                let configure = "(call $increment (i32.const 64) (i32.const 1) (i64.const 1) (i32.const 1) (i32.const 500) (i32.const 904))
                     (if (i64.eqz (i64.and (i64.load (i32.const 912)) (i64.const 1))) (then (loop $on (br $on))))
                     (call $configured)";
                 hostile(Guest { imports: &["state"], fields, configure, ..ROUTING })

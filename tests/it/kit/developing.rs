@@ -134,7 +134,7 @@ async fn a_save_is_built_tested_and_served_and_what_fails_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_who_come_speak_and_go_are_shown() {
+async fn a_client_who_connects_sends_and_leaves_is_shown() {
     let components = tempfile::tempdir().unwrap();
     let greeter = components.path().join("greeter.wasm");
     std::fs::write(&greeter, Guest::sessions("(call $not_mine)").component()).unwrap();
@@ -144,7 +144,7 @@ async fn clients_who_come_speak_and_go_are_shown() {
     developing.says("u opened\n  it 1.0.0 (", 1);
     client.send(r#"{"a":1}"#).await;
     let log = developing.says("u says {\"a\":1}\n  it 1.0.0 (", 1);
-    assert!(log.contains(" µs)  answers {}") && log.contains(" µs)  is not its own"), "{log}");
+    assert!(log.contains(" µs)  answers {}") && log.contains(" µs)  does not take it"), "{log}");
     drop(client);
     developing.says("u closed (", 1);
 }

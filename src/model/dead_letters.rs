@@ -11,15 +11,15 @@ use serde::Serialize;
 use crate::config;
 use crate::metrics::Metrics;
 use crate::model::mailbox::SessionHandle;
-use crate::policy::{Fault, Policy};
 use crate::types::delivery::Message;
 use crate::types::event::{Event, UserId};
+use crate::types::fault::Fault;
 
 /// What a letter costs beyond its payload: its names, and the fault with its backtrace.
 const LETTER_BYTES: usize = 1024;
 
 /// What a reader costs who waits for a message.
-const READER_BYTES: usize = 128;
+const RECIPIENT_BYTES: usize = 128;
 
 /// A letter whose policy has faulted on it this often is poison: it is retried only when it is named.
 const POISON_ATTEMPTS: u32 = 2;
@@ -44,8 +44,8 @@ pub struct DeadLetter {
     /// Counts up; given when it is first kept.
     pub id: u64,
     pub at: SystemTime,
-    pub policy: String,
-    pub version: String,
+    pub policy: Arc<str>,
+    pub version: Arc<str>,
     pub attempts: u32,
     /// `None`: the policy had faulted too often in a row, and was not called.
     pub fault: Option<Box<Fault>>,
@@ -55,21 +55,20 @@ pub struct DeadLetter {
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A routing policy was to decide about it.
-    Event(Box<Event>),
+    Event(Arc<Event>),
     /// A formatting policy was to shape it for these readers.
-    Message { message: Arc<Message>, readers: Vec<Reader> },
+    Message { message: Arc<Message>, recipients: Vec<Recipient> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Reader {
+pub struct Recipient {
     pub user: UserId,
     pub session: Arc<str>,
 }
 
 impl DeadLetter {
-    pub fn new(policy: &Policy, attempts: u32, fault: Option<Box<Fault>>, content: Content) -> DeadLetter {
-        let (name, version) = (policy.name.clone(), policy.version.clone());
-        DeadLetter { id: 0, at: SystemTime::now(), policy: name, version, attempts, fault, content }
+    pub fn new(policy: Arc<str>, version: Arc<str>, attempts: u32, fault: Option<Box<Fault>>, content: Content) -> DeadLetter {
+        DeadLetter { id: 0, at: SystemTime::now(), policy, version, attempts, fault, content }
     }
 
     pub fn is_poison(&self) -> bool {
@@ -79,7 +78,7 @@ impl DeadLetter {
     fn bytes(&self) -> usize {
         let payload = match &self.content {
             Content::Event(event) => event.data.as_ref().map_or(0, |data| data.size()),
-            Content::Message { message, readers } => message.body.size() + readers.len() * READER_BYTES,
+            Content::Message { message, recipients } => message.body.size() + recipients.len() * RECIPIENT_BYTES,
         };
         LETTER_BYTES + payload
     }
@@ -98,12 +97,12 @@ impl DeadLetters {
     }
 
     /// Keeps a message that a formatting policy faulted on: one letter, however many of its classes fault.
-    pub fn keep_message(&self, policy: &Policy, fault: Option<Box<Fault>>, message: &Arc<Message>) {
-        let content = Content::Message { message: message.clone(), readers: Vec::new() };
+    pub fn keep_message(&self, policy: &Arc<str>, version: &Arc<str>, fault: Option<Box<Fault>>, message: &Arc<Message>) {
+        let content = Content::Message { message: message.clone(), recipients: Vec::new() };
         let mut kept = self.kept.lock();
         if kept.id_of(message).is_none() {
             self.count("kept", 1);
-            self.insert(&mut kept, DeadLetter::new(policy, message.attempt, fault, content));
+            self.insert(&mut kept, DeadLetter::new(policy.clone(), version.clone(), message.attempt, fault, content));
         }
     }
 
@@ -113,8 +112,8 @@ impl DeadLetters {
         let Some(id) = kept.id_of(message) else { return };
         let Some(letter) = kept.remove(id) else { return };
         let mut letter = Arc::unwrap_or_clone(letter);
-        if let Content::Message { readers, .. } = &mut letter.content {
-            readers.push(Reader { user: handle.user.clone(), session: handle.id.clone() });
+        if let Content::Message { recipients, .. } = &mut letter.content {
+            recipients.push(Recipient { user: handle.user.clone(), session: handle.id.clone() });
         }
         self.insert(&mut kept, letter);
     }
@@ -133,6 +132,20 @@ impl DeadLetters {
         let letter = self.kept.lock().remove(id)?;
         self.count("retried", 1);
         Some(Arc::unwrap_or_clone(letter))
+    }
+
+    /// Takes out what is kept of an event that is published again. Returns how often it was tried, with this time.
+    pub fn take_of(&self, event: &Event, attempt: u32) -> u32 {
+        let mut kept = self.kept.lock();
+        let is_same =
+            |letter: &DeadLetter| matches!(&letter.content, Content::Event(known) if known.id == event.id && known.source == event.source);
+        let same: Vec<(u64, u32)> =
+            kept.letters.values().filter(|letter| is_same(letter)).map(|letter| (letter.id, letter.attempts)).collect();
+        for (id, _) in &same {
+            kept.remove(*id);
+        }
+        self.count("retried", same.len() as u64);
+        same.iter().map(|(_, attempts)| attempts + 1).fold(attempt, u32::max)
     }
 
     pub fn delete(&self, id: u64) -> bool {

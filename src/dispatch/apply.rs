@@ -1,0 +1,87 @@
+//! Applying a plan: its messages go to mailboxes, and what its policies failed on goes to the dead letters.
+
+use std::sync::Arc;
+
+use super::plan::{Answer, Plan, Planned, Step};
+use crate::config::RoutingFault;
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::model::dead_letters::{Content, DeadLetter};
+use crate::model::mailbox::Posted;
+use crate::policy::PolicySet;
+use crate::types::drop_reason::DropReason;
+use crate::types::event::Event;
+
+/// What became of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// One for each user of each delivery, in the plan's order.
+    pub posted: Vec<Posted>,
+    /// The dead letter of each step that has one.
+    pub letters: Vec<Option<u64>>,
+}
+
+/// The dead letter that an event comes from, 0 if it doesn't, and how often it was tried, with this time.
+#[derive(Clone, Copy, Debug)]
+pub struct Letter {
+    pub id: u64,
+    pub attempt: u32,
+}
+
+impl Letter {
+    pub const FIRST: Letter = Letter { id: 0, attempt: 1 };
+}
+
+/// Posts every delivery of a plan whose world is committed.
+pub fn post(model: &Model, metrics: &Metrics, plan: &Plan) -> Applied {
+    let mut applied =
+        Applied { posted: Vec::with_capacity(plan.deliveries().map(|planned| planned.audience.len()).sum()), letters: Vec::new() };
+    for planned in plan.deliveries() {
+        deliver(model, planned, &mut applied.posted);
+        metrics.dropped(DropReason::TooManyRecipients, planned.beyond);
+    }
+    let refused: usize = plan.steps.iter().map(Step::joins_refused).sum();
+    metrics.group_changes_refused.inc_by(refused as u64);
+    applied
+}
+
+fn deliver(model: &Model, planned: &Planned, posted: &mut Vec<Posted>) {
+    let session = planned.session();
+    for user in &planned.audience {
+        posted.push(model.mailboxes.post(user, session.as_ref(), &planned.message, &planned.terms));
+    }
+}
+
+/// Foretells what [`post`] would do. That a mailbox is full shows only when it is done.
+pub fn foresee(model: &Model, plan: &Plan) -> Applied {
+    let foresee = |planned: &Planned| {
+        let session = planned.session();
+        let posted: Vec<Posted> =
+            planned.audience.iter().map(|user| model.mailboxes.foresee(user, session.as_ref(), &planned.terms)).collect();
+        posted
+    };
+    Applied { posted: plan.deliveries().flat_map(foresee).collect(), letters: Vec::new() }
+}
+
+/// Keeps the event for each policy that failed on it, as the policy's rule says. What makes a policy fault twice is poison: it is kept
+/// whatever the rule, so that its producer doesn't try for ever.
+pub fn keep_failures(model: &Model, set: &PolicySet, event: &Arc<Event>, letter: Letter, plan: &Plan) -> Vec<Option<u64>> {
+    plan.steps.iter().map(|step| keep_failure(model, set, event, letter, step)).collect()
+}
+
+fn keep_failure(model: &Model, set: &PolicySet, event: &Arc<Event>, letter: Letter, step: &Step) -> Option<u64> {
+    let policy = step.policy.as_ref()?;
+    let fault = match &step.answer {
+        Answer::Faulted(fault) => Some(fault.clone()),
+        Answer::CircuitOpen => None,
+        Answer::Decided(_) | Answer::Refused(_) => return None,
+    };
+    let is_poison = letter.attempt > 1 && fault.is_some();
+    let rule = set.find(&policy.name)?.on_fault().routing;
+    if rule != RoutingFault::DeadLetter && !is_poison {
+        return None;
+    }
+    let attempts = letter.attempt - u32::from(fault.is_none());
+    let kept = DeadLetter::new(policy.name.clone(), policy.version.clone(), attempts, fault, Content::Event(event.clone()));
+    Some(model.dead_letters.keep(DeadLetter { id: letter.id, ..kept }))
+}

@@ -1,0 +1,231 @@
+//! Plans: what the routing policies decide about an event, as a value. Planning changes nothing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use smallvec::SmallVec;
+
+use crate::model::world::World;
+use crate::policy::{CallError, Policy, PolicySet, Role};
+use crate::types::delivery::{Decision, Delivery, Membership, Message, PolicySetId, Recipients, Refusal, Terms};
+use crate::types::event::{self, Body, Event, UserId};
+use crate::types::fault::Fault;
+
+/// Users past the bound of a policy's recipients that are named; the others are counted.
+const BEYOND_NAMED_MAX: usize = 10;
+
+/// What is to be done about one event.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// The policies that were asked.
+    pub policies: PolicySetId,
+    pub revision: u64,
+    /// One for each policy that wanted the event, in order.
+    pub steps: SmallVec<[Step; 1]>,
+}
+
+/// One policy's part.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Step {
+    /// `None`: the message was sent to its user directly.
+    pub policy: Option<PolicyRef>,
+    pub took: Duration,
+    pub answer: Answer,
+}
+
+/// Names one version of a policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyRef {
+    pub name: Arc<str>,
+    pub version: Arc<str>,
+    pub digest: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Decided(Decided),
+    Refused(Refusal),
+    Faulted(Box<Fault>),
+    CircuitOpen,
+}
+
+/// A decision, with the users that it reaches.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Decided {
+    pub joins: Vec<Membership>,
+    /// Joins that a limit refused.
+    pub joins_refused: usize,
+    pub deliveries: SmallVec<[Planned; 1]>,
+    pub leaves: Vec<Membership>,
+    pub ends: Vec<String>,
+}
+
+/// A message and who gets it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Planned {
+    pub to: Recipients,
+    pub except: Vec<UserId>,
+    pub message: Arc<Message>,
+    pub terms: Terms,
+    /// Each user once.
+    pub audience: SmallVec<[UserId; 1]>,
+    /// Recipients past `limits.recipients_max`, who get nothing, and the first of them.
+    pub beyond: usize,
+    pub beyond_users: Vec<UserId>,
+}
+
+impl PolicyRef {
+    pub fn of(policy: &Policy) -> PolicyRef {
+        PolicyRef { name: policy.name.clone(), version: policy.version.clone(), digest: policy.digest.clone() }
+    }
+}
+
+impl Planned {
+    /// The only session that may read the message, if it is for one.
+    pub fn session(&self) -> Option<Arc<str>> {
+        match &self.to {
+            Recipients::Session { session, .. } => Some(session.as_str().into()),
+            _ => None,
+        }
+    }
+}
+
+impl Step {
+    /// Joins that a limit refused.
+    pub fn joins_refused(&self) -> usize {
+        if let Answer::Decided(decided) = &self.answer { decided.joins_refused } else { 0 }
+    }
+}
+
+impl Answer {
+    /// Whether the policy decided about the event.
+    pub fn is_decision(&self) -> bool {
+        matches!(self, Answer::Decided(_))
+    }
+}
+
+impl Plan {
+    /// A plan in which nothing is done yet.
+    pub fn empty(set: &PolicySet) -> Plan {
+        Plan { policies: set.id, revision: set.revision, steps: SmallVec::new() }
+    }
+
+    /// Plans a message to one user, for which no policy is asked.
+    pub fn direct(set: &PolicySet, id: String, user: UserId, body: Body, terms: Terms) -> Plan {
+        let message = Arc::new(Message::new(id, event::DIRECT.to_owned(), body, set.id));
+        let to = Recipients::Users(vec![user.clone()]);
+        let planned =
+            Planned { to, except: Vec::new(), message, terms, audience: smallvec::smallvec![user], beyond: 0, beyond_users: Vec::new() };
+        let decided = Decided { deliveries: smallvec::smallvec![planned], ..Decided::default() };
+        let step = Step { policy: None, took: Duration::ZERO, answer: Answer::Decided(decided) };
+        Plan { steps: smallvec::smallvec![step], ..Plan::empty(set) }
+    }
+
+    /// Every delivery, in order.
+    pub fn deliveries(&self) -> impl Iterator<Item = &Planned> {
+        let decided = self.steps.iter().filter_map(|step| if let Answer::Decided(decided) = &step.answer { Some(decided) } else { None });
+        decided.flat_map(|decided| &decided.deliveries)
+    }
+
+    /// Whether policies were asked, and none of them decided: the event may come again.
+    pub fn is_failure(&self) -> bool {
+        !self.steps.is_empty() && !self.steps.iter().any(|step| step.answer.is_decision())
+    }
+}
+
+/// Asks every routing policy that wants the event, in order. Each sees what those before it changed.
+pub fn plan(set: &PolicySet, event: &Event, world: &mut World) -> Plan {
+    let steps = set.wanting(Role::Routing, &event.event_type).map(|policy| consult(set, policy, event, world));
+    Plan { steps: steps.collect(), ..Plan::empty(set) }
+}
+
+/// Asks one routing policy.
+pub fn consult(set: &PolicySet, policy: &Policy, event: &Event, world: &mut World) -> Step {
+    let started = Instant::now();
+    let answer = policy.route(event, world);
+    let took = started.elapsed();
+    let answer = match answer {
+        Ok(decision) => Answer::Decided(expand(set, policy, event, decision, world)),
+        Err(error) => error.into(),
+    };
+    Step { policy: Some(PolicyRef::of(policy)), took, answer }
+}
+
+impl From<CallError> for Answer {
+    fn from(error: CallError) -> Answer {
+        match error {
+            CallError::Refused(refusal) => Answer::Refused(refusal),
+            CallError::Fault(fault) => Answer::Faulted(fault),
+            CallError::CircuitOpen => Answer::CircuitOpen,
+        }
+    }
+}
+
+/// Finds the users whom a decision reaches. Joins come before deliveries, leaves after them: the order that the contract states.
+pub fn expand(set: &PolicySet, policy: &Policy, event: &Event, decision: Decision, world: &mut World) -> Decided {
+    let Decision { joins, deliveries, leaves, ends } = decision;
+    let joined = |join: &&Membership| world.join(&policy.name, policy.group_quota(), &join.group, join.user.clone()).is_err();
+    let joins_refused = joins.iter().filter(joined).count();
+    let mut room = policy.limits().recipients_max;
+    let deliveries = deliveries.into_iter().map(|delivery| address(set, event, delivery, &mut room, world)).collect();
+    for leave in &leaves {
+        world.leave(&leave.group, &leave.user);
+    }
+    for group in &ends {
+        world.end(group);
+    }
+    Decided { joins, joins_refused, deliveries, leaves, ends }
+}
+
+/// Makes the message of a delivery and finds its users, as many as there is room for.
+fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize, world: &World) -> Planned {
+    let Delivery { to, except, body, terms } = delivery;
+    let body = body.or_else(|| event.data.clone()).unwrap_or_else(|| Body::Json("null".to_owned()));
+    let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id));
+    let (mut audience, total) = audience(&to, &except, *room + BEYOND_NAMED_MAX, world);
+    let beyond_users = audience.drain(audience.len().min(*room)..).take(BEYOND_NAMED_MAX).collect();
+    *room -= audience.len();
+    Planned { to, except, message, terms, beyond: total - audience.len(), audience, beyond_users }
+}
+
+/// Returns the first users whom a delivery is for, each once, and how many there are in all.
+fn audience(to: &Recipients, except: &[UserId], most: usize, world: &World) -> (SmallVec<[UserId; 1]>, usize) {
+    // A few more are looked at, since some may be excepted: no more work than there is room.
+    let looked_at = most.saturating_add(except.len());
+    let (mut audience, total): (SmallVec<[UserId; 1]>, usize) = match to {
+        // An exception is for everybody else's messages.
+        Recipients::Session { user, .. } => return (smallvec::smallvec![user.clone()], 1),
+        Recipients::Users(users) => {
+            let distinct = distinct(users);
+            let total = distinct.len();
+            (distinct, total)
+        }
+        Recipients::Group(group) => (world.audience(group, looked_at).into(), world.group_size(group)),
+        Recipients::Everyone => {
+            let everyone = world.model().mailboxes.everyone();
+            let total = everyone.len();
+            (everyone.into(), total)
+        }
+    };
+    let seen = audience.len();
+    if !except.is_empty() {
+        // A policy may return a hundred thousand names: looking through a list for each recipient would take seconds.
+        let except: HashSet<&UserId> = except.iter().collect();
+        audience.retain(|user| !except.contains(user));
+    }
+    let excepted = seen - audience.len();
+    audience.truncate(most);
+    (audience, total - excepted)
+}
+
+/// Each user once, in the order of their first mention.
+fn distinct(users: &[UserId]) -> SmallVec<[UserId; 1]> {
+    if let [user] = users {
+        return smallvec::smallvec![user.clone()];
+    }
+    let mut told = HashSet::with_capacity(users.len());
+    users.iter().filter(|user| told.insert(*user)).cloned().collect()
+}

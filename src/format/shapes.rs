@@ -1,0 +1,203 @@
+//! Which shapes are kept: those that were made last, up to a number of bytes.
+//!
+//! A shape is wanted by the other sessions of its class, mostly at once, and by those that replay. A mailbox's bounds don't
+//! count it, so that a message in a hundred languages would be kept a hundredfold for as long as one reader is away.
+
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::mem::size_of;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use indexmap::{Equivalent, IndexMap};
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+
+use crate::types::delivery::{Message, PolicySetId};
+use crate::types::drop_reason::DropReason;
+use crate::types::event::Body;
+
+/// What one class of readers sees of a message, or why nothing.
+pub type Shaped = Result<Arc<Body>, DropReason>;
+
+/// A shape that was made.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub shaped: Shaped,
+    /// How long each policy took, if somebody observes.
+    pub took: Vec<(Arc<str>, Duration)>,
+}
+
+/// Where the shape of one message for one class is kept. Whoever comes first makes it, and the others wait for it.
+pub type Cell = Arc<OnceCell<Shape>>;
+
+/// A slot of the map, one of the queue, the key, the cell, and the message's own frame, which lives as long as the key.
+const OVERHEAD_BYTES: usize = size_of::<Message>() + 256;
+
+#[derive(Debug)]
+pub(super) struct Shapes {
+    bytes_max: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    cells: IndexMap<Arc<Key>, (Cell, usize)>,
+    /// In the order in which they were asked for first. Those of messages that are gone still count, until they are the oldest.
+    order: VecDeque<Arc<Key>>,
+    bytes: usize,
+}
+
+/// A message, a policy set, and the values of the attributes that its formatting varies on. The weak reference keeps the message's
+/// address its own.
+#[derive(Debug)]
+struct Key {
+    message: Weak<Message>,
+    policies: PolicySetId,
+    class: Box<[Option<Box<str>>]>,
+}
+
+/// A key as it is asked for: looking one up costs no allocation.
+struct KeyRef<'a> {
+    message: *const Message,
+    policies: PolicySetId,
+    class: &'a [Option<&'a str>],
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.message.as_ptr().hash(state);
+        self.policies.hash(state);
+        self.class.iter().for_each(|value| value.as_deref().hash(state));
+    }
+}
+
+impl Hash for KeyRef<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.message.hash(state);
+        self.policies.hash(state);
+        self.class.iter().for_each(|value| value.hash(state));
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        self.message.ptr_eq(&other.message) && self.policies == other.policies && self.class == other.class
+    }
+}
+
+impl Eq for Key {}
+
+impl Equivalent<Arc<Key>> for KeyRef<'_> {
+    fn equivalent(&self, known: &Arc<Key>) -> bool {
+        self.message == known.message.as_ptr()
+            && self.policies == known.policies
+            && self.class.iter().copied().eq(known.class.iter().map(Option::as_deref))
+    }
+}
+
+impl Shapes {
+    pub fn new(bytes_max: usize) -> Shapes {
+        Shapes { bytes_max, kept: Mutex::default() }
+    }
+
+    /// Returns the cell of a message and class, with room for what is not made yet.
+    pub fn cell(&self, message: &Arc<Message>, policies: PolicySetId, class: &[Option<&str>]) -> Cell {
+        let kept = &mut *self.kept.lock();
+        if let Some((cell, _)) = kept.cells.get(&KeyRef { message: Arc::as_ptr(message), policies, class }) {
+            return cell.clone();
+        }
+        let bytes = OVERHEAD_BYTES + class.iter().flatten().map(|value| value.len()).sum::<usize>();
+        let class = class.iter().map(|value| value.map(Box::from)).collect();
+        let key = Arc::new(Key { message: Arc::downgrade(message), policies, class });
+        let cell = Cell::default();
+        kept.cells.insert(key.clone(), (cell.clone(), bytes));
+        kept.order.push_back(key);
+        kept.bytes += bytes;
+        kept.forget_over(self.bytes_max);
+        cell
+    }
+
+    /// Returns the shape, if it is made and kept.
+    pub fn get(&self, message: &Arc<Message>, policies: PolicySetId, class: &[Option<&str>]) -> Option<Shape> {
+        let kept = self.kept.lock();
+        kept.cells.get(&KeyRef { message: Arc::as_ptr(message), policies, class })?.0.get().cloned()
+    }
+
+    /// Counts the bytes of a shape that was just made.
+    pub fn made(&self, message: &Arc<Message>, policies: PolicySetId, class: &[Option<&str>], bytes: usize) {
+        let kept = &mut *self.kept.lock();
+        // It may have been forgotten while it was made.
+        if let Some((_, counted)) = kept.cells.get_mut(&KeyRef { message: Arc::as_ptr(message), policies, class }) {
+            *counted += bytes;
+            kept.bytes += bytes;
+            kept.forget_over(self.bytes_max);
+        }
+    }
+}
+
+impl Kept {
+    /// Forgets the oldest, and those whose message is gone. Whoever reads one now keeps it.
+    fn forget_over(&mut self, bytes_max: usize) {
+        while let Some(oldest) = self.order.front()
+            && (self.bytes > bytes_max || oldest.message.strong_count() == 0)
+        {
+            if let Some((_, bytes)) = self.cells.swap_remove(oldest) {
+                self.bytes -= bytes;
+            }
+            self.order.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SET: PolicySetId = PolicySetId(1);
+
+    fn message() -> Arc<Message> {
+        Arc::new(Message::new("1".into(), "a".into(), Body::Text("x".into()), SET))
+    }
+
+    fn make(shapes: &Shapes, message: &Arc<Message>, class: &[Option<&str>], bytes: usize) {
+        let shape = Shape { shaped: Ok(message.body.clone()), took: Vec::new() };
+        shapes.cell(message, SET, class).set(shape).unwrap();
+        shapes.made(message, SET, class, bytes);
+    }
+
+    #[test]
+    fn a_class_of_a_message_has_one_cell() {
+        let shapes = Shapes::new(1 << 20);
+        let (one, other) = (message(), message());
+        make(&shapes, &one, &[Some("de"), None], 1);
+        assert!(shapes.get(&one, SET, &[Some("de"), None]).is_some());
+        assert!(shapes.get(&one, SET, &[None, Some("de")]).is_none());
+        assert!(shapes.get(&one, PolicySetId(2), &[Some("de"), None]).is_none());
+        assert!(shapes.get(&other, SET, &[Some("de"), None]).is_none(), "an equal message is another one");
+    }
+
+    #[test]
+    fn the_shapes_that_were_made_last_are_kept() {
+        let shapes = Shapes::new(4 * (OVERHEAD_BYTES + 1000));
+        let messages: Vec<_> = (0..6).map(|_| message()).collect();
+        for message in &messages {
+            make(&shapes, message, &[], 1000);
+        }
+        let kept: Vec<bool> = messages.iter().map(|message| shapes.get(message, SET, &[]).is_some()).collect();
+        assert_eq!(kept, [false, false, true, true, true, true]);
+    }
+
+    #[test]
+    fn shapes_of_messages_that_are_gone_go_first() {
+        let shapes = Shapes::new(10 * OVERHEAD_BYTES);
+        let lasting = message();
+        make(&shapes, &lasting, &[], 0);
+        for _ in 0..1000 {
+            make(&shapes, &message(), &[], 0);
+        }
+        let kept = shapes.kept.lock();
+        assert!(kept.bytes <= 10 * OVERHEAD_BYTES && kept.order.len() == kept.cells.len(), "{}", kept.bytes);
+        assert!(kept.order.capacity() <= 16);
+    }
+}

@@ -1,0 +1,100 @@
+//! What one commit changed, as a value: what a store writes, and what a replay folds.
+
+use std::sync::Arc;
+
+use super::Stamp;
+use super::state::Value;
+use crate::types::delivery::{Message, Terms};
+use crate::types::event::UserId;
+
+/// One change of the model. Changes may be folded in any order, and more than once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A message in a user's mailbox, and the older ones that went for it.
+    Post {
+        user: UserId,
+        birth: u64,
+        seq: u64,
+        posted_ms: u64,
+        message: Arc<Message>,
+        terms: Terms,
+        removed: Vec<u64>,
+    },
+    /// How far a mailbox is. Each number only grows.
+    Mark {
+        user: UserId,
+        birth: u64,
+        last: u64,
+        delivered: u64,
+        lost: u64,
+    },
+    Join {
+        stamp: Stamp,
+        group: String,
+        user: UserId,
+        policy: Arc<str>,
+    },
+    Leave {
+        stamp: Stamp,
+        group: String,
+        user: UserId,
+    },
+    /// Ends a group: memberships with an older stamp are over.
+    End {
+        stamp: Stamp,
+        group: String,
+    },
+    Set {
+        stamp: Stamp,
+        policy: Arc<str>,
+        key: String,
+        value: Value,
+    },
+    Unset {
+        stamp: Stamp,
+        policy: Arc<str>,
+        key: String,
+    },
+    /// An event was published, and whether every policy failed on it.
+    Seen {
+        key: u128,
+        at_ms: u64,
+        failed: bool,
+    },
+}
+
+impl Change {
+    pub fn state(stamp: Stamp, policy: &Arc<str>, key: &str, value: Option<&Value>) -> Change {
+        let (policy, key) = (policy.clone(), key.to_owned());
+        match value {
+            Some(value) => Change::Set { stamp, policy, key, value: value.clone() },
+            None => Change::Unset { stamp, policy, key },
+        }
+    }
+}
+
+/// The changes of one commit, if the store keeps any.
+#[derive(Debug, Default)]
+pub struct Changes(Option<Vec<Change>>);
+
+impl Changes {
+    /// Notes nothing.
+    pub fn forgotten() -> Changes {
+        Changes(None)
+    }
+
+    pub fn kept() -> Changes {
+        Changes(Some(Vec::new()))
+    }
+
+    /// Notes a change, which is made only if somebody keeps it.
+    pub fn note(&mut self, change: impl FnOnce() -> Change) {
+        if let Some(kept) = &mut self.0 {
+            kept.push(change());
+        }
+    }
+
+    pub fn into_changes(self) -> Vec<Change> {
+        self.0.unwrap_or_default()
+    }
+}

@@ -1,0 +1,136 @@
+//! A node: one running server's inside, without sockets and HTTP. Servers, fixtures, benches and fuzzers assemble it here, and nowhere
+//! else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+
+use crate::config::{Config, OnBad};
+use crate::dispatch::Dispatch;
+use crate::explain::Explained;
+use crate::format::Format;
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::policy::load::{Loader, Reload};
+use crate::policy::{Policies, PolicySet, Rejected, engine};
+use crate::store::Store;
+use crate::types::clock::Clock;
+use crate::types::event::Event;
+
+/// What policies are loaded on.
+#[derive(Debug)]
+pub struct Foundations {
+    pub config: Arc<Config>,
+    pub metrics: Arc<Metrics>,
+    pub model: Arc<Model>,
+    pub loader: Arc<Loader>,
+}
+
+#[derive(Debug)]
+pub struct Node {
+    pub config: Arc<Config>,
+    pub metrics: Arc<Metrics>,
+    pub model: Arc<Model>,
+    pub policies: Arc<Policies>,
+    pub loader: Arc<Loader>,
+    pub dispatch: Arc<Dispatch>,
+    pub format: Arc<Format>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+}
+
+impl Foundations {
+    /// # Errors
+    /// This machine can't run compiled WebAssembly, or refuses a thread.
+    pub fn new(config: Arc<Config>, clock: Clock) -> anyhow::Result<Foundations> {
+        let metrics = Arc::new(Metrics::new()?);
+        let model = Model::new(&config, clock, &metrics);
+        let loader = Arc::new(Loader::new(engine::serving()?, config.clone(), model.clone(), metrics.clone()));
+        Ok(Foundations { config, metrics, model, loader })
+    }
+
+    /// The same, with a loader of another kind.
+    pub fn with_loader(self, change: impl FnOnce(Loader) -> Loader) -> Foundations {
+        let loader = self.loader.with(self.config.clone(), self.model.clone(), self.metrics.clone());
+        Foundations { loader: Arc::new(change(loader)), ..self }
+    }
+
+    /// Loads the policies that the configuration names.
+    ///
+    /// # Errors
+    /// A plugin was refused, and the configuration says to stop.
+    pub async fn load(&self) -> anyhow::Result<Arc<Node>> {
+        let loading = self.loader.clone();
+        // Compiling takes a while; the runtime's threads are not for that.
+        let (set, rejected) = tokio::task::spawn_blocking(move || loading.load()).await?;
+        let sentence = |rejected: &Rejected| format!("{} ({}) {}", rejected.name, rejected.file.display(), rejected.reason);
+        let plugins = &self.config.plugins;
+        if plugins.on_bad == OnBad::Stop && !rejected.is_empty() {
+            let reasons: Vec<String> = rejected.iter().map(sentence).collect();
+            bail!("a plugin can't be loaded: {}\n(plugins.on_bad = \"skip\" starts without it)", reasons.join("\n"));
+        }
+        for rejected in &rejected {
+            tracing::error!("plugin skipped: {}", sentence(rejected));
+        }
+        for policy in &set.policies {
+            tracing::info!(policy = &*policy.name, version = &*policy.version, roles = ?policy.roles, "policy loaded");
+        }
+        if set.policies.is_empty() {
+            tracing::warn!(dir = %plugins.dir.display(), "no policies: events reach nobody, direct messages still do");
+        }
+        Ok(self.node(set, rejected))
+    }
+
+    /// A node with these policies.
+    pub fn node(&self, set: PolicySet, rejected: Vec<Rejected>) -> Arc<Node> {
+        let Foundations { config, metrics, model, loader } = self;
+        let retire_after = Duration::from_millis(config.plugins.retire_ms);
+        let policies = Arc::new(Policies::new(set, rejected, retire_after));
+        let store = Store::Memory;
+        let format = Format::new(policies.clone(), model.clone(), store.clone(), config.mailboxes.shapes_bytes_max);
+        Arc::new(Node {
+            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store)),
+            format: Arc::new(format),
+            config: config.clone(),
+            metrics: metrics.clone(),
+            model: model.clone(),
+            loader: loader.clone(),
+            policies,
+            reloading: tokio::sync::Mutex::default(),
+        })
+    }
+}
+
+impl Node {
+    /// Tells what publishing an event would do. Nothing changes.
+    pub fn look(&self, event: &Event) -> Explained {
+        Explained::of(self.dispatch.look(event), &self.dispatch, &self.format, true)
+    }
+
+    /// Goes back to the version before if a new one faults from the start.
+    pub async fn roll_back(&self) {
+        let _one_at_a_time = self.reloading.lock().await;
+        for rejected in self.loader.roll_back(&self.policies) {
+            tracing::error!(policy = rejected.name, file = %rejected.file.display(), "rolled back: it {}", rejected.reason);
+        }
+    }
+
+    /// Reloads off the serving threads, and logs the outcome. `again`: files that were refused are tried again.
+    pub async fn reload(&self, again: bool) -> Reload {
+        let _one_at_a_time = self.reloading.lock().await;
+        let (loader, policies) = (self.loader.clone(), self.policies.clone());
+        let outcome = tokio::task::spawn_blocking(move || loader.reload(&policies, again)).await.unwrap_or(Reload::Unchanged);
+        match &outcome {
+            Reload::Unchanged => {}
+            Reload::Swapped { revision, changed } => tracing::info!(revision, "policies reloaded: {}", changed.join(", ")),
+            Reload::Refused(rejected) => {
+                for rejected in rejected {
+                    let file = rejected.file.display();
+                    tracing::error!(policy = rejected.name, %file, "plugin refused, the old one keeps serving: it {}", rejected.reason);
+                }
+            }
+        }
+        outcome
+    }
+}

@@ -1,0 +1,96 @@
+//! Accepting connections, as many at once as there are permits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{mpsc, watch};
+
+use super::{Server, Stage};
+use crate::http::routes::Front;
+use crate::net::permits::{Client, ConnectionPermits};
+use crate::net::stream::Stream;
+use crate::net::wire::Wire;
+
+/// How long to wait before accepting again when the process has no file descriptor left.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+impl Server {
+    pub(super) async fn accept_all(&self, permits: &[Arc<ConnectionPermits>], stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
+        let accepting = self.listeners.iter().zip(permits);
+        let accepting = accepting.map(|((listener, front), permits)| self.accept(listener, front, permits, stopping, working));
+        futures_util::future::join_all(accepting).await;
+    }
+
+    /// Accepts connections for ever, as many at once as there are permits.
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+        front: &Arc<Front>,
+        permits: &Arc<ConnectionPermits>,
+        stopping: &watch::Sender<Stage>,
+        working: &mpsc::Sender<()>,
+    ) {
+        let write_deadline = Duration::from_millis(self.node.config.sockets.write_deadline_ms);
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new());
+        // A producer may close its side once it has sent a request; that request still counts.
+        http.half_close(true);
+        http.header_read_timeout(Duration::from_millis(self.node.config.http.header_deadline_ms));
+        http.max_buf_size(self.node.config.http.header_bytes_max);
+        http.max_headers(self.node.config.http.headers_max);
+        while let Some(permit) = permits.free().await {
+            let (tcp, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!("can't accept a connection: {error}");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            let client = Client::from(address.ip());
+            let Some(permit) = permits.take(permit, client) else { continue };
+            let _ = tcp.set_nodelay(true);
+            let tls = match self.tls.as_ref().map(|tls| tls.accept()).transpose() {
+                Ok(tls) => tls,
+                Err(error) => {
+                    tracing::warn!("can't begin TLS: {error}");
+                    continue;
+                }
+            };
+            let stream = TokioIo::new(Stream::new(Wire::new(tcp, tls), permit, write_deadline));
+            let front = front.clone();
+            let connection =
+                http.serve_connection(stream, service_fn(move |request| front.clone().answer(client, request))).with_upgrades();
+            let (mut stopping, working) = (stopping.subscribe(), working.clone());
+            tokio::spawn(async move {
+                tokio::pin!(connection);
+                tokio::select! {
+                    _ = &mut connection => {}
+                    () = reaches(&mut stopping, Stage::Finishing) => {
+                        connection.as_mut().graceful_shutdown();
+                        tokio::select! {
+                            _ = connection => {}
+                            () = reaches(&mut stopping, Stage::Over) => {}
+                        }
+                    }
+                }
+                drop(working);
+            });
+        }
+    }
+}
+
+async fn reaches(stopping: &mut watch::Receiver<Stage>, stage: Stage) {
+    // An error says that the server is gone, which is as late as it gets.
+    drop(stopping.wait_for(|now| *now >= stage).await);
+}
+
+pub(super) fn bind(address: std::net::SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(backlog)
+}

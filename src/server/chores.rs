@@ -1,0 +1,71 @@
+//! What a server does beside serving, for as long as it runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::interval;
+
+use crate::auth::Auth;
+use crate::model::mailbox::Mailboxes;
+use crate::net::tls::Tls;
+use crate::node::Node;
+
+/// How often a part of the kept messages is looked through for what has expired.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Rolls back what fails, and reloads when the files have changed and look the same twice, so that a copy in progress is not
+/// read.
+pub(super) async fn watch_plugins(node: Arc<Node>) {
+    let config = node.loader.config();
+    let mut tick = interval(Duration::from_millis(config.watch_interval_ms));
+    // Registration from before the first load, so that a file that changed during it is noticed.
+    let (mut seen, mut taken) = (Vec::new(), Vec::new());
+    loop {
+        tick.tick().await;
+        node.policies.retire();
+        node.roll_back().await;
+        if !config.watch {
+            continue;
+        }
+        let now = node.loader.fingerprint();
+        if now == seen && now != taken {
+            node.reload(false).await;
+            taken = now.clone();
+        }
+        seen = now;
+    }
+}
+
+/// Takes changed keys of users' tokens, and a changed certificate.
+pub(super) async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, interval_ms: u64) {
+    let mut tick = interval(Duration::from_millis(interval_ms));
+    loop {
+        tick.tick().await;
+        let (auth, tls) = (auth.clone(), tls.clone());
+        // Files are read on threads that may wait. A failure is logged there.
+        let _ = tokio::task::spawn_blocking(move || {
+            auth.refresh();
+            if let Some(tls) = tls {
+                tls.refresh();
+            }
+        })
+        .await;
+    }
+}
+
+/// Fetches the keys that issuers publish.
+pub(super) async fn follow_issuers(auth: Arc<Auth>) {
+    auth.follow().await;
+}
+
+/// Forgets what was kept for long enough, a part at a time.
+pub(super) async fn sweep(node: Arc<Node>) {
+    let mut tick = interval(SWEEP_INTERVAL);
+    for round in 0.. {
+        tick.tick().await;
+        node.model.mailboxes.sweep(round);
+        if round % Mailboxes::SWEEP_ROUNDS == 0 {
+            node.model.sweep();
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! The time of day, which fixtures set and tests pause.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Clock {
+    #[default]
+    Machine,
+    /// Begins at a moment, and goes on as the runtime's time does: it stands still while that is paused.
+    Since(SystemTime, Instant),
+}
+
+impl Clock {
+    pub fn now(self) -> SystemTime {
+        match self {
+            Clock::Machine => SystemTime::now(),
+            Clock::Since(start, since) => start + since.elapsed(),
+        }
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn now_ms(self) -> u64 {
+        let since = self.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
