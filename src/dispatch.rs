@@ -40,17 +40,22 @@ pub struct Dispatch {
 /// What an observer is shown.
 #[derive(Debug)]
 pub enum Trace {
-    Event(Story),
+    Event { event_type: String, story: Story },
     Session(Asked),
 }
 
-/// An event, what was decided about it, and what became of that.
-#[derive(Debug)]
+/// What was decided about an event, and what became of that.
+#[derive(Clone, Debug)]
 pub struct Story {
-    pub event_type: String,
     pub receipt: Receipt,
     /// `None`: it was published before, and nothing was done.
-    pub done: Option<(Plan, Applied)>,
+    pub done: Option<Box<Done>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Done {
+    pub plan: Plan,
+    pub applied: Applied,
 }
 
 /// Another request is publishing the same event at this moment.
@@ -64,6 +69,13 @@ pub enum RetryError {
     Unknown,
     /// Its policy is not loaded. The letter is kept.
     PolicyMissing(Arc<str>),
+}
+
+impl Story {
+    fn of(id: String, source: String, plan: Plan, applied: Applied) -> Story {
+        let receipt = Receipt::of(id, source, &plan, &applied);
+        Story { receipt, done: Some(Box::new(Done { plan, applied })) }
+    }
 }
 
 impl Dispatch {
@@ -107,9 +119,9 @@ impl Dispatch {
         }
         let is_unwanted = plan.steps.is_empty();
         self.metrics.event(if is_unwanted { EventOutcome::Unwanted } else { EventOutcome::Routed });
-        let receipt = Receipt::of(&event.id, &event.source, &plan, &applied);
-        let story = Story { event_type: event.event_type.clone(), receipt, done: Some((plan, applied)) };
-        Ok((self.shown(story), self.store.append(changes)))
+        let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
+        self.show(&event.event_type, &story);
+        Ok((story, self.store.append(changes)))
     }
 
     /// Tells what publishing an event would do. Nothing changes.
@@ -117,8 +129,7 @@ impl Dispatch {
         let set = self.policies.current();
         let plan = plan::plan(&set, event, &mut World::dry(&self.model));
         let applied = apply::foresee(&self.model, &plan);
-        let receipt = Receipt::of(&event.id, &event.source, &plan, &applied);
-        Story { event_type: event.event_type.clone(), receipt, done: Some((plan, applied)) }
+        Story::of(event.id.clone(), event.source.clone(), plan, applied)
     }
 
     /// Posts a message to one user without asking a routing policy. Formatting applies. `once`: the same key again, within the window,
@@ -145,9 +156,9 @@ impl Dispatch {
         if let Some(seen) = seen {
             seen.settle(false, &mut changes);
         }
-        let receipt = Receipt::of(&id, "", &plan, &applied);
-        let story = Story { event_type: event::DIRECT.to_owned(), receipt, done: Some((plan, applied)) };
-        Ok((self.shown(story), self.store.append(changes)))
+        let story = Story::of(id, String::new(), plan, applied);
+        self.show(event::DIRECT, &story);
+        Ok((story, self.store.append(changes)))
     }
 
     /// Tries a dead letter again, with the policies of now.
@@ -164,9 +175,9 @@ impl Dispatch {
             Content::Event(event) => {
                 let again = Letter { id, attempt: letter.attempts + 1 };
                 let step = self.model.transact(&mut changes, |world| plan::consult(&set, policy, event, world));
-                let plan = Plan { steps: smallvec::smallvec![step], ..Plan::empty(&set) };
+                let plan = Plan { steps: vec![step], ..Plan::empty(&set) };
                 let applied = self.apply(&set, event, again, &plan);
-                Receipt::of(&event.id, &event.source, &plan, &applied)
+                Receipt::of(event.id.clone(), event.source.clone(), &plan, &applied)
             }
             Content::Message { message, recipients } => {
                 let again = Arc::new(message.again(set.id));
@@ -176,7 +187,7 @@ impl Dispatch {
                     let to = if is_open {
                         Recipients::Session { user: user.clone(), session: session.to_string() }
                     } else {
-                        Recipients::Users(vec![user.clone()])
+                        Recipients::User(user.clone())
                     };
                     let audience = smallvec::smallvec![user.clone()];
                     Planned {
@@ -191,9 +202,9 @@ impl Dispatch {
                 };
                 let decided = Decided { deliveries: recipients.iter().map(deliver).collect(), ..Decided::default() };
                 let step = Step { policy: None, took: std::time::Duration::ZERO, answer: Answer::Decided(decided) };
-                let plan = Plan { steps: smallvec::smallvec![step], ..Plan::empty(&set) };
+                let plan = Plan { steps: vec![step], ..Plan::empty(&set) };
                 let applied = apply::post(&self.model, &self.metrics, &plan);
-                Receipt::of(&message.event_id, "", &plan, &applied)
+                Receipt::of(message.event_id.clone(), String::new(), &plan, &applied)
             }
         };
         Ok((receipt, self.store.append(changes)))
@@ -215,18 +226,16 @@ impl Dispatch {
             Attempt::Duplicate => {
                 self.metrics.event(EventOutcome::Duplicate);
                 let receipt = Receipt { id: id.to_owned(), source: source.to_owned(), duplicate: true, ..Receipt::default() };
-                Ok(Begun::Duplicate(Story { event_type: String::new(), receipt, done: None }))
+                Ok(Begun::Duplicate(Story { receipt, done: None }))
             }
         }
     }
 
-    /// Shows a story to the observer. An observer holds nobody up: what doesn't fit is not shown.
-    fn shown(&self, story: Story) -> Story {
-        if let (Some(observer), Some(done)) = (self.observer.get(), &story.done) {
-            let (event_type, receipt, done) = (story.event_type.clone(), story.receipt.clone(), Some(done.clone()));
-            let _ = observer.try_send(Trace::Event(Story { event_type, receipt, done }));
+    /// Shows a story to the observer, who holds nobody up: what doesn't fit is not shown.
+    fn show(&self, event_type: &str, story: &Story) {
+        if let Some(observer) = self.observer.get() {
+            let _ = observer.try_send(Trace::Event { event_type: event_type.to_owned(), story: story.clone() });
         }
-        story
     }
 
     /// Shows what a sessions policy answered, if somebody observes.

@@ -118,9 +118,9 @@ struct TookView {
 impl Explained {
     /// Tells the story of an event, down to what each class of readers sees. `dry_run`: it was only looked at.
     pub fn of(story: Story, dispatch: &Dispatch, format: &Format, dry_run: bool) -> Explained {
-        let Story { receipt, done, .. } = story;
+        let Story { receipt, done } = story;
         let explanation = match &done {
-            Some((plan, applied)) => explanation(plan, applied, dispatch, format, dry_run),
+            Some(done) => explanation(&done.plan, &done.applied, dispatch, format, dry_run),
             None => Explanation { dry_run, revision: dispatch.policies.current().revision, policies: Vec::new() },
         };
         Explained { receipt, explanation }

@@ -62,13 +62,13 @@ impl Format {
             return Ok(message.body.clone());
         }
         let class: Vec<Option<&str>> = chain.vary().map(|name| handle.attribute(name)).collect();
-        let cell = self.shapes.cell(message, policies.id, &class);
+        let slot = self.shapes.slot(message, policies.id, &class);
         let first = async || {
             let shape = self.run(&chain, handle, Purpose::Read);
-            self.shapes.made(message, policies.id, &class, shape.shaped.as_ref().map_or(0, |body| body.size()));
+            self.shapes.made(&slot, shape.shaped.as_ref().map_or(0, |body| body.size()));
             shape
         };
-        let shaped = cell.get_or_init(first).await.shaped.clone();
+        let shaped = slot.shape.get_or_init(first).await.shaped.clone();
         if matches!(shaped, Err(DropReason::DeadLetter)) {
             self.model.dead_letters.wanted_by(message, handle);
         }

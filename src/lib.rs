@@ -1,34 +1,40 @@
 //! Signalpost: a WebSocket message router whose routing and formatting policies are WebAssembly plugins.
 //!
 //! ```text
-//! producer ── POST events ──▶ ingress ▶ dispatch ▶ policy ▶ mailbox ▶ session ▶ format ▶ socket
-//!                                                 (route)                     (format)
+//! producer ── POST events ──▶ ingress ▶ plan ▶ apply ▶ store ▶ session ▶ format ▶ socket
+//!                                       (WASM) (model)                   (WASM, once per class)
 //! ```
 //!
-//! A producer *publishes* an event. Routing policies *route* it: they decide who is told, and what. A delivery is *posted* to its
-//! users' mailboxes, where it has a *seq*. Each open socket is a *session*, a cursor in its user's mailbox, which *formats* a
-//! message for its reader and *sends* it. The core never knows what an event means; the policies do.
+//! A producer *publishes* an event. Routing policies *route* it: they decide who is told, and what. That decision is a *plan*, a value;
+//! applying it *posts* messages to mailboxes, where each has a *seq*, and the *store* makes it last. Each open socket is a *session*, a
+//! cursor in its user's mailbox, which *formats* a message for its reader and *sends* it. The core never knows what an event means; the
+//! policies do.
 //!
-//! Follow one event: `ingress::publish` → `Dispatch::publish` → `Policy::route` → `Mailboxes::post` ‖ `Session::converse` →
-//! `Reader::take` → `Format::shape` → `protocol::message`. The only hand-over between tasks is the mailbox.
+//! Follow one event through six files, in call order: `http/ingress.rs` (`publish`) → `dispatch.rs` (`Dispatch::publish`) →
+//! `dispatch/plan.rs` (`plan`, where guests run) → `dispatch/apply.rs` (`post`) → `model/mailbox.rs` (`Mailboxes::post`) ‖
+//! `session/conversation.rs` (`Session::run`), which formats and writes. The only hand-over between tasks is the mailbox.
 //!
 //! # Invariants
 //!
-//! 1. *One path.* A delivery is appended to the user's log and sessions are woken. Live, slow, resumed and replayed messages are
-//!    read by the same code (`mailbox`). A full log has a stated outcome (`mailbox::log`).
-//! 2. *A policy call is bounded*: deadline, memory, table, stack and output size (`policy::engine`, `policy::plugin`). A trap
-//!    drops the instance, counts, and follows the policy's failure rule; what is kept is a dead letter, never tried again by itself.
-//! 3. *Policies are values.* An event takes one immutable policy set for its whole journey; a reload swaps the set or keeps the
+//! 1. *One path.* A message is appended to the user's log when its plan is applied, and sessions are woken. Live, slow, resumed and
+//!    replayed messages are read by the same code (`model::mailbox`). A full log has a stated outcome (`model::mailbox::log`).
+//! 2. *Deciding changes nothing*: a plan is a value (`dispatch::plan`), made against a world (`model::world`), and committed whole or made
+//!    again. What was answered is stored (`store`).
+//! 3. *A policy call is bounded, and a transaction*: deadline, memory, table, stack and output size (`policy::engine`, `policy::plugin`).
+//!    A fault drops the instance and all that the call wrote, counts, and follows the policy's failure rule. A stream of bad events never
+//!    keeps good ones from a policy that answers them well (`policy::plugin::samples`). What is kept is a dead letter, never tried again
+//!    by itself.
+//! 4. *Policies are values.* An event takes one immutable policy set for its whole journey; a reload swaps the set or keeps the
 //!    old one and says why (`policy`, `policy::load`).
-//! 4. *Refusal is not fault.* An `err` from a guest is its answer; a trap is a defect. They are counted apart.
-//! 5. *Nothing waits on a stranger.* A session waits only for its own socket, and dispatch waits for nobody; every queue, list,
+//! 5. *Refusal is not fault.* An `err` from a guest is its answer; a trap is a defect. They are counted apart.
+//! 6. *Nothing waits on a stranger.* A session waits only for its own socket, and dispatch waits for nobody; every queue, list,
 //!    body and wait has a named bound in `config/default.toml`.
-//! 6. *Nothing is silent.* A message that is not read is in a counter under its reason (`metrics::DropReason`), and a receipt or
-//!    a close code (`close`) tells whoever can act on it.
-//! 7. *Formatting never runs twice* for one message and class (`delivery::Message::shape`).
+//! 7. *Nothing is silent.* A message that is not read is in a counter under its reason (`types::drop_reason`), and a receipt or
+//!    a close code (`types::close`) tells whoever can act on it.
+//! 8. *Formatting never runs twice* for one message and class (`format::shapes`).
 //!
-//! What is absent: `session` and `mailbox` know no event type; nothing below `policy` knows WebAssembly; nothing below
-//! `ingress`, `session` and `operate` knows HTTP, but `auth` and `problem`, which read and answer requests for them. Each module imports only lower ones, which a test checks.
+//! What is absent: `session` and `model` know no event type; nothing outside `policy` knows WebAssembly or the types generated from the
+//! WIT; nothing below `session` and `http` knows HTTP, except for `auth` and `net::problem`, which read and answer requests for them.
 
 // In reading order; each room imports only rooms above it, which a test checks. The blank lines keep rustfmt from sorting them.
 

@@ -91,8 +91,8 @@ async fn show(dev: Arc<Dev>) {
     let head = |head: &str| terminal::highlight(&terminal::plain(head), terminal::wants_color());
     while let Some(trace) = traces.recv().await {
         match trace {
-            Trace::Event(event) => {
-                let head = head(&event.event_type);
+            Trace::Event { event_type, story: event } => {
+                let head = head(&event_type);
                 println!("{head}\n{}", story::for_people(&dev.tell(event)).trim_end());
             }
             Trace::Session(asked) => {

@@ -23,7 +23,7 @@ pub struct Plan {
     pub policies: PolicySetId,
     pub revision: u64,
     /// One for each policy that wanted the event, in order.
-    pub steps: SmallVec<[Step; 1]>,
+    pub steps: Vec<Step>,
 }
 
 /// One policy's part.
@@ -58,7 +58,7 @@ pub struct Decided {
     pub joins: Vec<Membership>,
     /// Joins that a limit refused.
     pub joins_refused: usize,
-    pub deliveries: SmallVec<[Planned; 1]>,
+    pub deliveries: Vec<Planned>,
     pub leaves: Vec<Membership>,
     pub ends: Vec<String>,
 }
@@ -110,18 +110,18 @@ impl Answer {
 impl Plan {
     /// A plan in which nothing is done yet.
     pub fn empty(set: &PolicySet) -> Plan {
-        Plan { policies: set.id, revision: set.revision, steps: SmallVec::new() }
+        Plan { policies: set.id, revision: set.revision, steps: Vec::new() }
     }
 
     /// Plans a message to one user, for which no policy is asked.
     pub fn direct(set: &PolicySet, id: String, user: UserId, body: Body, terms: Terms) -> Plan {
         let message = Arc::new(Message::new(id, event::DIRECT.to_owned(), body, set.id));
-        let to = Recipients::Users(vec![user.clone()]);
+        let to = Recipients::User(user.clone());
         let planned =
             Planned { to, except: Vec::new(), message, terms, audience: smallvec::smallvec![user], beyond: 0, beyond_users: Vec::new() };
-        let decided = Decided { deliveries: smallvec::smallvec![planned], ..Decided::default() };
+        let decided = Decided { deliveries: vec![planned], ..Decided::default() };
         let step = Step { policy: None, took: Duration::ZERO, answer: Answer::Decided(decided) };
-        Plan { steps: smallvec::smallvec![step], ..Plan::empty(set) }
+        Plan { steps: vec![step], ..Plan::empty(set) }
     }
 
     /// Every delivery, in order.
@@ -198,6 +198,7 @@ fn audience(to: &Recipients, except: &[UserId], most: usize, world: &World) -> (
     let (mut audience, total): (SmallVec<[UserId; 1]>, usize) = match to {
         // An exception is for everybody else's messages.
         Recipients::Session { user, .. } => return (smallvec::smallvec![user.clone()], 1),
+        Recipients::User(user) => (smallvec::smallvec![user.clone()], 1),
         Recipients::Users(users) => {
             let distinct = distinct(users);
             let total = distinct.len();
@@ -223,9 +224,6 @@ fn audience(to: &Recipients, except: &[UserId], most: usize, world: &World) -> (
 
 /// Each user once, in the order of their first mention.
 fn distinct(users: &[UserId]) -> SmallVec<[UserId; 1]> {
-    if let [user] = users {
-        return smallvec::smallvec![user.clone()];
-    }
     let mut told = HashSet::with_capacity(users.len());
     users.iter().filter(|user| told.insert(*user)).cloned().collect()
 }

@@ -77,7 +77,7 @@ fn is_zero(count: &usize) -> bool {
 
 impl Receipt {
     /// Adds up what became of a plan.
-    pub fn of(id: &str, source: &str, plan: &Plan, applied: &Applied) -> Receipt {
+    pub fn of(id: String, source: String, plan: &Plan, applied: &Applied) -> Receipt {
         let policies: Vec<Consulted> = plan
             .steps
             .iter()
@@ -86,8 +86,8 @@ impl Receipt {
             .collect();
         let (posted, dropped) = count(plan, applied);
         Receipt {
-            id: id.to_owned(),
-            source: source.to_owned(),
+            id,
+            source,
             duplicate: false,
             recipients: distinct(plan),
             posted,

@@ -6,10 +6,12 @@
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::mem::size_of;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use indexmap::{Equivalent, IndexMap};
+use foldhash::fast::RandomState;
+use indexmap::{Equivalent, IndexSet};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
@@ -28,11 +30,8 @@ pub struct Shape {
     pub took: Vec<(Arc<str>, Duration)>,
 }
 
-/// Where the shape of one message for one class is kept. Whoever comes first makes it, and the others wait for it.
-pub type Cell = Arc<OnceCell<Shape>>;
-
-/// A slot of the map, one of the queue, the key, the cell, and the message's own frame, which lives as long as the key.
-const OVERHEAD_BYTES: usize = size_of::<Message>() + 256;
+/// The message's frame, which lives as long as the slot, the slot itself, and its places in the set and the queue.
+const OVERHEAD_BYTES: usize = size_of::<Message>() + size_of::<Slot>() + 64;
 
 #[derive(Debug)]
 pub(super) struct Shapes {
@@ -42,29 +41,32 @@ pub(super) struct Shapes {
 
 #[derive(Debug, Default)]
 struct Kept {
-    cells: IndexMap<Arc<Key>, (Cell, usize)>,
+    slots: IndexSet<Arc<Slot>, RandomState>,
     /// In the order in which they were asked for first. Those of messages that are gone still count, until they are the oldest.
-    order: VecDeque<Arc<Key>>,
+    order: VecDeque<Arc<Slot>>,
     bytes: usize,
 }
 
-/// A message, a policy set, and the values of the attributes that its formatting varies on. The weak reference keeps the message's
-/// address its own.
+/// Where the shape of one message is kept for one policy set and class: the values of the attributes that its formatting varies on.
+/// Whoever comes first makes it, and the others wait for it. The weak reference keeps the message's address its own.
 #[derive(Debug)]
-struct Key {
+pub(super) struct Slot {
     message: Weak<Message>,
     policies: PolicySetId,
     class: Box<[Option<Box<str>>]>,
+    pub(super) shape: OnceCell<Shape>,
+    /// What the slot counts.
+    bytes: AtomicUsize,
 }
 
-/// A key as it is asked for: looking one up costs no allocation.
-struct KeyRef<'a> {
+/// A slot as it is asked for: looking one up costs no allocation.
+struct Wanted<'a> {
     message: *const Message,
     policies: PolicySetId,
     class: &'a [Option<&'a str>],
 }
 
-impl Hash for Key {
+impl Hash for Slot {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.message.as_ptr().hash(state);
         self.policies.hash(state);
@@ -72,7 +74,7 @@ impl Hash for Key {
     }
 }
 
-impl Hash for KeyRef<'_> {
+impl Hash for Wanted<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.message.hash(state);
         self.policies.hash(state);
@@ -80,16 +82,16 @@ impl Hash for KeyRef<'_> {
     }
 }
 
-impl PartialEq for Key {
-    fn eq(&self, other: &Key) -> bool {
+impl PartialEq for Slot {
+    fn eq(&self, other: &Slot) -> bool {
         self.message.ptr_eq(&other.message) && self.policies == other.policies && self.class == other.class
     }
 }
 
-impl Eq for Key {}
+impl Eq for Slot {}
 
-impl Equivalent<Arc<Key>> for KeyRef<'_> {
-    fn equivalent(&self, known: &Arc<Key>) -> bool {
+impl Equivalent<Arc<Slot>> for Wanted<'_> {
+    fn equivalent(&self, known: &Arc<Slot>) -> bool {
         self.message == known.message.as_ptr()
             && self.policies == known.policies
             && self.class.iter().copied().eq(known.class.iter().map(Option::as_deref))
@@ -101,35 +103,35 @@ impl Shapes {
         Shapes { bytes_max, kept: Mutex::default() }
     }
 
-    /// Returns the cell of a message and class, with room for what is not made yet.
-    pub fn cell(&self, message: &Arc<Message>, policies: PolicySetId, class: &[Option<&str>]) -> Cell {
+    /// Returns the slot of a message and class.
+    pub fn slot(&self, message: &Arc<Message>, policies: PolicySetId, class: &[Option<&str>]) -> Arc<Slot> {
         let kept = &mut *self.kept.lock();
-        if let Some((cell, _)) = kept.cells.get(&KeyRef { message: Arc::as_ptr(message), policies, class }) {
-            return cell.clone();
+        if let Some(slot) = kept.slots.get(&Wanted { message: Arc::as_ptr(message), policies, class }) {
+            return slot.clone();
         }
         let bytes = OVERHEAD_BYTES + class.iter().flatten().map(|value| value.len()).sum::<usize>();
         let class = class.iter().map(|value| value.map(Box::from)).collect();
-        let key = Arc::new(Key { message: Arc::downgrade(message), policies, class });
-        let cell = Cell::default();
-        kept.cells.insert(key.clone(), (cell.clone(), bytes));
-        kept.order.push_back(key);
+        let (message, shape) = (Arc::downgrade(message), OnceCell::new());
+        let slot = Arc::new(Slot { message, policies, class, shape, bytes: AtomicUsize::new(bytes) });
+        kept.slots.insert(slot.clone());
+        kept.order.push_back(slot.clone());
         kept.bytes += bytes;
         kept.forget_over(self.bytes_max);
-        cell
+        slot
     }
 
     /// Returns the shape, if it is made and kept.
     pub fn get(&self, message: &Arc<Message>, policies: PolicySetId, class: &[Option<&str>]) -> Option<Shape> {
         let kept = self.kept.lock();
-        kept.cells.get(&KeyRef { message: Arc::as_ptr(message), policies, class })?.0.get().cloned()
+        kept.slots.get(&Wanted { message: Arc::as_ptr(message), policies, class })?.shape.get().cloned()
     }
 
     /// Counts the bytes of a shape that was just made.
-    pub fn made(&self, message: &Arc<Message>, policies: PolicySetId, class: &[Option<&str>], bytes: usize) {
+    pub fn made(&self, slot: &Slot, bytes: usize) {
         let kept = &mut *self.kept.lock();
-        // It may have been forgotten while it was made.
-        if let Some((_, counted)) = kept.cells.get_mut(&KeyRef { message: Arc::as_ptr(message), policies, class }) {
-            *counted += bytes;
+        // What was forgotten while it was made counts no more.
+        if slot.bytes.load(Ordering::Relaxed) > 0 {
+            slot.bytes.fetch_add(bytes, Ordering::Relaxed);
             kept.bytes += bytes;
             kept.forget_over(self.bytes_max);
         }
@@ -142,9 +144,8 @@ impl Kept {
         while let Some(oldest) = self.order.front()
             && (self.bytes > bytes_max || oldest.message.strong_count() == 0)
         {
-            if let Some((_, bytes)) = self.cells.swap_remove(oldest) {
-                self.bytes -= bytes;
-            }
+            self.slots.swap_remove(oldest);
+            self.bytes -= oldest.bytes.swap(0, Ordering::Relaxed);
             self.order.pop_front();
         }
     }
@@ -162,12 +163,13 @@ mod tests {
 
     fn make(shapes: &Shapes, message: &Arc<Message>, class: &[Option<&str>], bytes: usize) {
         let shape = Shape { shaped: Ok(message.body.clone()), took: Vec::new() };
-        shapes.cell(message, SET, class).set(shape).unwrap();
-        shapes.made(message, SET, class, bytes);
+        let slot = shapes.slot(message, SET, class);
+        slot.shape.set(shape).unwrap();
+        shapes.made(&slot, bytes);
     }
 
     #[test]
-    fn a_class_of_a_message_has_one_cell() {
+    fn a_class_of_a_message_has_one_slot() {
         let shapes = Shapes::new(1 << 20);
         let (one, other) = (message(), message());
         make(&shapes, &one, &[Some("de"), None], 1);
@@ -197,7 +199,7 @@ mod tests {
             make(&shapes, &message(), &[], 0);
         }
         let kept = shapes.kept.lock();
-        assert!(kept.bytes <= 10 * OVERHEAD_BYTES && kept.order.len() == kept.cells.len(), "{}", kept.bytes);
+        assert!(kept.bytes <= 10 * OVERHEAD_BYTES && kept.order.len() == kept.slots.len(), "{}", kept.bytes);
         assert!(kept.order.capacity() <= 16);
     }
 }

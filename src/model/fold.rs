@@ -144,3 +144,156 @@ fn newest<K: std::hash::Hash + Eq, V>(table: &mut HashMap<K, (Stamp, Option<V>)>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+    use crate::model::groups::Quota;
+    use crate::model::record::Changes;
+    use crate::model::{Model, state};
+    use crate::types::clock::Clock;
+    use crate::types::delivery::PolicySetId;
+    use crate::types::event::Body;
+
+    const ROOM: state::Quota = state::Quota { keys_max: usize::MAX, bytes_max: usize::MAX, value_bytes_max: usize::MAX };
+    const ANY: Quota = Quota { groups_max: usize::MAX, memberships_max: usize::MAX };
+
+    fn model() -> Arc<Model> {
+        let config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
+        Model::new(&config, Clock::Machine, &Arc::new(Metrics::new().unwrap()))
+    }
+
+    fn user(number: usize) -> UserId {
+        UserId::new(&number.to_string(), 16).unwrap()
+    }
+
+    /// Commits random changes of state and groups, and returns the changes that they noted.
+    fn history(model: &Arc<Model>, random: &mut fastrand::Rng, commits: usize) -> Vec<Change> {
+        let policies: [Arc<str>; 2] = ["a".into(), "b".into()];
+        let mut changes = Vec::new();
+        for _ in 0..commits {
+            let mut kept = Changes::kept();
+            let (seed, policy) = (random.u64(..), &policies[random.usize(..2)]);
+            model.transact(&mut kept, |world| {
+                let mut random = fastrand::Rng::with_seed(seed);
+                for _ in 0..random.usize(1..5) {
+                    let (key, group, user) = (random.u8(b'a'..b'f'), format!("g{}", random.u8(..4)), user(random.usize(..6)));
+                    let key = char::from(key).to_string();
+                    match random.u8(..8) {
+                        0 => drop(world.delete(policy, &key, ROOM)),
+                        1 => drop(world.increment(policy, format!("n{key}"), 1, None, ROOM)),
+                        2 | 3 => world.set(policy, key, vec![random.u8(..)], Some(3_600_000), ROOM).unwrap(),
+                        4 | 5 => world.join(policy, ANY, &group, user).unwrap(),
+                        6 => world.leave(&group, &user),
+                        _ => world.end(&group),
+                    }
+                }
+            });
+            changes.extend(kept.into_changes());
+        }
+        changes
+    }
+
+    fn folded(changes: impl IntoIterator<Item = Change>) -> Fold {
+        let mut fold = Fold::default();
+        changes.into_iter().for_each(|change| fold.fold(change));
+        fold
+    }
+
+    /// What stands, in a form that can be compared.
+    fn standing(fold: &Fold) -> (Vec<String>, Vec<String>) {
+        let mut states: Vec<String> = fold.states().map(|state| format!("{state:?}")).collect();
+        states.sort();
+        let mut memberships: Vec<String> = fold.memberships().iter().map(|membership| format!("{membership:?}")).collect();
+        memberships.sort();
+        (states, memberships)
+    }
+
+    fn standing_in(model: &Model) -> (Vec<String>, Vec<String>) {
+        let states = model.states.read();
+        let mut standing: Vec<String> =
+            states.all().map(|(policy, key, entry)| format!("{:?}", (policy, key, entry.stamp, &entry.value))).collect();
+        standing.sort();
+        let groups = model.groups.read();
+        let mut memberships: Vec<String> = groups.all().map(|membership| format!("{membership:?}")).collect();
+        memberships.sort();
+        (standing, memberships)
+    }
+
+    #[test]
+    fn changes_add_up_to_the_model_whatever_their_order_and_however_often_each_comes() {
+        for seed in 0..20 {
+            let (model, mut random) = (model(), fastrand::Rng::with_seed(seed));
+            let mut changes = history(&model, &mut random, 300);
+            assert!(changes.len() > 300, "the history went somewhere");
+            assert_eq!(standing(&folded(changes.clone())), standing_in(&model), "in order, seed {seed}");
+            changes.extend_from_within(..changes.len() / 2);
+            random.shuffle(&mut changes);
+            assert_eq!(standing(&folded(changes)), standing_in(&model), "shuffled and doubled, seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_removal_is_remembered_until_nothing_older_can_follow() {
+        let policy: Arc<str> = "p".into();
+        let value = state::Value { bytes: b"old".as_slice().into(), expires_ms: None };
+        let old = Change::Set { stamp: 3, policy: policy.clone(), key: "k".into(), value };
+        let join = Change::Join { stamp: 4, group: "g".into(), user: user(1), policy: policy.clone() };
+        let mut fold = folded([
+            Change::Unset { stamp: 5, policy, key: "k".into() },
+            Change::Leave { stamp: 6, group: "g".into(), user: user(1) },
+            Change::End { stamp: 7, group: "g".into() },
+        ]);
+        // Something that began at 3 is still under way.
+        fold.settle(3);
+        fold.fold(old);
+        fold.fold(join);
+        assert_eq!(standing(&fold), (vec![], vec![]));
+        fold.settle(8);
+        assert_eq!(fold, Fold::default(), "and then it costs nothing");
+    }
+
+    #[test]
+    fn entries_are_a_set_and_marks_are_maxima_whatever_their_order() {
+        let message = Arc::new(Message::new("1".into(), "a".into(), Body::Text("x".into()), PolicySetId(1)));
+        let post = |birth, seq, removed: &[u64]| Change::Post {
+            user: user(1),
+            birth,
+            seq,
+            posted_ms: 1,
+            message: message.clone(),
+            terms: Terms::default(),
+            removed: removed.to_vec(),
+        };
+        let mark = |birth, last, delivered, lost| Change::Mark { user: user(1), birth, last, delivered, lost };
+        let changes = [
+            post(1, 1, &[]),
+            post(1, 9, &[]),
+            post(2, 1, &[]),
+            post(2, 2, &[]),
+            post(2, 3, &[1]),
+            mark(2, 3, 1, 0),
+            mark(2, 5, 2, 1),
+            mark(1, 20, 20, 20),
+        ];
+        let expected = folded(changes.clone());
+        let mailbox = &expected.mailboxes()[&user(1)];
+        assert_eq!((mailbox.birth, mailbox.last, mailbox.delivered, mailbox.lost), (2, 5, 2, 1));
+        assert_eq!(mailbox.entries.keys().copied().collect::<Vec<_>>(), [2, 3]);
+        for seed in 0..200 {
+            let mut shuffled = [changes.clone(), changes.clone()].concat();
+            fastrand::Rng::with_seed(seed).shuffle(&mut shuffled);
+            assert_eq!(folded(shuffled), expected, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_seen_as_it_was_last() {
+        let seen = |at_ms, failed| Change::Seen { key: 7, at_ms, failed };
+        for changes in [[seen(1, true), seen(2, false)], [seen(2, false), seen(1, true)], [seen(2, false), seen(2, true)]] {
+            assert_eq!(folded(changes).seen().collect::<Vec<_>>(), [(7, 2, false)]);
+        }
+    }
+}

@@ -117,6 +117,7 @@ impl States {
     }
 
     /// Every entry with its policy and key.
+    #[cfg(test)]
     pub fn all(&self) -> impl Iterator<Item = (&Arc<str>, &String, &Entry)> {
         self.tables.iter().flat_map(|(policy, table)| table.entries.iter().map(move |(key, entry)| (policy, key, entry)))
     }

@@ -113,7 +113,7 @@ impl World {
         World {
             model: model.clone(),
             is_live,
-            now_ms: model.clock.now_ms(),
+            now_ms: 0,
             states: Vec::new(),
             groups: IndexMap::new(),
             group_reads: HashMap::new(),
@@ -131,7 +131,7 @@ impl World {
         &self.model
     }
 
-    /// Milliseconds since the Unix epoch. Stands still during a call.
+    /// Milliseconds since the Unix epoch, read when a call begins.
     pub fn now_ms(&self) -> u64 {
         self.now_ms
     }
@@ -597,8 +597,11 @@ mod tests {
         UserId::new(text, 16).unwrap()
     }
 
-    fn change<R>(model: &Arc<Model>, change: impl FnMut(&mut World) -> R) -> R {
-        model.transact(&mut Changes::forgotten(), change)
+    fn change<R>(model: &Arc<Model>, mut change: impl FnMut(&mut World) -> R) -> R {
+        model.transact(&mut Changes::forgotten(), |world| {
+            world.begin_call();
+            change(world)
+        })
     }
 
     fn text(value: Option<Arc<[u8]>>) -> Option<String> {

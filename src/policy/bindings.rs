@@ -128,7 +128,7 @@ impl Bounds {
 
     fn recipients(&self, recipients: types::Recipients) -> Result<Recipients, Unusable> {
         Ok(match recipients {
-            types::Recipients::User(user) => Recipients::Users(vec![self.user(&user)?]),
+            types::Recipients::User(user) => Recipients::User(self.user(&user)?),
             types::Recipients::Users(users) => Recipients::Users(collect(users, |user| self.user(&user))?),
             types::Recipients::Group(group) => Recipients::Group(self.group(group)?),
             types::Recipients::Everyone => Recipients::Everyone,

@@ -24,15 +24,15 @@ impl Breaker {
     }
 
     /// Whether a call may pass now. After the pause the first one does, and the others wait for its outcome or one more pause.
-    pub fn admits(&mut self, now: Instant) -> bool {
-        match self.open_until {
-            None => true,
-            Some(until) if until > now => false,
-            Some(_) => {
-                self.open_until = Some(now + self.pause);
-                true
-            }
+    /// The time is asked for only while the circuit is open.
+    pub fn admits(&mut self, now: impl FnOnce() -> Instant) -> bool {
+        let Some(until) = self.open_until else { return true };
+        let now = now();
+        let is_over = until <= now;
+        if is_over {
+            self.open_until = Some(now + self.pause);
         }
+        is_over
     }
 
     pub fn succeeded(&mut self) {
@@ -83,18 +83,18 @@ mod tests {
             assert!(!breaker.faulted() && !breaker.faulted());
             breaker.succeeded();
         }
-        assert!(breaker.admits(now) && !breaker.is_open());
+        assert!(breaker.admits(|| now) && !breaker.is_open());
     }
 
     #[test]
     fn after_the_pause_one_call_is_a_trial_and_its_success_closes_it() {
         let now = Instant::now();
         let mut breaker = opened(now);
-        assert!(!breaker.admits(now));
-        assert!(breaker.admits(now + SECOND), "the trial");
-        assert!(!breaker.admits(now + SECOND), "the others wait for it");
+        assert!(!breaker.admits(|| now));
+        assert!(breaker.admits(|| now + SECOND), "the trial");
+        assert!(!breaker.admits(|| now + SECOND), "the others wait for it");
         breaker.succeeded();
-        assert!(breaker.admits(now + SECOND) && !breaker.is_open());
+        assert!(breaker.admits(|| now + SECOND) && !breaker.is_open());
     }
 
     #[test]
@@ -102,9 +102,9 @@ mod tests {
         let mut now = Instant::now();
         let mut breaker = opened(now);
         for pause in [1, 2, 4, 4] {
-            assert!(!breaker.admits(now + pause * SECOND - Duration::from_millis(1)));
+            assert!(!breaker.admits(|| now + pause * SECOND - Duration::from_millis(1)));
             now += pause * SECOND;
-            assert!(breaker.admits(now));
+            assert!(breaker.admits(|| now));
             assert!(breaker.faulted());
             assert!(!breaker.open(now), "it was open already");
         }
@@ -114,7 +114,7 @@ mod tests {
     fn a_trial_that_never_ends_is_followed_by_another() {
         let now = Instant::now();
         let mut breaker = opened(now);
-        assert!(breaker.admits(now + SECOND));
-        assert!(breaker.admits(now + 2 * SECOND));
+        assert!(breaker.admits(|| now + SECOND));
+        assert!(breaker.admits(|| now + 2 * SECOND));
     }
 }

@@ -294,12 +294,17 @@ impl Policy {
         }
         let started = Instant::now();
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
-        if !self.breaker.lock().admits(tokio::time::Instant::now()) {
+        if !self.breaker.lock().admits(tokio::time::Instant::now) {
             return Err(CallError::CircuitOpen);
         }
-        let answer = ask(world).map_err(|flaw| self.faulted(function, event, flaw))?;
+        let answer = ask(world);
+        let took = started.elapsed();
+        if self.lingers.load(Ordering::Relaxed) != (took > LONG_CALL) {
+            self.lingers.store(took > LONG_CALL, Ordering::Relaxed);
+        }
+        let answer = answer.map_err(|flaw| self.faulted(function, event, flaw))?;
         if let Some(time) = self.calls.of(function) {
-            time.observe(started.elapsed().as_secs_f64());
+            time.observe(took.as_secs_f64());
         }
         self.breaker.lock().succeeded();
         if self.on_trial.load(Ordering::Relaxed) && self.counters.calls.load(Ordering::Relaxed) >= self.limits().trial_calls {
@@ -326,11 +331,7 @@ impl Policy {
         std::mem::swap(&mut instance.store.data_mut().world, world);
         instance.begin(Deadline::call(self.limits()));
         let lingers = self.lingers.load(Ordering::Relaxed);
-        let started = Instant::now();
         let answer = if lingers { aside(|| run(&mut instance)) } else { run(&mut instance) };
-        if lingers != (started.elapsed() > LONG_CALL) {
-            self.lingers.store(!lingers, Ordering::Relaxed);
-        }
         std::mem::swap(&mut instance.store.data_mut().world, world);
         let answer = match answer {
             Ok(answer) => answer,

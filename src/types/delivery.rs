@@ -33,10 +33,20 @@ pub struct Delivery {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recipients {
+    #[serde(rename = "users", serialize_with = "alone")]
+    User(UserId),
     Users(Vec<UserId>),
     Group(String),
     Everyone,
-    Session { user: UserId, session: String },
+    Session {
+        user: UserId,
+        session: String,
+    },
+}
+
+/// Shows one user as a list of one.
+fn alone<S: serde::Serializer>(user: &UserId, serializer: S) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&[user], serializer)
 }
 
 /// For how long a message matters, and what may replace it.

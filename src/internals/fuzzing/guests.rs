@@ -110,6 +110,7 @@ fn decided(decision: &Decision) -> usize {
 fn delivered(delivery: &Delivery) -> usize {
     let Delivery { to, except, body, terms } = delivery;
     let to = match to {
+        Recipients::User(user) => is_user(user),
         Recipients::Users(users) => users.iter().map(is_user).sum(),
         Recipients::Group(group) => is_name(group),
         Recipients::Everyone => 0,

@@ -366,7 +366,7 @@ fn of_words() -> Vec<Case> {
         Case {
             name: "faults-in-a-row",
             does: "traps on each of 4 calls",
-            outcome: Answer("faults three times; the fourth call is not made, since the policy is left out for a while", |told| {
+            outcome: Answer("faults three times; the fourth call is not made, since the circuit is open", |told| {
                 let outcomes: Vec<_> = told.receipts.iter().map(|receipt| receipt["policies"][0]["outcome"].as_str().unwrap()).collect();
                 assert_eq!(outcomes, ["faulted", "faulted", "faulted", "circuit_open"]);
                 assert_eq!(told.policy["circuit_open"], true);
