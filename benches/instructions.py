@@ -58,6 +58,8 @@ def run(server, plugins, users, path, body, messages):
         out = Path(folder) / "callgrind.out"
         # One worker: how threads share the work is not the same each time.
         environment = os.environ | {"SIGNALPOST_WORKER_THREADS": "1", "SIGNALPOST_LOG_FORMAT": "text", "SIGNALPOST_PLUGINS_WATCH": "false"}
+        # The readers here answer no pings.
+        environment["SIGNALPOST_SOCKETS_PING_INTERVAL_MS"] = "3600000"
         environment["SIGNALPOST_PLUGINS_CACHE_DIR"] = f"{folder}/compiled"
         # Compiled here, since valgrind does not follow the child that would compile.
         subprocess.run([server, "check", "--plugins", folder], env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

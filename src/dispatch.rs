@@ -175,7 +175,7 @@ impl Dispatch {
             Content::Event(event) => {
                 let again = Letter { id, attempt: letter.attempts + 1 };
                 let step = self.model.transact(&mut changes, |world| plan::consult(&set, policy, event, world));
-                let plan = Plan { steps: vec![step], ..Plan::empty(&set) };
+                let plan = Plan { steps: smallvec::smallvec![step], ..Plan::empty(&set) };
                 let applied = self.apply(&set, event, again, &plan);
                 Receipt::of(event.id.clone(), event.source.clone(), &plan, &applied)
             }
@@ -202,7 +202,7 @@ impl Dispatch {
                 };
                 let decided = Decided { deliveries: recipients.iter().map(deliver).collect(), ..Decided::default() };
                 let step = Step { policy: None, took: std::time::Duration::ZERO, answer: Answer::Decided(decided) };
-                let plan = Plan { steps: vec![step], ..Plan::empty(&set) };
+                let plan = Plan { steps: smallvec::smallvec![step], ..Plan::empty(&set) };
                 let applied = apply::post(&self.model, &self.metrics, &plan);
                 Receipt::of(message.event_id.clone(), String::new(), &plan, &applied)
             }

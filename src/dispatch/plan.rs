@@ -23,7 +23,7 @@ pub struct Plan {
     pub policies: PolicySetId,
     pub revision: u64,
     /// One for each policy that wanted the event, in order.
-    pub steps: Vec<Step>,
+    pub steps: SmallVec<[Step; 1]>,
 }
 
 /// One policy's part.
@@ -58,7 +58,7 @@ pub struct Decided {
     pub joins: Vec<Membership>,
     /// Joins that a limit refused.
     pub joins_refused: usize,
-    pub deliveries: Vec<Planned>,
+    pub deliveries: SmallVec<[Planned; 1]>,
     pub leaves: Vec<Membership>,
     pub ends: Vec<String>,
 }
@@ -110,7 +110,7 @@ impl Answer {
 impl Plan {
     /// A plan in which nothing is done yet.
     pub fn empty(set: &PolicySet) -> Plan {
-        Plan { policies: set.id, revision: set.revision, steps: Vec::new() }
+        Plan { policies: set.id, revision: set.revision, steps: SmallVec::new() }
     }
 
     /// Plans a message to one user, for which no policy is asked.
@@ -119,9 +119,9 @@ impl Plan {
         let to = Recipients::User(user.clone());
         let planned =
             Planned { to, except: Vec::new(), message, terms, audience: smallvec::smallvec![user], beyond: 0, beyond_users: Vec::new() };
-        let decided = Decided { deliveries: vec![planned], ..Decided::default() };
+        let decided = Decided { deliveries: smallvec::smallvec![planned], ..Decided::default() };
         let step = Step { policy: None, took: Duration::ZERO, answer: Answer::Decided(decided) };
-        Plan { steps: vec![step], ..Plan::empty(set) }
+        Plan { steps: smallvec::smallvec![step], ..Plan::empty(set) }
     }
 
     /// Every delivery, in order.

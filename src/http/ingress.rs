@@ -11,7 +11,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::Request;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -27,7 +27,7 @@ use crate::types::event::{self, Body};
 use cloudevents::Parsed;
 
 /// draft-ietf-httpapi-idempotency-key-header.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Most receipts fit in without growing.
 const RECEIPT_BYTES: usize = 320;
@@ -152,10 +152,9 @@ pub async fn tell(
 
 /// The key by which a message is sent once: the same key for the same user again, within the window, does nothing.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = headers.get(&IDEMPOTENCY_KEY) else { return Ok(None) };
     let wrong = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "idempotency_key", format!("Idempotency-Key: {detail}"));
-    let Some(key) = keys.next() else { return Ok(None) };
-    if keys.next().is_some() {
+    if headers.get_all(&IDEMPOTENCY_KEY).iter().count() > 1 {
         return Err(wrong("send it once"));
     }
     let key = key.to_str().map_err(|_| wrong("use printable ASCII characters"))?.trim();
