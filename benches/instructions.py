@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FEW, MANY = 200, 1200
+FEW, MANY = 200, 3200
 START_DEADLINE_S = 120
 MATCH = {"type": "pooling.match.found", "data": {"request_id": 42, "rider_id": "1001", "driver_id": "2002", "pool_id": "p1"}}
 
@@ -45,7 +45,9 @@ def reader(port, user):
 
 def read_message(file):
     """One frame; a server's are not masked."""
-    length = file.read(2)[1]
+    head = file.read(2)
+    assert len(head) == 2 and head[0] & 15 < 8, f"the server closed the socket: {head + file.read1()}"
+    length = head[1]
     if length == 126:
         length = int.from_bytes(file.read(2), "big")
     return file.read(length)
@@ -60,6 +62,8 @@ def run(server, plugins, users, path, body, messages):
         environment = os.environ | {"SIGNALPOST_WORKER_THREADS": "1", "SIGNALPOST_LOG_FORMAT": "text", "SIGNALPOST_PLUGINS_WATCH": "false"}
         # The readers here answer no pings.
         environment["SIGNALPOST_SOCKETS_PING_INTERVAL_MS"] = "3600000"
+        # A guest is fifty times as slow here.
+        environment["SIGNALPOST_LIMITS_CALL_DEADLINE_MS"] = environment["SIGNALPOST_LIMITS_CONFIGURE_DEADLINE_MS"] = "60000"
         environment["SIGNALPOST_PLUGINS_CACHE_DIR"] = f"{folder}/compiled"
         # Compiled here, since valgrind does not follow the child that would compile.
         subprocess.run([server, "check", "--plugins", folder], env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -94,7 +98,12 @@ def main():
     servers = sys.argv[1:] or [ROOT / "target/release/signalpost"]
     for name, scenario in SCENARIOS.items():
         for server in servers:
-            few, many = (run(server, *scenario, messages) for messages in (FEW, MANY))
+            try:
+                few, many = (run(server, *scenario, messages) for messages in (FEW, MANY))
+            except AssertionError as error:
+                # A policy's call that outlasts two milliseconds reads a clock that valgrind does not map.
+                print(f"{name}: not counted, {error}; try on a machine with nothing else to do ({server})", flush=True)
+                continue
             print(f"{name}: {(many - few) / (MANY - FEW):,.0f} instructions a message ({server})", flush=True)
 
 

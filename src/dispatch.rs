@@ -20,7 +20,7 @@ use crate::model::record::{Change, Changes};
 use crate::model::world::World;
 use crate::policy::{Policies, PolicySet};
 use crate::store::{Store, Ticket};
-use crate::types::delivery::{Recipients, Terms};
+use crate::types::delivery::{Message, Recipients, Terms};
 use crate::types::event::{self, Body, Event, UserId};
 use apply::{Applied, Letter};
 use plan::{Answer, Decided, Plan, Planned, Step};
@@ -102,7 +102,7 @@ impl Dispatch {
             let key = dedup::key(&event.source, &event.id);
             match self.begin(key, &event.id, &event.source)? {
                 Begun::New(attempts, publishing) => (attempt, seen) = (attempts, Some(publishing)),
-                Begun::Duplicate(story) => return Ok((story, self.store.append(changes))),
+                Begun::Duplicate(receipt) => return Ok((Story { receipt, done: None }, self.store.append(changes))),
             }
         }
         let set = self.policies.current();
@@ -137,7 +137,7 @@ impl Dispatch {
     ///
     /// # Errors
     /// A message with the same key is being sent by another request.
-    pub fn tell(&self, user: UserId, body: Body, terms: Terms, once: Option<&str>) -> Result<(Story, Ticket), UnderWay> {
+    pub fn tell(&self, user: UserId, body: Body, terms: Terms, once: Option<&str>) -> Result<(Receipt, Ticket), UnderWay> {
         let mut changes = self.store.changes();
         let mut seen = None;
         let id = match once {
@@ -146,19 +146,23 @@ impl Dispatch {
                 let key = dedup::key(&format!("{}/{user}", event::DIRECT), id);
                 match self.begin(key, id, "")? {
                     Begun::New(_, publishing) => seen = Some(publishing),
-                    Begun::Duplicate(story) => return Ok((story, self.store.append(changes))),
+                    Begun::Duplicate(receipt) => return Ok((receipt, self.store.append(changes))),
                 }
                 id.to_owned()
             }
         };
-        let plan = Plan::direct(&self.policies.current(), id.clone(), user, body, terms);
-        let applied = apply::post(&self.model, &self.metrics, &plan);
+        let set = self.policies.current();
+        let message = Arc::new(Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id));
+        let posted = self.model.mailboxes.post(&user, None, &message, &terms);
         if let Some(seen) = seen {
             seen.settle(false, &mut changes);
         }
-        let story = Story::of(id, String::new(), plan, applied);
-        self.show(event::DIRECT, &story);
-        Ok((story, self.store.append(changes)))
+        let receipt = Receipt::direct(id, &user, posted);
+        if self.observer.get().is_some() {
+            let (plan, applied) = (Plan::direct(&set, user, message, terms), Applied { posted: vec![posted], letters: Vec::new() });
+            self.show(event::DIRECT, &Story { receipt: receipt.clone(), done: Some(Box::new(Done { plan, applied })) });
+        }
+        Ok((receipt, self.store.append(changes)))
     }
 
     /// Tries a dead letter again, with the policies of now.
@@ -175,7 +179,7 @@ impl Dispatch {
             Content::Event(event) => {
                 let again = Letter { id, attempt: letter.attempts + 1 };
                 let step = self.model.transact(&mut changes, |world| plan::consult(&set, policy, event, world));
-                let plan = Plan { steps: smallvec::smallvec![step], ..Plan::empty(&set) };
+                let plan = Plan { steps: vec![step], ..Plan::empty(&set) };
                 let applied = self.apply(&set, event, again, &plan);
                 Receipt::of(event.id.clone(), event.source.clone(), &plan, &applied)
             }
@@ -202,7 +206,7 @@ impl Dispatch {
                 };
                 let decided = Decided { deliveries: recipients.iter().map(deliver).collect(), ..Decided::default() };
                 let step = Step { policy: None, took: std::time::Duration::ZERO, answer: Answer::Decided(decided) };
-                let plan = Plan { steps: smallvec::smallvec![step], ..Plan::empty(&set) };
+                let plan = Plan { steps: vec![step], ..Plan::empty(&set) };
                 let applied = apply::post(&self.model, &self.metrics, &plan);
                 Receipt::of(message.event_id.clone(), String::new(), &plan, &applied)
             }
@@ -226,7 +230,7 @@ impl Dispatch {
             Attempt::Duplicate => {
                 self.metrics.event(EventOutcome::Duplicate);
                 let receipt = Receipt { id: id.to_owned(), source: source.to_owned(), duplicate: true, ..Receipt::default() };
-                Ok(Begun::Duplicate(Story { receipt, done: None }))
+                Ok(Begun::Duplicate(receipt))
             }
         }
     }
@@ -250,7 +254,7 @@ impl Dispatch {
 enum Begun<'a> {
     /// The how often it is tried.
     New(u32, Publishing<'a>),
-    Duplicate(Story),
+    Duplicate(Receipt),
 }
 
 /// An event that is being published. If it is dropped before it is settled, the event may come again.

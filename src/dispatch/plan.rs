@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use crate::model::world::World;
 use crate::policy::{CallError, Policy, PolicySet, Role};
 use crate::types::delivery::{Decision, Delivery, Membership, Message, PolicySetId, Recipients, Refusal, Terms};
-use crate::types::event::{self, Body, Event, UserId};
+use crate::types::event::{Body, Event, UserId};
 use crate::types::fault::Fault;
 
 /// Users past the bound of a policy's recipients that are named; the others are counted.
@@ -23,7 +23,7 @@ pub struct Plan {
     pub policies: PolicySetId,
     pub revision: u64,
     /// One for each policy that wanted the event, in order.
-    pub steps: SmallVec<[Step; 1]>,
+    pub steps: Vec<Step>,
 }
 
 /// One policy's part.
@@ -58,7 +58,7 @@ pub struct Decided {
     pub joins: Vec<Membership>,
     /// Joins that a limit refused.
     pub joins_refused: usize,
-    pub deliveries: SmallVec<[Planned; 1]>,
+    pub deliveries: Vec<Planned>,
     pub leaves: Vec<Membership>,
     pub ends: Vec<String>,
 }
@@ -110,18 +110,17 @@ impl Answer {
 impl Plan {
     /// A plan in which nothing is done yet.
     pub fn empty(set: &PolicySet) -> Plan {
-        Plan { policies: set.id, revision: set.revision, steps: SmallVec::new() }
+        Plan { policies: set.id, revision: set.revision, steps: Vec::new() }
     }
 
-    /// Plans a message to one user, for which no policy is asked.
-    pub fn direct(set: &PolicySet, id: String, user: UserId, body: Body, terms: Terms) -> Plan {
-        let message = Arc::new(Message::new(id, event::DIRECT.to_owned(), body, set.id));
+    /// Returns the plan that a message to one user amounts to. No policy is asked.
+    pub fn direct(set: &PolicySet, user: UserId, message: Arc<Message>, terms: Terms) -> Plan {
         let to = Recipients::User(user.clone());
         let planned =
             Planned { to, except: Vec::new(), message, terms, audience: smallvec::smallvec![user], beyond: 0, beyond_users: Vec::new() };
-        let decided = Decided { deliveries: smallvec::smallvec![planned], ..Decided::default() };
+        let decided = Decided { deliveries: vec![planned], ..Decided::default() };
         let step = Step { policy: None, took: Duration::ZERO, answer: Answer::Decided(decided) };
-        Plan { steps: smallvec::smallvec![step], ..Plan::empty(set) }
+        Plan { steps: vec![step], ..Plan::empty(set) }
     }
 
     /// Every delivery, in order.

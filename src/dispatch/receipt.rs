@@ -76,6 +76,15 @@ fn is_zero(count: &usize) -> bool {
 }
 
 impl Receipt {
+    /// Says what became of a message to one user.
+    pub fn direct(id: String, user: &UserId, outcome: Posted) -> Receipt {
+        let receipt = Receipt { id, recipients: 1, ..Receipt::default() };
+        match outcome {
+            Posted::Posted { .. } => Receipt { posted: 1, ..receipt },
+            Posted::Dropped(reason) => Receipt { dropped: vec![Dropped { reason, count: 1, users: vec![user.clone()] }], ..receipt },
+        }
+    }
+
     /// Adds up what became of a plan.
     pub fn of(id: String, source: String, plan: &Plan, applied: &Applied) -> Receipt {
         let policies: Vec<Consulted> = plan

@@ -173,9 +173,9 @@ fn respond(set: &PolicySet, policy: &Policy, handle: &SessionHandle, response: R
     };
     let replies: Vec<Planned> = replies.into_iter().map(reply).collect();
     let mut decided: Decided = plan::expand(set, policy, &event, decision, world);
-    decided.deliveries.insert_many(0, replies);
+    decided.deliveries.splice(0..0, replies);
     let step = Step { policy: Some(PolicyRef::of(policy)), took: Duration::ZERO, answer: Answer::Decided(decided) };
-    let mut plans = vec![(event, Plan { steps: smallvec::smallvec![step], ..Plan::empty(set) })];
+    let mut plans = vec![(event, Plan { steps: vec![step], ..Plan::empty(set) })];
     for Draft { event_type, subject, data } in drafts {
         let event = Arc::new(synthetic(policy, event_type, subject, Some(data)));
         let plan = plan::plan(set, &event, world);

@@ -145,9 +145,9 @@ pub async fn tell(
         ..Terms::default()
     };
     let once = idempotency_key(&headers)?;
-    let (story, ticket) = ingress.node.dispatch.tell(user, body, terms, once.as_deref()).map_err(under_way)?;
+    let (receipt, ticket) = ingress.node.dispatch.tell(user, body, terms, once.as_deref()).map_err(under_way)?;
     ticket.stored().await;
-    Ok(accepted(&story.receipt))
+    Ok(accepted(&receipt))
 }
 
 /// The key by which a message is sent once: the same key for the same user again, within the window, does nothing.

@@ -15,16 +15,19 @@ use crate::types::event::UserId;
 /// What has been folded so far.
 #[derive(Debug, Default, PartialEq)]
 pub struct Fold {
-    /// By policy and key. `None`: removed.
-    states: HashMap<(Arc<str>, String), (Stamp, Option<Value>)>,
-    /// By group and user: the policy that let the user in. `None`: left.
-    memberships: HashMap<(String, UserId), (Stamp, Option<Arc<str>>)>,
+    /// By policy and key.
+    states: Stamped<(Arc<str>, String), Value>,
+    /// By group and user: the policy that let the user in.
+    memberships: Stamped<(String, UserId), Arc<str>>,
     /// When a group last ended.
     ends: HashMap<String, Stamp>,
     mailboxes: HashMap<UserId, Mailbox>,
     /// By the event's key: when it was published, and whether every policy failed on it.
     seen: HashMap<u128, (u64, bool)>,
 }
+
+/// What was written last, and when. `None`: removed.
+type Stamped<K, V> = HashMap<K, (Stamp, Option<V>)>;
 
 /// One life of a user's mailbox.
 #[derive(Debug, Default, PartialEq)]
@@ -135,7 +138,7 @@ impl Mailbox {
 }
 
 /// Takes a value if it is newer than the one that is there.
-fn newest<K: std::hash::Hash + Eq, V>(table: &mut HashMap<K, (Stamp, Option<V>)>, key: K, stamp: Stamp, value: Option<V>) {
+fn newest<K: std::hash::Hash + Eq, V>(table: &mut Stamped<K, V>, key: K, stamp: Stamp, value: Option<V>) {
     match table.get_mut(&key) {
         Some(known) if known.0 > stamp => {}
         Some(known) => *known = (stamp, value),

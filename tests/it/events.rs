@@ -615,3 +615,39 @@ async fn a_path_that_is_no_text_is_a_problem_document_too() {
         assert_eq!(response.json::<Value>().await.unwrap()["code"], "user_id", "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_message_with_an_idempotency_key_is_sent_once_to_each_user() {
+    let server = TestServer::start().await;
+    let (mut one, mut other) = (server.connect("1").await, server.connect("2").await);
+    let tell = async |user: &str, key: &'static str, body: Value| {
+        let request = server.http.post(server.url(&format!("/users/{user}/messages"))).header("Idempotency-Key", key).json(&body);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    let (status, first) = tell("1", "k-1", json!(1)).await;
+    assert_eq!((status, &first["duplicate"], &first["posted"], &first["id"]), (202, &json!(false), &json!(1), &json!("k-1")));
+    let (status, again) = tell("1", "\"k-1\"", json!(1)).await;
+    assert_eq!((status, &again["duplicate"], &again["posted"]), (202, &json!(true), &json!(0)), "quotes are the header's");
+    assert_eq!(tell("2", "k-1", json!(2)).await.1["posted"], 1, "another user's key is another one");
+    assert_eq!(tell("1", "k-2", json!(3)).await.1["posted"], 1);
+    assert_eq!((one.text().await, one.text().await, other.text().await), ("1".into(), "3".into(), "2".into()));
+    for wrong in ["", "\"\""] {
+        let (status, problem) = tell("1", wrong, json!(1)).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("idempotency_key")), "{wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_that_every_policy_refused_may_come_again_with_its_id() {
+    let server = TestServer::start().await;
+    let event = json!({ "type": "pooling.match.found", "id": "7", "source": "/me", "data": {} });
+    for _ in 0..2 {
+        let receipt = server.post("/events", event.clone()).await;
+        assert_eq!((&receipt["duplicate"], &receipt["policies"][0]["outcome"]), (&json!(false), &json!("refused")), "{receipt}");
+    }
+    let data = json!({ "request_id": 42, "rider_id": 1, "driver_id": 2, "pool_id": "p" });
+    let good = json!({ "type": "pooling.match.found", "id": "7", "source": "/me", "data": data });
+    assert_eq!(server.post("/events", good.clone()).await["policies"][0]["outcome"], "routed");
+    assert_eq!(server.post("/events", good).await["duplicate"], true);
+}
