@@ -16,6 +16,7 @@ use crate::metrics::{EventOutcome, Metrics};
 use crate::model::Model;
 use crate::model::dead_letters::{Content, Recipient};
 use crate::model::dedup::{self, Attempt};
+use crate::model::mailbox::Posted;
 use crate::model::record::{Change, Changes};
 use crate::model::world::World;
 use crate::policy::{Policies, PolicySet};
@@ -112,8 +113,12 @@ impl Dispatch {
             // What is kept of the attempts before is not tried a second time.
             _ => Letter { id: 0, attempt: self.model.dead_letters.take_of(&event, attempt) },
         };
-        let plan = self.model.transact(&mut changes, |world| plan::plan(&set, &event, world));
-        let applied = self.apply(&set, &event, letter, &plan);
+        let (plan, applied) = self.model.transact_and(
+            &mut changes,
+            |world| plan::plan(&set, &event, world),
+            |plan| apply::post(&self.model, &self.metrics, plan),
+        );
+        let applied = self.keep_failures(&set, &event, letter, &plan, applied);
         if let Some(seen) = seen {
             seen.settle(plan.is_failure(), &mut changes);
         }
@@ -143,7 +148,8 @@ impl Dispatch {
         let id = match once {
             None => event::new_event_id(),
             Some(id) => {
-                let key = dedup::key(&format!("{}/{user}", event::DIRECT), id);
+                // No producer can have such a source: control characters are refused.
+                let key = dedup::key(&format!("\0{user}"), id);
                 match self.begin(key, id, "")? {
                     Begun::New(_, publishing) => seen = Some(publishing),
                     Begun::Duplicate(receipt) => return Ok((receipt, self.store.append(changes))),
@@ -155,7 +161,8 @@ impl Dispatch {
         let message = Arc::new(Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id));
         let posted = self.model.mailboxes.post(&user, None, &message, &terms);
         if let Some(seen) = seen {
-            seen.settle(false, &mut changes);
+            // A message that was dropped may be sent again with its key.
+            seen.settle(matches!(posted, Posted::Dropped(_)), &mut changes);
         }
         let receipt = Receipt::direct(id, &user, posted);
         if self.observer.get().is_some() {
@@ -178,9 +185,9 @@ impl Dispatch {
         let receipt = match &letter.content {
             Content::Event(event) => {
                 let again = Letter { id, attempt: letter.attempts + 1 };
-                let step = self.model.transact(&mut changes, |world| plan::consult(&set, policy, event, world));
-                let plan = Plan { steps: vec![step], ..Plan::empty(&set) };
-                let applied = self.apply(&set, event, again, &plan);
+                let consult = |world: &mut World| Plan { steps: vec![plan::consult(&set, policy, event, world)], ..Plan::empty(&set) };
+                let (plan, applied) = self.model.transact_and(&mut changes, consult, |plan| apply::post(&self.model, &self.metrics, plan));
+                let applied = self.keep_failures(&set, event, again, &plan, applied);
                 Receipt::of(event.id.clone(), event.source.clone(), &plan, &applied)
             }
             Content::Message { message, recipients } => {
@@ -214,9 +221,8 @@ impl Dispatch {
         Ok((receipt, self.store.append(changes)))
     }
 
-    /// Posts the messages of a committed plan, and keeps what its policies failed on.
-    fn apply(&self, set: &PolicySet, event: &Arc<Event>, letter: Letter, plan: &Plan) -> Applied {
-        let applied = apply::post(&self.model, &self.metrics, plan);
+    /// Keeps what the policies of a plan failed on.
+    fn keep_failures(&self, set: &PolicySet, event: &Arc<Event>, letter: Letter, plan: &Plan, applied: Applied) -> Applied {
         if plan.steps.iter().all(|step| step.answer.is_decision()) {
             return applied;
         }
@@ -252,7 +258,7 @@ impl Dispatch {
 
 /// Whether an event is to be published.
 enum Begun<'a> {
-    /// The how often it is tried.
+    /// How many times it has been tried, this one included.
     New(u32, Publishing<'a>),
     Duplicate(Receipt),
 }

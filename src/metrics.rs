@@ -140,7 +140,7 @@ impl Metrics {
             custom_names: Mutex::default(),
             reloads: make.counters(
                 "signalpost_policy_reloads_total",
-                "Changes of the policies by outcome: swapped, refused, rolled_back.",
+                "Changes of the policies by outcome: swapped, refused, rolled_back, unreadable.",
                 &["outcome"],
             )?,
             dead_letters: make.counters(

@@ -43,7 +43,7 @@ pub struct Model {
     pub clock: Clock,
     metrics: Arc<Metrics>,
     last_stamp: AtomicU64,
-    /// Held shared while an event is planned and committed; held alone by one that met conflicts each time.
+    /// Held shared by a commit; held alone by a request that met conflicts each time, while it is planned and committed.
     turn: RwLock<()>,
 }
 
@@ -67,29 +67,47 @@ impl Model {
     }
 
     /// Runs guests against a world and commits what they changed: all of it, or it is planned again. `plan` may run several times.
-    pub fn transact<R>(self: &Arc<Model>, changes: &mut Changes, mut plan: impl FnMut(&mut World) -> R) -> R {
+    pub fn transact<R>(self: &Arc<Model>, changes: &mut Changes, plan: impl FnMut(&mut World) -> R) -> R {
+        self.transact_and(changes, plan, |_| ()).0
+    }
+
+    /// The same, and posts what was planned before any other request sees the changes, so that what two requests decide one after the
+    /// other is also posted in that order. `post` runs once.
+    pub fn transact_and<R, P>(
+        self: &Arc<Model>,
+        changes: &mut Changes,
+        mut plan: impl FnMut(&mut World) -> R,
+        mut post: impl FnMut(&R) -> P,
+    ) -> (R, P) {
         for _ in 0..PLANS_BESIDE_OTHERS {
-            let _beside_others = self.turn.read();
-            if let Ok(planned) = self.attempt(changes, &mut plan) {
-                return planned;
+            if let Ok(done) = self.attempt(changes, &mut plan, &mut post, Some(&self.turn)) {
+                return done;
             }
         }
         let _alone = self.turn.write();
         loop {
             // Nobody else commits, so this ends with the first round, unless what was read expires in between.
-            if let Ok(planned) = self.attempt(changes, &mut plan) {
-                return planned;
+            if let Ok(done) = self.attempt(changes, &mut plan, &mut post, None) {
+                return done;
             }
         }
     }
 
-    fn attempt<R>(self: &Arc<Model>, changes: &mut Changes, plan: &mut impl FnMut(&mut World) -> R) -> Result<R, Conflict> {
+    fn attempt<R, P>(
+        self: &Arc<Model>,
+        changes: &mut Changes,
+        plan: &mut impl FnMut(&mut World) -> R,
+        post: &mut impl FnMut(&R) -> P,
+        turn: Option<&RwLock<()>>,
+    ) -> Result<(R, P), Conflict> {
         let mut world = World::live(self);
         let planned = plan(&mut world);
-        for count in self.commit(&mut world, changes)? {
+        let _beside_others = turn.map(RwLock::read);
+        let (counts, posted) = self.commit(&mut world, changes, || post(&planned))?;
+        for count in counts {
             self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
         }
-        Ok(planned)
+        Ok((planned, posted))
     }
 
     /// Draws a stamp. Whoever draws one holds the lock of what it is for.

@@ -11,6 +11,7 @@ pub mod host;
 pub mod inspect;
 pub mod load;
 pub mod plugin;
+pub mod source;
 pub mod ticker;
 mod wasi;
 

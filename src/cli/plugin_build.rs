@@ -42,7 +42,7 @@ pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
     let started = Instant::now();
     let language = Language::of(&dir)?;
     let prepared = if language == Language::Rust { Some(prepare(&dir)?) } else { None };
-    // Registration before the build: an edit during the build makes the component stale, as it should.
+    // Read before the build: an edit during the build makes the component stale, as it should.
     let sources = sources_digest(&dir, find_wit(&dir).as_deref())?;
 
     let mut component = match prepared {

@@ -187,38 +187,28 @@ fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize,
     let (mut audience, total) = audience(&to, &except, *room + BEYOND_NAMED_MAX, world);
     let beyond_users = audience.drain(audience.len().min(*room)..).take(BEYOND_NAMED_MAX).collect();
     *room -= audience.len();
-    Planned { to, except, message, terms, beyond: total - audience.len(), audience, beyond_users }
+    Planned { to, except, message, terms, beyond: total.saturating_sub(audience.len()), audience, beyond_users }
 }
 
 /// Returns the first users whom a delivery is for, each once, and how many there are in all.
 fn audience(to: &Recipients, except: &[UserId], most: usize, world: &World) -> (SmallVec<[UserId; 1]>, usize) {
-    // A few more are looked at, since some may be excepted: no more work than there is room.
-    let looked_at = most.saturating_add(except.len());
-    let (mut audience, total): (SmallVec<[UserId; 1]>, usize) = match to {
+    // A policy may return a hundred thousand names: looking through a list for each recipient would take seconds.
+    let except: HashSet<&UserId> = except.iter().collect();
+    let mut audience: SmallVec<[UserId; 1]> = match to {
         // An exception is for everybody else's messages.
         Recipients::Session { user, .. } => return (smallvec::smallvec![user.clone()], 1),
-        Recipients::User(user) => (smallvec::smallvec![user.clone()], 1),
-        Recipients::Users(users) => {
-            let distinct = distinct(users);
-            let total = distinct.len();
-            (distinct, total)
+        Recipients::Group(group) => {
+            let (members, total) = world.audience(group, &except, most);
+            return (members.into(), total);
         }
-        Recipients::Group(group) => (world.audience(group, looked_at).into(), world.group_size(group)),
-        Recipients::Everyone => {
-            let everyone = world.model().mailboxes.everyone();
-            let total = everyone.len();
-            (everyone.into(), total)
-        }
+        Recipients::User(user) => smallvec::smallvec![user.clone()],
+        Recipients::Users(users) => distinct(users),
+        Recipients::Everyone => world.model().mailboxes.everyone().into(),
     };
-    let seen = audience.len();
-    if !except.is_empty() {
-        // A policy may return a hundred thousand names: looking through a list for each recipient would take seconds.
-        let except: HashSet<&UserId> = except.iter().collect();
-        audience.retain(|user| !except.contains(user));
-    }
-    let excepted = seen - audience.len();
+    audience.retain(|user| !except.contains(user));
+    let total = audience.len();
     audience.truncate(most);
-    (audience, total - excepted)
+    (audience, total)
 }
 
 /// Each user once, in the order of their first mention.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Dispatch;
-use super::apply::Letter;
+use super::apply::{self, Applied, Letter};
 use super::plan::{self, Answer, Decided, Plan, Planned, PolicyRef, Step};
 use crate::config::SessionsFault;
 use crate::metrics::EventOutcome;
@@ -120,7 +120,7 @@ pub fn ask(
     question: &Question<'_>,
 ) -> Result<Option<Response>, CallError> {
     let mut changes = dispatch.store.changes();
-    let (took, answer, plans) = dispatch.model.transact(&mut changes, |world| {
+    let plan = |world: &mut World| {
         let started = Instant::now();
         let answer = match question {
             Question::Opened => policy.opened(handle, world).map(Some),
@@ -130,9 +130,13 @@ pub fn ask(
         let took = started.elapsed();
         let plans = answer.as_ref().ok().and_then(Option::as_ref).map(|response| respond(set, policy, handle, response.clone(), world));
         (took, answer, plans.unwrap_or_default())
-    });
-    for (index, (event, plan)) in plans.into_iter().enumerate() {
-        dispatch.apply(set, &event, Letter::FIRST, &plan);
+    };
+    let post = |planned: &(Duration, Result<Option<Response>, CallError>, Vec<(Arc<Event>, Plan)>)| {
+        planned.2.iter().map(|(_, plan)| apply::post(&dispatch.model, &dispatch.metrics, plan)).collect::<Vec<Applied>>()
+    };
+    let ((took, answer, plans), posted) = dispatch.model.transact_and(&mut changes, plan, post);
+    for (index, ((event, plan), applied)) in plans.into_iter().zip(posted).enumerate() {
+        dispatch.keep_failures(set, &event, Letter::FIRST, &plan, applied);
         // The first is the answer itself, which nobody published.
         if index > 0 {
             dispatch.metrics.event(if plan.steps.is_empty() { EventOutcome::Unwanted } else { EventOutcome::Routed });

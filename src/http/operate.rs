@@ -174,6 +174,10 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
     match operate.node.reload(true).await {
         Reload::Unchanged => Ok(json(&Reloaded { revision: operate.node.policies.current().revision, changed: Vec::new() })),
         Reload::Swapped { revision, changed } => Ok(json(&Reloaded { revision, changed })),
+        Reload::Unreadable(detail) => {
+            let detail = format!("{detail}; the policies that serve go on");
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "plugins_unreadable", detail))
+        }
         Reload::Refused(rejected) => {
             let reasons: Vec<String> = rejected.iter().map(|rejected| format!("{}: {}", rejected.name, rejected.reason)).collect();
             Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "policy_refused", reasons.join("; ")))

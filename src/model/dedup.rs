@@ -10,8 +10,9 @@ use crate::config;
 #[derive(Debug)]
 pub struct Dedup {
     known: HashMap<u128, Entry>,
-    /// Settled ones, oldest first. One that was settled again is in here twice, and counts from the last time.
-    order: VecDeque<(u64, u128)>,
+    /// Settled ones, oldest first: when, as which, and the key. One that was settled again is in here twice, and counts from the last.
+    order: VecDeque<(u64, u64, u128)>,
+    settled: u64,
     window_ms: u64,
     entries_max: usize,
 }
@@ -21,13 +22,13 @@ enum Entry {
     UnderWay {
         attempts: u32,
     },
-    /// Its policies answered at this time, in milliseconds since the Unix epoch.
+    /// Its policies answered.
     Done {
-        at_ms: u64,
+        settled: u64,
     },
-    /// Every policy refused it, faulted or was left out, so it may be published again.
+    /// Every policy refused it, faulted or was not called, so it may be published again.
     Failed {
-        at_ms: u64,
+        settled: u64,
         attempts: u32,
     },
 }
@@ -35,7 +36,7 @@ enum Entry {
 /// What an event with a known id is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// The how often it is tried: 1, or more after it failed.
+    /// How many times it has been tried, this one included.
     New(u32),
     /// It was published within the window.
     Duplicate,
@@ -57,7 +58,7 @@ pub fn key(source: &str, id: &str) -> u128 {
 impl Dedup {
     pub fn new(events: &config::Events) -> Dedup {
         let (window_ms, entries_max) = (events.dedup_window_ms, events.dedup_entries_max.max(1));
-        Dedup { known: HashMap::new(), order: VecDeque::new(), window_ms, entries_max }
+        Dedup { known: HashMap::new(), order: VecDeque::new(), settled: 0, window_ms, entries_max }
     }
 
     /// Begins to publish an event, unless it was published before.
@@ -79,29 +80,35 @@ impl Dedup {
             Some(Entry::UnderWay { attempts }) => *attempts,
             _ => 1,
         };
-        let entry = if failed { Entry::Failed { at_ms: now_ms, attempts } } else { Entry::Done { at_ms: now_ms } };
-        self.known.insert(key, entry);
-        self.order.push_back((now_ms, key));
-        while self.order.len() > self.entries_max {
-            self.forget_oldest();
+        self.settled += 1;
+        let settled = self.settled;
+        self.known.insert(key, if failed { Entry::Failed { settled, attempts } } else { Entry::Done { settled } });
+        self.order.push_back((now_ms, settled, key));
+        // An event that fails again and again leaves stale entries in the order, but crowds out no other event.
+        while self.known.len() > self.entries_max || self.order.len() > 2 * self.entries_max {
+            if !self.forget_oldest() {
+                break;
+            }
         }
     }
 
     fn expire(&mut self, now_ms: u64) {
-        while self.order.front().is_some_and(|(at_ms, _)| at_ms.saturating_add(self.window_ms) <= now_ms) {
+        while self.order.front().is_some_and(|(at_ms, ..)| at_ms.saturating_add(self.window_ms) <= now_ms) {
             self.forget_oldest();
         }
     }
 
-    fn forget_oldest(&mut self) {
-        let Some((then_ms, key)) = self.order.pop_front() else { return };
+    /// Forgets the entry that was settled first, and returns whether there was one.
+    fn forget_oldest(&mut self) -> bool {
+        let Some((_, then, key)) = self.order.pop_front() else { return false };
         let is_current = match self.known.get(&key) {
-            Some(Entry::Done { at_ms } | Entry::Failed { at_ms, .. }) => *at_ms == then_ms,
+            Some(Entry::Done { settled } | Entry::Failed { settled, .. }) => *settled == then,
             Some(Entry::UnderWay { .. }) | None => false,
         };
         if is_current {
             self.known.remove(&key);
         }
+        true
     }
 }
 
@@ -144,6 +151,21 @@ mod tests {
         dedup.settle(key, false, 500);
         assert_eq!(dedup.begin(key, 1400), Attempt::Duplicate, "not from the first, which failed");
         assert_eq!(dedup.begin(key, 1500), Attempt::New(1));
+    }
+
+    #[test]
+    fn an_event_that_fails_again_and_again_crowds_out_no_other() {
+        let mut dedup = dedup();
+        let failing = key("a", "2");
+        for attempt in 1..=3 {
+            publish(&mut dedup, ("a", "1"), 0);
+            assert_eq!(dedup.begin(failing, 0), Attempt::New(attempt));
+            dedup.settle(failing, true, 0);
+        }
+        assert_eq!(publish(&mut dedup, ("a", "1"), 0), Attempt::Duplicate);
+        dedup.begin(failing, 0);
+        dedup.settle(failing, false, 0);
+        assert_eq!(dedup.begin(failing, 0), Attempt::Duplicate, "a success in the same millisecond counts");
     }
 
     #[test]

@@ -63,7 +63,8 @@ struct GroupChange {
 #[derive(Debug)]
 struct PolicyShare {
     policy: Arc<str>,
-    quota: groups::Quota,
+    /// Known once the policy lets somebody join.
+    quota: Option<groups::Quota>,
     groups: isize,
     memberships: isize,
 }
@@ -252,26 +253,25 @@ impl World {
     /// The number of members, as a guest's question.
     pub fn size(&mut self, group: &str) -> usize {
         self.note_group_read(group);
-        self.group_size(group)
+        self.size_in(&self.model.groups.read(), group)
     }
 
     /// The first members, in the order in which they joined, as a guest's question.
     pub fn members(&mut self, group: &str, most: usize) -> Vec<UserId> {
         self.note_group_read(group);
-        self.audience(group, most)
+        self.audience(group, &HashSet::new(), most).0
     }
 
-    pub fn group_size(&self, group: &str) -> usize {
-        self.size_in(&self.model.groups.read(), group)
-    }
-
-    /// The first members, in the order in which they joined.
-    pub fn audience(&self, group: &str, most: usize) -> Vec<UserId> {
+    /// Returns the first members who are not excepted, in the order in which they joined, and how many there are in all.
+    pub fn audience(&self, group: &str, except: &HashSet<&UserId>, most: usize) -> (Vec<UserId>, usize) {
         let groups = self.model.groups.read();
+        let excepted = except.iter().filter(|user| self.is_member(&groups, group, user.as_str())).count();
+        let total = self.size_in(&groups, group).saturating_sub(excepted);
+        let change = self.groups.get(group);
         let kept = groups.get(group).into_iter().flat_map(groups::Group::members);
-        let Some(change) = self.groups.get(group) else { return kept.take(most).cloned().collect() };
-        let kept = kept.filter(|user| !change.is_ended && !change.left.contains(*user));
-        kept.chain(change.joined.keys()).take(most).cloned().collect()
+        let kept = kept.filter(|user| change.is_none_or(|change| !change.is_ended && !change.left.contains(*user)));
+        let members = kept.chain(change.into_iter().flat_map(|change| change.joined.keys()));
+        (members.filter(|user| !except.contains(*user)).take(most).cloned().collect(), total)
     }
 
     /// Adds a member.
@@ -279,6 +279,8 @@ impl World {
     /// # Errors
     /// A bound is reached; nothing has changed.
     pub fn join(&mut self, policy: &Arc<str>, quota: groups::Quota, group: &str, user: UserId) -> Result<(), Full> {
+        // The bounds are checked against its size.
+        self.note_group_read(group);
         let groups = self.model.groups.read();
         if self.is_member(&groups, group, user.as_str()) {
             return Ok(());
@@ -296,18 +298,20 @@ impl World {
             return Err(Full);
         }
         drop(groups);
-        self.share_of(policy, quota, opens, 1);
+        self.share_of(policy, Some(quota), opens, 1);
         self.change(group).joined.insert(user, policy.clone());
         Ok(())
     }
 
     /// Removes a member, if it is there.
     pub fn leave(&mut self, group: &str, user: &UserId) {
+        self.note_group_read(group);
         let groups = self.model.groups.read();
         if !self.is_member(&groups, group, user.as_str()) {
             return;
         }
-        let opener = if self.size_in(&groups, group) == 1 { self.opener(&groups, group) } else { None };
+        let is_last = self.size_in(&groups, group) == 1;
+        let opener = if is_last { self.opener(&groups, group) } else { None };
         let admitted_by = groups.get(group).and_then(|known| known.admitted_by(user.as_str())).cloned();
         drop(groups);
         let change = self.change(group);
@@ -315,6 +319,10 @@ impl World {
             change.left.insert(user.clone());
             admitted_by
         });
+        if is_last {
+            // Whoever joins next opens another group.
+            *change = GroupChange { is_ended: true, ..GroupChange::default() };
+        }
         if let Some(policy) = policy {
             self.give_back(&policy, 0, 1);
         }
@@ -325,6 +333,7 @@ impl World {
 
     /// Ends a group.
     pub fn end(&mut self, group: &str) {
+        self.note_group_read(group);
         let groups = self.model.groups.read();
         let size = self.size_in(&groups, group);
         if size == 0 {
@@ -462,9 +471,10 @@ impl World {
         self.groups.entry(group.to_owned()).or_default()
     }
 
-    fn share_of(&mut self, policy: &Arc<str>, quota: groups::Quota, groups: isize, memberships: isize) {
+    fn share_of(&mut self, policy: &Arc<str>, quota: Option<groups::Quota>, groups: isize, memberships: isize) {
         match self.shares.iter_mut().find(|share| share.policy == *policy) {
             Some(share) => {
+                share.quota = quota.or(share.quota);
                 share.groups += groups;
                 share.memberships += memberships;
             }
@@ -473,9 +483,7 @@ impl World {
     }
 
     fn give_back(&mut self, policy: &Arc<str>, groups: isize, memberships: isize) {
-        // Giving back never needs the quota.
-        let quota = groups::Quota { groups_max: usize::MAX, memberships_max: usize::MAX };
-        self.share_of(policy, quota, -groups, -memberships);
+        self.share_of(policy, None, -groups, -memberships);
     }
 
     /// Whether the keys and groups that were read are still as they were, and what is written fits.
@@ -506,10 +514,9 @@ impl World {
         let largest =
             self.groups.iter().filter(|(_, change)| !change.joined.is_empty()).map(|(group, _)| self.size_in(groups, group)).max();
         let Some(largest) = largest else { return true };
-        let growing = self.shares.iter().filter(|share| share.groups > 0 || share.memberships > 0);
-        growing
-            .map(|share| (plus(groups.share(&share.policy), share.groups, share.memberships), share.quota))
-            .all(|(own, quota)| groups.allows(largest, grown, own, quota))
+        let mut joining = self.shares.iter().filter_map(|share| Some((share, share.quota?)));
+        joining
+            .all(|(share, quota)| groups.allows(largest, grown, plus(groups.share(&share.policy), share.groups, share.memberships), quota))
     }
 
     fn write_into(&self, states: &mut States, groups: &mut Groups, stamp: &mut impl FnMut() -> Stamp, changes: &mut Changes) {
@@ -526,12 +533,19 @@ impl World {
                 let stamp = stamp();
                 changes.note(|| Change::End { stamp, group: group.clone() });
             }
+            // New members come first, so that the group goes on when all others leave.
+            let (back, new): (Vec<_>, Vec<_>) = change.joined.iter().partition(|(user, _)| change.left.contains(*user));
+            for (user, policy) in new {
+                let stamp = stamp();
+                groups.join(group, user.clone(), policy, stamp);
+                changes.note(|| Change::Join { stamp, group: group.clone(), user: user.clone(), policy: policy.clone() });
+            }
             for user in &change.left {
                 let stamp = stamp();
                 groups.leave(group, user, stamp);
                 changes.note(|| Change::Leave { stamp, group: group.clone(), user: user.clone() });
             }
-            for (user, policy) in &change.joined {
+            for (user, policy) in back {
                 let stamp = stamp();
                 groups.join(group, user.clone(), policy, stamp);
                 changes.note(|| Change::Join { stamp, group: group.clone(), user: user.clone(), policy: policy.clone() });
@@ -541,21 +555,24 @@ impl World {
 }
 
 impl Model {
-    /// Makes what a world changed true, all of it or nothing, and notes it. Returns the counters to raise.
+    /// Makes what a world changed true, all of it or nothing, notes it, and posts what goes with it before the locks are released. Returns
+    /// the counters to raise.
     ///
     /// # Errors
-    /// Something that the world read has changed since, or what it wrote does not fit any more.
-    pub fn commit(&self, world: &mut World, changes: &mut Changes) -> Result<Vec<Count>, Conflict> {
+    /// Something that the world read has changed since, or what it wrote does not fit any more. Nothing was posted.
+    pub fn commit<P>(&self, world: &mut World, changes: &mut Changes, post: impl FnOnce() -> P) -> Result<(Vec<Count>, P), Conflict> {
         debug_assert!(world.is_live, "a look changes nothing");
-        if !world.is_untouched() {
-            let mut states = self.states.write();
-            let mut groups = self.groups.write();
-            if !world.stands(&states, &groups) {
-                return Err(Conflict);
-            }
-            world.write_into(&mut states, &mut groups, &mut || self.next_stamp(), changes);
+        let counts = std::mem::take(&mut world.counts);
+        if world.is_untouched() {
+            return Ok((counts, post()));
         }
-        Ok(std::mem::take(&mut world.counts))
+        let mut states = self.states.write();
+        let mut groups = self.groups.write();
+        if !world.stands(&states, &groups) {
+            return Err(Conflict);
+        }
+        world.write_into(&mut states, &mut groups, &mut || self.next_stamp(), changes);
+        Ok((counts, post()))
     }
 }
 
@@ -609,7 +626,7 @@ mod tests {
     }
 
     fn members(model: &Arc<Model>, group: &str) -> Vec<UserId> {
-        World::dry(model).audience(group, usize::MAX)
+        World::dry(model).audience(group, &HashSet::new(), usize::MAX).0
     }
 
     #[tokio::test(start_paused = true)]
@@ -672,7 +689,7 @@ mod tests {
         assert_eq!(text(world.get(&policy(), "k", QUOTA)), Some("1".into()));
         assert_eq!(text(world.get(&policy(), "other", QUOTA)), None);
         assert_eq!(model.states.read().usage("p"), Usage::default(), "nothing is committed yet");
-        let counts = model.commit(&mut world, &mut Changes::forgotten()).unwrap();
+        let (counts, ()) = model.commit(&mut world, &mut Changes::forgotten(), || ()).unwrap();
         assert_eq!(counts.iter().map(|count| count.name.as_str()).collect::<Vec<_>>(), ["kept"]);
         assert_eq!(model.states.read().usage("p").keys, 1);
     }
@@ -688,7 +705,7 @@ mod tests {
                 // Another request is quicker.
                 let mut other = World::live(&model);
                 other.increment(&policy(), "n".into(), 10, None, QUOTA).unwrap();
-                model.commit(&mut other, &mut Changes::forgotten()).unwrap();
+                model.commit(&mut other, &mut Changes::forgotten(), || ()).unwrap();
             }
             sum
         });
@@ -703,11 +720,11 @@ mod tests {
         let (mut looked, mut told) = (World::live(&model), World::live(&model));
         assert!(looked.contains("g", "a"));
         looked.set(&policy(), "k".into(), vec![], None, QUOTA).unwrap();
-        assert_eq!(told.audience("g", 9), [user("a")]);
+        assert_eq!(told.audience("g", &HashSet::new(), 9), (vec![user("a")], 1));
         told.set(&policy(), "k".into(), vec![], None, QUOTA).unwrap();
         join("b").unwrap();
-        assert_eq!(model.commit(&mut looked, &mut Changes::forgotten()).err(), Some(Conflict));
-        assert!(model.commit(&mut told, &mut Changes::forgotten()).is_ok());
+        assert_eq!(model.commit(&mut looked, &mut Changes::forgotten(), || ()).err(), Some(Conflict));
+        assert!(model.commit(&mut told, &mut Changes::forgotten(), || ()).is_ok());
     }
 
     #[tokio::test]
@@ -737,11 +754,13 @@ mod tests {
         look.join(&policy(), ANY, "a", user("2")).unwrap();
         look.join(&policy(), ANY, "c", user("3")).unwrap();
         look.end("b");
-        assert_eq!((look.audience("a", 9), look.group_size("b"), look.group_size("c")), (vec![user("1"), user("2")], 0, 1));
+        let seen = |look: &World, group: &str| look.audience(group, &HashSet::new(), 9).0;
+        assert_eq!((seen(&look, "a"), seen(&look, "b"), seen(&look, "c")), (vec![user("1"), user("2")], vec![], vec![user("3")]));
+        assert_eq!(look.audience("a", &HashSet::from([&user("1"), &user("3")]), 9), (vec![user("2")], 1));
         look.leave("a", &user("1"));
-        assert_eq!(look.audience("a", 9), [user("2")]);
+        assert_eq!(seen(&look, "a"), [user("2")]);
         look.join(&policy(), ANY, "a", user("1")).unwrap();
-        assert_eq!(look.audience("a", 9), [user("2"), user("1")]);
+        assert_eq!(seen(&look, "a"), [user("2"), user("1")]);
         assert_eq!((members(&model, "a"), members(&model, "b"), members(&model, "c")), (vec![user("1")], vec![user("1")], vec![]));
         assert_eq!(model.groups.read().totals(), Share { groups: 2, memberships: 2 });
     }

@@ -3,22 +3,19 @@
 //! A reload is whole or not at all. It takes the files that changed; if one of them is refused, none takes effect. A file
 //! that was refused earlier and has not changed since doesn't hold up later changes: its old policy goes on serving.
 
-use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
-
-use super::ticker::EpochTicker;
-use sha2::{Digest, Sha256};
 
 use super::bindings::Bounds;
 use super::compile::Compiler;
 use super::contract::{check_kind, imported_grants};
 use super::host::Shared;
 use super::inspect::Inspection;
-use super::plugin::{Source, TOO_LARGE_TO_KEEP};
+use super::plugin::{Binary, TOO_LARGE_TO_KEEP};
+use super::source::{Candidate, Content, Fingerprint, Source};
+use super::ticker::EpochTicker;
 use super::{Policies, Policy, PolicySet, Rejected};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
@@ -37,6 +34,7 @@ pub struct Loader {
     ticker: EpochTicker,
     compiler: Arc<Compiler>,
     config: Arc<Config>,
+    source: Source,
     model: Arc<Model>,
     metrics: Arc<Metrics>,
 }
@@ -45,27 +43,19 @@ pub struct Loader {
 #[derive(Debug)]
 pub enum Reload {
     Unchanged,
-    Swapped { revision: u64, changed: Vec<String> },
+    Swapped {
+        revision: u64,
+        changed: Vec<String>,
+    },
     Refused(Vec<Rejected>),
-}
-
-/// A file in the folder, read.
-struct Candidate {
-    name: String,
-    file: PathBuf,
-    content: Result<(String, Vec<u8>), String>,
-}
-
-impl Candidate {
-    fn digest(&self) -> Option<&str> {
-        self.content.as_ref().ok().map(|(digest, _)| digest.as_str())
-    }
+    /// The source of the plugins can't be looked at. What serves goes on.
+    Unreadable(String),
 }
 
 impl Loader {
     pub fn new(ticker: EpochTicker, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
         let compiler = Arc::new(Compiler::new(&config.plugins));
-        Loader { ticker, compiler, config, model, metrics }
+        Loader { source: Source::new(&config), ticker, compiler, config, model, metrics }
     }
 
     /// Somebody waits for what it compiles.
@@ -82,14 +72,19 @@ impl Loader {
 
     /// One that has compiled what this one has, with another configuration and other services.
     pub fn with(&self, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
-        Loader { ticker: self.ticker.clone(), compiler: self.compiler.clone(), config, model, metrics }
+        Loader { ticker: self.ticker.clone(), compiler: self.compiler.clone(), source: Source::new(&config), config, model, metrics }
     }
 
     /// Everything that can be loaded, and what can't.
     pub fn load(&self) -> (PolicySet, Vec<Rejected>) {
         let mut policies = Vec::new();
         let mut rejected = Vec::new();
-        for candidate in self.candidates() {
+        // Before the first policy there is nothing to keep: a folder that can't be read is one without plugins, and the log says so.
+        let candidates = self.source.candidates().unwrap_or_else(|error| {
+            tracing::warn!(dir = %self.config.plugins.dir.display(), "the plugins can't be listed: {error}");
+            Vec::new()
+        });
+        for candidate in candidates {
             match self.policy(&candidate) {
                 Ok(policy) => {
                     warn(&policy);
@@ -134,7 +129,13 @@ impl Loader {
         let current = policies.current();
         let known = policies.rejected();
         let (mut next, mut still_rejected, mut refused, mut changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let candidates = self.candidates();
+        let candidates = match self.source.candidates() {
+            Ok(candidates) => candidates,
+            Err(error) => {
+                self.metrics.reloads.with_label_values(&["unreadable"]).inc();
+                return Reload::Unreadable(format!("{} can't be listed: {error}", self.config.plugins.dir.display()));
+            }
+        };
         for candidate in &candidates {
             let serving = current.find(&candidate.name);
             if let Some(serving) = serving.filter(|policy| candidate.digest() == Some(&*policy.digest)) {
@@ -196,7 +197,7 @@ impl Loader {
     }
 
     fn policy(&self, candidate: &Candidate) -> Result<Policy, String> {
-        let (digest, bytes) = candidate.content.as_ref().map_err(Clone::clone)?;
+        let Content { digest, bytes } = candidate.content.as_ref().map_err(Clone::clone)?;
         let name = candidate.name.as_str();
         let config = self.config.policies.get(name).cloned().unwrap_or_default();
         let limits = self.config.limits_for(name);
@@ -207,8 +208,8 @@ impl Loader {
             name_bytes_max: self.config.groups.name_bytes_max,
         };
         let shared = Shared::new(name, limits, self.model.clone(), self.metrics.clone());
-        let source = Source { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
-        Policy::load(&self.ticker, &self.compiler, source, config, shared, bounds)
+        let binary = Binary { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
+        Policy::load(&self.ticker, &self.compiler, binary, config, shared, bounds)
     }
 
     /// Loads one file under this policy's name, as it would be loaded with all others.
@@ -216,7 +217,7 @@ impl Loader {
     /// # Errors
     /// A sentence that the plugin's author or operator can act on.
     pub fn load_one(&self, name: &str, file: &Path) -> Result<Policy, String> {
-        self.policy(&Candidate { name: name.to_owned(), file: file.to_owned(), content: self.read(file) })
+        self.policy(&Candidate { name: name.to_owned(), file: file.to_owned(), content: self.source.read(file) })
     }
 
     /// Puts a policy in the place of the one with its name, or among the others.
@@ -235,7 +236,7 @@ impl Loader {
     /// # Errors
     /// It is no component that this server could load.
     pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, String> {
-        let (digest, bytes) = self.read(file)?;
+        let Content { digest, bytes } = self.source.read(file)?;
         check_kind(&bytes)?;
         imported_grants(&self.ticker.engine, &self.compiler.component(&self.ticker.engine, &digest, &bytes)?)
     }
@@ -245,66 +246,16 @@ impl Loader {
     /// # Errors
     /// It is no plugin that this server could load.
     pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, String> {
-        let (digest, bytes) = self.read(file)?;
+        let Content { digest, bytes } = self.source.read(file)?;
         let shared = Shared::new(name, self.config.limits_for(name), self.model.clone(), self.metrics.clone());
         let config = self.config.policies.get(name).cloned().unwrap_or_default();
         Inspection::of(&self.ticker, &self.compiler, digest, bytes, config, shared)
     }
 
-    /// The plugins of the folder and of the configuration, by name, read.
-    fn candidates(&self) -> Vec<Candidate> {
-        let files = self.files();
-        files.into_iter().map(|(name, file)| Candidate { content: self.read(&file), name, file }).collect()
-    }
-
-    /// Every policy's file: `NAME.wasm` in the folder, or where the configuration says.
-    fn files(&self) -> BTreeMap<String, PathBuf> {
-        let dir = &self.config.plugins.dir;
-        let mut files = BTreeMap::new();
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-            // Editors and copiers put their unfinished files beside the real ones under names with a dot in front.
-            if path.extension().is_some_and(|extension| extension == "wasm") && !name.starts_with('.') {
-                files.insert(name.to_owned(), path.clone());
-            }
-        }
-        let configured = || self.config.policies.iter().filter_map(|(name, policy)| Some((name, dir.join(policy.file.as_ref()?))));
-        // A file that serves under configured names doesn't also serve under its own.
-        files.retain(|_, known| !configured().any(|(_, file)| file == *known));
-        files.extend(configured().map(|(name, file)| (name.clone(), file)));
-        files.retain(|name, _| self.config.policies.get(name).is_none_or(|policy| policy.enabled != Some(false)));
-        files
-    }
-
-    fn read(&self, file: &Path) -> Result<(String, Vec<u8>), String> {
-        let bytes_max = self.config.plugins.file_bytes_max;
-        let unreadable = |error: std::io::Error| format!("can't be read: {error}");
-        let metadata = std::fs::metadata(file).map_err(unreadable)?;
-        // Reading a pipe would wait, and a device has no end.
-        if !metadata.is_file() {
-            return Err("is no file".into());
-        }
-        let mut bytes = Vec::new();
-        // One byte more than allowed tells a file that has grown since it was looked at.
-        let reading = std::fs::File::open(file).and_then(|file| file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes));
-        reading.map_err(unreadable)?;
-        if bytes.len() as u64 > bytes_max {
-            let size = metadata.len().max(bytes.len() as u64);
-            return Err(format!("has {size} bytes, over the limit of {bytes_max} (plugins.file_bytes_max)"));
-        }
-        Ok((hex(&Sha256::digest(&bytes)), bytes))
-    }
-
-    /// What the files look like from outside, to notice a change cheaply.
-    pub fn fingerprint(&self) -> Vec<(PathBuf, Option<[i64; 4]>)> {
-        let look = |file: PathBuf| {
-            // The inode and its change time also tell a file of the same size and time that was put in its place.
-            let seen = std::fs::metadata(&file).ok();
-            let seen = seen.map(|seen| [seen.ino().cast_signed(), seen.size().cast_signed(), seen.ctime(), seen.ctime_nsec()]);
-            (file, seen)
-        };
-        self.files().into_values().map(look).collect()
+    /// # Errors
+    /// The source of the plugins can't be looked at.
+    pub fn fingerprint(&self) -> io::Result<Fingerprint> {
+        self.source.fingerprint()
     }
 
     pub fn config(&self) -> &config::Plugins {
@@ -323,8 +274,4 @@ fn reject(candidate: &Candidate, reason: String) -> Rejected {
     let reason = cut(&reason, REASON_BYTES_MAX).to_owned();
     let digest = candidate.digest().map(str::to_owned);
     Rejected { name: candidate.name.clone(), file: candidate.file.clone(), digest, reason, at: SystemTime::now() }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -71,6 +71,8 @@ pub struct Policy {
 #[derive(Debug, Default)]
 pub struct Counters {
     pub calls: AtomicU64,
+    /// Calls that were answered, by a refusal too.
+    completed: AtomicU64,
     pub refusals: AtomicU64,
     pub faults: AtomicU64,
 }
@@ -97,7 +99,7 @@ enum Flaw {
 
 /// What the server gives a plugin that is being loaded.
 #[derive(Debug)]
-pub struct Source<'a> {
+pub struct Binary<'a> {
     pub name: &'a str,
     pub file: std::path::PathBuf,
     pub digest: String,
@@ -122,16 +124,16 @@ impl Policy {
     pub fn load(
         ticker: &EpochTicker,
         compiler: &Compiler,
-        source: Source<'_>,
+        binary: Binary<'_>,
         config: config::Policy,
         shared: Arc<Shared>,
         bounds: Bounds,
     ) -> Result<Policy, String> {
-        check_kind(source.bytes)?;
+        check_kind(binary.bytes)?;
         let engine = &ticker.engine;
-        let component = compiler.component(engine, &source.digest, source.bytes)?;
+        let component = compiler.component(engine, &binary.digest, binary.bytes)?;
         let roles = check_exports(engine, &component)?;
-        check_imports(engine, &component, source.name, &config.grants)?;
+        check_imports(engine, &component, binary.name, &config.grants)?;
         let instances = Instances::new(ticker, &component, &config, shared.clone(), &roles)?;
         let (description, vary, first) = instances.probe()?;
         check_description(&description)?;
@@ -140,8 +142,8 @@ impl Policy {
         Ok(Policy {
             name: shared.name.clone(),
             version: description.version.into(),
-            digest: source.digest.into(),
-            file: source.file,
+            digest: binary.digest.into(),
+            file: binary.file,
             events: check_events(description.events, config.events.as_deref())?,
             vary,
             counters: Counters::default(),
@@ -307,7 +309,8 @@ impl Policy {
             time.observe(took.as_secs_f64());
         }
         self.breaker.lock().succeeded();
-        if self.on_trial.load(Ordering::Relaxed) && self.counters.calls.load(Ordering::Relaxed) >= self.limits().trial_calls {
+        let completed = self.counters.completed.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.on_trial.load(Ordering::Relaxed) && completed >= self.limits().trial_calls {
             self.end_trial();
         }
         answer.map_err(|refusal| {

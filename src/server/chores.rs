@@ -18,8 +18,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) async fn watch_plugins(node: Arc<Node>) {
     let config = node.loader.config();
     let mut tick = interval(Duration::from_millis(config.watch_interval_ms));
-    // Registration from before the first load, so that a file that changed during it is noticed.
+    // Empty, as before the first load, so that a file that changed during it is noticed.
     let (mut seen, mut taken) = (Vec::new(), Vec::new());
+    let mut is_readable = true;
     loop {
         tick.tick().await;
         node.policies.retire();
@@ -27,12 +28,22 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
         if !config.watch {
             continue;
         }
-        let now = node.loader.fingerprint();
-        if now == seen && now != taken {
-            node.reload(false).await;
-            taken = now.clone();
+        match node.loader.fingerprint() {
+            Ok(now) => {
+                if now == seen && now != taken {
+                    node.reload(false).await;
+                    taken.clone_from(&now);
+                }
+                is_readable = true;
+                seen = now;
+            }
+            // What serves goes on. It is said once, and looked at again with each tick.
+            Err(error) if is_readable => {
+                is_readable = false;
+                tracing::error!(dir = %config.dir.display(), "the plugins can't be listed, those that serve go on: {error}");
+            }
+            Err(_) => {}
         }
-        seen = now;
     }
 }
 

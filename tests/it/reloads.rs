@@ -167,3 +167,26 @@ async fn groups_survive_a_reload() {
     let receipt = server.publish("pooling.trip.started", json!({ "pool_id": 7, "by": 2 })).await;
     assert_eq!(receipt["recipients"], 1, "{receipt}");
 }
+
+#[tokio::test]
+async fn policies_go_on_while_their_folder_cannot_be_listed() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, away) = (parent.path().join("plugins"), parent.path().join("away"));
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::copy("plugins/pooling.wasm", dir.join("pooling.wasm")).unwrap();
+    let server = TestServer::with(&format!("[plugins]\ndir = {dir:?}\nwatch_interval_ms = 10")).await;
+    let routed = async || server.publish("pooling.trip.started", json!({ "pool_id": "p", "by": 1 })).await["policies"][0]["name"].clone();
+    assert_eq!(routed().await, "pooling");
+    std::fs::rename(&dir, &away).unwrap();
+    let (status, problem) = server.reload().await;
+    assert_eq!((status, &problem["code"]), (503, &json!("plugins_unreadable")));
+    // Several looks later it still serves, and the folder that is back changes nothing.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert_eq!(routed().await, "pooling");
+    std::fs::rename(&away, &dir).unwrap();
+    let (status, answer) = server.reload().await;
+    assert_eq!((status, &answer["changed"]), (200, &json!([])));
+    // A plugin that is gone from a folder that can be listed is gone.
+    std::fs::remove_file(dir.join("pooling.wasm")).unwrap();
+    assert_eq!(server.reload().await.1["changed"], json!(["pooling"]));
+}

@@ -12,7 +12,7 @@ use crate::model::world::World;
 use crate::policy::bindings::Bounds;
 use crate::policy::compile::Compiler;
 use crate::policy::host::Shared;
-use crate::policy::plugin::Source;
+use crate::policy::plugin::Binary;
 use crate::policy::{CallError, Policy, engine};
 use crate::types::clock::Clock;
 use crate::types::delivery::{Decision, Delivery, Draft, Message, PolicySetId, Recipients, Refusal, Response};
@@ -48,9 +48,9 @@ impl Guest {
         let metrics = Arc::new(Metrics::new()?);
         let model = Model::new(config, Clock::Machine, &metrics);
         let digest = Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect();
-        let source = Source { name: "guest", file: "guest.wasm".into(), digest, bytes: component };
+        let binary = Binary { name: "guest", file: "guest.wasm".into(), digest, bytes: component };
         let (compiler, shared) = (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics));
-        let policy = Policy::load(&engine::serving()?, &compiler, source, config::Policy::default(), shared, BOUNDS);
+        let policy = Policy::load(&engine::serving()?, &compiler, binary, config::Policy::default(), shared, BOUNDS);
         Ok(Guest { policy: policy.map_err(anyhow::Error::msg)?, model })
     }
 

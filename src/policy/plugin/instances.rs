@@ -91,7 +91,8 @@ impl Instances {
             std::mem::swap(&mut instance.store.data_mut().world, world);
             let vary = self.configure(&mut instance);
             std::mem::swap(&mut instance.store.data_mut().world, world);
-            Ok((description, vary?, instance))
+            let vary = vary.inspect_err(|_| *world = World::live(&self.shared.model))?;
+            Ok((description, vary, instance))
         })
     }
 

@@ -1,0 +1,125 @@
+//! Where plugins come from. A closed set, so an enum: a folder, today. What can't be looked at is not gone: a listing that fails is an
+//! error, and its caller keeps what serves.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::config::Config;
+
+#[derive(Debug)]
+pub enum Source {
+    /// `NAME.wasm` in `plugins.dir`, and the files that the configuration names.
+    Folder {
+        dir: PathBuf,
+        file_bytes_max: u64,
+        /// By policy: the file that the configuration names.
+        configured: BTreeMap<String, PathBuf>,
+        /// Policies that the configuration switches off.
+        disabled: Vec<String>,
+    },
+}
+
+/// A plugin that may be loaded, read.
+#[derive(Debug)]
+pub struct Candidate {
+    pub name: String,
+    pub file: PathBuf,
+    /// Or why it can't be read: a sentence without its subject.
+    pub content: Result<Content, String>,
+}
+
+#[derive(Debug)]
+pub struct Content {
+    /// SHA-256, in hexadecimal.
+    pub digest: String,
+    pub bytes: Vec<u8>,
+}
+
+/// What a source looks like from outside, to notice a change cheaply.
+pub type Fingerprint = Vec<(PathBuf, Option<[i64; 4]>)>;
+
+impl Candidate {
+    pub fn digest(&self) -> Option<&str> {
+        self.content.as_ref().ok().map(|content| content.digest.as_str())
+    }
+}
+
+impl Source {
+    pub fn new(config: &Config) -> Source {
+        let dir = config.plugins.dir.clone();
+        let named = config.policies.iter().filter_map(|(name, policy)| Some((name.clone(), dir.join(policy.file.as_ref()?))));
+        let disabled = config.policies.iter().filter(|(_, policy)| policy.enabled == Some(false)).map(|(name, _)| name.clone());
+        Source::Folder { configured: named.collect(), disabled: disabled.collect(), file_bytes_max: config.plugins.file_bytes_max, dir }
+    }
+
+    /// Reads every plugin, in the order of their names.
+    ///
+    /// # Errors
+    /// The source can't be looked at. A plugin that can't be read is a candidate that says so.
+    pub fn candidates(&self) -> io::Result<Vec<Candidate>> {
+        let files = self.files()?;
+        Ok(files.into_iter().map(|(name, file)| Candidate { content: self.read(&file), name, file }).collect())
+    }
+
+    /// # Errors
+    /// The source can't be looked at.
+    pub fn fingerprint(&self) -> io::Result<Fingerprint> {
+        let look = |file: PathBuf| {
+            // The inode and its change time also tell a file of the same size and time that was put in its place.
+            let seen = std::fs::metadata(&file).ok();
+            let seen = seen.map(|seen| [seen.ino().cast_signed(), seen.size().cast_signed(), seen.ctime(), seen.ctime_nsec()]);
+            (file, seen)
+        };
+        Ok(self.files()?.into_values().map(look).collect())
+    }
+
+    /// Reads one file, which may lie elsewhere.
+    ///
+    /// # Errors
+    /// A sentence without its subject.
+    pub fn read(&self, file: &Path) -> Result<Content, String> {
+        let Source::Folder { file_bytes_max, .. } = self;
+        let unreadable = |error: io::Error| format!("can't be read: {error}");
+        let metadata = std::fs::metadata(file).map_err(unreadable)?;
+        // Reading a pipe would wait, and a device has no end.
+        if !metadata.is_file() {
+            return Err("is not a file".into());
+        }
+        let mut bytes = Vec::new();
+        // One byte more than allowed tells a file that has grown since it was looked at.
+        let reading = std::fs::File::open(file).and_then(|file| file.take(file_bytes_max.saturating_add(1)).read_to_end(&mut bytes));
+        reading.map_err(unreadable)?;
+        if bytes.len() as u64 > *file_bytes_max {
+            let size = metadata.len().max(bytes.len() as u64);
+            return Err(format!("has {size} bytes, over the limit of {file_bytes_max} (plugins.file_bytes_max)"));
+        }
+        Ok(Content { digest: hex(&Sha256::digest(&bytes)), bytes })
+    }
+
+    /// Finds every policy's file.
+    fn files(&self) -> io::Result<BTreeMap<String, PathBuf>> {
+        let Source::Folder { dir, configured, disabled, .. } = self;
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+            // Editors and copiers put their unfinished files beside the real ones under names with a dot in front.
+            if path.extension().is_some_and(|extension| extension == "wasm") && !name.starts_with('.') {
+                files.insert(name.to_owned(), path.clone());
+            }
+        }
+        // A file that serves under configured names doesn't also serve under its own.
+        files.retain(|_, known| !configured.values().any(|file| file == known));
+        files.extend(configured.iter().map(|(name, file)| (name.clone(), file.clone())));
+        files.retain(|name, _| !disabled.contains(name));
+        Ok(files)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
