@@ -1,7 +1,7 @@
-//! From files to a policy set: at the start, and whenever the folder changes.
+//! Loads files into a policy set: at start-up, and whenever the folder changes.
 //!
-//! A reload is whole or not at all. It takes the files that changed; if one of them is refused, none takes effect. A file
-//! that was refused earlier and has not changed since doesn't hold up later changes: its old policy goes on serving.
+//! A reload is all or nothing. It loads the files that changed; if one of them is refused, none takes effect. A file that was refused
+//! earlier and has not changed since doesn't block later changes: its old policy keeps serving.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -25,13 +25,13 @@ use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::types::fault::cut;
 
-/// Where a policy stands among the others when its configuration doesn't say.
+/// A policy's `order` if its configuration doesn't set one.
 const ORDER_DEFAULT: i32 = 100;
 
-/// Bytes of a reason that are kept: it may hold what the plugin itself says.
+/// Bytes of a reason that are kept: it may contain the plugin's own text.
 const REASON_BYTES_MAX: usize = 4096;
 
-/// Loads plugins as the configuration says.
+/// Loads plugins as configured.
 #[derive(Debug)]
 pub struct Loader {
     ticker: EpochTicker,
@@ -49,7 +49,7 @@ pub enum Reload {
     Refused(Vec<Rejected>),
 }
 
-/// A file in the folder, read.
+/// A plugin's file, with its digest and bytes or why it could not be read.
 struct Candidate {
     name: String,
     file: PathBuf,
@@ -68,24 +68,24 @@ impl Loader {
         Loader { ticker, compiler, config, model, metrics }
     }
 
-    /// Somebody waits for what it compiles.
+    /// Makes it compile in the foreground: somebody waits for the result.
     pub fn foreground(self) -> Loader {
         let compiler = Compiler::new(&self.config.plugins).foreground();
         Loader { compiler: Arc::new(compiler), ..self }
     }
 
-    /// Somebody waits for it, and what it compiles is what it compiled before, with an edit.
+    /// Makes it compile in the foreground, and reuse what has not changed since it last compiled the same plugin.
     pub fn for_edits(self) -> Loader {
         let compiler = Compiler::new(&self.config.plugins).foreground().for_edits();
         Loader { compiler: Arc::new(compiler), ..self }
     }
 
-    /// One that has compiled what this one has, with another configuration and other services.
+    /// Returns a loader with the same compiler, and another configuration, model and metrics.
     pub fn with(&self, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
         Loader { ticker: self.ticker.clone(), compiler: self.compiler.clone(), config, model, metrics }
     }
 
-    /// Everything that can be loaded, and what can't.
+    /// Loads every plugin. Returns those that could be loaded, and why the others could not.
     pub fn load(&self) -> (PolicySet, Vec<Rejected>) {
         let mut policies = Vec::new();
         let mut rejected = Vec::new();
@@ -101,7 +101,7 @@ impl Loader {
         (self.set(1, policies), rejected)
     }
 
-    /// Puts the version before in the place of each new one that faults from the start. What was rolled back.
+    /// Replaces each policy whose circuit opened while it was on trial with the version before it. Returns what was rolled back.
     pub fn roll_back(&self, policies: &Policies) -> Vec<Rejected> {
         let current = policies.current();
         let mut next = current.policies.clone();
@@ -110,7 +110,7 @@ impl Loader {
             let Some(previous) = policy.fallback() else { continue };
             let why = policy.last_fault.lock().as_ref().map_or_else(String::new, |fault| {
                 let defect = &fault.defect;
-                format!(", at last in {} ({}: {})", fault.function, defect.kind.name(), defect.detail)
+                format!(", most recently in {} ({}: {})", fault.function, defect.kind.name(), defect.detail)
             });
             let (version, times) = (&policy.version, policy.limits().breaker_faults);
             let reason = format!("was new and faulted {times} times in a row{why}: {version} is rolled back to {}", previous.version);
@@ -129,7 +129,7 @@ impl Loader {
         rejected
     }
 
-    /// Brings the policies up to date with the files. `again`: a file that was refused is tried again, changed or not.
+    /// Brings the policies up to date with the files. With `again`, a refused file is tried again even if it has not changed.
     pub fn reload(&self, policies: &Policies, again: bool) -> Reload {
         let current = policies.current();
         let known = policies.rejected();
@@ -211,7 +211,7 @@ impl Loader {
         Policy::load(&self.ticker, &self.compiler, source, config, shared, bounds)
     }
 
-    /// Loads one file under this policy's name, as it would be loaded with all others.
+    /// Loads one file under this policy's name, as `load` would.
     ///
     /// # Errors
     /// A sentence that the plugin's author or operator can act on.
@@ -219,7 +219,7 @@ impl Loader {
         self.policy(&Candidate { name: name.to_owned(), file: file.to_owned(), content: self.read(file) })
     }
 
-    /// Puts a policy in the place of the one with its name, or among the others.
+    /// Adds a policy to the set, or replaces the one with its name.
     pub fn put(&self, policies: &Policies, policy: Policy) {
         let current = policies.current();
         if let Some(old) = current.find(&policy.name) {
@@ -230,20 +230,20 @@ impl Loader {
         policies.swap(self.set(current.revision + 1, next));
     }
 
-    /// The grants that a file needs.
+    /// Returns the grants that a file needs.
     ///
     /// # Errors
-    /// It is no component that this server could load.
+    /// The file is not a component that this server could load.
     pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, String> {
         let (digest, bytes) = self.read(file)?;
         check_kind(&bytes)?;
         imported_grants(&self.ticker.engine, &self.compiler.component(&self.ticker.engine, &digest, &bytes)?)
     }
 
-    /// What there is to know of a file before a configuration fits it.
+    /// Inspects a file, whether or not its configuration is complete.
     ///
     /// # Errors
-    /// It is no plugin that this server could load.
+    /// The file is not a plugin that this server could load.
     pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, String> {
         let (digest, bytes) = self.read(file)?;
         let shared = Shared::new(name, self.config.limits_for(name), self.model.clone(), self.metrics.clone());
@@ -251,26 +251,26 @@ impl Loader {
         Inspection::of(&self.ticker, &self.compiler, digest, bytes, config, shared)
     }
 
-    /// The plugins of the folder and of the configuration, by name, read.
+    /// Reads the plugins of the folder and of the configuration, in order of their names.
     fn candidates(&self) -> Vec<Candidate> {
         let files = self.files();
         files.into_iter().map(|(name, file)| Candidate { content: self.read(&file), name, file }).collect()
     }
 
-    /// Every policy's file: `NAME.wasm` in the folder, or where the configuration says.
+    /// Returns every policy's file: `NAME.wasm` in the folder, or the one that the configuration names.
     fn files(&self) -> BTreeMap<String, PathBuf> {
         let dir = &self.config.plugins.dir;
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let path = entry.path();
             let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-            // Editors and copiers put their unfinished files beside the real ones under names with a dot in front.
+            // Editors and copying tools keep unfinished files in the same folder, under names that begin with a dot.
             if path.extension().is_some_and(|extension| extension == "wasm") && !name.starts_with('.') {
                 files.insert(name.to_owned(), path.clone());
             }
         }
         let configured = || self.config.policies.iter().filter_map(|(name, policy)| Some((name, dir.join(policy.file.as_ref()?))));
-        // A file that serves under configured names doesn't also serve under its own.
+        // A file that is configured under other names isn't also loaded under its own.
         files.retain(|_, known| !configured().any(|(_, file)| file == *known));
         files.extend(configured().map(|(name, file)| (name.clone(), file)));
         files.retain(|name, _| self.config.policies.get(name).is_none_or(|policy| policy.enabled != Some(false)));
@@ -281,12 +281,12 @@ impl Loader {
         let bytes_max = self.config.plugins.file_bytes_max;
         let unreadable = |error: std::io::Error| format!("can't be read: {error}");
         let metadata = std::fs::metadata(file).map_err(unreadable)?;
-        // Reading a pipe would wait, and a device has no end.
+        // Reading a pipe may block, and a device may never end.
         if !metadata.is_file() {
-            return Err("is no file".into());
+            return Err("is not a file".into());
         }
         let mut bytes = Vec::new();
-        // One byte more than allowed tells a file that has grown since it was looked at.
+        // One byte more than allowed, to notice a file that has grown since `metadata`.
         let reading = std::fs::File::open(file).and_then(|file| file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes));
         reading.map_err(unreadable)?;
         if bytes.len() as u64 > bytes_max {
@@ -296,10 +296,10 @@ impl Loader {
         Ok((hex(&Sha256::digest(&bytes)), bytes))
     }
 
-    /// What the files look like from outside, to notice a change cheaply.
+    /// Returns the metadata of every policy's file, to notice a change cheaply.
     pub fn fingerprint(&self) -> Vec<(PathBuf, Option<[i64; 4]>)> {
         let look = |file: PathBuf| {
-            // The inode and its change time also tell a file of the same size and time that was put in its place.
+            // The inode and its change time also show a replacement of the same size and modification time.
             let seen = std::fs::metadata(&file).ok();
             let seen = seen.map(|seen| [seen.ino().cast_signed(), seen.size().cast_signed(), seen.ctime(), seen.ctime_nsec()]);
             (file, seen)
@@ -312,7 +312,7 @@ impl Loader {
     }
 }
 
-/// What its operator should know of a policy that was loaded.
+/// Logs what the operator should know about a loaded policy.
 fn warn(policy: &Policy) {
     if policy.keeps_no_instance() {
         tracing::warn!(policy = &*policy.name, "{TOO_LARGE_TO_KEEP}");

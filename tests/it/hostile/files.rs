@@ -19,7 +19,7 @@ pub(super) const ROWS: [Row<'static>; 4] = [
     Row {
         name: "endless",
         does: "is a link to a device that can be read for ever",
-        outcome: "refused at load: “is no file”",
+        outcome: "refused at load: “is not a file”",
         bound: "the contract",
     },
     Row {
@@ -56,7 +56,7 @@ async fn what_is_no_file_is_not_read() {
     std::os::unix::fs::symlink("/dev/zero", dir.path().join("endless.wasm")).unwrap();
     let error = Server::new(config(&format!("[plugins]\ndir = {:?}", dir.path()))).await.unwrap_err().to_string();
     for name in ["endless", "folder"] {
-        assert!(error.contains(&format!("{name}.wasm) is no file")), "{error}");
+        assert!(error.contains(&format!("{name}.wasm) is not a file")), "{error}");
     }
 }
 
