@@ -1,6 +1,6 @@
-//! The command line: reads the arguments and hands over. What a command does is in the file of its name.
+//! The command line: reads the arguments and runs the command. Each command is in the file of its name.
 //!
-//! Exit codes: 0 done, 1 an error (one line on stderr for each), 2 wrong usage.
+//! Exit codes: 0 success, 1 an error (one line on stderr for each), 2 wrong usage.
 
 mod check;
 mod client;
@@ -31,7 +31,7 @@ use crate::config::{Config, Problems, Setting};
 use crate::policy::compile::{self, CHILD_COMMAND};
 use crate::server;
 
-/// A WebSocket message router whose routing and formatting policies are WebAssembly plugins. Alone it is `signalpost serve`.
+/// A WebSocket message router whose routing and formatting policies are WebAssembly plugins. Without a command it serves.
 #[derive(Debug, Parser)]
 #[command(name = "signalpost", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -45,24 +45,24 @@ struct Arguments {
 enum Command {
     /// Serve until SIGINT or SIGTERM.
     Serve(ServerFlags),
-    /// Check the configuration, and show every setting and where it came from.
+    /// Check the configuration and the plugins, and show every setting and where it came from.
     Check(check::Arguments),
     /// Publish an event, or send a message to one user.
     Send(send::Arguments),
-    /// Show what would become of an event: who would be told, and what each of their sessions would see.
+    /// Show what would happen to an event: who would be notified, and what each of their sessions would see.
     Explain(explain::Arguments),
-    /// Read a user's messages as they arrive, and send what is typed.
+    /// Show a user's messages as they arrive, and send what you type.
     Listen(listen::Arguments),
     /// Open many sockets, publish, and check that each message reaches exactly its readers; exits with 0 only if so.
     Load(load::Arguments),
-    /// Make a user's token for development, or an API key.
+    /// Make a user's token for development, or an API key for a producer or an operator.
     Token(token::Arguments),
-    /// Serve a plugin while it is written: build it on each save, run its fixtures, swap it, and show what it does.
+    /// Serve a plugin while you write it: build it on each save, run its fixtures, swap it in, and show what it does.
     Dev(dev::Arguments),
     /// Make, inspect, check and test plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
-    /// Compile a component, or one of its modules, from standard input, as the server's own child.
+    /// Compile a component, or one of its modules, from standard input, as the server's child process.
     #[command(name = CHILD_COMMAND, hide = true)]
     CompileComponent {
         memory_bytes_max: u64,
@@ -73,16 +73,16 @@ enum Command {
     },
 }
 
-/// The settings that are often different from one start to the next. All others are in the file or the environment.
+/// The settings that often differ from one start to the next. All others are in the file or the environment.
 #[derive(Args, Clone, Debug)]
 struct ServerFlags {
-    /// Where to serve, as in 127.0.0.1:8080; port 0 takes a free one.
+    /// The address to serve, as in 127.0.0.1:8080; port 0 takes a free port.
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
     /// The folder of the plugins.
     #[arg(long, value_name = "DIR")]
     plugins: Option<String>,
-    /// The configuration file (TOML); SIGNALPOST_CONFIG names it too.
+    /// The configuration file (TOML); SIGNALPOST_CONFIG by default.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -109,18 +109,18 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Token(arguments) => token::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Plugin(command) => plugin::run(&command),
-        // Done before anything else, by `main`.
+        // `main` has run it already.
         Command::CompileComponent { .. } => Ok(()),
     }
 }
 
-/// The wrong usage that only a command itself can see is reported as clap reports its own.
+/// Prints an error. Wrong usage that only a command itself can detect is reported as clap reports its own.
 fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(usage) = error.downcast_ref::<clap::Error>() {
         usage.exit();
     }
     if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-        // Who reads our output has seen enough, as in `signalpost check | head`.
+        // The reader of the output has seen enough, as in `signalpost check | head`.
         return ExitCode::SUCCESS;
     }
     match error.downcast_ref::<Problems>() {
@@ -146,21 +146,21 @@ fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
         builder.worker_threads(config.worker_threads);
     }
     let runtime = builder.enable_all().build().context("can't start the threads that serve")?;
-    // On a thread that serves: each connection that is accepted here would wake another one.
+    // Spawned: if this thread accepted connections, each would have to wake a worker thread.
     let serving = runtime.spawn(async { server::run(config, stop_signal()?).await });
     let served = runtime.block_on(serving).context("the server panicked")?;
-    // The server has kept its own deadline; what is left is not waited for again.
+    // The server has kept its own deadline, so tasks that are left are not waited for.
     runtime.shutdown_background();
     served
 }
 
 impl ServerFlags {
-    /// Only this file is named.
+    /// Returns flags that only name a configuration file.
     fn of(config: Option<PathBuf>) -> ServerFlags {
         ServerFlags { listen: None, plugins: None, config }
     }
 
-    /// The configuration file, if there is one.
+    /// Returns the configuration file, if one is named.
     fn file(&self) -> Option<PathBuf> {
         let named_outside = std::env::var_os("SIGNALPOST_CONFIG").filter(|file| !file.is_empty()).map(PathBuf::from);
         self.config.clone().or(named_outside)
@@ -168,7 +168,7 @@ impl ServerFlags {
 
     fn load(&self) -> anyhow::Result<(Config, Vec<Setting>)> {
         let file = self.file();
-        // A value that isn't UTF-8 is shown as well as it can be, and refused as any wrong value.
+        // A value that isn't UTF-8 is converted as far as possible, and refused like any wrong value.
         let text = |text: OsString| text.to_string_lossy().into_owned();
         let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
         Config::load(file.as_deref(), self.overrides(), environment)
@@ -187,12 +187,12 @@ impl ServerFlags {
     }
 }
 
-/// One thread is plenty for one connection.
+/// Returns the runtime of a client. One thread is enough for one connection.
 fn client_runtime() -> anyhow::Result<Runtime> {
     Builder::new_current_thread().enable_all().build().context("can't start the runtime")
 }
 
-/// Ends with the first SIGINT or SIGTERM. The second one then ends the process, so that nobody waits against their will.
+/// Returns a future that resolves at the first SIGINT or SIGTERM. The second one ends the process, for an operator who won't wait.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -1,4 +1,4 @@
-//! What is served over HTTP, to producers and to operators.
+//! The HTTP API, for producers and operators.
 
 pub mod ingress;
 pub mod operate;

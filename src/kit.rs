@@ -1,5 +1,5 @@
-//! The plugin kit: what a plugin's author does before a server sees the work. Everything here runs on the server's own parts, so
-//! that what passes here passes there.
+//! The plugin kit: developing, testing and timing a plugin. It runs the server's own code, so that a plugin that passes here works in
+//! the server too.
 
 pub mod dev;
 pub mod fixture;

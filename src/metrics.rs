@@ -1,4 +1,4 @@
-//! Counters for all that the invariants promise to count, in Prometheus' text format.
+//! Metrics in Prometheus' text format: among them all that the invariants promise to count.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 
 use crate::types::drop_reason::DropReason;
 
-/// What became of an event as a whole.
+/// What happened to an event as a whole.
 #[derive(Clone, Copy, Debug)]
 pub enum EventOutcome {
     Routed,
@@ -30,10 +30,10 @@ impl EventOutcome {
     }
 }
 
-/// The policy's counter of what it could not count.
+/// A policy's counter of counts that were dropped: their names were invalid or too many.
 pub const DROPPED_METRIC: &str = "_dropped";
 
-/// All counters. Those of the hot path are fields, so that counting is one atomic addition.
+/// All metrics. Those of an event's path are resolved to their labels here, so that counting is one atomic addition.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -58,7 +58,7 @@ pub struct Metrics {
     pub policy_refusals: IntCounterVec,
     pub policy_log_lines_dropped: IntCounterVec,
     policy_custom: IntCounterVec,
-    /// The names of each policy's own counters, whichever version made them.
+    /// The names of each policy's own counters, over all its versions.
     custom_names: Mutex<HashMap<Arc<str>, HashSet<String>>>,
     pub reloads: IntCounterVec,
     pub dead_letters: IntCounterVec,
@@ -71,7 +71,7 @@ pub struct Metrics {
     memberships: IntGauge,
 }
 
-/// Values that are read when somebody asks.
+/// Values that are read when the metrics are requested.
 #[derive(Debug)]
 pub struct Gauges {
     pub sessions: usize,
@@ -84,15 +84,14 @@ pub struct Gauges {
 }
 
 impl Metrics {
+    /// Registers all metrics.
+    ///
     /// # Errors
-    /// Two metrics have one name: a mistake in this file.
+    /// Two metrics have the same name: a mistake in this file.
     pub fn new() -> prometheus::Result<Metrics> {
         let make = Maker(Registry::new());
-        let dropped = make.counters(
-            "signalpost_messages_dropped_total",
-            "Messages that a user was to have and did not read, by reason.",
-            &["reason"],
-        )?;
+        let dropped =
+            make.counters("signalpost_messages_dropped_total", "Messages for a user that the user did not read, by reason.", &["reason"])?;
         let events = make.counters("signalpost_events_total", "Events by outcome: routed, unwanted, duplicate, rejected.", &["outcome"])?;
         Ok(Metrics {
             events: EventOutcome::ALL.map(|outcome| events.with_label_values(&[outcome.name()])),
@@ -102,7 +101,7 @@ impl Metrics {
             dropped: DropReason::ALL.map(|reason| dropped.with_label_values(&[reason.name()])),
             client_messages: make.counters(
                 "signalpost_client_messages_total",
-                "Messages from clients by outcome: handled, refused, unhandled, invalid.",
+                "Messages from clients by outcome: handled, refused, faulted, unhandled, invalid.",
                 &["outcome"],
             )?,
             sessions_opened: make.counter("signalpost_sessions_opened_total", "Sessions opened.")?,
@@ -113,23 +112,25 @@ impl Metrics {
             )?,
             resumes: make.counters(
                 "signalpost_resumes_total",
-                "Sessions that resumed, and whether everything was there.",
+                "Sessions that resumed, by whether every missed message was still in the mailbox.",
                 &["recovered"],
             )?,
-            exposed: make.gauge("signalpost_exposed", "1 where other machines reach this server and it doesn't ask who they are.")?,
+            exposed: make.gauge("signalpost_exposed", "1 if other machines can reach this server and it does not authenticate them.")?,
             connections: make.gauge("signalpost_connections", "Open TCP connections.")?,
-            connections_refused: make
-                .counter("signalpost_connections_refused_total", "TCP connections over http.connections_per_address_max, ended at once.")?,
+            connections_refused: make.counter(
+                "signalpost_connections_refused_total",
+                "TCP connections over http.connections_per_address_max, closed at once.",
+            )?,
             jwks_fetches: make.counters("signalpost_jwks_fetches_total", "Fetches of issuers' keys: taken, failed.", &["outcome"])?,
             auth_refused: make.counters(
                 "signalpost_auth_refused_total",
-                "Requests and tokens refused, by what was wrong with them.",
+                "Requests and tokens refused by authentication, by reason.",
                 &["reason"],
             )?,
             problems: make.counters("signalpost_http_problems_total", "Requests answered with a problem document, by code.", &["code"])?,
             group_changes_refused: make.counter("signalpost_group_changes_refused_total", "Joins that a limit refused.")?,
-            policy_calls: make.histogram("signalpost_policy_call_seconds", "Time in a policy's function.", &["policy", "function"])?,
-            policy_faults: make.counters("signalpost_policy_faults_total", "Defects of a policy, by kind.", &["policy", "kind"])?,
+            policy_calls: make.histogram("signalpost_policy_call_seconds", "Time of a policy's calls.", &["policy", "function"])?,
+            policy_faults: make.counters("signalpost_policy_faults_total", "Faults of a policy, by kind.", &["policy", "kind"])?,
             policy_refusals: make.counters("signalpost_policy_refusals_total", "A policy's refusals.", &["policy"])?,
             policy_log_lines_dropped: make.counters(
                 "signalpost_policy_log_lines_dropped_total",
@@ -145,7 +146,7 @@ impl Metrics {
             )?,
             dead_letters: make.counters(
                 "signalpost_dead_letters_total",
-                "Dead letters by what became of them: kept, retried, deleted, evicted.",
+                "Dead letters by outcome: kept, retried, deleted, evicted.",
                 &["outcome"],
             )?,
             dead_letters_kept: make.gauge("signalpost_dead_letters", "Dead letters that are kept.")?,
@@ -173,7 +174,7 @@ impl Metrics {
         }
     }
 
-    /// Raises a policy's own counter, unless it would be one name too many.
+    /// Raises a policy's own counter, or `_dropped` if the policy has too many names already.
     pub fn count_custom(&self, policy: &Arc<str>, name: &str, by: u64, names_max: usize) {
         let mut names = self.custom_names.lock();
         let names = names.entry(policy.clone()).or_default();
@@ -185,8 +186,10 @@ impl Metrics {
         self.policy_custom.with_label_values(&[&**policy, name]).inc_by(by);
     }
 
+    /// Returns the metrics as text.
+    ///
     /// # Errors
-    /// A metric can't be written as text; none of ours.
+    /// A metric can't be written as text, which does not happen with these.
     pub fn text(&self, gauges: &Gauges) -> prometheus::Result<String> {
         let set = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.sessions, gauges.sessions);
@@ -199,7 +202,7 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// The time of one function of a policy.
+    /// Returns the histogram of one function of a policy.
     pub fn policy_call(&self, policy: &str, function: &str) -> Histogram {
         self.policy_calls.with_label_values(&[policy, function])
     }
@@ -228,7 +231,7 @@ impl Maker {
     }
 
     fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
-        // From a bare call to far past the default deadline.
+        // From a minimal call to far beyond the default deadline.
         let buckets = vec![1e-6, 5e-6, 25e-6, 100e-6, 500e-6, 2.5e-3, 10e-3, 50e-3, 250e-3];
         let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?;
         self.0.register(Box::new(histogram.clone()))?;

@@ -1,4 +1,4 @@
-//! Below HTTP: connections with and without TLS, WebSocket frames, and how many connections there may be. Problem documents too, since
+//! Below HTTP: connections with and without TLS, WebSocket frames, and limits on connections and sessions. Problem documents too, since
 //! a handshake is refused with one.
 
 pub mod permits;

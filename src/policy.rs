@@ -29,7 +29,7 @@ use crate::types::delivery::PolicySetId;
 pub use contract::Role;
 pub use plugin::{CallError, Policy};
 
-/// The policies that are asked together, in the configured order.
+/// The policies that are called together, in the configured order.
 #[derive(Debug)]
 pub struct PolicySet {
     /// Counts up with each set of this process.
@@ -44,7 +44,7 @@ impl PolicySet {
         let mut digest = Sha256::new();
         for policy in &policies {
             let config = &policy.config;
-            // What a policy's answers depend on. Order is the order here.
+            // What a policy's answers depend on. The order of the policies counts too.
             let depends_on = (&*policy.name, &*policy.digest, &config.settings, &config.grants, &config.events, config.on_fault);
             digest.update(serde_json::to_vec(&depends_on).unwrap_or_default());
         }
@@ -53,12 +53,12 @@ impl PolicySet {
         PolicySet { revision, id, policies }
     }
 
-    /// The policies with this role that want events of this type, in order.
+    /// Returns the policies with this role that want events of this type, in order.
     pub fn wanting<'a>(&'a self, role: Role, event_type: &'a str) -> impl Iterator<Item = &'a Arc<Policy>> {
         self.policies.iter().filter(move |policy| policy.has(role) && policy.wants(event_type))
     }
 
-    /// The sessions policies, in order.
+    /// Returns the sessions policies, in order.
     pub fn sessions(&self) -> impl Iterator<Item = &Arc<Policy>> {
         self.policies.iter().filter(|policy| policy.has(Role::Sessions))
     }
@@ -68,19 +68,19 @@ impl PolicySet {
     }
 }
 
-/// A file that could not be taken, and why.
+/// A plugin's file that was refused or rolled back, and why.
 #[derive(Clone, Debug, Serialize, PartialEq, Eq)]
 pub struct Rejected {
     pub name: String,
     pub file: std::path::PathBuf,
-    /// SHA-256 of what was refused; absent where the file could not be read.
+    /// SHA-256 of the refused file; `None` if it could not be read.
     pub digest: Option<String>,
     pub reason: String,
     #[serde(serialize_with = "crate::types::time::time")]
     pub at: SystemTime,
 }
 
-/// The current set, those just before it, and what was refused since.
+/// The current set, the sets just before it, and the files that are refused.
 #[derive(Debug)]
 pub struct Policies {
     current: ArcSwap<PolicySet>,
@@ -98,7 +98,7 @@ impl Policies {
         self.current.load_full()
     }
 
-    /// The set that a message's event took. A message that is read long after a reload is shaped by the current one.
+    /// Returns the set that the message's event took, or the current one if that set has been retired.
     pub fn at(&self, id: PolicySetId) -> Arc<PolicySet> {
         let current = self.current();
         if current.id == id {
@@ -116,15 +116,15 @@ impl Policies {
         *self.rejected.lock() = rejected;
     }
 
-    /// Puts a new set in place. Events under way finish with the one that they took.
+    /// Replaces the current set. Events in progress finish with the set that they took.
     pub fn swap(&self, next: PolicySet) {
-        // The old one is always in one of the two places: a reader who finds neither of them current waits here.
+        // Locked before the swap, so that `at` always finds the old set: it is either current or, once the lock is free, retired.
         let mut retired = self.retired.lock();
         let old = self.current.swap(Arc::new(next));
         retired.push_back((Instant::now(), old));
     }
 
-    /// Forgets the sets that no message under way needs any more.
+    /// Drops the sets that were replaced at least `retire_after` ago: no message in progress needs them any more.
     pub fn retire(&self) {
         let mut retired = self.retired.lock();
         while retired.front().is_some_and(|(since, _)| since.elapsed() >= self.retire_after) {

@@ -1,5 +1,5 @@
-//! The server: wires a node to its listeners, serves, and stops without losing what it accepted. The files below tell of accepting, of
-//! what is done beside it, and of who is let in unasked.
+//! The server: wires a node to its listeners, serves, and stops without losing what it accepted. Its submodules accept connections, run
+//! the periodic chores, and find out what is possible without authentication.
 
 mod accept;
 mod chores;
@@ -32,17 +32,17 @@ use crate::types::close::Close;
 use accept::bind;
 use exposure::exposed;
 
-/// How long a stop waits for requests. Those that have arrived are answered in milliseconds; one that still trickles in was
-/// not accepted yet, and holds nobody up.
+/// How long a stop waits for requests. Complete requests are answered within milliseconds; one that still trickles in has not been
+/// accepted, and doesn't delay the stop.
 const REQUEST_GRACE: Duration = Duration::from_secs(1);
 
-/// What connections are told of the server's life.
+/// The server's stage, which connections follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Serving,
-    /// Requests under way are finished.
+    /// Requests in progress are finished.
     Finishing,
-    /// Connections that are no sockets end.
+    /// Connections that are not WebSockets end.
     Over,
 }
 
@@ -50,7 +50,7 @@ enum Stage {
 #[derive(Debug)]
 pub struct Server {
     node: Arc<Node>,
-    /// With what is served there.
+    /// Each listener with its routes.
     listeners: Vec<(TcpListener, Arc<Front>)>,
     auth: Arc<Auth>,
     tls: Option<Arc<Tls>>,
@@ -63,7 +63,7 @@ pub struct Server {
 /// A plugin was refused, or the address can't be bound.
 pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     tokio::pin!(stop);
-    // A start may take a while: policies are compiled, and issuers asked. Nobody was let in yet.
+    // Starting may take a while: policies are compiled, and keys are fetched from issuers. No connection has been accepted by then.
     let server = tokio::select! {
         server = Server::new(config) => server?,
         () = &mut stop => return Ok(()),
@@ -71,7 +71,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Resu
     server.serve(stop).await
 }
 
-/// Loads the policies as [`run`] would, and says what they are: a line each.
+/// Loads the policies as [`run`] would, and returns a line about each.
 ///
 /// # Errors
 /// A plugin was refused and the configuration says to stop.
@@ -89,6 +89,8 @@ pub async fn check(config: Config) -> anyhow::Result<Vec<String>> {
 }
 
 impl Server {
+    /// Loads the policies and binds the listeners.
+    ///
     /// # Errors
     /// A plugin was refused and the configuration says to stop, or the address can't be bound.
     pub async fn new(config: Config) -> anyhow::Result<Server> {
@@ -124,12 +126,12 @@ impl Server {
         Ok(Server { node, listeners, auth, tls, operate })
     }
 
-    /// What a developer looks at and changes while the server runs.
+    /// Returns the node, for the development server.
     pub(crate) fn node(&self) -> Arc<Node> {
         self.node.clone()
     }
 
-    /// The bound addresses; of interest where the configuration says port 0. The first is `listen`.
+    /// Returns the bound addresses, which are only known once bound if the configured port is 0. The first is `listen`.
     ///
     /// # Errors
     /// The operating system's.
@@ -137,13 +139,13 @@ impl Server {
         self.listeners.iter().map(|(listener, _)| listener.local_addr()).collect()
     }
 
-    /// Serves until `stop` resolves, then drains: not ready, no new sockets, no new connections, requests finished, sockets closed with
-    /// "reconnect".
+    /// Serves until `stop` resolves, then drains: reports not ready and refuses new sockets, closes the listeners, finishes requests, and
+    /// closes sockets with [`Close::Restart`].
     ///
     /// # Errors
-    /// The operating system's, before the first connection.
+    /// The addresses can't be read, before the first connection.
     pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        for (address, what) in self.addresses()?.iter().zip(["", "; operators here"]) {
+        for (address, what) in self.addresses()?.iter().zip(["", ", for operators"]) {
             let scheme = if self.tls.is_some() { "https" } else { "http" };
             tracing::info!("listening on {scheme}://{address}{}{what}", self.node.config.base_path);
         }
@@ -181,7 +183,7 @@ impl Server {
         let (mailboxes, config) = (&node.model.mailboxes, &node.config);
         tracing::info!(sessions = mailboxes.totals().sessions, "stopping");
         let drained = timeout(Duration::from_millis(config.stop_deadline_ms), async {
-            // What was accepted is answered, and its messages are in the mailboxes before their readers are sent away.
+            // Accepted requests are answered, and their messages are in the mailboxes, before the readers' sockets are closed.
             let _ = stopping.send(Stage::Finishing);
             let _ = timeout(REQUEST_GRACE, idle.recv()).await;
             let _ = stopping.send(Stage::Over);

@@ -1,4 +1,4 @@
-//! `signalpost check`: are the configuration and the plugins right, and what is in force?
+//! `signalpost check`: checks the configuration and the plugins, and shows every setting.
 
 use std::io::{self, Write};
 
@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let (config, settings) = arguments.server.load()?;
     let text = if arguments.json { as_json(&settings) } else { as_table(&settings) };
     io::stdout().write_all(text.as_bytes())?;
-    // On stderr, so that the JSON stays alone.
+    // On stderr, so that stdout is only the settings.
     for policy in super::client_runtime()?.block_on(server::check(config))? {
         eprintln!("policy {policy}");
     }

@@ -1,4 +1,4 @@
-//! What `send`, `explain` and `listen` share: where the server is, how it is asked, and what it means when it says no.
+//! Shared by `send`, `explain` and `listen`: the server's address, requests to it, and the errors that it answers.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,30 +18,30 @@ use super::terminal::plain;
 use crate::net::tls;
 use crate::net::wire::Wire;
 
-/// A request or a handshake. A person has given up by then.
+/// Deadline of a request or a handshake. A person gives up by then.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
 /// An explanation of an event for many readers is long; a longer answer is not from this server.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Characters of somebody else's answer that are worth a line.
+/// Characters that are shown of an answer that is not a problem document.
 const EXCERPT_CHARS_MAX: usize = 200;
 
 /// RFC 3986's unreserved characters stay as they are.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The server, up to its base path.
+/// A server's address, with its base path.
 #[derive(Debug, PartialEq)]
 pub(super) struct Address {
     /// Host and port.
     pub authority: String,
-    /// The host's name, where it is asked by TLS.
+    /// The host's name, if the connection uses TLS.
     pub tls: Option<String>,
     pub base_path: String,
 }
 
 impl Address {
-    /// From `http://` or `ws://`, or with an s, which are the same server.
+    /// Parses a URL. `http://` and `ws://` mean the same server, and so do `https://` and `wss://`.
     pub fn parse(url: &str) -> anyhow::Result<Address> {
         let uri: Uri = url.parse().with_context(|| format!("\"{url}\" isn't a URL"))?;
         let (is_tls, port) = match uri.scheme_str() {
@@ -68,7 +68,7 @@ impl Address {
         Ok(Wire::new(stream, self.tls.as_deref().map(tls::connect).transpose()?))
     }
 
-    /// Posts JSON to a path below the base path. The body of a good answer; any other is an error.
+    /// Posts JSON to a path below the base path, and returns the body of a successful answer. Any other answer is an error.
     pub fn ask(&self, path: &str, body: String) -> anyhow::Result<String> {
         super::client_runtime()?.block_on(async {
             let answered = timeout(DEADLINE, self.post(path, body)).await;
@@ -79,7 +79,7 @@ impl Address {
     async fn post(&self, path: &str, body: String) -> anyhow::Result<String> {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the runtime at the latest; its errors reach us through the answer.
+        // The task ends with the runtime at the latest; its errors show in the answer.
         tokio::spawn(connection);
         let mut request = Request::post(format!("{}{path}", self.base_path))
             .header(header::HOST, &self.authority)
@@ -100,7 +100,7 @@ impl Address {
     }
 }
 
-/// The API key or the token that a variable holds; on the command line everybody on the machine could read it.
+/// Returns the API key or token in an environment variable. On the command line everybody on the machine could read it.
 pub(super) fn credentials(variable: &str) -> anyhow::Result<Option<HeaderValue>> {
     let Some(secret) = std::env::var_os(variable).filter(|secret| !secret.is_empty()) else { return Ok(None) };
     let secret = secret.into_string().ok().and_then(|secret| HeaderValue::from_str(&format!("Bearer {}", secret.trim())).ok());
@@ -109,7 +109,7 @@ pub(super) fn credentials(variable: &str) -> anyhow::Result<Option<HeaderValue>>
     Ok(Some(header))
 }
 
-/// All of a file; `-` is the standard input.
+/// Reads a file; `-` is the standard input.
 pub(super) fn read(file: &Path) -> anyhow::Result<String> {
     if file == Path::new("-") {
         return io::read_to_string(io::stdin().lock()).context("can't read the standard input");
@@ -117,12 +117,12 @@ pub(super) fn read(file: &Path) -> anyhow::Result<String> {
     fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))
 }
 
-/// One segment of a path, or one word of a query.
+/// Encodes one segment of a path, or one value of a query.
 pub(super) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, SEGMENT).to_string()
 }
 
-/// The sentence in a problem document (RFC 9457), or what can be said of an answer that is none.
+/// Returns the sentence in a problem document (RFC 9457), or an excerpt of any other answer.
 pub(super) fn problem(status: StatusCode, body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Problem {

@@ -1,5 +1,5 @@
-//! `signalpost dev`: a server for one plugin while it is written. A save builds it, runs its fixtures and swaps it; what fails is
-//! shown, and the old one keeps serving. Each event is shown with what every policy made of it.
+//! `signalpost dev`: a server for one plugin while it is written. A save builds it, runs its fixtures and swaps it in; if that fails,
+//! the error is shown and the old one keeps serving. Each event is shown with what every policy did with it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::kit::dev::{Dev, Swapped};
 use crate::policy::contract::grant_names;
 use crate::policy::plugin::TOO_LARGE_TO_KEEP;
 
-/// How often the files are looked at. A save is noticed before a hand has left the keyboard.
+/// How often the files are checked: often enough to notice a save at once.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Args, Debug)]
@@ -33,18 +33,18 @@ pub(super) struct Arguments {
     server: ServerFlags,
 }
 
-/// What the plugin is made of: its files, and the server's configuration.
+/// A snapshot of the plugin's files and the server's configuration file: name, time and size of each.
 type Look = Vec<(PathBuf, Option<SystemTime>, u64)>;
 
 /// The plugin that is being written.
 struct Workshop {
     dir: PathBuf,
     name: String,
-    /// Where a component is until it has passed its fixtures.
+    /// The component's file until it has passed its fixtures.
     staging: PathBuf,
     output: PathBuf,
     server: ServerFlags,
-    /// The sources of what is in `staging`.
+    /// Digest of the sources that `staging` was built from.
     built: Option<String>,
     told_grants: bool,
     told_size: bool,
@@ -74,18 +74,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let dev = Arc::new(dev);
         tokio::spawn(show(dev.clone()));
         if let Some(address) = server.addresses()?.first() {
-            println!("{} is served at http://{address}; Ctrl-C ends it", workshop.name);
+            println!("{} is served at http://{address}; Ctrl-C stops it", workshop.name);
         }
         thread::Builder::new().name("workshop".into()).spawn(move || workshop.work(&dev))?;
         server.serve(stop_signal()?).await
     });
     runtime.shutdown_background();
-    // Best effort: it is in a folder for such files.
+    // Best effort: the system cleans its folder of temporary files too.
     let _ = std::fs::remove_dir_all(staging);
     served
 }
 
-/// Shows each event, and what every policy made of it; and each client who comes, speaks and goes.
+/// Shows each event and what every policy did with it, and each call of a sessions policy.
 async fn show(dev: Arc<Dev>) {
     let mut traces = dev.traces();
     let head = |head: &str| terminal::highlight(&terminal::plain(head), terminal::wants_color());
@@ -106,7 +106,7 @@ async fn show(dev: Arc<Dev>) {
 }
 
 impl Workshop {
-    /// Never returns: it ends with the process.
+    /// Rebuilds the plugin whenever its files change. Never returns: the thread ends with the process.
     fn work(mut self, dev: &Dev) {
         let mut taken = Look::new();
         loop {
@@ -121,7 +121,7 @@ impl Workshop {
         }
     }
 
-    /// A folder that can't be read now is looked at again.
+    /// Takes a snapshot of the files. A folder that can't be read now is tried again later.
     fn look(&self) -> Look {
         let mut seen = plugin_build::fingerprint(&self.dir).unwrap_or_default();
         if let Some(file) = self.server.file() {
@@ -131,7 +131,7 @@ impl Workshop {
         seen
     }
 
-    /// Builds, tests and swaps, and says where the time went.
+    /// Builds, tests and swaps the plugin, and prints how long each took.
     fn renew(&mut self, dev: &Dev) -> anyhow::Result<()> {
         let (config, _) = self.server.load()?;
         let sources = plugin_build::sources_digest(&self.dir, plugin_build::find_wit(&self.dir).as_deref())?;
@@ -148,7 +148,7 @@ impl Workshop {
         let Swapped { version, took, granted, keeps_no_instance } =
             dev.swap(&self.staging, &needed, config.clone()).map_err(anyhow::Error::msg)?;
         println!(
-            "{} {version} serves: built in {} ms, and {} ms later there: compiled in {} ms, {passed} in {} ms, loaded and swapped in {} ms",
+            "{} {version} serves: built in {} ms, and {} ms later swapped in: compiled in {} ms, {passed} in {} ms, loaded and swapped in {} ms",
             self.name,
             (built - started).as_millis(),
             built.elapsed().as_millis(),
@@ -160,7 +160,7 @@ impl Workshop {
             self.told_grants = true;
             let known = config.policies.get(&self.name).map(|policy| policy.grants.as_slice()).unwrap_or_default();
             let table = Workbench::grant_table(&self.name, known, &granted);
-            println!("It is granted {} here; a server's configuration has to say:\n\n{table}", grant_names(granted.iter()).join(", "));
+            println!("It is granted {} here; a server's configuration needs:\n\n{table}", grant_names(granted.iter()).join(", "));
         }
         if keeps_no_instance && !self.told_size {
             self.told_size = true;
@@ -170,7 +170,7 @@ impl Workshop {
         plugin_build::write_atomically(&self.output, &component)
     }
 
-    /// Says how many fixtures have passed.
+    /// Runs the fixtures, and returns the words for the report.
     fn test(&self, dev: &Dev, needed: &[Grant]) -> anyhow::Result<String> {
         let fixtures: &Path = &self.dir.join("fixtures");
         if !fixtures.is_dir() {

@@ -1,4 +1,4 @@
-//! `signalpost explain`: the whole story of an event, of one that is published or of one that never happens.
+//! `signalpost explain`: shows everything that happens to an event, or would happen in a dry run.
 
 pub(super) mod story;
 
@@ -13,10 +13,10 @@ use super::client::{Address, read};
 pub(super) struct Arguments {
     /// A file with one event: the short form ({"type": …, "data": …}) or a CloudEvent; - reads the standard input.
     file: PathBuf,
-    /// Publish the event, and tell what became of it. Otherwise nothing is sent and nothing changes.
+    /// Publish the event, and show what happened to it. Without this, nothing is sent and nothing changes.
     #[arg(long)]
     publish: bool,
-    /// Where the server is, with its base path.
+    /// The server's URL, with its base path.
     #[arg(long, default_value = "http://127.0.0.1:8080/api/pool")]
     url: String,
     /// Print the explanation as the server sent it.

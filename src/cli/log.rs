@@ -1,4 +1,4 @@
-//! Logs: for people on a terminal, JSON lines elsewhere, on stderr.
+//! Logs on stderr: text on a terminal, JSON lines elsewhere, unless configured otherwise.
 
 use std::io::IsTerminal;
 
@@ -23,6 +23,6 @@ pub fn start(log: &Log) {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    // A second start finds a logger in place, which is as good.
+    // The second call of a process finds a logger in place, and keeps it.
     let _ = if text { builder.with_ansi(terminal).try_init() } else { builder.json().flatten_event(true).try_init() };
 }

@@ -1,4 +1,4 @@
-//! `signalpost plugin`: what plugin authors do before a server sees their work.
+//! `signalpost plugin`: the commands for plugin authors.
 
 mod baseline;
 mod bench;
@@ -16,13 +16,13 @@ use super::plugin_build;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Begin a plugin: a project that builds and passes its own fixtures.
+    /// Create a plugin: a project that builds and passes its own fixtures.
     New(new::Arguments),
     /// Build a plugin into a component.
     Build(Build),
-    /// Show what a component is and says of itself, and what a configuration has to grant it.
+    /// Show a component's imports and exports, what it reports about itself, and the grants that it needs.
     Inspect(inspect::Arguments),
-    /// Check whether a server would load a component, with the grants and settings of its configuration.
+    /// Check whether a server would load a component with the grants and settings of its configuration.
     Check(check::Arguments),
     /// Run a plugin's fixtures against its component.
     Test(test::Arguments),
@@ -34,10 +34,10 @@ pub enum Command {
 pub struct Build {
     /// The plugin's folder: with a Cargo.toml, a package.json or a pyproject.toml.
     dir: PathBuf,
-    /// Where the component goes; beside DIR, under the plugin's name, by default.
+    /// The component's file; by default beside DIR, under the plugin's name.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Build nothing; fail if the component was built from other sources than those that are here.
+    /// Build nothing; fail if the component was not built from these sources.
     #[arg(long)]
     check: bool,
 }
@@ -69,7 +69,7 @@ fn up_to_date(build: &Build) -> anyhow::Result<()> {
     let wit = plugin_build::find_wit(&build.dir);
     let sources = plugin_build::sources_digest(&build.dir, wit.as_deref())?;
     if plugin_build::recorded_digest(&bytes).as_deref() != Some(sources.as_str()) {
-        bail!("{} is stale: build it anew with `signalpost plugin build {}`", component.display(), build.dir.display());
+        bail!("{} is stale: build it again with `signalpost plugin build {}`", component.display(), build.dir.display());
     }
     println!("{} is up to date", component.display());
     Ok(())

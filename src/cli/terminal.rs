@@ -1,4 +1,4 @@
-//! Text for people: what comes from elsewhere can't move the cursor, and colours are only for terminals.
+//! Text for people: text from elsewhere can't control the terminal, and only terminals get colours.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -9,7 +9,7 @@ use serde_json::Value;
 const HIGHLIGHT: &str = "\x1b[1;36m";
 const RESET: &str = "\x1b[0m";
 
-/// Honours <https://no-color.org>.
+/// Returns whether to use colours: on a terminal, unless `NO_COLOR` (<https://no-color.org>) is set.
 pub(super) fn wants_color() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -18,7 +18,7 @@ pub(super) fn highlight(text: &str, color: bool) -> String {
     if color { format!("{HIGHLIGHT}{text}{RESET}") } else { text.to_owned() }
 }
 
-/// Control characters are written as escapes: a message must not be able to repaint the reader's terminal.
+/// Escapes control characters: a message must not be able to repaint the reader's terminal.
 pub(super) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -31,7 +31,7 @@ pub(super) fn plain(text: &str) -> String {
     out
 }
 
-/// JSON on one line: an object as `key: value  key: value`, anything else as it is.
+/// Returns JSON on one line: an object as `key: value  key: value` without the member `without`, anything else as it is.
 pub(super) fn compact(value: &Value, without: &str) -> String {
     let Value::Object(members) = value else { return word(value) };
     let mut out = String::new();
@@ -43,7 +43,7 @@ pub(super) fn compact(value: &Value, without: &str) -> String {
     out
 }
 
-/// A string without its quotes, anything else as JSON.
+/// Returns a string without its quotes, anything else as JSON.
 pub(super) fn word(value: &Value) -> String {
     match value {
         Value::String(text) => plain(text),
@@ -51,7 +51,7 @@ pub(super) fn word(value: &Value) -> String {
     }
 }
 
-/// "1 recipient", "2 recipients".
+/// Returns "1 recipient", "2 recipients".
 pub(super) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }

@@ -16,31 +16,31 @@ use crate::config::{Scope, Users};
 #[derive(Args, Debug)]
 #[command(override_usage = "signalpost token [OPTIONS] USER\n       signalpost token --api-key NAME [--scope SCOPE]...")]
 pub(super) struct Arguments {
-    /// The user whom the token names.
+    /// The user's id.
     #[arg(required_unless_present = "api_key", conflicts_with = "api_key")]
     user: Option<String>,
-    /// Make an API key of this name instead; the configuration gets its digest alone.
+    /// Make an API key of this name instead. Only its digest goes into the configuration.
     #[arg(long, value_name = "NAME")]
     api_key: Option<String>,
-    /// What the API key's holder may do: publish, read or operate; publish by default.
+    /// What the API key allows: publish, read or operate; publish by default.
     #[arg(long, requires = "api_key", value_parser = scope)]
     scope: Vec<Scope>,
     /// Seconds until the token expires.
     #[arg(long, default_value_t = 3600)]
     lifetime_s: u64,
-    /// A further claim, as in role=driver; a value that is JSON is taken as such.
+    /// A further claim, as in role=driver. A value that is valid JSON becomes that JSON.
     #[arg(long = "claim", value_name = "NAME=VALUE")]
     claims: Vec<String>,
-    /// The private key (PEM) of the first configured algorithm, where that is not an HS….
+    /// The private key (PEM) of the first configured algorithm, unless that is one of HS256, HS384 and HS512.
     #[arg(long, value_name = "FILE")]
     private_key: Option<PathBuf>,
-    /// The server's configuration file (TOML); SIGNALPOST_CONFIG names it too.
+    /// The server's configuration file (TOML); SIGNALPOST_CONFIG by default.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 fn scope(text: &str) -> Result<Scope, String> {
-    serde_json::from_value(text.into()).map_err(|_| "it is publish, read or operate".to_owned())
+    serde_json::from_value(text.into()).map_err(|_| "a scope is publish, read or operate".to_owned())
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes tokens that a server with this configuration takes.
+/// Makes tokens that a server with this configuration accepts.
 pub(super) struct Signer {
     users: Users,
     header: Header,
@@ -66,11 +66,13 @@ pub(super) struct Signer {
 }
 
 impl Signer {
+    /// Returns a signer for the first configured algorithm.
+    ///
     /// # Errors
-    /// The server asks for no tokens, or what signs them isn't there.
+    /// The server has no token algorithms, or the key that signs can't be read.
     pub fn new(users: Users, private_key: Option<&Path>) -> anyhow::Result<Signer> {
         let Some(first) = users.algorithms.first() else {
-            bail!("\"auth.users.algorithms\" is empty: this server asks for no tokens. Name the configuration with --config");
+            bail!("\"auth.users.algorithms\" is empty: this server does not check tokens. Name its configuration with --config");
         };
         let algorithm = tokens::algorithm(*first);
         let header = Header { typ: users.token_types.first().cloned(), ..Header::new(algorithm) };
@@ -88,16 +90,16 @@ impl Signer {
                     AlgorithmFamily::Ec => EncodingKey::from_ec_pem(&pem),
                     _ => EncodingKey::from_ed_pem(&pem),
                 };
-                parsed.with_context(|| format!("{} is no private key for {algorithm:?} in PEM", file.display()))?
+                parsed.with_context(|| format!("{} is not a private key for {algorithm:?} in PEM", file.display()))?
             }
         };
         Ok(Signer { users, header, key })
     }
 
-    /// A token for this user with further claims, each as in `role=driver`.
+    /// Returns a token for this user with further claims, each as in `role=driver`.
     ///
     /// # Errors
-    /// A claim is none.
+    /// A claim is not `NAME=VALUE`.
     pub fn sign(&self, user: &str, lifetime_s: u64, further: &[String]) -> anyhow::Result<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let mut claims = Map::new();

@@ -1,4 +1,4 @@
-//! What operators ask: who is connected, which policies serve, and whether the server is well.
+//! The operators' API: sessions, policies, health and metrics.
 
 pub mod dead_letters;
 
@@ -23,13 +23,13 @@ use crate::types::close::Close;
 use crate::types::delivery::PolicySetId;
 use crate::types::fault::Fault;
 
-/// What the handlers share.
+/// The state of the handlers.
 #[derive(Debug)]
 pub struct Operate {
     pub node: Arc<Node>,
-    /// Whether new sockets are welcome.
+    /// Whether the server accepts new sockets.
     pub ready: Arc<AtomicBool>,
-    /// What anybody may do because nobody is authenticated, though other machines reach this server.
+    /// What anybody may do without authentication, if other machines can reach this server; see `exposed`.
     pub exposed: Option<&'static str>,
 }
 
@@ -47,7 +47,7 @@ struct SessionView {
     opened: String,
     subprotocol: Option<&'static str>,
     attributes: serde_json::Map<String, serde_json::Value>,
-    /// The newest message that this session has taken.
+    /// Seq of the newest message that this session has taken.
     seq: u64,
 }
 
@@ -59,10 +59,10 @@ struct MailboxView {
     seq: u64,
 }
 
-/// `GET {base}/users/{user_id}`
+/// `GET {base}/users/{user_id}`: the user's sessions and mailbox, as [`Presence`].
 ///
 /// # Errors
-/// No sane user id.
+/// The user id is invalid.
 pub async fn presence(State(operate): State<Arc<Operate>>, user: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     let user = problem::user(user, operate.node.config.sockets.user_id_bytes_max)?;
     let presence = operate.node.model.mailboxes.presence(&user);
@@ -78,10 +78,10 @@ pub async fn presence(State(operate): State<Arc<Operate>>, user: Result<Path<Str
     Ok(json(&Presence { user: user.to_string(), online: !sessions.is_empty(), sessions, mailbox }))
 }
 
-/// `DELETE {base}/users/{user_id}/sessions`
+/// `DELETE {base}/users/{user_id}/sessions`: ends the user's sessions, and returns `{"ended": N}`.
 ///
 /// # Errors
-/// No sane user id.
+/// The user id is invalid.
 pub async fn end_sessions(State(operate): State<Arc<Operate>>, user: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Ended {
@@ -97,7 +97,7 @@ struct PoliciesView<'a> {
     /// The same for the same policies with the same configuration, on every server.
     id: PolicySetId,
     policies: Vec<PolicyView<'a>>,
-    /// Files that were refused; where a policy of that name serves, it is the one from before.
+    /// Files that were refused. If a policy of that name serves, it is the previous version.
     rejected: Vec<Rejected>,
 }
 
@@ -114,7 +114,7 @@ struct PolicyView<'a> {
     grants: &'a [Grant],
     order: Option<i32>,
     on_fault: OnFault,
-    /// It faulted too often in a row, and is not called for a while.
+    /// The policy faulted too often in a row, and is not called for a while.
     circuit_open: bool,
     counters: CountersView,
     last_fault: Option<Fault>,
@@ -154,14 +154,14 @@ impl<'a> PolicyView<'a> {
     }
 }
 
-/// `GET {base}/policies`
+/// `GET {base}/policies`: the current policies and the refused files, as [`PoliciesView`].
 pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
     let current = operate.node.policies.current();
     let policies = current.policies.iter().map(|policy| PolicyView::of(policy)).collect();
     json(&PoliciesView { revision: current.revision, id: current.id, policies, rejected: operate.node.policies.rejected() })
 }
 
-/// `POST {base}/policies/reload`: brings the policies up to date with their files now. Files that were refused are tried again.
+/// `POST {base}/policies/reload`: brings the policies up to date with their files now. Refused files are tried again.
 ///
 /// # Errors
 /// A changed file was refused; nothing has changed.
@@ -185,12 +185,12 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
     }
 }
 
-/// `GET /healthz`: the process serves.
+/// `GET /healthz`: answers as long as the process serves.
 pub async fn health() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: new sockets are welcome.
+/// `GET /readyz`: answers with success if the server accepts new sockets.
 pub async fn ready(State(operate): State<Arc<Operate>>) -> Response {
     if operate.ready.load(Ordering::Relaxed) {
         operate.exposed.map_or("ready\n".to_owned(), |who| format!("ready\n{who}\n")).into_response()

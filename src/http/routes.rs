@@ -1,4 +1,4 @@
-//! What is served at which address, and what each request passes on its way there.
+//! The routes of each listener, and the checks that every request passes first.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::net::permits::Client;
 use crate::net::problem::{Problem, ProblemCode};
 use crate::session::{self, Sessions};
 
-/// All that one address serves.
+/// The routes and checks of one listener.
 #[derive(Debug)]
 pub struct Front {
     auth: Arc<Auth>,
@@ -31,7 +31,7 @@ pub struct Front {
 }
 
 impl Front {
-    /// These routes, and health.
+    /// Returns a front with these routes, `/healthz` and `/readyz`.
     pub fn new(routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Arc<Front> {
         let health =
             Router::new().route("/healthz", get(operate::health)).route("/readyz", get(operate::ready)).with_state(operate.clone());
@@ -42,11 +42,11 @@ impl Front {
         Arc::new(Front { auth: auth.clone(), metrics: operate.node.metrics.clone(), routes: TowerToHyperService::new(routes) })
     }
 
-    /// What every request passes: it is known whom it comes from, pages of other origins are turned away, and problems are counted. No
-    /// layer of the router, which would cost each request two boxes.
+    /// Answers a request: refuses pages of other origins, passes the client on to the routes, and counts problems. Not a layer of the
+    /// router, which would cost each request two allocations.
     ///
     /// # Errors
-    /// None.
+    /// Never.
     pub async fn answer(self: Arc<Front>, client: Client, mut request: http::Request<Incoming>) -> Result<Response, Infallible> {
         let response = match self.auth.origin(request.headers()) {
             Ok(()) => {
@@ -62,8 +62,8 @@ impl Front {
     }
 }
 
-/// What clients and producers use, and what operators do. Paths are written out, since a nested router costs each request more than
-/// finding its route.
+/// Returns the routes of clients and producers, and those of operators. Paths are written out, since a nested router costs each request
+/// more than finding its route.
 pub fn routers(
     config: &Config,
     auth: &Arc<Auth>,
@@ -97,7 +97,7 @@ pub fn routers(
     (sockets.merge(guarded(producers, true)), guarded(operators, false))
 }
 
-/// What producers and operators pass: their key has the scope of what they ask for.
+/// Lets a request of a producer or operator pass if its key has the scope that the route needs.
 async fn permit(State((auth, publishes)): State<(Arc<Auth>, bool)>, request: Request, next: Next) -> Response {
     let scope = if publishes { Scope::Publish } else { auth::operating_scope(request.method()) };
     match auth.permits(request.headers(), scope) {

@@ -1,4 +1,4 @@
-//! A server whose policy is replaced while it runs, as often as its author saves a file.
+//! A server whose policy is replaced while it runs, each time its author saves a file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::policy::CallError;
 use crate::server::Server;
 
-/// Events that wait to be shown. A screen that is this far behind is read by nobody.
+/// Traces that wait to be shown. Nobody reads a screen that is further behind.
 const TRACES_MAX: usize = 256;
 
 /// A running server and the policy that is being written.
@@ -27,25 +27,25 @@ pub struct Dev {
     bench: Workbench,
 }
 
-/// A policy that serves from now on.
+/// A policy that was swapped in.
 #[derive(Debug)]
 pub struct Swapped {
     pub version: String,
     pub took: Duration,
-    /// What the component needs and the configuration doesn't grant. Here it has it all the same.
+    /// Grants that the component needs and the configuration lacks. The development server grants them anyway.
     pub granted: Vec<Grant>,
-    /// Each call makes a new instance, since one is too large to be kept.
+    /// Whether each call makes a new instance, because an instance is too large to keep.
     pub keeps_no_instance: bool,
 }
 
 impl Dev {
-    /// The server of this configuration, without the policy that is being written.
+    /// Returns a server with this configuration, without the policy that is being written, and a handle to change it.
     ///
     /// # Errors
     /// Those of [`Server::new`].
     pub async fn start(name: &str, mut config: Config) -> anyhow::Result<(Dev, Server)> {
         config.plugins.on_bad = OnBad::Skip;
-        // What changes is put there from here; the author's own component may lie in that folder.
+        // `swap` loads the policy. The folder may contain the author's component, which must not be loaded as well.
         config.plugins.watch = false;
         config.policies.entry(name.to_owned()).or_default().enabled = Some(false);
         let server = Server::new(config.clone()).await?;
@@ -55,24 +55,24 @@ impl Dev {
         Ok((Dev { name: name.to_owned(), node, bench }, server))
     }
 
-    /// Returns what is done from now on, for each event and by sessions policies.
+    /// Returns the traces of all further events and calls of sessions policies.
     pub fn traces(&self) -> mpsc::Receiver<Trace> {
         let (observer, traces) = mpsc::channel(TRACES_MAX);
         self.node.dispatch.observe(observer);
         traces
     }
 
-    /// Returns the whole story of an event, as `events?explain=true` answers it.
+    /// Returns the explanation of an event, as `events?explain=true` does.
     pub fn tell(&self, story: Story) -> String {
         let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false);
         // Structs of strings and numbers: serializing them can't fail.
         serde_json::to_string(&explained).unwrap_or_default()
     }
 
-    /// Returns what a sessions policy answered, as fixtures write it.
+    /// Returns what a sessions policy answered, in the notation of fixtures.
     pub fn answer(asked: &Asked) -> String {
         match &asked.answer {
-            Ok(None) => "does not take it".to_owned(),
+            Ok(None) => "leaves it to other policies".to_owned(),
             Ok(Some(response)) => format!("answers {}", words::response(response)),
             Err(CallError::Refused(refusal)) => format!("refuses {}", words::refusal(refusal)),
             Err(CallError::Fault(fault)) => format!("faults {}", words::fault(fault)),
@@ -80,7 +80,7 @@ impl Dev {
         }
     }
 
-    /// Compiles a component, for its fixtures and for the server, and says which grants it needs.
+    /// Compiles a component, for its fixtures and for the server, and returns the grants that it needs.
     ///
     /// # Errors
     /// No server would load it.
@@ -88,15 +88,15 @@ impl Dev {
         self.bench.imported_grants(component)
     }
 
-    /// Where its fixtures are played.
+    /// Returns the workbench that runs its fixtures.
     pub fn bench(&self) -> &Workbench {
         &self.bench
     }
 
-    /// Loads a component with the settings of this configuration and puts it in the place of the policy. It has what it needs.
+    /// Loads a component with the settings of this configuration and replaces the policy. It is granted everything that it needs.
     ///
     /// # Errors
-    /// Why it is not loaded; the old one keeps serving.
+    /// The component can't be loaded; the old one keeps serving.
     pub fn swap(&self, component: &Path, needed: &[Grant], mut config: Config) -> Result<Swapped, String> {
         let started = Instant::now();
         let configured = config.policies.entry(self.name.clone()).or_default();

@@ -1,8 +1,8 @@
-//! Fixtures: what goes into a plugin, and what has to come out. One file is one case; its steps share one host.
+//! Fixtures: a plugin's input and the expected output. One file is one case; its steps share one host.
 //!
 //! ```json
 //! {
-//!   "about": "A match tells both, who then are a group.",
+//!   "about": "A match notifies both riders and puts them in a group.",
 //!   "host": { "sessions": [{ "user": "1001" }] },
 //!   "steps": [
 //!     {
@@ -13,8 +13,8 @@
 //! }
 //! ```
 //!
-//! The component runs in the server's own host, and what it decides is carried out by the server's own dispatch, in a time that
-//! stands still but for `after_ms`. docs/plugins.md describes the format.
+//! The component runs in the server's own host, and the server's own dispatch applies its decisions. The clock stands still except for
+//! `after_ms`. docs/plugins.md describes the format.
 
 mod bench;
 mod native;
@@ -36,13 +36,13 @@ use stage::Stage;
 
 pub use bench::{Bench, Timed};
 
-/// What a step does.
+/// The members that say what a step does: each step has one.
 const VERBS: [&str; 5] = ["event", "format", "opened", "received", "closed"];
 
-/// What comes out of it: one of these.
+/// The members that say what is expected of a step: each step has at most one.
 const OUTCOMES: [&str; 7] = ["decides", "gives", "answers", "refuses", "faults", "unwanted", "circuit_open"];
 
-/// When it is, where a fixture doesn't say.
+/// The time at the start of a fixture that doesn't set one.
 const NOW: &str = "2026-01-01T00:00:00Z";
 
 /// One case.
@@ -60,18 +60,18 @@ pub struct Outcome {
     pub steps: usize,
     /// `steps[0].decides.deliveries[1].to[0]: "1001" ≠ "1002"`
     pub differences: Vec<String>,
-    /// The fixture with what came out in the place of what was expected.
+    /// The fixture with its expectations replaced by what came out.
     pub recorded: String,
 }
 
-/// All but the steps.
+/// A fixture without its steps.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
     about: String,
     #[serde(default)]
     settings: toml::Table,
-    /// What the component imports, by default.
+    /// Everything that the component imports, by default.
     grants: Option<Vec<Grant>>,
     now: Option<String>,
     #[serde(default)]
@@ -84,7 +84,7 @@ struct Head {
     _groups_after: Option<IgnoredAny>,
 }
 
-/// What there is before the first step.
+/// The host's state before the first step.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Host {
@@ -98,7 +98,7 @@ struct Host {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Opening {
-    /// How later steps name it; the user's id by default.
+    /// The name for later steps; the user's id by default.
     id: Option<String>,
     user: String,
     subprotocol: Option<String>,
@@ -106,10 +106,10 @@ struct Opening {
     attributes: BTreeMap<String, String>,
 }
 
-/// The fixtures of a folder, by name.
+/// Reads the fixtures of a folder, in order of their names.
 ///
 /// # Errors
-/// The folder or a file can't be read, or is no fixture.
+/// The folder or a file can't be read, or a file is not a fixture.
 pub fn read_all(dir: &Path) -> anyhow::Result<Vec<Fixture>> {
     let entries = std::fs::read_dir(dir).with_context(|| format!("can't list the fixtures in {}", dir.display()))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -119,11 +119,13 @@ pub fn read_all(dir: &Path) -> anyhow::Result<Vec<Fixture>> {
 }
 
 impl Fixture {
+    /// Reads one fixture.
+    ///
     /// # Errors
-    /// The file can't be read, or is no fixture.
+    /// The file can't be read, or is not a fixture.
     pub fn read(file: &Path) -> anyhow::Result<Fixture> {
         let text = std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))?;
-        Fixture::parse(file, &text).with_context(|| format!("{} is no fixture", file.display()))
+        Fixture::parse(file, &text).with_context(|| format!("{} is not a fixture", file.display()))
     }
 
     fn parse(file: &Path, text: &str) -> anyhow::Result<Fixture> {
@@ -136,12 +138,12 @@ impl Fixture {
         Ok(Fixture { file: file.to_owned(), about: head.about.clone(), head, json })
     }
 
-    /// Runs the component through the case. `needed`: the grants that it has where the fixture doesn't say.
+    /// Runs the component through the case. `needed` are its grants if the fixture doesn't list any.
     ///
     /// # Errors
-    /// The component is not loaded with these grants and settings, or the fixture makes no sense.
+    /// The component can't be loaded with these grants and settings, or a step is invalid.
     pub fn run(&self, component: &Path, bench: &Workbench, needed: &[Grant]) -> anyhow::Result<Outcome> {
-        // Its time stands still.
+        // Paused: a fixture's clock advances only by `after_ms`.
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build()?;
         runtime.block_on(self.play(component, bench, needed)).with_context(|| self.file.display().to_string())
     }
@@ -156,7 +158,7 @@ impl Fixture {
             let path = format!("steps[{index}]");
             let (outcome, actual) = stage.play(index, step).await.with_context(|| path.clone())?;
             match OUTCOMES.iter().find_map(|name| Some((*name, step.get(name)?))) {
-                None => found.push(format!("{path}: says nothing of what comes out, which `--update` records")),
+                None => found.push(format!("{path}: has no expected outcome; `--update` records it")),
                 Some((name, expected)) if name == outcome => differences(&format!("{path}.{name}"), expected, &actual, &mut found),
                 Some((name, _)) => found.push(format!("{path}: {name} ≠ {outcome} {actual}")),
             }
@@ -181,7 +183,11 @@ fn check_step(step: &Json) -> anyhow::Result<()> {
     for (name, _) in members {
         let known = ["about", "after_ms"].iter().chain(&VERBS).chain(&OUTCOMES).any(|known| known == name);
         if !known {
-            bail!("`{name}` is nothing that a step has: it does one of {}, and one of {} comes out", VERBS.join(", "), OUTCOMES.join(", "));
+            bail!(
+                "`{name}` is not a member of a step: a step does one of {}, and expects one of {}",
+                VERBS.join(", "),
+                OUTCOMES.join(", ")
+            );
         }
     }
     let count = |names: &[&str]| names.iter().filter(|name| step.get(name).is_some()).count();
@@ -189,7 +195,7 @@ fn check_step(step: &Json) -> anyhow::Result<()> {
         bail!("it has to do one of {}", VERBS.join(", "));
     }
     if count(&OUTCOMES) > 1 {
-        bail!("only one of {} can come out", OUTCOMES.join(", "));
+        bail!("it can expect only one of {}", OUTCOMES.join(", "));
     }
     Ok(())
 }

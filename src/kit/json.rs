@@ -1,4 +1,4 @@
-//! JSON as it was written: members in their order, numbers digit by digit. Printed so that a person likes to read it.
+//! JSON that keeps the order of members and the digits of numbers, and a printer for people.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use serde_json::value::RawValue;
 
 use crate::types::event::Body;
 
-/// What is nested deeper stays as it was written, so that no guest's answer can exhaust the stack.
+/// Values nested deeper are kept as text, so that no guest's answer can exhaust the stack.
 const DEPTH_MAX: usize = 64;
 
-/// What fits on a line of this many characters is not broken.
+/// A value that fits on a line of N characters is not broken.
 const LINE_CHARS: usize = 120;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,10 @@ pub enum Json {
 }
 
 impl Json {
+    /// Parses a text.
+    ///
     /// # Errors
-    /// What is wrong with the text, and where.
+    /// The text is not valid JSON.
     pub fn parse(text: &str) -> serde_json::Result<Json> {
         Json::parse_within(text, DEPTH_MAX)
     }
@@ -61,25 +63,25 @@ impl Json {
         Json::String(text.into())
     }
 
-    /// An object of the members that there are.
+    /// Returns an object of the members that are not `None`.
     pub fn object<'a>(members: impl IntoIterator<Item = (&'a str, Option<Json>)>) -> Json {
         Json::Object(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
     }
 
-    /// JSON as it is; what is none as the only member of an object, `$text` or `$base64`.
+    /// Returns a body: JSON stays as it is; text and bytes become `{"$text": …}` and `{"$base64": …}`.
     pub fn of_body(body: &Body) -> Json {
         match body {
-            // Proven when it was made.
+            // A JSON body was validated when it was made.
             Body::Json(text) => Json::parse(text).unwrap_or_else(|_| Json::Word(text.clone())),
             Body::Text(text) => Json::object([("$text", Some(Json::string(text)))]),
             Body::Binary(bytes) => Json::object([("$base64", Some(Json::String(BASE64_STANDARD.encode(bytes))))]),
         }
     }
 
-    /// The reverse of [`Json::of_body`].
+    /// Returns the body that [`Json::of_body`] turns into this value.
     ///
     /// # Errors
-    /// `$base64` is none.
+    /// `$base64` is not valid base64.
     pub fn to_body(&self) -> anyhow::Result<Body> {
         if let Json::Object(members) = self
             && let [(name, Json::String(text))] = members.as_slice()
@@ -115,15 +117,15 @@ impl Json {
         }
     }
 
-    /// As any type that reads JSON.
+    /// Deserializes the value.
     ///
     /// # Errors
-    /// It is no such thing.
+    /// The value does not fit the type.
     pub fn read<T: serde::de::DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_str(&self.to_string())
     }
 
-    /// In lines that a person reads.
+    /// Returns the value in indented lines.
     pub fn pretty(&self) -> String {
         let mut text = String::new();
         self.print(&mut text, 0, 0);
@@ -131,7 +133,7 @@ impl Json {
         text
     }
 
-    /// `used`: characters on the line, before and behind.
+    /// `used` is the number of other characters on the line, before and after the value.
     fn print(&self, out: &mut String, indent: usize, used: usize) {
         let flat = spaced(self);
         let (open, close, items): (_, _, Vec<(String, &Json)>) = match self {
@@ -159,7 +161,7 @@ impl Json {
     }
 }
 
-/// On one line, without spaces.
+/// Writes the value on one line, without spaces.
 impl fmt::Display for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&flat(self, "", ":", ","))
@@ -189,7 +191,7 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Where two values differ: the path of each difference, what was expected, and what there is.
+/// Lists where two values differ: the path of each difference, the expected value and the actual one.
 pub fn differences(path: &str, expected: &Json, actual: &Json, found: &mut Vec<String>) {
     match (expected, actual) {
         (Json::Object(one), Json::Object(_)) => {
@@ -220,7 +222,7 @@ pub fn differences(path: &str, expected: &Json, actual: &Json, found: &mut Vec<S
     }
 }
 
-/// An object's members as they were written.
+/// An object's members in their order, unparsed.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

@@ -1,4 +1,4 @@
-//! A node's inside with one plugin on it, and no sockets.
+//! Loads, inspects and runs single plugins as a node would, without sockets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,15 +17,17 @@ pub struct Workbench {
 }
 
 impl Workbench {
+    /// Returns a workbench that compiles in the foreground.
+    ///
     /// # Errors
     /// This machine can't run WebAssembly.
     pub fn new(config: Config, clock: Clock) -> anyhow::Result<Workbench> {
-        // There is no serving that compiling could hold up, and somebody waits.
+        // Compiling can't delay a server here, and somebody waits for it.
         let foundations = Foundations::new(Arc::new(config), clock)?.with_loader(Loader::foreground);
         Ok(Workbench { foundations })
     }
 
-    /// Returns one for a plugin that is tried again after each edit.
+    /// Returns a workbench for a plugin that is compiled again after each edit.
     ///
     /// # Errors
     /// This machine can't run WebAssembly.
@@ -34,7 +36,7 @@ impl Workbench {
         Ok(Workbench { foundations: foundations.with_loader(Loader::for_edits) })
     }
 
-    /// Returns another one, with a configuration and a time of its own, that needn't compile what this one has.
+    /// Returns another workbench, with its own configuration and clock, that shares this one's compiled components.
     ///
     /// # Errors
     /// This machine can't run WebAssembly.
@@ -44,7 +46,7 @@ impl Workbench {
         Ok(Workbench { foundations: beside.with_loader(|_| loader) })
     }
 
-    /// Returns what loads policies for this node with another configuration.
+    /// Returns a loader of policies for this node with another configuration.
     pub fn loader(&self, config: Config, node: &Node) -> Loader {
         self.foundations.loader.with(Arc::new(config), node.model.clone(), node.metrics.clone())
     }
@@ -53,7 +55,7 @@ impl Workbench {
         &self.foundations.config
     }
 
-    /// The name under which the configuration knows a file: what it says, or the file's own.
+    /// Returns the name of the policy that a file is: the configured one, or the file's own.
     pub fn name_of(&self, file: &Path) -> String {
         let same = |configured: &Path| {
             let configured = self.config().plugins.dir.join(configured);
@@ -64,13 +66,15 @@ impl Workbench {
         configured.map_or_else(stem, |(name, _)| name.clone())
     }
 
+    /// Inspects a plugin's file.
+    ///
     /// # Errors
-    /// No server would load it: why, for its author or operator.
+    /// No server would load it. The sentence is for its author or operator.
     pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, String> {
         self.foundations.loader.inspect(name, file)
     }
 
-    /// The grants that a file needs.
+    /// Returns the grants that a file needs.
     ///
     /// # Errors
     /// No server would load it.
@@ -78,13 +82,15 @@ impl Workbench {
         self.foundations.loader.imported_grants(file)
     }
 
+    /// Loads a plugin's file as a policy.
+    ///
     /// # Errors
-    /// This server would not load it: why, for its author or operator.
+    /// This server would not load it. The sentence is for its author or operator.
     pub fn load(&self, name: &str, file: &Path) -> Result<Policy, String> {
         self.foundations.loader.load_one(name, file)
     }
 
-    /// The table that grants a policy what it needs, ready to be pasted; `None` where nothing is missing.
+    /// Returns the configuration table that grants a policy what it needs; `None` if nothing is missing.
     pub fn missing_grants(&self, name: &str, needed: &[Grant]) -> Option<String> {
         let known = self.config().policies.get(name);
         let granted = known.map(|policy| policy.grants.as_slice()).unwrap_or_default();
@@ -94,7 +100,7 @@ impl Workbench {
         Some(Workbench::grant_table(name, granted, needed))
     }
 
-    /// The table of a policy that is granted these and those.
+    /// Returns the configuration table that grants a policy what it has and what it needs.
     pub fn grant_table(name: &str, granted: &[Grant], needed: &[Grant]) -> String {
         let mut all: Vec<Grant> = granted.iter().chain(needed).copied().collect();
         all.sort();

@@ -1,5 +1,5 @@
-//! ConnectionPermits: how many connections and how many sessions there may be, in all and from one client address. A connection waits for its permit
-//! in the listen backlog; a session that finds none is told so.
+//! Permits bound the connections and the sessions, in total and from each client address. A connection waits for its permit in the
+//! listen backlog; a session that can't have one is refused.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,14 +10,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics::Metrics;
 
-/// What tells clients with IPv6 apart: one of them has a whole /64.
+/// The bits of an IPv6 address that distinguish clients: each client has a whole /64.
 const NETWORK_BITS: u32 = 64;
 
-/// Whom connections come from, as far as bounds tell clients apart.
+/// A client as the bounds count it: an IPv4 address or an IPv6 /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Client(IpAddr);
 
-/// The connections of a listener.
+/// The permits for the connections of one listener.
 #[derive(Debug)]
 pub struct ConnectionPermits {
     all: Arc<Semaphore>,
@@ -26,7 +26,7 @@ pub struct ConnectionPermits {
     metrics: Arc<Metrics>,
 }
 
-/// A connection's, for as long as it is open.
+/// The permit of a connection, held while it is open.
 #[derive(Debug)]
 pub struct ConnectionPermit {
     _permit: OwnedSemaphorePermit,
@@ -34,36 +34,36 @@ pub struct ConnectionPermit {
     metrics: Arc<Metrics>,
 }
 
-/// The sessions of a server, those included whose first frame is still to bring a token.
+/// The permits for the sessions of a server, including sessions that have not sent their token yet.
 #[derive(Debug)]
 pub struct SessionPermits {
     all: Arc<Semaphore>,
     clients: Arc<Clients>,
 }
 
-/// A session's, for as long as it is open.
+/// The permit of a session, held while it is open.
 #[derive(Debug)]
 pub struct SessionPermit {
     _permit: OwnedSemaphorePermit,
     _of_client: OfClient,
 }
 
-/// What there is no room for.
+/// Which bound is reached: that of all clients or that of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
     All,
     Client,
 }
 
-/// How many of something each client has.
+/// Counts the connections or sessions of each client.
 #[derive(Debug)]
 struct Clients {
-    /// 0 is no bound, and then nothing is counted.
+    /// 0 means no bound, and then nothing is counted.
     each_max: usize,
     taken: Mutex<HashMap<Client, usize>>,
 }
 
-/// One of those that a client has.
+/// One counted connection or session of a client.
 #[derive(Debug)]
 struct OfClient {
     client: Client,
@@ -77,17 +77,17 @@ impl ConnectionPermits {
         Arc::new(ConnectionPermits { all, all_max, clients: Clients::new(per_address_max), metrics })
     }
 
-    /// Waits until there is a permit. `None` never happens: nobody closes the semaphore.
+    /// Waits for a free permit. Never returns `None`: the semaphore is never closed.
     pub async fn free(&self) -> Option<OwnedSemaphorePermit> {
         self.all.clone().acquire_owned().await.ok()
     }
 
-    /// Waits until all are free.
+    /// Waits until all permits are free.
     pub async fn all_free(&self) {
         let _ = self.all.acquire_many(self.all_max).await;
     }
 
-    /// A permit for a connection of this client, unless it has too many.
+    /// Returns a permit for a connection of this client, unless the client has too many.
     pub fn take(&self, permit: OwnedSemaphorePermit, client: Client) -> Option<ConnectionPermit> {
         let Some(of_client) = self.clients.take(client) else {
             self.metrics.connections_refused.inc();
@@ -110,8 +110,10 @@ impl SessionPermits {
         SessionPermits { all, clients: Clients::new(per_address_max) }
     }
 
+    /// Returns a permit for a session of this client.
+    ///
     /// # Errors
-    /// There is none.
+    /// No permit is free, or the client has too many sessions.
     pub fn take(&self, client: Client) -> Result<SessionPermit, Full> {
         let of_client = self.clients.take(client).ok_or(Full::Client)?;
         let permit = self.all.clone().try_acquire_owned().map_err(|_| Full::All)?;

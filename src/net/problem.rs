@@ -1,4 +1,4 @@
-//! Errors over HTTP: RFC 9457 problem documents with a stable `code`. The caller gets a sentence that says what to do.
+//! Errors over HTTP: RFC 9457 problem documents with a stable `code`, and a sentence that says what to do.
 
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
@@ -9,13 +9,13 @@ use serde::Serialize;
 
 use crate::types::event::UserId;
 
-/// Bytes of what a caller is told. It may quote what was sent, which has no such bound.
+/// Bytes of `detail`. It may quote the request, which can be longer.
 pub const DETAIL_BYTES_MAX: usize = 1024;
 
-/// Seconds after which to try again what could not be served now.
+/// `Retry-After` in seconds, for requests that can't be served now.
 const RETRY_AFTER_S: &str = "2";
 
-/// A request that can't be served as it is.
+/// Why a request can't be served.
 #[derive(Clone, Debug)]
 pub struct Problem {
     pub status: StatusCode,
@@ -25,11 +25,11 @@ pub struct Problem {
     pub detail: String,
 }
 
-/// The code of a response's problem, for the counter that sits outside the routes.
+/// The code of a response's problem, in the response's extensions: it is counted outside the routes.
 #[derive(Clone, Copy, Debug)]
 pub struct ProblemCode(pub &'static str);
 
-/// The document. `title` is the status in words.
+/// The document. `title` is the status's reason phrase.
 #[derive(Debug, Serialize)]
 pub struct Document {
     #[serde(rename = "type")]
@@ -47,7 +47,7 @@ impl Problem {
         Problem { status, code, detail }
     }
 
-    /// The server is stopping.
+    /// Returns the problem of a server that is stopping.
     pub fn stopping() -> Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the server is stopping")
     }
@@ -63,10 +63,10 @@ impl Problem {
     }
 }
 
-/// The user that a path names.
+/// Returns the user that a path names.
 ///
 /// # Errors
-/// The path is not UTF-8, or names no sane user.
+/// The path is not UTF-8, or the user's id is invalid.
 pub fn user(path: Result<Path<String>, PathRejection>, bytes_max: usize) -> Result<UserId, Problem> {
     let named = path.map_err(|error| error.body_text()).and_then(|Path(user)| UserId::new(&user, bytes_max));
     named.map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, "user_id", reason))

@@ -1,8 +1,8 @@
-//! A rate: so many in a second, and some at once.
+//! A rate limiter: N per second, with a burst.
 
 use tokio::time::Instant;
 
-/// A bucket of tokens. Each use takes some; they come back at the rate, up to the burst.
+/// A token bucket. Each use takes tokens; they are refilled at the rate, up to the burst.
 #[derive(Debug)]
 pub struct Bucket {
     left: f64,
@@ -14,7 +14,7 @@ impl Bucket {
         Bucket { left: f64::from(burst), at: Instant::now() }
     }
 
-    /// Takes so many, if they are there.
+    /// Takes `count` tokens and returns true, if that many are there.
     pub fn take(&mut self, count: u32, per_second: u32, burst: u32) -> bool {
         let now = Instant::now();
         let since = now.saturating_duration_since(self.at).as_secs_f64();

@@ -1,4 +1,4 @@
-//! A connection's stream: its wire with a deadline on writes that make no progress, and a place among `http.connections_max`.
+//! A connection's stream: its wire, a deadline for writes that make no progress, and its permit of `http.connections_max`.
 
 use std::io;
 use std::pin::Pin;
@@ -11,13 +11,13 @@ use tokio::time::Sleep;
 use crate::net::permits::ConnectionPermit;
 use crate::net::wire::Wire;
 
-/// An accepted connection. hyper reads and writes it until it becomes a WebSocket; then the session takes the wire.
+/// An accepted connection. hyper reads and writes it until it becomes a WebSocket; then the session owns the wire.
 #[derive(Debug)]
 pub struct Stream {
     wire: Wire,
     place: ConnectionPermit,
     write_deadline: Duration,
-    /// Runs while a write waits.
+    /// Set while a write is pending.
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
@@ -30,7 +30,7 @@ impl Stream {
         (self.wire, self.place)
     }
 
-    /// Passes a write's outcome on, unless it has waited for too long.
+    /// Returns the outcome of a write, or an error if it has been pending for too long.
     fn in_time<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             self.blocked = None;

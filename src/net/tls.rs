@@ -1,4 +1,4 @@
-//! TLS (RFC 8446, RFC 5246) by rustls with its own choice of ciphers: the server's certificate, read again when it changes, and the
+//! TLS (RFC 8446, RFC 5246) with rustls and its default ciphers: the server's certificate, which is reloaded when it changes, and the
 //! authorities that a client trusts.
 
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerCo
 
 use crate::config;
 
-/// The one protocol that is spoken (RFC 7301).
+/// The only protocol offered by ALPN (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 
-/// The server's side.
+/// TLS of a server.
 #[derive(Debug)]
 pub struct Tls {
     files: config::Tls,
@@ -26,12 +26,12 @@ pub struct Tls {
 #[derive(Debug)]
 struct Current {
     config: Arc<ServerConfig>,
-    /// The files as they were when last read, well or not.
+    /// The files' times when they were last read, whether or not that succeeded.
     seen: [Option<SystemTime>; 2],
 }
 
 impl Tls {
-    /// `None` where no certificate is configured.
+    /// Reads the certificate and key. Returns `None` if no certificate is configured.
     ///
     /// # Errors
     /// A file can't be read, isn't PEM, or the key is not the certificate's.
@@ -44,16 +44,16 @@ impl Tls {
         Ok(Some(Tls { files: files.clone(), current }))
     }
 
-    /// A new connection's.
+    /// Returns the TLS state of a new connection.
     ///
     /// # Errors
-    /// rustls's.
+    /// rustls refuses the configuration.
     pub fn accept(&self) -> Result<Connection, rustls::Error> {
         let config = self.current.read().config.clone();
         Ok(ServerConnection::new(config)?.into())
     }
 
-    /// Takes changed files for new connections; what can't be taken leaves the certificate as it is.
+    /// Reloads changed files for new connections. If they can't be used, the certificate stays as it is.
     pub fn refresh(&self) {
         let now = seen(&self.files);
         if self.current.read().seen == now {
@@ -94,10 +94,10 @@ fn read(files: &config::Tls) -> anyhow::Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
-/// A client's side: it trusts the machine's authorities, or those in the file that `SSL_CERT_FILE` names.
+/// Returns the TLS state of a client's connection. It trusts the machine's authorities, or those in the file that `SSL_CERT_FILE` names.
 ///
 /// # Errors
-/// There are none, or the host's name isn't one.
+/// No authorities are found, or the host's name is invalid.
 pub fn connect(host: &str) -> anyhow::Result<Connection> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();

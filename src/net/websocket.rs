@@ -1,8 +1,8 @@
 //! The frames of a WebSocket as a server sees them ([RFC 6455]): bytes in, messages out, and back.
 //!
 //! Nothing here reads or writes a socket, answers a ping or decides when to close: the task that owns the connection
-//! does, with what [`Decoder::decode`] hands it. No extension is negotiated, so there is no compression. An idle
-//! connection costs its [`Decoder`] and nothing on the heap, because only a message whose end is still to come is kept.
+//! does, with what [`Decoder::decode`] returns. No extension is negotiated, so there is no compression. An idle
+//! connection costs its [`Decoder`] and nothing on the heap, because only an incomplete message is kept.
 //!
 //! [RFC 6455]: https://www.rfc-editor.org/rfc/rfc6455
 
@@ -14,37 +14,37 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf as _, Bytes, BytesMut};
 use sha1::{Digest as _, Sha1};
 
-/// The most a control frame carries (RFC 6455 section 5.5).
+/// The most payload bytes of a control frame (RFC 6455 section 5.5).
 const CONTROL_BYTES_MAX: u8 = 125;
-/// What a close frame has left for its reason, behind the two bytes of its code.
+/// The most bytes of a close frame's reason, after the two bytes of its code.
 const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX as usize - 2;
-/// A length of this value says that the real one follows in two bytes, the next value that it follows in eight.
+/// A length of 126 means that the real length follows in two bytes, and 127 that it follows in eight.
 const LENGTH_IN_TWO_BYTES: u8 = 126;
 const LENGTH_IN_EIGHT_BYTES: u8 = 127;
-/// Of a frame that is not masked.
+/// Bytes of the header of an unmasked frame.
 const HEADER_BYTES_MAX: usize = 10;
 const FINAL_BIT: u8 = 0x80;
 const RESERVED_BITS: u8 = 0x70;
 const OPCODE_BITS: u8 = 0x0F;
 const MASK_BIT: u8 = 0x80;
 const LENGTH_BITS: u8 = 0x7F;
-/// What a server appends to the client's key to prove that it speaks WebSocket (RFC 6455 section 1.3).
+/// The server hashes the client's key and this, to prove that it speaks WebSocket (RFC 6455 section 1.3).
 const HANDSHAKE_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// One thing the client sent, whole: fragments are put together, masks are taken off.
+/// One message or control frame from the client: reassembled and unmasked.
 ///
-/// The bytes may share the buffer they were read into. Copy what is to be kept for long, or it keeps that buffer.
+/// The bytes may share the buffer they were read into. Copy what is kept for long, or it keeps the whole buffer alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// A text message, proven to be valid UTF-8.
+    /// A text message, validated as UTF-8.
     Text(Bytes),
     /// A binary message.
     Binary(Bytes),
     /// A ping, to be answered by a pong with the same payload. It may arrive in the middle of a fragmented message.
     Ping(Bytes),
-    /// A pong, asked for or not.
+    /// A pong, solicited or not.
     Pong(Bytes),
-    /// The client's last frame; what follows it on the connection means nothing and is not to be decoded.
+    /// The client's last frame; what follows it on the connection has no meaning and must not be decoded.
     Close {
         /// One of the codes that RFC 6455 section 7.4 lets an endpoint send; `None` when the client gave none.
         code: Option<u16>,
@@ -53,12 +53,12 @@ pub enum Incoming {
     },
 }
 
-/// Why a connection must be closed; it knows what the close frame says.
+/// Why a connection must be closed, with the code and reason of the close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtocolError {
     /// RFC 6455 section 5.1.
     FrameNotMasked,
-    /// RFC 6455 section 5.2: no extension gave the bits a meaning.
+    /// RFC 6455 section 5.2: no extension that uses the bits was negotiated.
     ReservedBitSet,
     /// RFC 6455 section 5.2.
     OpcodeReserved,
@@ -76,16 +76,16 @@ pub enum ProtocolError {
     MessageInsideMessage,
     /// RFC 6455 section 5.5.1: a close frame's payload is empty or starts with a code of two bytes.
     CloseCodeCutShort,
-    /// RFC 6455 section 7.4: codes that are unassigned, or never to be sent.
+    /// RFC 6455 section 7.4: the code is unassigned or must not be sent.
     CloseCodeInvalid,
     /// RFC 6455 section 8.1.
     TextNotUtf8,
-    /// RFC 6455 section 7.4.1: longer than [`Decoder::new`] was told to take.
+    /// RFC 6455 section 7.4.1: longer than the bound given to [`Decoder::new`].
     MessageTooBig,
 }
 
 impl ProtocolError {
-    /// The status code for the close frame (RFC 6455 section 7.4.1).
+    /// Returns the status code for the close frame (RFC 6455 section 7.4.1).
     pub fn close_code(&self) -> u16 {
         match self {
             Self::TextNotUtf8 => 1007,
@@ -104,7 +104,7 @@ impl ProtocolError {
         }
     }
 
-    /// The reason for the close frame, short enough to fit one whole.
+    /// Returns the reason for the close frame, short enough to fit.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::FrameNotMasked => "a client masks its frames",
@@ -132,7 +132,7 @@ impl fmt::Display for ProtocolError {
 
 impl std::error::Error for ProtocolError {}
 
-/// What a frame is for (RFC 6455 section 5.2).
+/// The type of a frame (RFC 6455 section 5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
     /// The next fragment of a message.
@@ -141,7 +141,7 @@ pub enum Opcode {
     Text,
     /// A binary message, or its first fragment.
     Binary,
-    /// The last frame of its sender.
+    /// The sender's last frame.
     Close,
     /// Asks for a pong.
     Ping,
@@ -178,30 +178,30 @@ impl Opcode {
     }
 }
 
-/// Turns the bytes of one client into what it said. Lives as long as the connection.
+/// Decodes the bytes of one client. Lives as long as the connection.
 #[derive(Debug)]
 pub struct Decoder {
-    /// The longest message to take, over all its fragments.
+    /// The most bytes of a message, over all its fragments.
     message_bytes_max: usize,
     message: Option<PartialMessage>,
 }
 
 impl Decoder {
-    /// A decoder for a new connection that refuses messages of more than `message_bytes_max` bytes.
+    /// Returns a decoder for a new connection that refuses messages of more than `message_bytes_max` bytes.
     pub fn new(message_bytes_max: usize) -> Decoder {
         Decoder { message_bytes_max, message: None }
     }
 
-    /// Takes the next whole thing off the front of `input`; `Ok(None)` asks for more bytes.
+    /// Takes the next complete message or control frame off the front of `input`; `Ok(None)` asks for more bytes.
     ///
     /// `input` keeps only an incomplete header or control frame, fewer than 131 bytes. Payload of an incomplete
-    /// message moves into the decoder, as far as it is here, so that text which is already wrong fails before its
-    /// frame is complete. Memory follows what moved, at most doubling it: a declared length is only compared with the
-    /// limit. Fragments without payload take no memory, so their number has no bound of its own.
+    /// message moves into the decoder as it arrives, so that invalid text fails before its frame is complete. Memory is at
+    /// most twice what has arrived: a declared length is only compared with the limit. Fragments without payload take no
+    /// memory, so their number is not bounded.
     ///
     /// # Errors
     ///
-    /// The connection is to be closed with the error's code, and neither it nor this decoder to be read again.
+    /// The connection must be closed with the error's code, and neither it nor this decoder may be read again.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, ProtocolError> {
         loop {
             if let Some(message) = &mut self.message {
@@ -233,7 +233,7 @@ impl Decoder {
         }
     }
 
-    /// Whether a frame may come now, and with this length.
+    /// Checks whether a frame of this type and length may come now.
     fn admit(&self, header: &Header) -> Result<(), ProtocolError> {
         match (header.opcode, &self.message) {
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
@@ -256,12 +256,12 @@ impl Decoder {
 struct PartialMessage {
     is_text: bool,
     bytes: Vec<u8>,
-    /// How many of `bytes`, from the first, are proven to be whole characters; only text counts them.
+    /// The length of the beginning of `bytes` that is valid UTF-8; only used for text.
     utf8_len: usize,
-    /// How much of the payload of the current frame has not arrived; 0 between two frames.
+    /// Payload bytes of the current frame that have not arrived; 0 between two frames.
     frame_bytes_left: usize,
     frame_is_final: bool,
-    /// The current frame's mask, turned so that its first byte is for the next byte to arrive.
+    /// The current frame's mask, rotated so that its first byte applies to the next byte to arrive.
     frame_mask: [u8; 4],
 }
 
@@ -288,7 +288,7 @@ impl PartialMessage {
         if self.is_text { self.prove_utf8() } else { Ok(()) }
     }
 
-    /// Reads on from the last whole character. One that is cut short by the end of the bytes may still become whole.
+    /// Validates the bytes after the last complete character. A character that the end cuts off may still be completed.
     fn prove_utf8(&mut self) -> Result<(), ProtocolError> {
         // In range: `utf8_len` counts bytes of `bytes`, which only grows.
         match str::from_utf8(self.bytes.get(self.utf8_len..).unwrap_or_default()) {
@@ -310,7 +310,7 @@ impl PartialMessage {
     }
 }
 
-/// What precedes a frame's payload, checked as far as it can be without knowing the frames before it.
+/// A frame's header, checked as far as is possible without knowing the frames before it.
 struct Header {
     opcode: Opcode,
     is_final: bool,
@@ -320,7 +320,7 @@ struct Header {
 }
 
 impl Header {
-    /// Reads the header at the front of `input`; `None` when it is incomplete and nothing is wrong with its beginning.
+    /// Parses the header at the front of `input`; `None` if it is incomplete and valid so far.
     fn parse(input: &[u8]) -> Result<Option<Header>, ProtocolError> {
         let [first, second, rest @ ..] = input else {
             return Ok(None);
@@ -351,7 +351,7 @@ impl Header {
     }
 }
 
-/// The payload's length and what follows it in `rest`; `None` when the length is incomplete.
+/// Returns the payload's length and what follows it in `rest`; `None` if the length is incomplete.
 fn parse_length(short_len: u8, rest: &[u8]) -> Result<Option<(usize, &[u8])>, ProtocolError> {
     let (length, shorter_form_max, rest) = match short_len {
         LENGTH_IN_TWO_BYTES => {
@@ -374,12 +374,12 @@ fn parse_length(short_len: u8, rest: &[u8]) -> Result<Option<(usize, &[u8])>, Pr
     if length > u64::MAX >> 1 {
         return Err(ProtocolError::LengthTopBitSet);
     }
-    // Only a machine of 32 bits has lengths that it cannot count to.
+    // Fails only on 32-bit machines.
     let length = usize::try_from(length).map_err(|_| ProtocolError::MessageTooBig)?;
     Ok(Some((length, rest)))
 }
 
-/// What a frame says that is not a fragment.
+/// Returns the content of an unfragmented frame.
 fn incoming(opcode: Opcode, payload: Bytes) -> Result<Incoming, ProtocolError> {
     match opcode {
         Opcode::Text if str::from_utf8(&payload).is_err() => Err(ProtocolError::TextNotUtf8),
@@ -388,7 +388,7 @@ fn incoming(opcode: Opcode, payload: Bytes) -> Result<Incoming, ProtocolError> {
         Opcode::Ping => Ok(Incoming::Ping(payload)),
         Opcode::Pong => Ok(Incoming::Pong(payload)),
         Opcode::Close => incoming_close(payload),
-        // `Decoder::admit` said so before; it is repeated here because the type does not know.
+        // `Decoder::admit` has refused this already; the type can't express that.
         Opcode::Continuation => Err(ProtocolError::ContinuationWithoutStart),
     }
 }
@@ -398,7 +398,7 @@ fn incoming_close(mut payload: Bytes) -> Result<Incoming, ProtocolError> {
         return Ok(Incoming::Close { code: None, reason: payload });
     }
     let code = payload.try_get_u16().map_err(|_| ProtocolError::CloseCodeCutShort)?;
-    // The registry's codes without those that are never sent (1005, 1006, 1015) or mean nothing yet (1004), and the
+    // The registered codes without those that must not be sent (1005, 1006, 1015) or are reserved (1004), and the
     // ranges for frameworks and applications (RFC 6455 section 7.4, IANA "WebSocket Close Code Number").
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(ProtocolError::CloseCodeInvalid);
@@ -409,7 +409,7 @@ fn incoming_close(mut payload: Bytes) -> Result<Incoming, ProtocolError> {
     Ok(Incoming::Close { code: Some(code), reason: payload })
 }
 
-/// Takes a mask off (RFC 6455 section 5.3), eight bytes at a time because every payload byte passes here.
+/// Removes the mask (RFC 6455 section 5.3), eight bytes at a time because every payload byte passes here.
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     let [a, b, c, d] = mask;
     let mask_twice = [a, b, c, d, a, b, c, d];
@@ -432,7 +432,7 @@ pub fn encode(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
 /// Appends only the header of a final unmasked frame, for a payload whose parts the caller appends.
 pub fn encode_header(opcode: Opcode, payload_len: usize, out: &mut Vec<u8>) {
     debug_assert!(!opcode.is_control() || payload_len <= usize::from(CONTROL_BYTES_MAX));
-    // For the whole frame, so that it grows once.
+    // Reserves room for the whole frame, so that `out` grows once.
     out.reserve(HEADER_BYTES_MAX + payload_len);
     out.push(FINAL_BIT | opcode.bits());
     if let Ok(length @ ..LENGTH_IN_TWO_BYTES) = u8::try_from(payload_len) {
@@ -446,9 +446,9 @@ pub fn encode_header(opcode: Opcode, payload_len: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a close frame; the reason is cut at a character boundary to the 123 bytes that a control frame has left.
+/// Appends a close frame. The reason is cut at a character boundary to the 123 bytes that a control frame has left.
 ///
-/// `code` is one that an endpoint may send: for a close without a code, [`encode`] an empty payload.
+/// `code` must be one that an endpoint may send: for a close without a code, [`encode`] an empty payload.
 pub fn encode_close(code: u16, reason: &str, out: &mut Vec<u8>) {
     // A character boundary is always a valid place to slice.
     let reason = &reason[..reason.floor_char_boundary(CLOSE_REASON_BYTES_MAX)];
@@ -457,8 +457,7 @@ pub fn encode_close(code: u16, reason: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(reason.as_bytes());
 }
 
-/// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2); whether the key is well-formed is for the
-/// handshake to say.
+/// Returns `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key` (RFC 6455 section 4.2.2). The handshake has to check the key.
 pub fn accept_key(key: &[u8]) -> String {
     STANDARD.encode(Sha1::new().chain_update(key).chain_update(HANDSHAKE_GUID).finalize())
 }

@@ -1,7 +1,7 @@
 //! The bytes of one connection: TCP, or TLS over it.
 //!
-//! Whoever owns one waits for the socket and then tries, so that nothing is held while there is nothing to read or to write. TLS
-//! fits in without a task or a buffer of its own: rustls takes what the socket has, and hands back what it means.
+//! The owner waits until the socket is ready and then tries to read or write, so that an idle connection holds no buffer. TLS needs
+//! neither a task nor a buffer of its own: rustls reads from the socket and returns the decrypted bytes.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -15,10 +15,10 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes that TLS is handed at a time: the most that one of its records has (RFC 8446, section 5.1).
+/// Bytes that are given to TLS at a time: the most that one of its records holds (RFC 8446, section 5.1).
 const RECORD_BYTES_MAX: usize = 16_384;
 
-/// Read at a time from a peer to whom nothing more is said.
+/// Bytes that are read at a time, and ignored, after the last write.
 const IGNORED_BYTES: usize = 2048;
 
 /// A connection.
@@ -31,7 +31,7 @@ pub struct Wire {
 #[derive(Debug)]
 struct Tls {
     connection: Connection,
-    /// Bytes of the writer that are encrypted, and not yet all with the socket.
+    /// Bytes of the caller that are encrypted, but not yet all written to the socket.
     taken: usize,
 }
 
@@ -66,10 +66,10 @@ impl Wire {
         self.tcp.poll_write_ready(context)
     }
 
-    /// Reads once from the socket, and appends all that this brought. 0 is the end.
+    /// Reads once from the socket, and appends the received bytes. 0 means the end of the stream.
     ///
     /// # Errors
-    /// `WouldBlock` where there is nothing yet; else the operating system's or TLS's.
+    /// `WouldBlock` if there is nothing to read yet; else the operating system's or TLS's.
     pub fn try_read_buf(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else { return self.tcp.try_read_buf(buffer) };
         let is_end = tls.receive(&self.tcp)? == 0;
@@ -79,7 +79,7 @@ impl Wire {
         }
     }
 
-    /// Appends what has been read from the socket already.
+    /// Appends bytes that have been read from the socket already.
     ///
     /// # Errors
     /// TLS's.
@@ -87,10 +87,10 @@ impl Wire {
         self.tls.as_mut().map_or(Ok(0), |tls| tls.drain(buffer)).map(drop)
     }
 
-    /// Writes some of the bytes, and says how many. Where it would block, the next try begins with the same bytes.
+    /// Writes some of the bytes, and returns how many. If it would block, the next call has to begin with the same bytes.
     ///
     /// # Errors
-    /// `WouldBlock` where there is no room; else the operating system's or TLS's.
+    /// `WouldBlock` if the socket's buffer is full; else the operating system's or TLS's.
     pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else { return self.tcp.try_write(bytes) };
         if tls.taken == 0 {
@@ -100,23 +100,23 @@ impl Wire {
         Ok(std::mem::take(&mut tls.taken))
     }
 
-    /// Says that nothing more is written. What the peer sends can still be read.
+    /// Tells the peer that nothing more will be written. What the peer sends can still be read.
     ///
     /// # Errors
     /// The operating system's.
     pub fn finish(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             tls.connection.send_close_notify();
-            // A peer that doesn't read sees the end of the connection instead.
+            // If the peer doesn't read, it will see the end of the connection instead.
             let _ = tls.flush(&self.tcp);
         }
         SockRef::from(&self.tcp).shutdown(Shutdown::Write)
     }
 
-    /// Writes the last bytes and waits for the peer to go, both within one deadline. Reading on is what lets the last bytes arrive:
-    /// closing a socket with unread bytes resets it.
+    /// Writes the last bytes and waits for the peer to close, both within one deadline. It keeps reading so that the last bytes arrive:
+    /// closing a socket with unread bytes resets the connection.
     pub async fn part(&mut self, bytes: &[u8], deadline: Duration) {
-        // Whatever goes wrong, the connection ends.
+        // The connection ends whether or not this succeeds.
         let _ = tokio::time::timeout(deadline, self.write_and_drain(bytes)).await;
     }
 
@@ -130,7 +130,7 @@ impl Wire {
                 Err(error) => return Err(error),
             }
         }
-        // Half-closed: the peer reads the end after the last bytes.
+        // Half-closed: the peer reads the last bytes, and then the end.
         self.finish()?;
         let mut ignored = BytesMut::with_capacity(IGNORED_BYTES);
         loop {
@@ -159,11 +159,11 @@ impl Wire {
 }
 
 impl Tls {
-    /// Reads once from the socket; the number of encrypted bytes.
+    /// Reads once from the socket, and returns the number of encrypted bytes.
     fn receive(&mut self, tcp: &TcpStream) -> io::Result<usize> {
         let count = self.connection.read_tls(&mut Socket(tcp))?;
         let processed = self.connection.process_new_packets();
-        // The handshake goes on, or the peer learns what was wrong. What finds no room now goes with the next write.
+        // Sends the handshake's next message, or the alert. If the socket's buffer is full, the next write sends it.
         match self.flush(tcp) {
             Err(error) if error.kind() != ErrorKind::WouldBlock && processed.is_ok() => return Err(error),
             _ => {}
@@ -172,7 +172,7 @@ impl Tls {
         Ok(count)
     }
 
-    /// Appends what is decrypted, which is no more than the socket gave at a time.
+    /// Appends the decrypted bytes, and returns how many. They are at most what one read of the socket brought.
     fn drain(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         let before = buffer.len();
         let mut chunk = [0; 2048];
@@ -180,8 +180,8 @@ impl Tls {
             match self.connection.reader().read(&mut chunk) {
                 Ok(0) => return Ok(buffer.len() - before),
                 Ok(count) => buffer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
-                // The end without TLS's own word for it: an attacker may have cut it off, and it isn't taken for whole.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(buffer.len() - before),
+                // Among them `UnexpectedEof`, the end without TLS's `close_notify`: an attacker may have cut the stream off.
                 Err(error) => return Err(error),
             }
         }
@@ -261,7 +261,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What a write has taken is with the socket.
+        // Whatever a write accepted has been written to the socket.
         Poll::Ready(Ok(()))
     }
 

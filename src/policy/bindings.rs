@@ -1,6 +1,6 @@
 //! The types generated from `wit/`, and their translation into the host's own. Generated types stay below `policy`.
 //!
-//! What a guest returns is proven here: bodies that claim to be JSON are, ids and names are sane, lists are bounded.
+//! What a guest returns is validated here: JSON bodies are JSON, ids and names are within their bounds, and so are lists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub use generated::signalpost::policy::{clock, diagnostics, groups, log, metrics
 
 use types::{BodyParam, BodyResult};
 
-/// Bounds on what a guest returns, beside the bytes that the sandbox counts.
+/// Bounds on what a guest returns, in addition to the bytes that the sandbox counts.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub items_max: usize,
@@ -35,7 +35,7 @@ pub struct Bounds {
 /// Why a guest's answer can't be used: a sentence for the plugin's author.
 pub type Unusable = String;
 
-/// Calls `use_it` with the event as the guest takes it. The strings are lent, not copied.
+/// Calls `use_it` with the event in the guest's form. The strings are borrowed, not copied.
 pub fn with_event<R>(event: &Event, use_it: impl FnOnce(types::Event<'_>) -> R) -> R {
     let extensions: Vec<(&str, &str)> = event.extensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     use_it(types::Event {
@@ -50,13 +50,13 @@ pub fn with_event<R>(event: &Event, use_it: impl FnOnce(types::Event<'_>) -> R) 
     })
 }
 
-/// Calls `use_it` with the session as the guest takes it. The strings are lent, not copied.
+/// Calls `use_it` with the session in the guest's form. The strings are borrowed, not copied.
 pub fn with_session<R>(handle: &SessionHandle, use_it: impl FnOnce(sessions::Session<'_>) -> R) -> R {
     let attributes: Vec<(&str, &str)> = handle.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     use_it(sessions::Session { id: &handle.id, user: handle.user.as_str(), subprotocol: handle.subprotocol, attributes: &attributes })
 }
 
-/// Lends a body to the guest.
+/// Borrows a body in the guest's form.
 pub fn body_param(body: &Body) -> BodyParam<'_> {
     match body {
         Body::Json(text) => BodyParam::Json(text),
@@ -141,7 +141,7 @@ impl Bounds {
     }
 
     fn draft(&self, draft: sessions::Draft) -> Result<Draft, Unusable> {
-        // What ingress proves of everybody else's events.
+        // The rules that ingress applies to every other event.
         event::check_attribute("type", &draft.type_)?;
         draft.subject.as_deref().map_or(Ok(()), |subject| event::check_attribute("subject", subject))?;
         Ok(Draft { event_type: self.name("an event type", draft.type_)?, subject: draft.subject, data: self.body(draft.data)? })

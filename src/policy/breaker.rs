@@ -1,13 +1,14 @@
-//! The circuit breaker: a policy that faults again and again is not called for a while, and then tried again. Pure: time is an argument.
+//! The circuit breaker: a policy that faults repeatedly is not called for a while, and then tried again. Pure: time is an argument.
 //!
-//! Faults in a row say that something is wrong, not what: the policy may be broken, or somebody may publish events that it can't bear. The
-//! caller tells the two apart, by a call that the policy has answered before, and says which it is.
+//! Several faults in a row may mean that the policy is broken, or that a producer publishes events that it can't handle. The caller
+//! finds out which, by repeating a call that the policy has answered before, and calls `open` or `succeeded`.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Counts faults in a row. Closed: calls pass. Open: none do, until the pause is over; then one call is a trial.
+/// Counts faults in a row. While the circuit is closed, calls pass. While it is open, no call passes until the pause is over; then one
+/// call passes as a trial.
 #[derive(Debug)]
 pub struct Breaker {
     faults_max: u32,
@@ -23,8 +24,8 @@ impl Breaker {
         Breaker { faults_max, pause_min, pause_max, faults: 0, pause: pause_min, open_until: None }
     }
 
-    /// Whether a call may pass now. After the pause the first one does, and the others wait for its outcome or one more pause.
-    /// The time is asked for only while the circuit is open.
+    /// Returns whether a call may pass now. After the pause one call passes as a trial; no other does until it ends or one more pause is
+    /// over. `now` is called only while the circuit is open.
     pub fn admits(&mut self, now: impl FnOnce() -> Instant) -> bool {
         let Some(until) = self.open_until else { return true };
         let now = now();
@@ -41,13 +42,13 @@ impl Breaker {
         self.open_until = None;
     }
 
-    /// Counts a fault, and returns whether there are so many in a row that the circuit has to open unless the policy is sound.
+    /// Counts a fault, and returns whether the bound on faults in a row is reached: the circuit has to open unless the events are to blame.
     pub fn faulted(&mut self) -> bool {
         self.faults = self.faults.saturating_add(1);
         self.faults >= self.faults_max
     }
 
-    /// Opens the circuit, and returns whether it was closed. After a trial that failed it stays open for longer.
+    /// Opens the circuit, and returns whether it was closed. After a failed trial the pause is twice as long.
     pub fn open(&mut self, now: Instant) -> bool {
         let was_closed = self.open_until.is_none();
         if !was_closed {

@@ -1,5 +1,5 @@
-//! The contract from the host's side: what a component must export and may import, and which events it is called for. Each
-//! refusal is a sentence that the plugin's author or operator can act on.
+//! The host's side of the contract: what a component must export and may import, and which events it is called for. Each refusal is a
+//! sentence that the plugin's author or operator can act on.
 
 use serde::Serialize;
 use wasmtime::Engine;
@@ -9,21 +9,21 @@ use super::compile::Compiled;
 use super::wasi;
 use crate::config::Grant;
 
-/// The contract that this server serves. A published version stays as it is; the next one lives beside it.
+/// The contract that this server implements. A published version never changes; the next one is added beside it.
 pub const CONTRACT: &str = "signalpost:policy";
 pub const CONTRACT_VERSION: &str = "0.1.0";
 
 /// Bytes of a plugin's name, of its version, and of an attribute's name.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Event types that a plugin may want, and bytes of one. Each event is held against all of them; a prefix stands for many.
+/// Event types that a plugin may want, and bytes of one. Each event is compared with all of them, and one prefix covers many types.
 const EVENT_TYPES_MAX: usize = 256;
 const EVENT_TYPE_BYTES_MAX: usize = 256;
 
-/// Attributes that formatting may depend on. They are looked up for each message and session.
+/// Attributes that formatting may depend on. Each is looked up for every message and session.
 const VARY_MAX: usize = 16;
 
-/// What a component exports says what it is.
+/// A role of a component, known by the interface that it exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -32,16 +32,16 @@ pub enum Role {
     Sessions,
 }
 
-/// Tells what is no component before a compiler is asked.
+/// Refuses a file that is not a component, before it is compiled.
 pub fn check_kind(bytes: &[u8]) -> Result<(), String> {
     match bytes.get(..8) {
         Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => Err("is a core module, not a component: build it with `signalpost plugin build`".into()),
         Some([0, b'a', b's', b'm', ..]) => Ok(()),
-        _ => Err("is no WebAssembly: the file does not begin with its magic number".into()),
+        _ => Err("is not WebAssembly: the file does not begin with its magic number".into()),
     }
 }
 
-/// Reads the roles off the exports.
+/// Returns the roles that the component's exports give it.
 pub fn check_exports(engine: &Engine, component: &Compiled) -> Result<Vec<Role>, String> {
     let exports = component.exports(engine);
     let has = |interface: &str| exports.iter().any(|name| *name == format!("{CONTRACT}/{interface}@{CONTRACT_VERSION}"));
@@ -57,7 +57,7 @@ pub fn check_exports(engine: &Engine, component: &Compiled) -> Result<Vec<Role>,
     Ok(roles)
 }
 
-/// The grants that a component needs: every import must be one of ours.
+/// Returns the grants that a component needs. Every import must belong to the contract or to WASI.
 pub fn imported_grants(engine: &Engine, component: &Compiled) -> Result<Vec<Grant>, String> {
     let imports = component.imports(engine);
     check_version(imports.iter().map(String::as_str))?;
@@ -70,7 +70,7 @@ pub fn imported_grants(engine: &Engine, component: &Compiled) -> Result<Vec<Gran
             }
             return Err(format!("imports {import}, which no policy can have: there is only {CONTRACT}@{CONTRACT_VERSION}"));
         };
-        // Types are no capability, and everybody may say why they die.
+        // Types grant nothing, and every plugin may report why it panics.
         if interface == "types" || interface == "diagnostics" {
             continue;
         }
@@ -81,13 +81,13 @@ pub fn imported_grants(engine: &Engine, component: &Compiled) -> Result<Vec<Gran
         };
         grants.push(grant);
     }
-    // WASI has many interfaces, and one grant.
+    // WASI has many interfaces, but one grant.
     grants.sort();
     grants.dedup();
     Ok(grants)
 }
 
-/// Every import must be granted.
+/// Refuses a component that imports something not granted.
 pub fn check_imports(engine: &Engine, component: &Compiled, name: &str, grants: &[Grant]) -> Result<(), String> {
     let missing: Vec<Grant> = imported_grants(engine, component)?.into_iter().filter(|grant| !grants.contains(grant)).collect();
     if missing.is_empty() {
@@ -100,12 +100,12 @@ pub fn check_imports(engine: &Engine, component: &Compiled, name: &str, grants: 
     Err(format!("imports {}, which is not granted: {advice}add `grants = {wanted:?}` to [policies.{name}]", list(&missing)))
 }
 
-/// Grants as the configuration writes them.
+/// Returns grants as the configuration spells them.
 pub fn grant_names<'a>(grants: impl Iterator<Item = &'a Grant>) -> Vec<String> {
     grants.map(|grant| format!("{grant:?}").to_lowercase()).collect()
 }
 
-/// Another version of the contract is named as such.
+/// Refuses interfaces of another version of the contract, and names the version.
 pub fn check_version<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), String> {
     for name in names {
         let Some((interface, version)) = name.split_once('@') else { continue };
@@ -116,7 +116,7 @@ pub fn check_version<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), Str
     Ok(())
 }
 
-/// What a plugin says of itself is in every report about it, and read for every event.
+/// Refuses a description that is out of bounds: its name and version are in every report, and its event types are checked for every event.
 pub fn check_description(description: &plugin::Description) -> Result<(), String> {
     let plugin::Description { name, version, events } = description;
     for (what, word) in [("name", name), ("version", version)] {
@@ -136,7 +136,7 @@ pub fn check_description(description: &plugin::Description) -> Result<(), String
     }
 }
 
-/// The attributes that a formatting plugin depends on.
+/// Refuses too many or too long names of attributes that formatting depends on.
 pub fn check_vary(names: &[String]) -> Result<(), String> {
     if names.len() > VARY_MAX {
         return Err(format!("it varies on {} attributes, more than {VARY_MAX}", names.len()));
@@ -147,13 +147,13 @@ pub fn check_vary(names: &[String]) -> Result<(), String> {
     }
 }
 
-/// The event types that a plugin is called for: what it wants, narrowed by the configuration.
+/// Returns the event types that a plugin is called for: those it wants, narrowed by the configuration.
 pub fn check_events(wanted: Vec<String>, configured: Option<&[String]>) -> Result<Vec<String>, String> {
     for pattern in wanted.iter().chain(configured.into_iter().flatten()) {
         let stars = pattern.matches('*').count();
         let fits = !pattern.is_empty() && (stars == 0 || (stars == 1 && (pattern == "*" || pattern.ends_with(".*"))));
         if !fits {
-            return Err(format!("`{pattern}` is no event type, nor `prefix.*`, nor `*`"));
+            return Err(format!("`{pattern}` is not an event type, `prefix.*` or `*`"));
         }
     }
     let Some(configured) = configured else { return Ok(wanted) };
@@ -169,7 +169,7 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "nothing".into() } else { names.join(", ") }
 }
 
-/// `a.b` matches itself, `a.*` what begins with `a.`, `*` all.
+/// Returns whether a pattern matches: `a.b` matches itself, `a.*` every type that begins with `a.`, and `*` all types.
 pub fn matches(pattern: &str, event_type: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(prefix) => event_type.starts_with(prefix),
@@ -220,7 +220,7 @@ mod tests {
             let of_the_plugin = check_events(strings(&[bad]), None).unwrap_err();
             let of_the_configuration = check_events(strings(&["*"]), Some(&strings(&[bad]))).unwrap_err();
             assert_eq!(of_the_plugin, of_the_configuration);
-            assert!(of_the_plugin.starts_with(&format!("`{bad}` is no event type")), "{of_the_plugin}");
+            assert!(of_the_plugin.starts_with(&format!("`{bad}` is not an event type")), "{of_the_plugin}");
         }
     }
 
@@ -237,9 +237,9 @@ mod tests {
     #[test]
     fn what_is_no_component_is_told_apart() {
         for (bytes, reason) in [
-            (&b""[..], "is no WebAssembly"),
-            (b"\0asm", "is no WebAssembly"),
-            (b"#!/bin/sh", "is no WebAssembly"),
+            (&b""[..], "is not WebAssembly"),
+            (b"\0asm", "is not WebAssembly"),
+            (b"#!/bin/sh", "is not WebAssembly"),
             (b"\0asm\x01\0\0\0", "is a core module"),
         ] {
             let refused = check_kind(bytes).unwrap_err();

@@ -1,4 +1,4 @@
-//! The sandbox: one engine, and the bounds of one instance. Who else touches wasmtime's configuration is wrong.
+//! The sandbox: one engine, and the bounds of one instance. Nothing else may touch wasmtime's configuration.
 
 use std::time::Duration;
 
@@ -13,33 +13,33 @@ const STACK_BYTES_MAX: usize = 256 << 10;
 /// Core instances, memories and tables of one component: those of JavaScript and Python have several.
 const PARTS_MAX: usize = 100;
 
-/// Handles of one instance. Only resources of its own have them; the contract has none.
+/// Resource handles of one instance. Only a plugin's own resources need them: the contract defines none.
 pub const HANDLES_MAX: usize = 1000;
 
 /// Frames of a guest's backtrace in a fault report.
 const BACKTRACE_FRAMES_MAX: usize = 20;
 
-/// The engine of the serving process, with the thread that ends calls which are over their deadline.
+/// Returns the engine of the serving process, with the thread that interrupts calls past their deadline.
 ///
 /// # Errors
-/// This machine can't run compiled WebAssembly, or refuses a thread.
+/// This machine can't run compiled WebAssembly, or can't start a thread.
 pub fn serving() -> anyhow::Result<EpochTicker> {
     Ok(EpochTicker::new(compiling()?)?)
 }
 
-/// The engine of a process that only compiles: the same, so that what it makes fits.
+/// Returns the engine of a process that only compiles. Its configuration is the same, so that the serving process can load the result.
 ///
 /// # Errors
-/// wasmtime was built without something that the configuration names.
+/// wasmtime was built without a feature that the configuration needs.
 pub fn compiling() -> wasmtime::Result<Engine> {
     let mut config = Config::new();
-    // Deadlines: a call traps when the epoch has passed its own.
+    // Deadlines: a call checks its deadline when the epoch has passed the store's.
     config.epoch_interruption(true);
     config.max_wasm_stack(STACK_BYTES_MAX);
     // Calls are plain function calls on the caller's stack.
     config.concurrency_support(false);
-    // Proposals that no policy needs are a larger sandbox to trust. Several memories are needed: wasmtime joins the parts of a
-    // JavaScript component by modules that have them.
+    // Each proposal enlarges the sandbox that has to be trusted, so those that no policy needs are off. Multiple memories stay on:
+    // wasmtime joins the modules of a JavaScript component with adapters that use them.
     config.wasm_memory64(false);
     config.wasm_relaxed_simd(false);
     config.wasm_tail_call(false);
@@ -49,54 +49,54 @@ pub fn compiling() -> wasmtime::Result<Engine> {
     Engine::new(&config)
 }
 
-/// When a call is over. The processor's time counts, not the clock's: a thread that other work holds up does not make a policy
-/// faulty. The clock is looked at first, since it is cheap; the processor's time only for a call that is still there then.
+/// When a call is over. CPU time counts, not wall-clock time: a call whose thread had to wait for a processor is not a fault. The
+/// epoch is checked first, since that is cheap; CPU time is read only for a call that is still running by then.
 #[derive(Debug, Default)]
 pub struct Deadline {
     budget: Duration,
-    /// The setting that says so.
+    /// The setting that sets the budget.
     pub setting: &'static str,
-    /// The thread's processor time at the first look.
+    /// The thread's CPU time at the first check.
     first_look: Option<Duration>,
 }
 
 impl Deadline {
-    /// Ticks after which a call is looked at for the first time. The current tick is partly over, so one more.
+    /// Ticks after which a call is first checked: one, and one more because the current tick is partly over.
     pub const FIRST_LOOK_TICKS: u64 = 2;
 
-    /// Of a call.
+    /// Returns the deadline of a role function.
     pub fn call(limits: &Limits) -> Deadline {
         Deadline { budget: Duration::from_millis(limits.call_deadline_ms), setting: "limits.call_deadline_ms", first_look: None }
     }
 
-    /// Of what comes before the first call.
+    /// Returns the deadline of instantiation, `describe`, `configure` and `vary`.
     pub fn configure(limits: &Limits) -> Deadline {
         Deadline { budget: Duration::from_millis(limits.configure_deadline_ms), setting: "limits.configure_deadline_ms", first_look: None }
     }
 
-    /// Decides at the end of a tick whether the call may go on.
+    /// Decides at the end of a tick whether the call may continue.
     pub fn look(&mut self) -> UpdateDeadline {
         let now = processor_time();
         let first_look = *self.first_look.get_or_insert(now);
-        // Up to the first look the call has spent a tick, more or less.
+        // By the first check the call has run for about one tick.
         if now.saturating_sub(first_look) + TICK >= self.budget { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) }
     }
 }
 
-/// What this thread has spent so far.
+/// Returns the CPU time that this thread has used.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Keeps one instance within its memory and tables, and remembers that it was refused some.
+/// Keeps one instance within its memory and table limits, and records whether it was refused more.
 #[derive(Debug)]
 pub struct StoreLimits {
     memory_bytes_max: usize,
     table_elements_max: usize,
     memory_bytes: usize,
     table_elements: usize,
-    /// The setting because of which.
+    /// The setting because of which growth was refused.
     pub refused: Option<&'static str>,
 }
 
@@ -106,7 +106,7 @@ impl StoreLimits {
         StoreLimits { memory_bytes_max, table_elements_max, memory_bytes: 0, table_elements: 0, refused: None }
     }
 
-    /// Linear memory of the instance.
+    /// Returns the bytes of the instance's linear memories.
     pub fn memory_bytes(&self) -> usize {
         self.memory_bytes
     }
@@ -142,7 +142,7 @@ impl ResourceLimiter for StoreLimits {
     }
 }
 
-/// Whether one part may grow: the bound is for all memories, or all tables, of the component together.
+/// Returns whether one memory or table may grow, and counts it. The bound is on the component's total.
 fn grows(total: &mut usize, current: usize, desired: usize, most: usize) -> bool {
     let next = total.saturating_sub(current).saturating_add(desired);
     let fits = next <= most;

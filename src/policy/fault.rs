@@ -1,11 +1,11 @@
-//! What wasmtime's errors mean, as faults.
+//! Translates wasmtime's errors into faults.
 
 use wasmtime::{Trap, WasmBacktrace};
 
 use super::host::{Host, TooManyHostCalls};
 use crate::types::fault::{Defect, FAULT_DETAIL_BYTES_MAX, FaultKind, cut};
 
-/// Bytes of a function's name in a backtrace. A name section may hold names of 100,000.
+/// Bytes of a function's name in a backtrace. A name in a name section may have 100,000 bytes.
 const FUNCTION_BYTES_MAX: usize = 128;
 
 /// Explains why a guest stopped.
@@ -17,7 +17,7 @@ pub fn defect(error: &wasmtime::Error, host: &Host) -> Defect {
         Some(_) if host.panic().is_some() => FaultKind::Panic,
         Some(_) => FaultKind::Trap,
         None if error.is::<TooManyHostCalls>() => FaultKind::Host,
-        // Not a trap: what it handed over could not be read.
+        // Not a trap: the guest's output could not be read.
         None => FaultKind::Output,
     };
     let mut detail = match host.panic() {
@@ -39,18 +39,18 @@ pub fn creation_defect(error: &wasmtime::Error, host: &Host) -> Defect {
     if defect.kind == FaultKind::Output { Defect { kind: FaultKind::Memory, ..defect } } else { defect }
 }
 
-/// The setting whose bound was in the way, for who means to allow more.
+/// Returns the setting whose bound was exceeded, for an operator who wants to raise it.
 fn exceeded(kind: FaultKind, detail: &str, host: &Host) -> Option<&'static str> {
     match kind {
         FaultKind::Deadline => Some(host.deadline.setting),
         FaultKind::Memory => host.growth.refused,
-        // wasmtime has no type for it.
+        // wasmtime has no error type for this.
         FaultKind::Output if detail.contains("fuel") => Some("limits.output_bytes_max"),
         _ => None,
     }
 }
 
-/// A function's name without the hash that rustc puts at its end.
+/// Returns a function's name without the hash that rustc appends.
 fn rustc_name(name: &str) -> &str {
     match name.rsplit_once("::h") {
         Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => path,
@@ -58,7 +58,7 @@ fn rustc_name(name: &str) -> &str {
     }
 }
 
-/// An error with its causes, in one line.
+/// Returns an error with its causes, on one line.
 pub fn chain(error: &wasmtime::Error) -> String {
     format!("{error:#}")
 }

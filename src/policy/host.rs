@@ -1,4 +1,4 @@
-//! The host interfaces of `wit/host.wit`: what a guest may ask, within its bounds. None of them waits.
+//! The host interfaces of `wit/host.wit`: what a guest may call, within its bounds. No function blocks.
 
 use std::sync::Arc;
 
@@ -38,20 +38,20 @@ impl Shared {
     }
 }
 
-/// One instance's side of the host.
+/// The host's state for one instance.
 #[derive(Debug)]
 pub struct Host {
     pub shared: Arc<Shared>,
     pub growth: StoreLimits,
     pub deadline: Deadline,
-    /// What the guest sees. During a call it is the caller's, which is lent to the host.
+    /// What the guest sees. During a call it is the caller's world, swapped in for that call.
     pub world: World,
     log_lines: u32,
     calls: u32,
     panic: Option<String>,
 }
 
-/// A guest has made more host calls than one call may.
+/// A guest made more host calls than one call may.
 #[derive(Debug)]
 pub struct TooManyHostCalls(u32);
 
@@ -63,7 +63,7 @@ impl std::fmt::Display for TooManyHostCalls {
 
 impl std::error::Error for TooManyHostCalls {}
 
-/// Bytes of the name of a policy's own counter.
+/// Bytes of the name of a policy's counter.
 const METRIC_NAME_BYTES_MAX: usize = 64;
 
 /// Bytes of a panic's message that are kept.
@@ -76,7 +76,7 @@ impl Host {
         Host { shared, growth, deadline: Deadline::default(), world, log_lines: 0, calls: 0, panic: None }
     }
 
-    /// Begins a call: its time stands still, and its allowances are new.
+    /// Begins a call: its clock stands still, and its limits start afresh.
     pub fn begin(&mut self, deadline: Deadline) {
         self.world.begin_call();
         self.deadline = deadline;
@@ -85,12 +85,12 @@ impl Host {
         self.panic = None;
     }
 
-    /// What the guest said when it panicked.
+    /// Returns the guest's panic message, if it reported one.
     pub fn panic(&self) -> Option<&str> {
         self.panic.as_deref()
     }
 
-    /// Counts a host call. A guest that only asks spends the host's time, which its deadline doesn't see.
+    /// Counts a host call, and traps if there were more than `limits.host_calls_max` in this call.
     pub fn count(&mut self) -> wasmtime::Result<()> {
         self.calls += 1;
         let most = self.shared.limits.host_calls_max;
@@ -98,16 +98,16 @@ impl Host {
     }
 }
 
-/// Asks the world of the call.
+/// Counts a host call and runs it on the call's world.
 fn seen<R>(host: &mut Host, ask: impl FnOnce(&mut World, &Shared) -> R) -> wasmtime::Result<R> {
     host.count()?;
     Ok(ask(&mut host.world, &host.shared))
 }
 
-/// Links what is granted, and nothing else.
+/// Links the interfaces that are granted, and `diagnostics`, which every plugin may import.
 ///
 /// # Errors
-/// Two interfaces have one name: a mistake in the WIT.
+/// Two interfaces have the same name: a mistake in the WIT. Or the component imports something that WASI can't provide.
 pub fn link(linker: &mut Linker<Host>, grants: &[Grant], engine: &Engine, component: &Component) -> wasmtime::Result<()> {
     diagnostics::add_to_linker::<_, HasSelf<Host>>(linker, |host| host)?;
     for grant in grants {
@@ -141,7 +141,7 @@ impl log::Host for Host {
             shared.metrics.policy_log_lines_dropped.with_label_values(&[&*shared.name]).inc();
             return Ok(());
         }
-        // A guest's line can't forge another one, nor paint the terminal.
+        // A guest's line can neither forge another line nor control the terminal.
         let line: String =
             cut(&message, shared.limits.log_line_bytes_max).chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
         let policy = &*shared.name;
@@ -189,7 +189,7 @@ impl state::Host for Host {
     }
 }
 
-/// Writes to the world of the call.
+/// Counts a host call and writes to the call's world.
 fn written<R>(
     host: &mut Host,
     write: impl FnOnce(&mut World, &Shared) -> Result<R, StateError>,
@@ -225,7 +225,7 @@ impl metrics::Host for Host {
     fn count(&mut self, name: String, by: u64) -> wasmtime::Result<()> {
         let is_sane =
             (1..=METRIC_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        // What could not be counted is counted under a name of its own.
+        // A count under an invalid name is itself counted, under its own name.
         let (name, by) = if is_sane { (name, by) } else { (DROPPED_METRIC.to_owned(), 1) };
         seen(self, |world, shared| world.count(&shared.name, name, by, shared.limits.metric_names_max))
     }

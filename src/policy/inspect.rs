@@ -1,4 +1,4 @@
-//! What a component is, before any configuration fits it: for its author, and for whoever is to grant what it needs.
+//! What is known about a component before it is configured: for its author, and for the operator, who has to grant what it needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +11,26 @@ use super::host::Shared;
 use super::plugin::{Introspection, Policy};
 use crate::config::{self, Grant};
 
-/// All that can be read off a component, and what it says of itself.
+/// A component's imports and exports, and what it reports about itself.
 #[derive(Debug)]
 pub struct Inspection {
     pub bytes: Vec<u8>,
     /// SHA-256, in hexadecimal.
     pub digest: String,
     pub says: Introspection,
-    /// What a configuration has to grant.
+    /// The grants that the component needs.
     pub grants: Vec<Grant>,
     pub imports: Vec<String>,
     pub exports: Vec<String>,
-    /// Not from the cache.
+    /// Compile time, without the cache.
     pub compile: Duration,
 }
 
 impl Inspection {
+    /// Inspects a component with all the grants that it needs.
+    ///
     /// # Errors
-    /// It is no plugin that this server could load.
+    /// The component is not a plugin that this server could load.
     pub fn of(
         ticker: &EpochTicker,
         compiler: &Compiler,
@@ -40,7 +42,7 @@ impl Inspection {
         check_kind(&bytes)?;
         let engine = &ticker.engine;
         let (component, compile) = compiler.timed(engine, &bytes)?;
-        // Another version of the contract is what it should complain about first.
+        // Before the imports, so that a component for another version of the contract is reported as such.
         check_exports(engine, &component)?;
         let grants = imported_grants(engine, &component)?;
         let config = config::Policy { grants: grants.clone(), ..config };

@@ -1,7 +1,7 @@
-//! From files to a policy set: at the start, and whenever the folder changes.
+//! Loads files into a policy set: at start-up, and whenever the folder changes.
 //!
-//! A reload is whole or not at all. It takes the files that changed; if one of them is refused, none takes effect. A file
-//! that was refused earlier and has not changed since doesn't hold up later changes: its old policy goes on serving.
+//! A reload is all or nothing. It loads the files that changed; if one of them is refused, none takes effect. A file that was refused
+//! earlier and has not changed since doesn't block later changes: its old policy keeps serving.
 
 use std::io;
 use std::path::Path;
@@ -22,13 +22,13 @@ use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::types::fault::cut;
 
-/// Where a policy stands among the others when its configuration doesn't say.
+/// A policy's `order` if its configuration doesn't set one.
 const ORDER_DEFAULT: i32 = 100;
 
-/// Bytes of a reason that are kept: it may hold what the plugin itself says.
+/// Bytes of a reason that are kept: it may contain the plugin's own text.
 const REASON_BYTES_MAX: usize = 4096;
 
-/// Loads plugins as the configuration says.
+/// Loads plugins as configured.
 #[derive(Debug)]
 pub struct Loader {
     ticker: EpochTicker,
@@ -58,24 +58,24 @@ impl Loader {
         Loader { source: Source::new(&config), ticker, compiler, config, model, metrics }
     }
 
-    /// Somebody waits for what it compiles.
+    /// Makes it compile in the foreground: somebody waits for the result.
     pub fn foreground(self) -> Loader {
         let compiler = Compiler::new(&self.config.plugins).foreground();
         Loader { compiler: Arc::new(compiler), ..self }
     }
 
-    /// Somebody waits for it, and what it compiles is what it compiled before, with an edit.
+    /// Makes it compile in the foreground, and reuse what has not changed since it last compiled the same plugin.
     pub fn for_edits(self) -> Loader {
         let compiler = Compiler::new(&self.config.plugins).foreground().for_edits();
         Loader { compiler: Arc::new(compiler), ..self }
     }
 
-    /// One that has compiled what this one has, with another configuration and other services.
+    /// Returns a loader with the same compiler, and another configuration, model and metrics.
     pub fn with(&self, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
         Loader { ticker: self.ticker.clone(), compiler: self.compiler.clone(), source: Source::new(&config), config, model, metrics }
     }
 
-    /// Everything that can be loaded, and what can't.
+    /// Loads every plugin. Returns those that could be loaded, and why the others could not.
     pub fn load(&self) -> (PolicySet, Vec<Rejected>) {
         let mut policies = Vec::new();
         let mut rejected = Vec::new();
@@ -96,7 +96,7 @@ impl Loader {
         (self.set(1, policies), rejected)
     }
 
-    /// Puts the version before in the place of each new one that faults from the start. What was rolled back.
+    /// Replaces each policy whose circuit opened while it was on trial with the version before it. Returns what was rolled back.
     pub fn roll_back(&self, policies: &Policies) -> Vec<Rejected> {
         let current = policies.current();
         let mut next = current.policies.clone();
@@ -105,7 +105,7 @@ impl Loader {
             let Some(previous) = policy.fallback() else { continue };
             let why = policy.last_fault.lock().as_ref().map_or_else(String::new, |fault| {
                 let defect = &fault.defect;
-                format!(", at last in {} ({}: {})", fault.function, defect.kind.name(), defect.detail)
+                format!(", most recently in {} ({}: {})", fault.function, defect.kind.name(), defect.detail)
             });
             let (version, times) = (&policy.version, policy.limits().breaker_faults);
             let reason = format!("was new and faulted {times} times in a row{why}: {version} is rolled back to {}", previous.version);
@@ -124,7 +124,7 @@ impl Loader {
         rejected
     }
 
-    /// Brings the policies up to date with the files. `again`: a file that was refused is tried again, changed or not.
+    /// Brings the policies up to date with the files. With `again`, a refused file is tried again even if it has not changed.
     pub fn reload(&self, policies: &Policies, again: bool) -> Reload {
         let current = policies.current();
         let known = policies.rejected();
@@ -212,7 +212,7 @@ impl Loader {
         Policy::load(&self.ticker, &self.compiler, binary, config, shared, bounds)
     }
 
-    /// Loads one file under this policy's name, as it would be loaded with all others.
+    /// Loads one file under this policy's name, as `load` would.
     ///
     /// # Errors
     /// A sentence that the plugin's author or operator can act on.
@@ -220,7 +220,7 @@ impl Loader {
         self.policy(&Candidate { name: name.to_owned(), file: file.to_owned(), content: self.source.read(file) })
     }
 
-    /// Puts a policy in the place of the one with its name, or among the others.
+    /// Adds a policy to the set, or replaces the one with its name.
     pub fn put(&self, policies: &Policies, policy: Policy) {
         let current = policies.current();
         if let Some(old) = current.find(&policy.name) {
@@ -231,20 +231,20 @@ impl Loader {
         policies.swap(self.set(current.revision + 1, next));
     }
 
-    /// The grants that a file needs.
+    /// Returns the grants that a file needs.
     ///
     /// # Errors
-    /// It is no component that this server could load.
+    /// The file is not a component that this server could load.
     pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, String> {
         let Content { digest, bytes } = self.source.read(file)?;
         check_kind(&bytes)?;
         imported_grants(&self.ticker.engine, &self.compiler.component(&self.ticker.engine, &digest, &bytes)?)
     }
 
-    /// What there is to know of a file before a configuration fits it.
+    /// Inspects a file, whether or not its configuration is complete.
     ///
     /// # Errors
-    /// It is no plugin that this server could load.
+    /// The file is not a plugin that this server could load.
     pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, String> {
         let Content { digest, bytes } = self.source.read(file)?;
         let shared = Shared::new(name, self.config.limits_for(name), self.model.clone(), self.metrics.clone());
@@ -263,7 +263,7 @@ impl Loader {
     }
 }
 
-/// What its operator should know of a policy that was loaded.
+/// Logs what the operator should know about a loaded policy.
 fn warn(policy: &Policy) {
     if policy.keeps_no_instance() {
         tracing::warn!(policy = &*policy.name, "{TOO_LARGE_TO_KEEP}");

@@ -1,7 +1,7 @@
-//! One loaded plugin: what it says of itself, and its calls.
+//! One loaded plugin: what it reports about itself, and its calls.
 //!
-//! A call takes an idle instance or makes one, runs on the caller's thread within its deadline, and gives the instance
-//! back. After a fault the instance is dropped: nothing of it is trusted again.
+//! A call takes an idle instance or makes one, runs on the caller's thread within its deadline, and returns the instance to the
+//! pool. After a fault the instance is dropped, since its memory can't be trusted.
 
 mod instances;
 mod looking;
@@ -34,10 +34,10 @@ use instances::{Instance, Instances};
 pub use looking::Introspection;
 use samples::{Function, Sample, Samples};
 
-/// A call of this length holds up the other tasks of its thread for longer than a thread's hand-over takes.
+/// A call that takes longer delays the other tasks of its thread by more than moving them to another thread would.
 const LONG_CALL: Duration = Duration::from_millis(1);
 
-/// Of a policy that works, and slowly; an interpreter's instances are like that.
+/// The warning about a policy that works, but slowly. Instances with an interpreter are often that large.
 pub const TOO_LARGE_TO_KEEP: &str =
     "each call makes a new instance, since one is larger than a server keeps from call to call: limits.instance_kept_bytes_max bounds that";
 
@@ -52,7 +52,7 @@ pub struct Policy {
     pub roles: Vec<Role>,
     pub events: Vec<String>,
     pub config: config::Policy,
-    /// Attributes that its formatting depends on.
+    /// Session attributes that its formatting depends on.
     pub vary: Vec<String>,
     pub counters: Counters,
     pub last_fault: Mutex<Option<Fault>>,
@@ -61,7 +61,7 @@ pub struct Policy {
     on_trial: AtomicBool,
     breaker: Mutex<Breaker>,
     samples: Samples,
-    /// The last call was a long one, and the next may be.
+    /// Whether the last call took longer than `LONG_CALL`; if so, the next may too.
     lingers: AtomicBool,
     instances: Instances,
     bounds: Bounds,
@@ -77,27 +77,27 @@ pub struct Counters {
     pub faults: AtomicU64,
 }
 
-/// How a call ended that gave no answer.
+/// Why a call gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallError {
     Refused(Refusal),
     Fault(Box<Fault>),
-    /// Its circuit is open: it faulted too often in a row, and was not called.
+    /// The policy was not called: it faulted too often in a row, and its circuit is open.
     CircuitOpen,
 }
 
-/// A guest's answer, or its defect.
+/// A guest's answer or refusal, or its flaw.
 type Answer<R> = Result<Result<R, Refusal>, Flaw>;
 
-/// What is wrong with a call.
+/// How a call failed.
 enum Flaw {
-    /// The guest stopped; its instance is gone.
+    /// The guest was stopped or trapped; its instance is dropped.
     Stopped(Defect),
-    /// Its answer breaks a rule of the contract; the instance is whole.
+    /// The answer breaks a rule of the contract; the instance can be used again.
     Unusable(Defect),
 }
 
-/// What the server gives a plugin that is being loaded.
+/// A plugin's component, where it comes from, and the policy's name.
 #[derive(Debug)]
 pub struct Binary<'a> {
     pub name: &'a str,
@@ -106,7 +106,7 @@ pub struct Binary<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The time of each function, for the roles that the plugin has.
+/// Durations of each function's calls, for the roles that the plugin has.
 #[derive(Debug)]
 struct Calls {
     route: Option<Histogram>,
@@ -165,7 +165,7 @@ impl Policy {
         self.roles.contains(&role)
     }
 
-    /// Whether the plugin wants events of this type, and the configuration lets it have them.
+    /// Returns whether the plugin wants events of this type and its configuration allows them.
     pub fn wants(&self, event_type: &str) -> bool {
         self.events.iter().any(|pattern| matches(pattern, event_type))
     }
@@ -178,12 +178,12 @@ impl Policy {
         &self.instances.shared.limits
     }
 
-    /// What its decisions may make of groups.
+    /// Returns how many groups and memberships its decisions may create.
     pub fn group_quota(&self) -> Quota {
         Quota { groups_max: self.limits().groups_max, memberships_max: self.limits().memberships_max }
     }
 
-    /// Whether the first instance was too large to be kept, asked before the first call.
+    /// Returns whether the first instance was too large to keep. Only meaningful before the first call.
     pub fn keeps_no_instance(&self) -> bool {
         self.config.isolation == Isolation::Reuse && self.idle_instances() == 0
     }
@@ -192,16 +192,20 @@ impl Policy {
         self.instances.idle.lock().len()
     }
 
+    /// Calls `route`.
+    ///
     /// # Errors
-    /// The policy refused the event, or faulted.
+    /// The policy refused the event, faulted, or has an open circuit.
     pub fn route(&self, event: &Event, world: &mut World) -> Result<Decision, CallError> {
         let answer = self.call(Function::Route, Some(&event.id), world, |world| self.ask_route(event, world));
         self.sample(Function::Route, world, &answer, || Sample::Route(Box::new(event.clone())));
         answer
     }
 
+    /// Calls `format`. Returns `None` if the policy drops the message for this reader.
+    ///
     /// # Errors
-    /// The policy refused the message, or faulted.
+    /// The policy refused the message, faulted, or has an open circuit.
     pub fn format(
         &self,
         message: &Arc<Message>,
@@ -217,26 +221,30 @@ impl Policy {
         answer
     }
 
+    /// Calls `opened`.
+    ///
     /// # Errors
-    /// The policy refused the session, or faulted.
+    /// The policy refused the session, faulted, or has an open circuit.
     pub fn opened(&self, handle: &Arc<SessionHandle>, world: &mut World) -> Result<Response, CallError> {
         let answer = self.call(Function::Opened, None, world, |world| self.ask_opened(handle, world));
         self.sample(Function::Opened, world, &answer, || Sample::Opened(handle.clone()));
         answer
     }
 
-    /// Returns `None` if the message is not this policy's.
+    /// Calls `received`. Returns `None` if the policy leaves the message to others.
     ///
     /// # Errors
-    /// The policy refused the message, or faulted.
+    /// The policy refused the message, faulted, or has an open circuit.
     pub fn received(&self, handle: &Arc<SessionHandle>, body: &Body, world: &mut World) -> Result<Option<Response>, CallError> {
         let answer = self.call(Function::Received, None, world, |world| self.ask_received(handle, body, world));
         self.sample(Function::Received, world, &answer, || Sample::Received(handle.clone(), body.clone()));
         answer
     }
 
+    /// Calls `closed`.
+    ///
     /// # Errors
-    /// The policy refused, which changes nothing, or faulted.
+    /// The policy refused, which changes nothing, faulted, or has an open circuit.
     pub fn closed(&self, handle: &Arc<SessionHandle>, code: u16, world: &mut World) -> Result<Response, CallError> {
         self.call(Function::Closed, None, world, |world| {
             self.attempt(world, |instance| {
@@ -281,7 +289,7 @@ impl Policy {
         })
     }
 
-    /// One call that counts: admitted by the breaker, timed, and reported if it faults. In a world that is not live it leaves no trace.
+    /// Makes one call: admitted by the breaker, counted, timed, and reported if it faults. In a dry world only the fault is reported.
     fn call<R>(
         &self,
         function: Function,
@@ -320,14 +328,14 @@ impl Policy {
         })
     }
 
-    /// Calls a guest within its deadline, on an instance of its own. What the call wrote to the world is dropped if it gives no answer.
-    /// The layers of what `run` returns: trapped or not; refused or not; usable or not.
+    /// Calls a guest within its deadline. What the call wrote to the world is dropped if it gives no answer. The three layers of what
+    /// `run` returns are: trapped or not, refused or not, usable or not.
     fn attempt<R>(
         &self,
         world: &mut World,
         run: impl FnOnce(&mut Instance) -> wasmtime::Result<Result<Result<R, bindings::Unusable>, bindings::types::Refusal>>,
     ) -> Answer<R> {
-        // A look meets nothing that another call has left in a guest's memory, and leaves nothing there.
+        // A dry call takes a fresh instance: it neither sees nor changes what other calls left in a guest's memory.
         let is_live = world.is_live();
         let instance = if is_live { self.instances.take(world) } else { self.instances.fresh(world) };
         let mut instance = instance.map_err(Flaw::Stopped)?;
@@ -356,7 +364,7 @@ impl Policy {
         })
     }
 
-    /// Counts and logs a fault. The circuit opens after too many in a row, unless they are the events' doing.
+    /// Counts and logs a fault. Opens the circuit after too many in a row, unless the events are to blame.
     fn faulted(&self, function: Function, event: Option<&str>, flaw: Flaw) -> CallError {
         let is_stopped = matches!(flaw, Flaw::Stopped(_));
         let defect = flaw.into_defect();
@@ -374,7 +382,7 @@ impl Policy {
         );
         let is_suspect = self.breaker.lock().faulted();
         if is_suspect {
-            // Without a call to compare with, an answer that breaks a rule says nothing about other events; a guest that stops does.
+            // Without a sample to repeat, a guest that stopped counts as broken; an answer that breaks a rule may be due to the event.
             let is_broken = self.is_sound(function).map_or(is_stopped, |is_sound| !is_sound);
             let mut breaker = self.breaker.lock();
             if !is_broken {
@@ -402,15 +410,15 @@ impl Policy {
         }))
     }
 
-    /// Keeps a call that was answered well, the first one and one now and then.
+    /// Offers an answered call as a sample.
     fn sample<R>(&self, function: Function, world: &World, answer: &Result<R, CallError>, sample: impl FnOnce() -> Sample) {
         if world.is_live() && answer.is_ok() {
             self.samples.offer(function, sample);
         }
     }
 
-    /// Makes a call again that was answered well before, where it leaves no trace, and returns whether it is answered still. `None`: no
-    /// such call is known.
+    /// Repeats the function's sample in a dry world, and returns whether it is still answered without a fault. `None` if there is no
+    /// sample.
     fn is_sound(&self, function: Function) -> Option<bool> {
         let sample = self.samples.of(function)?;
         let world = &mut World::dry(&self.instances.shared.model);
@@ -425,8 +433,8 @@ impl Policy {
         })
     }
 
-    /// Starts the trial period: keeps the last proven version for rollback until this one has completed `trial_calls` calls. What that
-    /// version answered well, this one has to bear.
+    /// Starts the trial period: keeps the last proven version for rollback until this one has completed `trial_calls` calls. The old
+    /// version's samples are taken over, since this one has to answer them too.
     pub fn follows(&self, old: &Arc<Policy>) {
         self.samples.take_over(&old.samples);
         let proven = old.previous.lock().clone().unwrap_or_else(|| old.clone());
@@ -439,18 +447,18 @@ impl Policy {
         self.previous.lock().take();
     }
 
-    /// Returns the version to go back to, if this one is new and its circuit is open.
+    /// Returns the version to roll back to if this one is on trial and its circuit is open.
     pub fn fallback(&self) -> Option<Arc<Policy>> {
         if self.is_circuit_open() { self.previous.lock().clone() } else { None }
     }
 
-    /// Whether the policy is not called at the moment.
+    /// Returns whether the policy's circuit is open, so that it is not called.
     pub fn is_circuit_open(&self) -> bool {
         self.breaker.lock().is_open()
     }
 }
 
-/// Runs something long on this thread, after handing the thread's other tasks to another one.
+/// Runs something long on this thread, after moving the thread's other tasks to another thread.
 fn aside<R>(long: impl FnOnce() -> R) -> R {
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(long),

@@ -1,5 +1,5 @@
-//! The ticker: the thread that moves the engine's epoch on, by which calls that are over their deadline are found. It rests while no
-//! instance is in use, so that a server without work has no thread that wakes a thousand times a second.
+//! The epoch ticker: a thread that advances the engine's epoch, so that calls past their deadline are interrupted. It rests while no
+//! instance is in use, so that an idle server has no thread that wakes a thousand times a second.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,17 +11,17 @@ use wasmtime::Engine;
 /// The unit of deadlines.
 pub const TICK: Duration = Duration::from_millis(1);
 
-/// So many ticks without a call, and the ticker rests. To wake it costs a call a few microseconds.
+/// Ticks without a call after which the ticker rests. Waking it costs a call a few microseconds.
 const REST_AFTER_TICKS: u32 = 100;
 
-/// An engine whose epoch moves on while instances are in use. The thread ends with it.
+/// An engine whose epoch advances while instances are in use. Its thread ends when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct EpochTicker {
     pub engine: Engine,
     ticker: Arc<Ticker>,
 }
 
-/// An instance is in use: for as long as this is there, the epoch moves on.
+/// A guard for an instance in use: the epoch advances for as long as one exists.
 #[derive(Debug)]
 pub struct InUse(Arc<Ticker>);
 
@@ -34,7 +34,7 @@ struct Ticker {
 
 impl EpochTicker {
     /// # Errors
-    /// The operating system refuses a thread.
+    /// The operating system can't start a thread.
     pub fn new(engine: Engine) -> std::io::Result<EpochTicker> {
         Ok(EpochTicker::start(engine)?.0)
     }
@@ -50,7 +50,7 @@ impl EpochTicker {
                 let rests = idle_ticks >= REST_AFTER_TICKS && ticker.may_rest();
                 drop((ticker, engine));
                 if rests {
-                    // Until an instance is used, or the ticker is dropped; waking without a reason does no harm.
+                    // Until an instance is used or the ticker is dropped; a spurious wake-up does no harm.
                     thread::park();
                     idle_ticks = 0;
                 } else {
@@ -58,12 +58,12 @@ impl EpochTicker {
                 }
             }
         })?;
-        // Before anybody can use an instance, and long before the thread rests.
+        // Set before any instance can be used, and long before the thread rests.
         let _ = ticker.thread.set(running.thread().clone());
         Ok((EpochTicker { engine, ticker }, running))
     }
 
-    /// Says that an instance is in use from now on.
+    /// Returns the guard for an instance in use, and wakes the ticker if it rests.
     pub fn in_use(&self) -> InUse {
         self.ticker.in_use.fetch_add(1, Ordering::SeqCst);
         if self.ticker.rests.load(Ordering::SeqCst) {
@@ -74,8 +74,8 @@ impl EpochTicker {
 }
 
 impl Ticker {
-    /// Says that the thread is about to rest, and then looks once more: either the user of an instance sees that it rests, or the
-    /// thread sees the user.
+    /// Announces that the thread is about to rest, then checks the count again: either a new guard sees that the thread rests, or
+    /// the thread sees the guard.
     fn may_rest(&self) -> bool {
         self.rests.store(true, Ordering::SeqCst);
         let rests = self.in_use.load(Ordering::SeqCst) == 0;

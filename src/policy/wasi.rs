@@ -1,8 +1,9 @@
-//! A WASI that denies everything, for languages whose library imports it even where nothing of it is used. There is no file, no
-//! argument, no variable, no stream that takes a byte, and no randomness; it is 1970. It is a grant of its own, which nobody has by default.
+//! A WASI that denies everything, for languages whose standard library imports WASI even if the plugin doesn't use it. There are no
+//! files, arguments, environment variables or randomness, streams take no bytes, and it is always 1970. It is a grant of its own, and
+//! not granted by default.
 //!
-//! No interface is known by its functions, but by what their types allow: a list is empty, a number 0, an option absent, and a result an
-//! error. A function that could only lie otherwise ends the call.
+//! Functions are answered by their result type, not by name: a list is empty, a number 0, an option absent, a result an error. A
+//! function whose type has no such value ends the call.
 
 use wasmtime::component::types::{self, ComponentItem};
 use wasmtime::component::{Component, Linker, LinkerInstance, Resource, ResourceType, Type, Val};
@@ -10,30 +11,30 @@ use wasmtime::{Engine, StoreContextMut, bail};
 
 use super::host::Host;
 
-/// What the names of WASI's interfaces begin with.
+/// The prefix of the names of WASI's interfaces.
 pub const PREFIX: &str = "wasi:";
 
-/// Random bytes that are asked for at a time; all are 0. A hash table takes 16.
+/// Bytes of one answer to a request for random bytes, all of which are 0. A hash table asks for 16.
 const RANDOM_BYTES_MAX: u64 = 4096;
 
-/// Whatever a resource of WASI stands for, nothing is behind it.
+/// The host's side of every WASI resource.
 #[derive(Debug)]
 struct Nothing;
 
-/// Links what a component imports of WASI.
+/// Links the WASI interfaces that a component imports.
 ///
 /// # Errors
-/// It imports something that no WASI has.
+/// The component imports something from WASI that is not an interface.
 pub fn link(linker: &mut Linker<Host>, engine: &Engine, component: &Component) -> wasmtime::Result<()> {
     let kind = component.component_type();
     for (name, import) in kind.imports(engine).filter(|(name, _)| name.starts_with(PREFIX)) {
-        let ComponentItem::ComponentInstance(interface) = import.ty else { bail!("{name} is no interface") };
+        let ComponentItem::ComponentInstance(interface) = import.ty else { bail!("{name} is not an interface") };
         let mut linked = linker.instance(name)?;
         for (item, export) in interface.exports(engine) {
             match export.ty {
                 ComponentItem::ComponentFunc(_) => deny(&mut linked, name, item)?,
                 ComponentItem::Resource(_) => linked.resource(item, ResourceType::host::<Nothing>(), |_, _| Ok(()))?,
-                // A type is not linked.
+                // Types are not linked.
                 _ => {}
             }
         }
@@ -47,7 +48,7 @@ fn deny(linked: &mut LinkerInstance<'_, Host>, interface: &str, function: &str) 
         store.data_mut().count()?;
         params.iter().try_for_each(|param| give_back(&mut store, param))?;
         let Some((result, returned)) = results.first_mut().zip(kind.results().next()) else {
-            // All that returns nothing may do nothing, but for what must not return.
+            // A function that returns nothing does nothing, except `exit`, which must not return.
             return if full_name.contains("/exit@") {
                 Err(wasmtime::Error::msg("the guest ended itself by WASI's `exit`"))
             } else {
@@ -55,7 +56,7 @@ fn deny(linked: &mut LinkerInstance<'_, Host>, interface: &str, function: &str) 
             };
         };
         *result = match (returned, params) {
-            // A list of as many as were asked for.
+            // As many bytes as were requested.
             (Type::List(list), [Val::U64(length)]) if matches!(list.ty(), Type::U8) => {
                 if *length > RANDOM_BYTES_MAX {
                     bail!("{full_name} gives {RANDOM_BYTES_MAX} bytes at most, and was asked for {length}");
@@ -68,7 +69,7 @@ fn deny(linked: &mut LinkerInstance<'_, Host>, interface: &str, function: &str) 
     })
 }
 
-/// A handle that was lent or given has to be dropped.
+/// Drops the handles in a parameter, lent or given: the host has to.
 fn give_back(store: &mut StoreContextMut<'_, Host>, value: &Val) -> wasmtime::Result<()> {
     match value {
         Val::Resource(handle) => handle.resource_drop(&mut *store),
@@ -81,7 +82,7 @@ fn give_back(store: &mut StoreContextMut<'_, Host>, value: &Val) -> wasmtime::Re
     }
 }
 
-/// The least that a type allows.
+/// Returns the emptiest value of a type.
 fn nothing(store: &mut StoreContextMut<'_, Host>, kind: &Type, function: &str) -> wasmtime::Result<Val> {
     Ok(match kind {
         Type::Bool => Val::Bool(false),
@@ -115,19 +116,19 @@ fn nothing(store: &mut StoreContextMut<'_, Host>, kind: &Type, function: &str) -
     })
 }
 
-/// Of all errors the one that says "you may not", or the last one.
+/// Returns the case of an error type that means "not permitted", or its last case.
 fn denial(store: &mut StoreContextMut<'_, Host>, kind: &Type, function: &str) -> wasmtime::Result<Val> {
-    /// As WASI's file system, its streams and its sockets call it.
+    /// The names in WASI's file system, streams and sockets.
     const NAMES: [&str; 3] = ["not-permitted", "closed", "access-denied"];
     match kind {
         Type::Enum(kind) => {
             let name = kind.names().find(|name| NAMES.contains(name)).or_else(|| kind.names().last());
-            name.map(|name| Val::Enum(name.to_owned())).ok_or_else(|| wasmtime::Error::msg("an enumeration of nothing"))
+            name.map(|name| Val::Enum(name.to_owned())).ok_or_else(|| wasmtime::Error::msg("an enum without cases"))
         }
         Type::Variant(kind) => {
             let mut cases = kind.cases();
             let known = cases.find(|case| NAMES.contains(&case.name));
-            let Some(case) = known.or_else(|| kind.cases().last()) else { bail!("a variant of nothing") };
+            let Some(case) = known.or_else(|| kind.cases().last()) else { bail!("a variant without cases") };
             let value = case.ty.map(|kind| nothing(store, &kind, function)).transpose()?;
             Ok(Val::Variant(case.name.to_owned(), value.map(Box::new)))
         }

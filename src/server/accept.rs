@@ -1,4 +1,4 @@
-//! Accepting connections, as many at once as there are permits.
+//! Accepts connections, as many at once as there are permits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::net::permits::{Client, ConnectionPermits};
 use crate::net::stream::Stream;
 use crate::net::wire::Wire;
 
-/// How long to wait before accepting again when the process has no file descriptor left.
+/// How long to wait before accepting again after an error, such as a lack of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 impl Server {
@@ -24,7 +24,7 @@ impl Server {
         futures_util::future::join_all(accepting).await;
     }
 
-    /// Accepts connections for ever, as many at once as there are permits.
+    /// Accepts the connections of one listener. Never returns.
     async fn accept(
         &self,
         listener: &TcpListener,
@@ -56,7 +56,7 @@ impl Server {
             let tls = match self.tls.as_ref().map(|tls| tls.accept()).transpose() {
                 Ok(tls) => tls,
                 Err(error) => {
-                    tracing::warn!("can't begin TLS: {error}");
+                    tracing::warn!("can't start TLS: {error}");
                     continue;
                 }
             };
@@ -84,7 +84,7 @@ impl Server {
 }
 
 async fn reaches(stopping: &mut watch::Receiver<Stage>, stage: Stage) {
-    // An error says that the server is gone, which is as late as it gets.
+    // An error means that the server is gone, which is past every stage.
     drop(stopping.wait_for(|now| *now >= stage).await);
 }
 

@@ -1,4 +1,4 @@
-//! What a server does beside serving, for as long as it runs.
+//! The periodic chores of a running server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use crate::model::mailbox::Mailboxes;
 use crate::net::tls::Tls;
 use crate::node::Node;
 
-/// How often a part of the kept messages is looked through for what has expired.
+/// How often a part of the mailboxes is searched for expired messages.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Rolls back what fails, and reloads when the files have changed and look the same twice, so that a copy in progress is not
-/// read.
+/// Rolls back failing policies, and reloads when the files have changed and stayed the same for one interval, so that a copy in
+/// progress is not read.
 pub(super) async fn watch_plugins(node: Arc<Node>) {
     let config = node.loader.config();
     let mut tick = interval(Duration::from_millis(config.watch_interval_ms));
@@ -47,13 +47,13 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
     }
 }
 
-/// Takes changed keys of users' tokens, and a changed certificate.
+/// Reloads changed keys of users' tokens, and a changed certificate.
 pub(super) async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, interval_ms: u64) {
     let mut tick = interval(Duration::from_millis(interval_ms));
     loop {
         tick.tick().await;
         let (auth, tls) = (auth.clone(), tls.clone());
-        // Files are read on threads that may wait. A failure is logged there.
+        // Files are read on a thread that may block. Failures are logged there.
         let _ = tokio::task::spawn_blocking(move || {
             auth.refresh();
             if let Some(tls) = tls {
@@ -64,12 +64,12 @@ pub(super) async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, interval_
     }
 }
 
-/// Fetches the keys that issuers publish.
+/// Fetches the keys that issuers publish, again and again.
 pub(super) async fn follow_issuers(auth: Arc<Auth>) {
     auth.follow().await;
 }
 
-/// Forgets what was kept for long enough, a part at a time.
+/// Drops expired messages and state, a part at a time.
 pub(super) async fn sweep(node: Arc<Node>) {
     let mut tick = interval(SWEEP_INTERVAL);
     for round in 0.. {

@@ -1,9 +1,9 @@
-//! What anybody may do because nobody is asked, though other machines reach the server.
+//! What anybody may do without authentication, if other machines can reach the server.
 
 use crate::auth::Auth;
 use crate::config::Config;
 
-/// Returns the sentence that the log, a metric and `/readyz` say, if other machines reach the server and it doesn't authenticate them.
+/// Returns a sentence for the log and `/readyz`, if other machines can reach the server and it doesn't authenticate them.
 pub fn exposed(config: &Config, auth: &Auth) -> Option<&'static str> {
     let is_reached = |address| !is_loopback(address);
     let (asks_keys, asks_tokens) = auth.asks();

@@ -201,7 +201,7 @@ async fn a_new_version_that_faults_from_the_start_is_rolled_back() {
     assert_eq!((&receipt["policies"][0]["version"], &receipt["policies"][0]["outcome"]), (&json!("1.0.0"), &json!("routed")));
     let policies = bench.server.get("/policies").await;
     let reason = policies["rejected"][0]["reason"].as_str().unwrap();
-    assert!(reason.starts_with("was new and faulted 3 times in a row, at last in route (trap: "), "{reason}");
+    assert!(reason.starts_with("was new and faulted 3 times in a row, most recently in route (trap: "), "{reason}");
     assert!(reason.ends_with("2.0.0 is rolled back to 1.0.0"), "{reason}");
     // What it failed on was kept, and the version that works takes it.
     assert_eq!(bench.request(reqwest::Method::POST, "/dead-letters/retry").await.1["failed"], 0);

@@ -94,7 +94,7 @@ fn rejected<'a>(policies: &'a Value, name: &str) -> &'a Value {
 async fn a_plugin_that_cannot_be_loaded_stops_the_start_and_says_why() {
     let pooling = bundled_file("pooling.wasm");
     let cases: Vec<(&str, Vec<u8>, &str, &str)> = vec![
-        ("garbage", b"this is not it".into(), "", "is no WebAssembly"),
+        ("garbage", b"this is not it".into(), "", "is not WebAssembly"),
         (
             "pooling",
             pooling.clone(),
@@ -116,7 +116,7 @@ async fn a_plugin_that_cannot_be_loaded_stops_the_start_and_says_why() {
             "its configuration names the event type `billing.*`, which it doesn't want; it wants pooling.request.created",
         ),
         ("pooling", pooling.clone(), "[policies.pooling]\nevents = [\"pooling.*\"]", "the event type `pooling.*`, which it doesn't want"),
-        ("pooling", pooling.clone(), "[policies.pooling]\nevents = [\"*.found\"]", "`*.found` is no event type, nor `prefix.*`, nor `*`"),
+        ("pooling", pooling.clone(), "[policies.pooling]\nevents = [\"*.found\"]", "`*.found` is not an event type, `prefix.*` or `*`"),
         (
             "picky",
             Guest {
@@ -148,7 +148,7 @@ async fn a_plugin_that_cannot_be_loaded_stops_the_start_and_says_why() {
 async fn every_bad_plugin_is_named_when_the_start_is_refused() {
     let dir = folder(&[("one.wasm", b"1"), ("two.wasm", b"2")]);
     let error = Server::new(config(&settings(dir.path(), "", ""))).await.unwrap_err().to_string();
-    assert!(error.contains("one.wasm) is no WebAssembly") && error.contains("two.wasm) is no WebAssembly"), "{error}");
+    assert!(error.contains("one.wasm) is not WebAssembly") && error.contains("two.wasm) is not WebAssembly"), "{error}");
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn on_bad_skip_starts_without_the_bad_plugin_and_shows_it() {
     let policies = server.get("/policies").await;
     assert_eq!(names(&policies), ["good"]);
     let bad = rejected(&policies, "bad");
-    assert_eq!(bad["reason"], "is no WebAssembly: the file does not begin with its magic number");
+    assert_eq!(bad["reason"], "is not WebAssembly: the file does not begin with its magic number");
     assert_eq!((&bad["digest"], &bad["file"]), (&json!(digest(b"bad")), &json!(dir.path().join("bad.wasm"))));
     assert!(bad["at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok(), "{bad}");
     let mut user = server.connect("1").await;
@@ -351,7 +351,7 @@ async fn a_refused_replacement_leaves_the_old_one_serving_until_a_good_one_comes
     let mut user = server.connect("1").await;
     replace(dir.path(), "p.wasm", b"bad");
     let policies = until(&server, "it is refused", |policies| policies["rejected"] != json!([])).await;
-    assert_eq!(rejected(&policies, "p")["reason"], "is no WebAssembly: the file does not begin with its magic number");
+    assert_eq!(rejected(&policies, "p")["reason"], "is not WebAssembly: the file does not begin with its magic number");
     assert_eq!(rejected(&policies, "p")["digest"], digest(b"bad"));
     assert_eq!((&policies["revision"], &policy(&policies, "p")["digest"]), (&json!(1), &json!(digest(&old))));
     assert_eq!((server.metric(REFUSED).await, server.metric(SWAPPED).await), (1.0, 0.0));
@@ -390,7 +390,7 @@ async fn of_two_files_that_change_together_neither_is_taken_when_one_is_bad() {
     replace(dir.path(), "b.wasm", b"bad");
     let (status, problem) = server.reload().await;
     assert_eq!((status, &problem["code"]), (422, &json!("policy_refused")));
-    assert_eq!(problem["detail"], "b: is no WebAssembly: the file does not begin with its magic number");
+    assert_eq!(problem["detail"], "b: is not WebAssembly: the file does not begin with its magic number");
     server.publish("x", json!(1)).await;
     assert_eq!([user.text().await, user.text().await], ["\"old a\"", "\"old b\""]);
     assert_eq!(server.get("/policies").await["revision"], 1);

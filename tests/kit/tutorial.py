@@ -118,7 +118,7 @@ class Walk:
         self.waits("listen.log", text, 1)
 
     def served(self):
-        took = int(re.findall(r"and (\d+) ms later there", self.said("dev.log"))[-1])
+        took = int(re.findall(r"and (\d+) ms later swapped in", self.said("dev.log"))[-1])
         assert took <= SERVED_MS_MAX, f"{self.language}: {took} ms\n{self.said('dev.log')}"
         return took
 

@@ -1,4 +1,4 @@
-//! An explanation in words. Members that are missing are left out: the server may be older or newer than this client.
+//! Prints an explanation for people. Missing members are omitted: the server may be older or newer than this client.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -54,7 +54,7 @@ struct Delivery {
     classes: Vec<Class>,
 }
 
-/// JSON as it is written, so that no number loses digits.
+/// A body. JSON stays as it is written, so that no number loses digits.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Body {
@@ -95,10 +95,10 @@ struct Took {
     took_us: u64,
 }
 
-/// The receipt, and below it what each policy did.
+/// Returns the receipt, followed by what each policy did.
 pub(in crate::cli) fn for_people(answer: &str) -> String {
     let Ok(Explained { explanation }) = serde_json::from_str(answer) else {
-        return format!("the explanation is in no known form: {}\n", plain(answer));
+        return format!("the server's explanation has an unknown format: {}\n", plain(answer));
     };
     let mut out = receipt::for_people(answer);
     if explanation.dry_run {
@@ -171,7 +171,7 @@ fn to(to: &Value) -> String {
     }
 }
 
-/// What became of a message on its way to one user: in the mailbox or not, and who reads it there, by the number of the class.
+/// Returns what happened to a message for one user: whether it is in the mailbox, and which sessions read it, each by its class.
 fn reached(recipient: &Recipient) -> String {
     if let Some(reason) = &recipient.dropped {
         return format!("dropped: {}", plain(reason));
@@ -243,6 +243,6 @@ pooling (12 µs)
     #[test]
     fn an_explanation_may_lack_anything() {
         assert_eq!(for_people("{}"), "published\n");
-        assert!(for_people("[]").contains("no known form"));
+        assert!(for_people("[]").contains("an unknown format"));
     }
 }

@@ -1,4 +1,4 @@
-//! What a plugin's calls cost without WebAssembly: the SDK brings a test that makes them, and this builds and asks it.
+//! Times a plugin's calls without WebAssembly: `export!` of the SDK adds a test that makes them, which this builds and runs.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::cli::plugin_build::{Language, cargo_for_this_machine};
 
-/// The test that `export!` makes, and the variable that it reads.
+/// The test that `export!` adds, and the environment variable that names its question.
 const TEST: &str = "__signalpost_baseline::run";
 const QUESTION: &str = "SIGNALPOST_BASELINE";
 
@@ -21,10 +21,10 @@ pub(super) struct Native {
     pub(super) p99_ns: u64,
 }
 
-/// The times of a fixture's steps; `None` for one that this build can't make.
+/// Returns the times of a fixture's steps; `None` for a step that a native build can't make.
 ///
 /// # Errors
-/// It doesn't build, or doesn't take the question: its SDK may be another one.
+/// The plugin doesn't build, or doesn't understand the question: its SDK may be another version.
 pub(super) fn time(dir: &Path, question: &Value, calls: usize) -> anyhow::Result<Vec<Option<Native>>> {
     let place = std::env::temp_dir().join(format!("signalpost-baseline-{}", process::id()));
     fs::create_dir_all(&place).with_context(|| format!("can't make {}", place.display()))?;
@@ -35,19 +35,19 @@ pub(super) fn time(dir: &Path, question: &Value, calls: usize) -> anyhow::Result
     }
     let answered = fs::write(&asked, question.to_string()).context("can't write the question").and_then(|()| {
         let mut cargo = cargo_for_this_machine(dir);
-        // Its progress is shown as that of `plugin build`.
+        // Cargo's progress goes to stderr, as in `plugin build`.
         cargo.args(["test", "--release", "--lib", "--", TEST]).env(QUESTION, &asked).stdout(Stdio::null());
         let ran = cargo.status().context("can't run cargo")?;
-        ensure!(ran.success(), "cargo did not build or run it");
+        ensure!(ran.success(), "cargo could not build or run it");
         let answer = fs::read(&answer).context("it has no such test")?;
-        serde_json::from_slice(&answer).context("its answer is in no known form")
+        serde_json::from_slice(&answer).context("its answer has an unknown format")
     });
-    // Best effort: it is in a folder for such files.
+    // Best effort: the system cleans its folder of temporary files too.
     let _ = fs::remove_dir_all(&place);
     answered
 }
 
-/// Whether there is anything to compare with: a policy in Rust, with the SDK.
+/// Returns whether a plugin has a native baseline: whether it is in Rust and uses the SDK.
 pub(super) fn is_there(dir: &Path) -> bool {
     let manifest = fs::read_to_string(dir.join("Cargo.toml")).unwrap_or_default();
     Language::of(dir).is_ok_and(|language| language == Language::Rust) && manifest.contains("signalpost-plugin")

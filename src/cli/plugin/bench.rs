@@ -1,5 +1,5 @@
-//! `signalpost plugin bench`: what a plugin costs: to compile, to instantiate, and for each call of its fixtures; and what the same calls
-//! cost without WebAssembly, where the plugin can be built so.
+//! `signalpost plugin bench`: times a plugin: compiling, making an instance, and each call of its fixtures; and the same calls without
+//! WebAssembly, if the plugin can be built natively.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,15 +17,15 @@ use crate::types::clock::Clock;
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Arguments {
-    /// The component; or the plugin's folder, of which a policy in Rust is also timed without WebAssembly.
+    /// The component, or the plugin's folder. Given its folder, a plugin in Rust is also timed without WebAssembly.
     plugin: PathBuf,
     /// Only this fixture; all of the plugin's by default.
     #[arg(long, value_name = "FILE")]
     fixture: Option<PathBuf>,
-    /// Calls of each step; fewer where they take long.
+    /// Calls of each step; fewer if they take long.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     calls: usize,
-    /// One JSON object, with times in nanoseconds.
+    /// Print one JSON object, with times in nanoseconds.
     #[arg(long)]
     json: bool,
 }
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             let (p50, p99) = (shown(step.p50), shown(step.p99));
             let native = native(&natives, index).map_or_else(String::new, |native| {
                 let times = ns(step.p50) as f64 / native.p50_ns.max(1) as f64;
-                format!("  native p50 {:>9} ({times:.1} times less)", shown(Duration::from_nanos(native.p50_ns)))
+                format!("  native p50 {:>9} ({times:.1} times faster)", shown(Duration::from_nanos(native.p50_ns)))
             });
             println!("  {:48} p50 {p50:>9}  p99 {p99:>9}{native}  {} calls", terminal::plain(&step.name), step.calls);
         }
@@ -67,11 +67,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Of each step; nothing where there is no such build.
+/// The native times of each step; empty if there is no native build.
 type Natives = Vec<Option<Native>>;
 
 fn natives(arguments: &Arguments, timed: &Bench) -> Natives {
-    // Who names a component asks about that alone, as who builds none.
+    // A component without its sources can't be built natively, nor can a plugin without the SDK.
     if !arguments.plugin.is_dir() || !baseline::is_there(&arguments.plugin) {
         return Vec::new();
     }

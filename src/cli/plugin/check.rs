@@ -1,4 +1,4 @@
-//! `signalpost plugin check`: would a server with this configuration load the plugin?
+//! `signalpost plugin check`: checks whether a server with this configuration would load the plugin.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::types::clock::Clock;
 pub(in crate::cli) struct Arguments {
     /// The component.
     file: PathBuf,
-    /// The server's configuration; SIGNALPOST_CONFIG names it too.
+    /// The server's configuration; SIGNALPOST_CONFIG by default.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! `signalpost plugin inspect`: what a component is, and what a configuration has to grant it.
+//! `signalpost plugin inspect`: shows a component's properties, and the grants that it needs.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -56,7 +56,7 @@ fn view(inspection: &Inspection) -> Value {
     })
 }
 
-/// One line for each member, and one for each item of a list of interfaces.
+/// Returns one line for each member, and one for each item of a list of interfaces.
 fn table(view: &Value) -> String {
     let mut text = String::new();
     for (name, value) in view.as_object().into_iter().flatten() {

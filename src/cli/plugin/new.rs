@@ -1,8 +1,8 @@
-//! `signalpost plugin new`: a project that builds, and passes its own fixtures, as it is.
+//! `signalpost plugin new`: creates a project that builds and passes its own fixtures.
 //!
-//! The templates are real sources under `plugins/templates`, which CI builds and tests; they are in this binary. A Rust project
-//! inside a checkout of Signalpost depends on the SDK there; anywhere else it gets a copy of the SDK in `vendor/`. Every project
-//! has what it needs of the contract beside it.
+//! The templates are real sources under `plugins/templates`, which CI builds and tests; they are embedded in this binary. A Rust
+//! project inside a checkout of Signalpost depends on the SDK there; anywhere else it gets a copy of the SDK in `vendor/`. Every
+//! project gets the part of the contract that it needs.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Arguments {
-    /// The plugin's name, and its folder: ASCII letters, digits and `-`; may be a path.
+    /// The plugin's folder, named as the plugin: ASCII letters, digits and `-`. May be a path.
     dir: PathBuf,
     #[arg(long, value_enum, default_value_t = Lang::Rust)]
     lang: Lang,
@@ -38,7 +38,7 @@ enum Role {
 /// Files of a project: name and content.
 type Files = Vec<(String, String)>;
 
-/// Bytes of a name: what a policy may have.
+/// Bytes of a plugin's name: as many as a policy's name may have.
 const NAME_BYTES_MAX: usize = 64;
 
 /// A file of this repository.
@@ -91,7 +91,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         Lang::Python => println!("  (cd {} && python3 -m venv .venv && .venv/bin/pip install componentize-py==0.25.1)", dir.display()),
     }
     println!(
-        "  signalpost plugin test {}    builds it, and runs its fixtures\n  signalpost dev {0}            does so whenever a file changes, and serves it",
+        "  signalpost plugin test {}    builds it and runs its fixtures\n  signalpost dev {0}            does so whenever a file changes, and serves it",
         dir.display()
     );
     Ok(())
@@ -116,7 +116,7 @@ fn rust(name: &str, role: Role, parent: &Path) -> anyhow::Result<Files> {
     };
     let sdk = sdk.to_str().context("the path to the SDK is not UTF-8")?;
     let mut manifest = renamed(manifest, name).replace("../../../sdk", sdk);
-    // A folder of the checkout's own plugins is in its workspace; anywhere else it stands alone, whatever is above it.
+    // A project beside the checkout's own plugins belongs to its workspace; any other is a workspace of its own.
     if checkout.is_none_or(|checkout| parent != checkout.join("plugins")) {
         manifest.push_str("\n[workspace]\n");
     }
@@ -161,13 +161,13 @@ fn c(name: &str, role: Role) -> Files {
     };
     let mut files = world(role);
     files.push(("kit.h".into(), repository!("plugins/templates/c/kit.h").into()));
-    // Where editors look for the flags of clang.
+    // Editors read clang's flags from this file.
     files.push(("compile_flags.txt".into(), "--target=wasm32-wasi\n-I.bindings\n".into()));
     files.extend([("policy.c".into(), renamed(source, name)), (".gitignore".into(), "/.bindings\n".into())]);
     files
 }
 
-/// What tools that read WIT need: the plugin's world, and the contract below it.
+/// Returns the WIT files of a project: the plugin's world, and the contract that it uses.
 fn world(role: Role) -> Files {
     let world = match role {
         Role::Routing => repository!("plugins/templates/wit/routing.wit"),
@@ -178,7 +178,7 @@ fn world(role: Role) -> Files {
     contract.into_iter().chain([("wit/world.wit".to_owned(), world.to_owned())]).collect()
 }
 
-/// The same for every language.
+/// Returns the fixtures of a project, which are the same for every language.
 fn fixtures(role: Role) -> Files {
     let files = match role {
         Role::Routing => &folder!("plugins/templates/fixtures/routing": "shipped.json", "wording.json")[..],
@@ -188,7 +188,7 @@ fn fixtures(role: Role) -> Files {
     files.iter().map(|(file, content)| (format!("fixtures/{file}"), (*content).to_owned())).collect()
 }
 
-/// A template under the plugin's own name.
+/// Returns a template with the plugin's name in it.
 fn renamed(text: &str, name: &str) -> String {
     ["template-routing", "template-formatting", "template-sessions", "template"]
         .iter()
@@ -199,7 +199,7 @@ fn is_sdk(dir: &Path) -> bool {
     fs::read_to_string(dir.join("Cargo.toml")).is_ok_and(|manifest| manifest.contains("name = \"signalpost-plugin\""))
 }
 
-/// From a project in `parent` up to one of its ancestors.
+/// Returns the relative path from a project in `parent` to one of its ancestors.
 fn way(parent: &Path, ancestor: &Path) -> PathBuf {
     let between =
         parent.strip_prefix(ancestor).map_or(0, |rest| rest.components().filter(|part| matches!(part, Component::Normal(_))).count());

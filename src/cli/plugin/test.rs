@@ -1,4 +1,4 @@
-//! `signalpost plugin test`: fixtures against a component.
+//! `signalpost plugin test`: runs a plugin's fixtures against its component.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,13 +12,13 @@ use crate::kit::{Workbench, fixture};
 
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Arguments {
-    /// The plugin's folder, whose component is built where it is not there or stale; or a component.
+    /// The plugin's folder, whose component is built if it is missing or stale; or a component.
     #[arg(default_value = ".")]
     plugin: PathBuf,
-    /// The folder of the fixtures; `fixtures` in the plugin's by default.
+    /// The folder of the fixtures; by default `fixtures` in the plugin's folder.
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
-    /// Write what comes out into the fixtures.
+    /// Write the actual outcomes into the fixtures.
     #[arg(long)]
     update: bool,
 }
@@ -32,18 +32,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let report = play(&bench, &component, &needed, &dir, arguments.update)?;
     print!("{}", report.text);
     if report.failed > 0 {
-        bail!("{} (expected ≠ what came out); `--update` records what came out", differ(report.failed));
+        bail!("{} (expected ≠ actual); `--update` records the actual outcome", differ(report.failed));
     }
     Ok(())
 }
 
-/// How the fixtures of a component went.
+/// The result of a component's fixtures.
 pub(in crate::cli) struct Report {
     pub(in crate::cli) text: String,
     pub(in crate::cli) failed: u64,
 }
 
-/// `needed`: the grants that a fixture gives where it doesn't say.
+/// Runs the fixtures of a folder. `needed` are the grants of a fixture that doesn't list any.
 pub(in crate::cli) fn play(bench: &Workbench, component: &Path, needed: &[Grant], dir: &Path, update: bool) -> anyhow::Result<Report> {
     let started = Instant::now();
     let fixtures = fixture::read_all(dir)?;
@@ -79,10 +79,10 @@ pub(in crate::cli) fn differ(count: u64) -> String {
     terminal::count(count, "fixture differs", "fixtures differ")
 }
 
-/// The component of what was named, built anew if it has to be, and the folder of its sources.
+/// Returns the component of a plugin, which is built if it is stale, and the folder of its sources.
 pub(in crate::cli) fn component_and_sources(plugin: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     if !plugin.is_dir() {
-        // The component beside its sources, or among them.
+        // The component is beside its sources' folder, or in it.
         let beside = plugin.with_extension("");
         let sources = if beside.is_dir() { beside } else { plugin.parent().unwrap_or(Path::new("")).to_owned() };
         return Ok((plugin.to_owned(), sources));

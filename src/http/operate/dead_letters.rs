@@ -1,4 +1,4 @@
-//! Dead letters over HTTP: listed, shown, tried again, deleted.
+//! Dead letters over HTTP: list, show, retry, delete.
 
 use std::sync::Arc;
 
@@ -34,16 +34,16 @@ struct Summary {
     role: Role,
     event_id: String,
     event_type: String,
-    /// How often the policy faulted on it; 0 if its circuit was open and it was not asked.
+    /// How often the policy faulted on the letter; 0 if its circuit was open and it was not called.
     attempts: u32,
-    /// It is tried again only by its id.
+    /// Whether it is retried only by its id.
     poison: bool,
     outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
 }
 
-/// A letter in full.
+/// A letter with its content.
 #[derive(Serialize)]
 struct View<'a> {
     #[serde(flatten)]
@@ -54,7 +54,7 @@ struct View<'a> {
     event: Option<&'a Event>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a Body>,
-    /// Sessions that were to read the message.
+    /// Sessions that were going to read the message.
     #[serde(skip_serializing_if = "<[Recipient]>::is_empty")]
     readers: &'a [Recipient],
 }
@@ -82,14 +82,14 @@ impl Summary {
     }
 }
 
-/// `GET {base}/dead-letters`
+/// `GET {base}/dead-letters`: all letters, as [`List`].
 pub async fn list(State(operate): State<Arc<Operate>>) -> Response {
     let kept = &operate.node.model.dead_letters;
     let (letters, bytes) = kept.totals();
     json(&List { letters, bytes, dead_letters: kept.list().iter().map(|letter| Summary::of(letter)).collect() })
 }
 
-/// `GET {base}/dead-letters/{id}`
+/// `GET {base}/dead-letters/{id}`: one letter, as [`View`].
 ///
 /// # Errors
 /// There is no such letter.
@@ -102,7 +102,7 @@ pub async fn show(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, Pat
     Ok(json(&View { summary: Summary::of(&letter), fault: letter.fault.as_deref(), event, message, readers }))
 }
 
-/// `POST {base}/dead-letters/{id}/retry`: a receipt, as for any event. What faults again is kept again, under its id.
+/// `POST {base}/dead-letters/{id}/retry`: returns a receipt, as for any event. A letter that faults again is kept under the same id.
 ///
 /// # Errors
 /// There is no such letter, or its policy is not loaded.
@@ -118,14 +118,14 @@ pub async fn retry(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, Pa
     Ok(json(&receipt))
 }
 
-/// `POST {base}/dead-letters/retry`: all but the poison.
+/// `POST {base}/dead-letters/retry`: retries all letters except poison, and returns how many.
 pub async fn retry_all(State(operate): State<Arc<Operate>>) -> Response {
     #[derive(Default, Serialize)]
     struct Retried {
         retried: usize,
-        /// Of these, the policy faulted again.
+        /// Retried letters whose policy failed again.
         failed: usize,
-        /// Left alone: poison, or its policy is not loaded.
+        /// Letters that were not retried: poison, or their policy is not loaded.
         left: usize,
     }
     let mut answer = Retried::default();
@@ -142,7 +142,7 @@ pub async fn retry_all(State(operate): State<Arc<Operate>>) -> Response {
             }
             Err(_) => answer.left += 1,
         }
-        // Each is a policy's call; others have theirs in between.
+        // Each retry calls a policy: other tasks run in between.
         tokio::task::yield_now().await;
     }
     json(&answer)
@@ -153,7 +153,7 @@ struct Deleted {
     deleted: usize,
 }
 
-/// `DELETE {base}/dead-letters/{id}`
+/// `DELETE {base}/dead-letters/{id}`: deletes one letter, and returns `{"deleted": 1}`.
 ///
 /// # Errors
 /// There is no such letter.
@@ -161,7 +161,7 @@ pub async fn delete(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, P
     if operate.node.model.dead_letters.delete(number(id)?) { Ok(json(&Deleted { deleted: 1 })) } else { Err(unknown()) }
 }
 
-/// `DELETE {base}/dead-letters`
+/// `DELETE {base}/dead-letters`: deletes all letters, and returns `{"deleted": N}`.
 pub async fn delete_all(State(operate): State<Arc<Operate>>) -> Response {
     json(&Deleted { deleted: operate.node.model.dead_letters.delete_all() })
 }
@@ -172,5 +172,5 @@ fn number(id: Result<Path<u64>, PathRejection>) -> Result<u64, Problem> {
 }
 
 fn unknown() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "dead_letter", "there is no such dead letter; it may have been retried, deleted or crowded out")
+    Problem::new(StatusCode::NOT_FOUND, "dead_letter", "there is no such dead letter; it may have been retried, deleted or evicted")
 }

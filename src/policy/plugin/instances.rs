@@ -1,4 +1,4 @@
-//! The instances of one plugin: made from its compiled code when they are needed, and kept from call to call until they are worn.
+//! The instances of one plugin: made from its compiled code when needed, and kept from call to call until they have to be replaced.
 
 use std::sync::Arc;
 
@@ -18,14 +18,14 @@ use crate::policy::host::{Host, Shared, link};
 use crate::policy::ticker::{EpochTicker, InUse};
 use crate::types::fault::{Defect, FaultKind};
 
-/// Instances are made when needed and reused.
+/// The pool of one plugin's instances.
 pub(super) struct Instances {
     code: Arc<Code>,
     pub(super) shared: Arc<Shared>,
     pub(super) idle: Mutex<Vec<Instance>>,
 }
 
-/// Compiled once.
+/// What all instances share: compiled and linked once.
 struct Code {
     ticker: EpochTicker,
     pre: InstancePre<Host>,
@@ -41,9 +41,9 @@ struct Exports {
     sessions: Option<sessions::GuestIndices>,
 }
 
-/// Whoever has one that isn't idle may call it, so that its deadlines count.
+/// An instance. Outside the pool it holds an `InUse` guard, so that the epoch ticker runs and its deadlines are enforced.
 pub(super) struct Instance {
-    /// Absent while it is idle.
+    /// `None` while the instance is idle.
     in_use: Option<InUse>,
     pub(super) store: Store<Host>,
     plugin: plugin::Guest,
@@ -61,7 +61,8 @@ impl Instances {
         shared: Arc<Shared>,
         roles: &[Role],
     ) -> Result<Instances, String> {
-        let settings = serde_json::to_string(&config.settings).map_err(|error| format!("its settings are no JSON: {error}"))?;
+        let settings =
+            serde_json::to_string(&config.settings).map_err(|error| format!("its settings can't be written as JSON: {error}"))?;
         let engine = &ticker.engine;
         let mut linker = Linker::new(engine);
         link(&mut linker, &config.grants, engine, component.component()).map_err(|error| chain(&error))?;
@@ -83,9 +84,9 @@ impl Instances {
         Ok(Instances { code, shared, idle: Mutex::default() })
     }
 
-    /// The first instance: asks it who it is and whether its settings are right.
+    /// Makes the first instance, and checks that it accepts its settings. Returns what it reports about itself.
     pub(super) fn probe(&self) -> Result<(plugin::Description, Vec<String>, Instance), String> {
-        // What it writes while it is configured lasts, as what it writes in a call does.
+        // State that the plugin writes while it is configured is kept, as in a call.
         self.shared.model.transact(&mut Changes::forgotten(), |world| {
             let (description, mut instance) = self.describe()?;
             std::mem::swap(&mut instance.store.data_mut().world, world);
@@ -104,7 +105,7 @@ impl Instances {
         Ok((description, instance))
     }
 
-    /// What its output varies on.
+    /// Configures an instance, and returns the attributes that its formatting depends on.
     pub(super) fn configure(&self, instance: &mut Instance) -> Result<Vec<String>, String> {
         instance.begin(Deadline::configure(&self.shared.limits));
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
@@ -118,7 +119,7 @@ impl Instances {
         Ok(vary)
     }
 
-    /// Returns an instance that may be called: an idle one, or a new one that is configured in this world.
+    /// Returns an idle instance, or a new one that is configured in this world.
     pub(super) fn take(&self, world: &mut World) -> Result<Instance, Defect> {
         let Some(mut instance) = self.idle.lock().pop() else { return self.fresh(world) };
         instance.in_use = Some(self.code.ticker.in_use());

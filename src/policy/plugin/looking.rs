@@ -1,4 +1,4 @@
-//! A look at a plugin from outside the line of events: what it says of itself, and what an instance of it costs.
+//! Introspection of a plugin, apart from any event: what it reports about itself, and what an instance costs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,19 +12,19 @@ use crate::policy::contract::{check_description, check_exports, check_vary};
 use crate::policy::host::Shared;
 use crate::policy::ticker::EpochTicker;
 
-/// What a plugin says of itself.
+/// What a plugin reports about itself.
 #[derive(Debug)]
 pub struct Introspection {
     pub roles: Vec<Role>,
     pub name: String,
     pub version: String,
     pub events: Vec<String>,
-    /// Or why it can't tell.
+    /// The attributes that its formatting depends on, or why it can't say: it may need its settings first.
     pub vary: Result<Vec<String>, String>,
 }
 
 impl Policy {
-    /// Asks a plugin who it is, and what its output varies on, which it may not tell without its settings.
+    /// Calls a plugin's `describe`, `configure` and `vary`. A plugin that refuses its settings is still described.
     ///
     /// # Errors
     /// A sentence that the plugin's author or operator can act on.
@@ -37,15 +37,15 @@ impl Policy {
         Ok(Introspection { roles, name: description.name, version: description.version, events: description.events, vary })
     }
 
-    /// Linear memory of the largest idle instance.
+    /// Returns the bytes of linear memory of the largest idle instance.
     pub fn instance_bytes(&self) -> usize {
         self.instances.idle.lock().iter().map(|instance| instance.store.data().growth.memory_bytes()).max().unwrap_or_default()
     }
 
-    /// How long a new instance takes until its first call.
+    /// Measures how long it takes to make and configure an instance.
     ///
     /// # Errors
-    /// It could not be made.
+    /// The instance could not be made.
     pub fn time_instance(&self) -> Result<Duration, String> {
         let started = Instant::now();
         let instance = self.instances.fresh(&mut World::dry(&self.instances.shared.model)).map_err(|defect| defect.detail)?;

@@ -1,5 +1,5 @@
-//! Calls that a policy answered well. When it faults again and again, one of them tells whether the policy is broken or the events are
-//! bad: a stream of bad events must not keep good ones from a policy that answers them well.
+//! Calls that a policy answered without a fault. When it faults repeatedly, one of them is repeated to find out whether the policy is
+//! broken or the events are bad: a stream of bad events must not open the circuit for good ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,10 +10,10 @@ use crate::model::mailbox::SessionHandle;
 use crate::types::delivery::Message;
 use crate::types::event::{Body, Event};
 
-/// One call in this many is kept, so that the sample is of these days. Copying an event for each call would cost more than it tells.
+/// One call in N is kept, so that the sample is recent. Copying the event of every call would cost too much.
 const SAMPLE_EVERY: u32 = 1024;
 
-/// A function of the contract that is called for an event, a message or a session.
+/// A role function of the contract, called for an event, a message or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Function {
     Route,
@@ -35,7 +35,7 @@ impl Function {
     }
 }
 
-/// A call that can be made again.
+/// The arguments of a call, to repeat it.
 #[derive(Debug)]
 pub enum Sample {
     Route(Box<Event>),
@@ -44,7 +44,7 @@ pub enum Sample {
     Received(Arc<SessionHandle>, Body),
 }
 
-/// The last sample of each function.
+/// The latest sample of each function.
 #[derive(Debug, Default)]
 pub struct Samples([Kept; 5]);
 
@@ -55,7 +55,7 @@ struct Kept {
 }
 
 impl Samples {
-    /// Keeps this call if it is the first or its turn has come.
+    /// Keeps this call if it is the function's first or N calls have passed since the last sample.
     pub fn offer(&self, function: Function, sample: impl FnOnce() -> Sample) {
         let Some(kept) = self.0.get(function as usize) else { return };
         if kept.offered.fetch_add(1, Ordering::Relaxed) % SAMPLE_EVERY == 0 {
@@ -67,7 +67,7 @@ impl Samples {
         self.0.get(function as usize)?.sample.lock().clone()
     }
 
-    /// Begins with the samples of another version.
+    /// Copies the samples of another version.
     pub fn take_over(&self, old: &Samples) {
         for (kept, old) in self.0.iter().zip(&old.0) {
             kept.sample.lock().clone_from(&old.sample.lock());

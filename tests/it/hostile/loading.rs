@@ -34,7 +34,7 @@ fn of_files() -> Vec<Case> {
         Case {
             name: "empty-file",
             does: "is a file without a byte",
-            outcome: Refused("is no WebAssembly: the file does not begin with its magic number"),
+            outcome: Refused("is not WebAssembly: the file does not begin with its magic number"),
             bound: CONTRACT,
             component: Vec::new,
             ..CASE
@@ -42,7 +42,7 @@ fn of_files() -> Vec<Case> {
         Case {
             name: "garbage",
             does: "is a file of something else",
-            outcome: Refused("is no WebAssembly: the file does not begin with its magic number"),
+            outcome: Refused("is not WebAssembly: the file does not begin with its magic number"),
             bound: CONTRACT,
             component: || b"this is not it".into(),
             ..CASE
@@ -195,7 +195,7 @@ fn of_loading() -> Vec<Case> {
         Case {
             name: "patterns-of-nothing",
             does: "wants events by a pattern that is none",
-            outcome: Refused("`a*` is no event type, nor `prefix.*`, nor `*`"),
+            outcome: Refused("`a*` is not an event type, `prefix.*` or `*`"),
             bound: CONTRACT,
             component: || Guest { events: &["a*"], ..ROUTING }.component(),
             ..CASE

@@ -92,7 +92,7 @@ fn an_outcome_of_another_kind_is_told() {
     let case = Case::bundled("pooling", &json!({ "about": "", "steps": [{ "event": event, "decides": {} }] }));
     case.fails(r#"steps[0]: decides ≠ refuses {"code":"missing_field""#);
     case.write(&json!({ "about": "", "steps": [{ "event": event }] }));
-    case.fails("steps[0]: says nothing of what comes out");
+    case.fails("steps[0]: has no expected outcome");
     case.write(&json!({ "about": "", "steps": [{ "event": { "type": "billing.paid" }, "decides": {} }] }));
     case.fails("steps[0]: decides ≠ unwanted true");
 }
@@ -156,7 +156,7 @@ fn a_fixture_that_makes_no_sense_is_refused_by_the_place() {
     for (fixture, words) in [
         (json!({ "about": "", "steps": [], "stats": 1 }), "unknown field `stats`"),
         (json!({ "about": "", "steps": [{ "event": {}, "format": {} }] }), "steps[0]: it has to do one of"),
-        (json!({ "about": "", "steps": [{ "event": {}, "decide": {} }] }), "steps[0]: `decide` is nothing that a step has"),
+        (json!({ "about": "", "steps": [{ "event": {}, "decide": {} }] }), "steps[0]: `decide` is not a member of a step"),
         (json!({ "about": "", "steps": [{ "event": { "data": 1 } }] }), "steps[0]: event: the event has no `type`"),
         (json!({ "about": "", "steps": [{ "received": { "session": "x", "message": 1 } }] }), "there is no session \"x\""),
         (json!({ "about": "", "steps": [{ "closed": {} }] }), "steps[0]: closed: `session` is missing"),
