@@ -1,7 +1,7 @@
 //! Dispatch: an event is planned, its plan is applied, and the producer is answered.
 //!
-//! There is no await from the first policy to the last post, so a producer who hangs up changes nothing: an event is dispatched whole or
-//! not at all. What happened is in the plan and in what became of it; receipts and explanations are views of the two.
+//! There is no await from the first policy to the last post, so a producer that disconnects changes nothing: an event is dispatched as a
+//! whole or not at all. What happened is in the plan and in its outcome; receipts and explanations are views of the two.
 
 pub mod apply;
 pub mod plan;
@@ -28,7 +28,7 @@ use plan::{Answer, Decided, Plan, Planned, Step};
 pub use receipt::{Outcome, Receipt};
 use session_policies::Asked;
 
-/// Carries events from producers and policies to mailboxes.
+/// Dispatches events from producers and policies to mailboxes.
 #[derive(Debug)]
 pub struct Dispatch {
     pub policies: Arc<Policies>,
@@ -38,18 +38,18 @@ pub struct Dispatch {
     observer: OnceLock<mpsc::Sender<Trace>>,
 }
 
-/// What an observer is shown.
+/// What an observer receives.
 #[derive(Debug)]
 pub enum Trace {
     Event { event_type: String, story: Story },
     Session(Asked),
 }
 
-/// What was decided about an event, and what became of that.
+/// An event's receipt, and the plan and outcome behind it.
 #[derive(Clone, Debug)]
 pub struct Story {
     pub receipt: Receipt,
-    /// `None`: it was published before, and nothing was done.
+    /// `None` if the event was published before, and nothing was done.
     pub done: Option<Box<Done>>,
 }
 
@@ -59,11 +59,11 @@ pub struct Done {
     pub applied: Applied,
 }
 
-/// Another request is publishing the same event at this moment.
+/// Another request is publishing the same event right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnderWay;
 
-/// Why a dead letter was not tried again.
+/// Why a dead letter was not retried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RetryError {
     /// There is no such letter.
@@ -84,14 +84,13 @@ impl Dispatch {
         Dispatch { policies, model, metrics, store, observer: OnceLock::new() }
     }
 
-    /// From now on the observer is sent what is done for each event and what sessions policies answer, as long as it keeps up. The first
-    /// one stays.
+    /// Sends the observer all further traces of events and sessions policies, as long as it keeps up. Only the first observer is accepted.
     pub fn observe(&self, observer: mpsc::Sender<Trace>) {
-        // A second one is refused: there is one screen.
+        // A second one is ignored: only the development server observes, once.
         let _ = self.observer.set(observer);
     }
 
-    /// Publishes an event. `once`: the same source and id again, within the window, does nothing.
+    /// Publishes an event. With `once`, an event whose source and id were published within the window does nothing.
     ///
     /// # Errors
     /// The same event is being published by another request.
@@ -110,7 +109,7 @@ impl Dispatch {
         let event = Arc::new(event);
         let letter = match attempt {
             1 => Letter::FIRST,
-            // What is kept of the attempts before is not tried a second time.
+            // Dead letters of earlier attempts are removed, so that they are not retried as well.
             _ => Letter { id: 0, attempt: self.model.dead_letters.take_of(&event, attempt) },
         };
         let (plan, applied) = self.model.transact_and(
@@ -129,7 +128,7 @@ impl Dispatch {
         Ok((story, self.store.append(changes)))
     }
 
-    /// Tells what publishing an event would do. Nothing changes.
+    /// Returns what publishing an event would do. Changes nothing.
     pub fn look(&self, event: &Event) -> Story {
         let set = self.policies.current();
         let plan = plan::plan(&set, event, &mut World::dry(&self.model));
@@ -137,8 +136,8 @@ impl Dispatch {
         Story::of(event.id.clone(), event.source.clone(), plan, applied)
     }
 
-    /// Posts a message to one user without asking a routing policy. Formatting applies. `once`: the same key again, within the window,
-    /// does nothing.
+    /// Posts a message to one user without calling routing policies. Formatting applies. A message whose key `once` was used for the same
+    /// user within the window does nothing.
     ///
     /// # Errors
     /// A message with the same key is being sent by another request.
@@ -148,7 +147,7 @@ impl Dispatch {
         let id = match once {
             None => event::new_event_id(),
             Some(id) => {
-                // No producer can have such a source: control characters are refused.
+                // No producer can use such a source, since control characters are refused.
                 let key = dedup::key(&format!("\0{user}"), id);
                 match self.begin(key, id, "")? {
                     Begun::New(_, publishing) => seen = Some(publishing),
@@ -161,7 +160,7 @@ impl Dispatch {
         let message = Arc::new(Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id));
         let posted = self.model.mailboxes.post(&user, None, &message, &terms);
         if let Some(seen) = seen {
-            // A message that was dropped may be sent again with its key.
+            // A dropped message may be sent again with the same key.
             seen.settle(matches!(posted, Posted::Dropped(_)), &mut changes);
         }
         let receipt = Receipt::direct(id, &user, posted);
@@ -172,7 +171,7 @@ impl Dispatch {
         Ok((receipt, self.store.append(changes)))
     }
 
-    /// Tries a dead letter again, with the policies of now.
+    /// Retries a dead letter with the current policies.
     ///
     /// # Errors
     /// There is no such letter, or its policy is not loaded.
@@ -193,7 +192,7 @@ impl Dispatch {
             Content::Message { message, recipients } => {
                 let again = Arc::new(message.again(set.id));
                 let deliver = |Recipient { user, session }: &Recipient| {
-                    // The user's other devices have read it.
+                    // The user's other sessions have read it.
                     let is_open = self.model.mailboxes.has_session(user, session);
                     let to = if is_open {
                         Recipients::Session { user: user.clone(), session: session.to_string() }
@@ -221,7 +220,7 @@ impl Dispatch {
         Ok((receipt, self.store.append(changes)))
     }
 
-    /// Keeps what the policies of a plan failed on.
+    /// Keeps the event for the policies of a plan that failed on it.
     fn keep_failures(&self, set: &PolicySet, event: &Arc<Event>, letter: Letter, plan: &Plan, applied: Applied) -> Applied {
         if plan.steps.iter().all(|step| step.answer.is_decision()) {
             return applied;
@@ -241,14 +240,14 @@ impl Dispatch {
         }
     }
 
-    /// Shows a story to the observer, who holds nobody up: what doesn't fit is not shown.
+    /// Sends an event's story to the observer, if there is one. If its queue is full, the story is dropped.
     fn show(&self, event_type: &str, story: &Story) {
         if let Some(observer) = self.observer.get() {
             let _ = observer.try_send(Trace::Event { event_type: event_type.to_owned(), story: story.clone() });
         }
     }
 
-    /// Shows what a sessions policy answered, if somebody observes.
+    /// Sends what a sessions policy answered to the observer, if there is one.
     fn show_session(&self, asked: impl FnOnce() -> Asked) {
         if let Some(observer) = self.observer.get() {
             let _ = observer.try_send(Trace::Session(asked()));
@@ -256,14 +255,14 @@ impl Dispatch {
     }
 }
 
-/// Whether an event is to be published.
+/// Whether an event has to be published.
 enum Begun<'a> {
-    /// How many times it has been tried, this one included.
+    /// The number of this attempt.
     New(u32, Publishing<'a>),
     Duplicate(Receipt),
 }
 
-/// An event that is being published. If it is dropped before it is settled, the event may come again.
+/// A guard for an event that is being published. If it is dropped before it is settled, the event may be published again.
 struct Publishing<'a> {
     model: &'a Model,
     key: u128,

@@ -1,4 +1,4 @@
-//! Explanations: what became of an event, or would become of it, down to what each class of readers sees.
+//! Explanations: what happened or would happen to an event, down to what each class of readers sees.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::types::delivery::{Membership, Priority, Recipients, Terms};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::{Body, UserId};
 
-/// Recipients of one delivery that are named; the others are counted.
+/// Recipients of one delivery that are listed; the others are counted.
 const NAMED_MAX: usize = 100;
 
-/// A receipt, and the whole story behind it.
+/// A receipt and its explanation.
 #[derive(Debug, Serialize)]
 pub struct Explained {
     #[serde(flatten)]
@@ -27,11 +27,11 @@ pub struct Explained {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Explanation {
-    /// Nothing was sent, and nothing has changed.
+    /// Whether this was a dry run, which sends and changes nothing.
     dry_run: bool,
-    /// Of the policy set.
+    /// The revision of the policy set.
     revision: u64,
-    /// As in the receipt, one for each; there are the outcome, the refusal and the fault.
+    /// One for each policy of the receipt, which has the outcome, the refusal and the fault.
     policies: Vec<PolicyView>,
 }
 
@@ -53,15 +53,15 @@ struct DeliveryView {
     to: Recipients,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     except: Vec<UserId>,
-    /// Before any formatting.
+    /// The message before formatting.
     message: Arc<Body>,
     terms: TermsView,
     recipients: Vec<RecipientView>,
-    /// Recipients beyond those that are named.
+    /// Number of recipients that are not listed.
     more: usize,
-    /// Formatting policies, in order.
+    /// Names of the formatting policies, in order.
     formatting: Vec<Arc<str>>,
-    /// What the open sessions of the named recipients see.
+    /// What the open sessions of the listed recipients see.
     classes: Vec<ClassView>,
 }
 
@@ -79,12 +79,12 @@ struct TermsView {
 #[derive(Debug, Serialize)]
 struct RecipientView {
     user: UserId,
-    /// In the user's mailbox; absent in a dry run.
+    /// The message's seq in the user's mailbox; absent in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dropped: Option<DropReason>,
-    /// Open ones. Without any, the message waits in the mailbox.
+    /// The user's open sessions. If there are none, the message waits in the mailbox.
     sessions: Vec<SessionView>,
 }
 
@@ -103,7 +103,7 @@ struct ClassView {
     sees: Option<Arc<Body>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     dropped: Option<DropReason>,
-    /// Of the formatting policies that were asked, as far as that is known.
+    /// How long each formatting policy took, if it was measured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     took: Vec<TookView>,
 }
@@ -116,7 +116,7 @@ struct TookView {
 }
 
 impl Explained {
-    /// Tells the story of an event, down to what each class of readers sees. `dry_run`: it was only looked at.
+    /// Explains an event. `dry_run` says whether it was only planned.
     pub fn of(story: Story, dispatch: &Dispatch, format: &Format, dry_run: bool) -> Explained {
         let Story { receipt, done } = story;
         let explanation = match &done {
@@ -142,7 +142,7 @@ fn step_view(step: &Step, posted: &mut impl Iterator<Item = Posted>, dispatch: &
     let nothing = Decided::default();
     let decided = if let Answer::Decided(decided) = &step.answer { decided } else { &nothing };
     let deliveries = decided.deliveries.iter().map(|planned| {
-        // All of them are taken, so that the next delivery begins with its own.
+        // Collected in full, so that the next delivery begins with its own outcomes.
         let posted: Vec<Posted> = posted.take(planned.audience.len()).collect();
         delivery_view(planned, &posted, dispatch, format, dry_run)
     });

@@ -1,4 +1,4 @@
-//! Formatting: what a session's reader sees of a message. Once for each message and class, live or replayed.
+//! Formatting: what a session's reader sees of a message. Done once for each message and class, live or replayed.
 
 mod shapes;
 
@@ -20,7 +20,7 @@ use crate::types::fault::Fault;
 use shapes::Shapes;
 pub use shapes::{Shape, Shaped};
 
-/// What a message's shape depends on: attributes and their values.
+/// The attributes, with their values, that a message's shape depends on.
 pub type Class = BTreeMap<String, Option<String>>;
 
 /// Shapes messages for sessions.
@@ -30,31 +30,31 @@ pub struct Format {
     model: Arc<Model>,
     store: Store,
     shapes: Shapes,
-    /// Whether it is kept how long each policy takes.
+    /// Whether shapes record how long each policy took.
     is_timed: AtomicBool,
 }
 
-/// Whether shaping a message leaves a trace.
+/// What a message is shaped for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
-    /// For a session that reads it.
+    /// A session reads it.
     Read,
-    /// For somebody who wants to know.
+    /// An explanation shows it: nothing is counted, stored or kept as a dead letter.
     Look,
 }
 
 impl Format {
-    /// Of the shapes made last, `shapes_bytes_max` bytes are kept for the next reader of their class.
+    /// Returns a formatter that keeps the newest shapes, up to `shapes_bytes_max` bytes, for the next readers of their classes.
     pub fn new(policies: Arc<Policies>, model: Arc<Model>, store: Store, shapes_bytes_max: usize) -> Format {
         Format { policies, model, store, shapes: Shapes::new(shapes_bytes_max), is_timed: AtomicBool::new(false) }
     }
 
-    /// From now on, how long each policy takes is kept with the shape.
+    /// Makes shapes record how long each policy took.
     pub fn time(&self) {
         self.is_timed.store(true, Ordering::Relaxed);
     }
 
-    /// Returns the message as this session reads it, or why it doesn't. Cancel safe: whoever comes next formats.
+    /// Returns the message as this session reads it, or why it is dropped. Cancel safe: the next call formats instead.
     pub async fn shape(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shaped {
         let policies = self.policies.at(message.policies);
         let chain = Chain { policies: &policies, message };
@@ -75,7 +75,7 @@ impl Format {
         shaped
     }
 
-    /// Returns the message as this session would read it. Leaves no trace.
+    /// Returns the message as this session would read it. Changes nothing.
     pub fn preview(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shape {
         let policies = self.policies.at(message.policies);
         let chain = Chain { policies: &policies, message };
@@ -83,7 +83,7 @@ impl Format {
         self.shapes.get(message, policies.id, &class).unwrap_or_else(|| self.run(&chain, handle, Purpose::Look))
     }
 
-    /// Returns the formatting policies that a message goes through, and what of a reader they look at.
+    /// Returns the formatting policies of a message, and this session's class.
     pub fn class(&self, message: &Arc<Message>, handle: &SessionHandle) -> (Vec<Arc<str>>, Class) {
         let policies = self.policies.at(message.policies);
         let chain = Chain { policies: &policies, message };
@@ -130,12 +130,12 @@ impl Format {
         }
         let mut changes = self.store.changes();
         let shaped = self.model.transact(&mut changes, |world| policy.format(message, body, reader, world));
-        // Nobody is answered here, so nobody waits for the store.
+        // No caller is answered, so the store is not waited for.
         drop(self.store.append(changes));
         shaped
     }
 
-    /// What a reader sees if the policy gave no answer, as its rule says.
+    /// Returns what a reader sees if the policy gave no answer, according to its `on_fault`.
     fn failed(&self, policy: &Policy, message: &Arc<Message>, body: Arc<Body>, fault: Option<Box<Fault>>, purpose: Purpose) -> Shaped {
         match policy.on_fault().formatting {
             FormattingFault::Pass => Ok(body),
@@ -165,7 +165,7 @@ impl Chain<'_> {
         self.iter().next().is_none()
     }
 
-    /// The attributes that the whole chain depends on.
+    /// Returns the attributes that the whole chain depends on.
     fn vary(&self) -> impl Iterator<Item = &str> {
         self.iter().flat_map(|policy| policy.vary.iter().map(String::as_str))
     }

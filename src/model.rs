@@ -1,7 +1,7 @@
-//! The model: what the server remembers. Mailboxes, groups, the policies' state, which events it has seen, and its dead letters: all
-//! that records add up to. Guests see it through a [`world::World`], and it changes by a commit.
+//! The model: what the server remembers, which is what its records add up to: mailboxes, groups, the policies' state, the events that it
+//! has seen, and dead letters. Guests see groups and state through a [`world::World`], and a commit changes them.
 //!
-//! Locks: `states` before `groups`; neither is held while a guest runs or anything waits.
+//! Lock order: `states` before `groups`. Neither is held while a guest runs or across an await.
 
 pub mod dead_letters;
 pub mod dedup;
@@ -30,7 +30,7 @@ use record::Changes;
 use state::States;
 use world::{Conflict, World};
 
-/// Orders the changes of groups and state: a later change has a larger stamp. 0 is before all of them.
+/// Orders the changes of groups and state: a later change has a larger stamp. 0 is before every change.
 pub type Stamp = u64;
 
 #[derive(Debug)]
@@ -43,12 +43,12 @@ pub struct Model {
     pub clock: Clock,
     metrics: Arc<Metrics>,
     last_stamp: AtomicU64,
-    /// Held shared by a commit; held alone by a request that met conflicts each time, while it is planned and committed.
+    /// Read-locked by a commit; write-locked by a request that met a conflict each time, while it is planned and committed.
     turn: RwLock<()>,
 }
 
-/// How often a request is planned beside others before it is planned alone. Conflicts are rare: two requests must read and write the
-/// same key within microseconds.
+/// How often a request is planned concurrently with others before it is planned alone. Conflicts are rare: two requests must read and
+/// write the same key within microseconds.
 const PLANS_BESIDE_OTHERS: usize = 4;
 
 impl Model {
@@ -66,13 +66,14 @@ impl Model {
         })
     }
 
-    /// Runs guests against a world and commits what they changed: all of it, or it is planned again. `plan` may run several times.
+    /// Plans a request against a world and commits its changes. After a conflict the request is planned again, so `plan` may run several
+    /// times.
     pub fn transact<R>(self: &Arc<Model>, changes: &mut Changes, plan: impl FnMut(&mut World) -> R) -> R {
         self.transact_and(changes, plan, |_| ()).0
     }
 
-    /// The same, and posts what was planned before any other request sees the changes, so that what two requests decide one after the
-    /// other is also posted in that order. `post` runs once.
+    /// As [`Model::transact`], and calls `post` once, before any other request sees the changes. So two requests post their messages in
+    /// the order in which they commit.
     pub fn transact_and<R, P>(
         self: &Arc<Model>,
         changes: &mut Changes,
@@ -86,7 +87,7 @@ impl Model {
         }
         let _alone = self.turn.write();
         loop {
-            // Nobody else commits, so this ends with the first round, unless what was read expires in between.
+            // No other request commits, so the first round succeeds, unless something that was read expires in between.
             if let Ok(done) = self.attempt(changes, &mut plan, &mut post, None) {
                 return done;
             }
@@ -110,12 +111,12 @@ impl Model {
         Ok((planned, posted))
     }
 
-    /// Draws a stamp. Whoever draws one holds the lock of what it is for.
+    /// Returns the next stamp. The caller must hold the lock of what it changes.
     fn next_stamp(&self) -> Stamp {
         self.last_stamp.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Forgets state that has expired.
+    /// Removes expired state.
     pub fn sweep(&self) {
         self.states.write().sweep(self.clock.now_ms());
     }

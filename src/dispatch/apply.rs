@@ -1,4 +1,4 @@
-//! Applying a plan: its messages go to mailboxes, and what its policies failed on goes to the dead letters.
+//! Applies a plan: its messages go to mailboxes, and events that its policies failed on go to the dead letters.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::policy::PolicySet;
 use crate::types::drop_reason::DropReason;
 use crate::types::event::Event;
 
-/// What became of a plan.
+/// The outcome of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// One for each user of each delivery, in the plan's order.
@@ -21,7 +21,7 @@ pub struct Applied {
     pub letters: Vec<Option<u64>>,
 }
 
-/// The dead letter that an event comes from, 0 if it doesn't, and how often it was tried, with this time.
+/// The id of the dead letter that an event comes from (0 if it comes from none), and the number of this attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Letter {
     pub id: u64,
@@ -52,7 +52,7 @@ fn deliver(model: &Model, planned: &Planned, posted: &mut Vec<Posted>) {
     }
 }
 
-/// Foretells what [`post`] would do. That a mailbox is full shows only when it is done.
+/// Returns what [`post`] would do, except that it doesn't predict whether a mailbox is full.
 pub fn foresee(model: &Model, plan: &Plan) -> Applied {
     let foresee = |planned: &Planned| {
         let session = planned.session();
@@ -63,8 +63,8 @@ pub fn foresee(model: &Model, plan: &Plan) -> Applied {
     Applied { posted: plan.deliveries().flat_map(foresee).collect(), letters: Vec::new() }
 }
 
-/// Keeps the event for each policy that failed on it, as the policy's rule says. What makes a policy fault twice is poison: it is kept
-/// whatever the rule, so that its producer doesn't try for ever.
+/// Keeps the event for each policy that failed on it, according to the policy's `on_fault`. An event on which a policy faults twice is
+/// poison: it is always kept, so that its producer does not retry for ever.
 pub fn keep_failures(model: &Model, set: &PolicySet, event: &Arc<Event>, letter: Letter, plan: &Plan) -> Vec<Option<u64>> {
     plan.steps.iter().map(|step| keep_failure(model, set, event, letter, step)).collect()
 }

@@ -13,13 +13,13 @@ use crate::types::delivery::{Decision, Delivery, Membership, Message, PolicySetI
 use crate::types::event::{Body, Event, UserId};
 use crate::types::fault::Fault;
 
-/// Users past the bound of a policy's recipients that are named; the others are counted.
+/// Users beyond the bound on a policy's recipients that are named; the others are counted.
 const BEYOND_NAMED_MAX: usize = 10;
 
-/// What is to be done about one event.
+/// What has been decided about one event.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
-    /// The policies that were asked.
+    /// The policy set that decided.
     pub policies: PolicySetId,
     pub revision: u64,
     /// One for each policy that wanted the event, in order.
@@ -29,13 +29,13 @@ pub struct Plan {
 /// One policy's part.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Step {
-    /// `None`: the message was sent to its user directly.
+    /// `None` if the message was sent to its user directly.
     pub policy: Option<PolicyRef>,
     pub took: Duration,
     pub answer: Answer,
 }
 
-/// Names one version of a policy.
+/// Identifies one version of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PolicyRef {
     pub name: Arc<str>,
@@ -52,27 +52,27 @@ pub enum Answer {
     CircuitOpen,
 }
 
-/// A decision, with the users that it reaches.
+/// A decision, with the users whom it reaches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Decided {
     pub joins: Vec<Membership>,
-    /// Joins that a limit refused.
+    /// Number of joins that a limit refused.
     pub joins_refused: usize,
     pub deliveries: Vec<Planned>,
     pub leaves: Vec<Membership>,
     pub ends: Vec<String>,
 }
 
-/// A message and who gets it.
+/// A message and its recipients.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Planned {
     pub to: Recipients,
     pub except: Vec<UserId>,
     pub message: Arc<Message>,
     pub terms: Terms,
-    /// Each user once.
+    /// The users who get the message, each once.
     pub audience: SmallVec<[UserId; 1]>,
-    /// Recipients past `limits.recipients_max`, who get nothing, and the first of them.
+    /// Number of recipients beyond `limits.recipients_max`, who get nothing, and the first of them.
     pub beyond: usize,
     pub beyond_users: Vec<UserId>,
 }
@@ -84,7 +84,7 @@ impl PolicyRef {
 }
 
 impl Planned {
-    /// The only session that may read the message, if it is for one.
+    /// Returns the only session that may read the message, if it is for one session.
     pub fn session(&self) -> Option<Arc<str>> {
         match &self.to {
             Recipients::Session { session, .. } => Some(session.as_str().into()),
@@ -94,26 +94,26 @@ impl Planned {
 }
 
 impl Step {
-    /// Joins that a limit refused.
+    /// Returns the number of joins that a limit refused.
     pub fn joins_refused(&self) -> usize {
         if let Answer::Decided(decided) = &self.answer { decided.joins_refused } else { 0 }
     }
 }
 
 impl Answer {
-    /// Whether the policy decided about the event.
+    /// Returns whether the policy decided about the event.
     pub fn is_decision(&self) -> bool {
         matches!(self, Answer::Decided(_))
     }
 }
 
 impl Plan {
-    /// A plan in which nothing is done yet.
+    /// Returns a plan without steps.
     pub fn empty(set: &PolicySet) -> Plan {
         Plan { policies: set.id, revision: set.revision, steps: Vec::new() }
     }
 
-    /// Returns the plan that a message to one user amounts to. No policy is asked.
+    /// Returns the plan of a message to one user, without calling a policy.
     pub fn direct(set: &PolicySet, user: UserId, message: Arc<Message>, terms: Terms) -> Plan {
         let to = Recipients::User(user.clone());
         let planned =
@@ -123,25 +123,25 @@ impl Plan {
         Plan { steps: vec![step], ..Plan::empty(set) }
     }
 
-    /// Every delivery, in order.
+    /// Returns every delivery, in order.
     pub fn deliveries(&self) -> impl Iterator<Item = &Planned> {
         let decided = self.steps.iter().filter_map(|step| if let Answer::Decided(decided) = &step.answer { Some(decided) } else { None });
         decided.flat_map(|decided| &decided.deliveries)
     }
 
-    /// Whether policies were asked, and none of them decided: the event may come again.
+    /// Returns whether policies were called and none of them decided. Such an event may be published again.
     pub fn is_failure(&self) -> bool {
         !self.steps.is_empty() && !self.steps.iter().any(|step| step.answer.is_decision())
     }
 }
 
-/// Asks every routing policy that wants the event, in order. Each sees what those before it changed.
+/// Calls every routing policy that wants the event, in order. Each sees what the previous ones changed.
 pub fn plan(set: &PolicySet, event: &Event, world: &mut World) -> Plan {
     let steps = set.wanting(Role::Routing, &event.event_type).map(|policy| consult(set, policy, event, world));
     Plan { steps: steps.collect(), ..Plan::empty(set) }
 }
 
-/// Asks one routing policy.
+/// Calls one routing policy.
 pub fn consult(set: &PolicySet, policy: &Policy, event: &Event, world: &mut World) -> Step {
     let started = Instant::now();
     let answer = policy.route(event, world);
@@ -179,7 +179,7 @@ pub fn expand(set: &PolicySet, policy: &Policy, event: &Event, decision: Decisio
     Decided { joins, joins_refused, deliveries, leaves, ends }
 }
 
-/// Makes the message of a delivery and finds its users, as many as there is room for.
+/// Makes the message of a delivery and finds its recipients, at most `room` of them.
 fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize, world: &World) -> Planned {
     let Delivery { to, except, body, terms } = delivery;
     let body = body.or_else(|| event.data.clone()).unwrap_or_else(|| Body::Json("null".to_owned()));
@@ -190,12 +190,12 @@ fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize,
     Planned { to, except, message, terms, beyond: total.saturating_sub(audience.len()), audience, beyond_users }
 }
 
-/// Returns the first users whom a delivery is for, each once, and how many there are in all.
+/// Returns the first recipients of a delivery, each once, and how many there are in total.
 fn audience(to: &Recipients, except: &[UserId], most: usize, world: &World) -> (SmallVec<[UserId; 1]>, usize) {
-    // A policy may return a hundred thousand names: looking through a list for each recipient would take seconds.
+    // A policy may return 100,000 names: searching a list for each recipient would take seconds.
     let except: HashSet<&UserId> = except.iter().collect();
     let mut audience: SmallVec<[UserId; 1]> = match to {
-        // An exception is for everybody else's messages.
+        // `except` does not apply to a message for one session.
         Recipients::Session { user, .. } => return (smallvec::smallvec![user.clone()], 1),
         Recipients::Group(group) => {
             let (members, total) = world.audience(group, &except, most);
@@ -211,7 +211,7 @@ fn audience(to: &Recipients, except: &[UserId], most: usize, world: &World) -> (
     (audience, total)
 }
 
-/// Each user once, in the order of their first mention.
+/// Returns each user once, in the order of first mention.
 fn distinct(users: &[UserId]) -> SmallVec<[UserId; 1]> {
     let mut told = HashSet::with_capacity(users.len());
     users.iter().filter(|user| told.insert(*user)).cloned().collect()

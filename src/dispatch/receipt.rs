@@ -1,4 +1,4 @@
-//! Receipts: what a producer is told of an event, as a view of its plan and of what became of it.
+//! Receipts: the answer to a producer, as a view of the event's plan and its outcome.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,25 +13,25 @@ use crate::types::drop_reason::DropReason;
 use crate::types::event::UserId;
 use crate::types::fault::Fault;
 
-/// Users that a receipt names for each reason; the count is of all.
+/// Users that a receipt names for each reason; `count` covers all.
 const NAMED_USERS_MAX: usize = 10;
 
-/// The answer to a producer: what became of one event.
+/// The answer to a producer: what happened to one event.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Receipt {
     pub id: String,
     pub source: String,
-    /// The same source and id was published before, and nothing was done this time.
+    /// Whether the same source and id was published before; if so, nothing was done this time.
     pub duplicate: bool,
-    /// The policies that wanted the event, in the order in which they were asked.
+    /// The policies that wanted the event, in the order in which they were called.
     pub policies: Vec<Consulted>,
-    /// Users that deliveries named, each once.
+    /// Number of users that deliveries reached, each counted once.
     pub recipients: usize,
     /// Messages appended to mailboxes: one for each delivery and recipient.
     pub posted: usize,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<Dropped>,
-    /// Joins that a limit refused.
+    /// Number of joins that a limit refused.
     #[serde(skip_serializing_if = "is_zero")]
     pub joins_refused: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,7 +48,7 @@ pub struct Consulted {
     pub refusal: Option<Refusal>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<Box<Fault>>,
-    /// Where the event is kept for this policy.
+    /// Id of the dead letter in which the event is kept for this policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<u64>,
 }
@@ -67,7 +67,7 @@ pub enum Outcome {
 pub struct Dropped {
     pub reason: DropReason,
     pub count: usize,
-    /// Some of them.
+    /// The first of these users.
     pub users: Vec<UserId>,
 }
 
@@ -76,7 +76,7 @@ fn is_zero(count: &usize) -> bool {
 }
 
 impl Receipt {
-    /// Says what became of a message to one user.
+    /// Returns the receipt of a message to one user.
     pub fn direct(id: String, user: &UserId, outcome: Posted) -> Receipt {
         let receipt = Receipt { id, recipients: 1, ..Receipt::default() };
         match outcome {
@@ -85,7 +85,7 @@ impl Receipt {
         }
     }
 
-    /// Adds up what became of a plan.
+    /// Returns the receipt of a plan and its outcome.
     pub fn of(id: String, source: String, plan: &Plan, applied: &Applied) -> Receipt {
         let policies: Vec<Consulted> = plan
             .steps
@@ -128,7 +128,7 @@ impl Outcome {
     }
 }
 
-/// The number of users that deliveries name. Several deliveries may name the same ones.
+/// Returns the number of users that deliveries reach. Several deliveries may reach the same user.
 fn distinct(plan: &Plan) -> usize {
     let mut deliveries = plan.deliveries();
     let (Some(first), second) = (deliveries.next(), deliveries.next()) else { return 0 };
@@ -141,7 +141,7 @@ fn distinct(plan: &Plan) -> usize {
     users.len()
 }
 
-/// Messages that were posted, and those that were dropped, by reason.
+/// Counts the messages that were posted, and those that were dropped, by reason.
 fn count(plan: &Plan, applied: &Applied) -> (usize, Vec<Dropped>) {
     let mut posted = 0;
     let mut dropped: BTreeMap<DropReason, Dropped> = BTreeMap::new();

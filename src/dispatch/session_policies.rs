@@ -1,8 +1,8 @@
-//! Sessions policies: what they make of clients who connect, send and leave.
+//! Calls the sessions policies when a session opens, sends a message or closes.
 //!
-//! Policies are asked in the configured order. The first refusal of a socket, and the first policy that takes a message, end the
-//! asking. Those that let a socket in that another one refused are told that it is gone. What a policy answers goes the same way as any
-//! event: it is planned, committed and posted, and the events that it publishes are part of the same request.
+//! Policies are called in the configured order, up to the first that refuses the session or handles the message. If a policy refuses a
+//! session, those that had accepted it are called with `closed`. A policy's answer is handled like an event's decision: it is planned,
+//! committed and posted, and the events that it publishes are part of the same request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -19,33 +19,33 @@ use crate::types::close::Close;
 use crate::types::delivery::{Draft, Message, Recipients, Refusal, Response, Terms};
 use crate::types::event::{self, Body, Event};
 
-/// The event type that formatting policies see for what a sessions policy sends of its own accord.
+/// The event type that formatting policies see for a sessions policy's replies and deliveries.
 const SESSION_EVENT: &str = "signalpost.session";
 
-/// What a sessions policy is asked.
+/// A call of a sessions policy.
 #[derive(Clone, Debug)]
 pub enum Question<'a> {
     Opened,
     Received(&'a Body),
-    /// With the close code. Replies to it reach nobody.
+    /// With the close code. Replies are discarded.
     Closed(u16),
 }
 
-/// What a sessions policy was asked and answered.
+/// A call of a sessions policy and its answer, for the observer.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub session: Arc<SessionHandle>,
     pub what: String,
     pub policy: PolicyRef,
     pub took: Duration,
-    /// `None`: the message is not this policy's.
+    /// `None` if the policy left the message to others.
     pub answer: Result<Option<Response>, CallError>,
 }
 
-/// Asks whether the session may stay, and lets the policies greet it.
+/// Asks the policies whether the session may stay; they may send it messages.
 ///
 /// # Errors
-/// Why it has to close.
+/// A policy refused the session, or failed and its `on_fault` is to refuse.
 pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Close> {
     let set = dispatch.policies.current();
     let mut admitted = Vec::new();
@@ -56,12 +56,12 @@ pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Cl
                 continue;
             }
             Err(CallError::Refused(refusal)) => Close::RefusedByPolicy(refusal.detail),
-            // A policy that guards the door must not open it by failing.
+            // A policy that admits sessions must not admit them by failing.
             Err(CallError::Fault(_) | CallError::CircuitOpen) if policy.on_fault().sessions == SessionsFault::Refuse => Close::PolicyFault,
             Err(CallError::Fault(_) | CallError::CircuitOpen) => continue,
         };
         for policy in admitted {
-            // Its answer changes nothing for a socket that closes anyway.
+            // The session closes whatever the policy answers.
             let _ = ask(dispatch, &set, policy, handle, &Question::Closed(close.code()));
         }
         return Err(close);
@@ -69,10 +69,10 @@ pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Cl
     Ok(())
 }
 
-/// Hands a client's message to the policy that takes it.
+/// Passes a client's message to the policies until one handles it.
 ///
 /// # Errors
-/// What the client is told: a policy's refusal, or that nobody takes such a message.
+/// The answer to the client: a policy refused the message or failed, or no policy handles it.
 pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> Result<(), Refusal> {
     let set = dispatch.policies.current();
     let count = |outcome| dispatch.metrics.client_messages.with_label_values(&[outcome]).inc();
@@ -87,7 +87,7 @@ pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -
                 count("refused");
                 return Err(refusal);
             }
-            // A policy that is not called may be the one that would take it.
+            // Other policies are not tried: this one might have handled the message.
             Err(CallError::Fault(_) | CallError::CircuitOpen) => {
                 count("faulted");
                 let detail = format!("the policy {} failed, so this message was not handled", policy.name);
@@ -99,19 +99,19 @@ pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -
     Err(Refusal { code: "unhandled".into(), detail: "no policy of this server takes such a message".into() })
 }
 
-/// Tells the policies that the session is gone.
+/// Tells the policies that the session has closed.
 pub fn closed(dispatch: &Dispatch, handle: &Arc<SessionHandle>, code: u16) {
     let set = dispatch.policies.current();
     for policy in set.sessions() {
-        // Nobody is left to tell of a refusal; a fault is counted and logged where it happens.
+        // There is no client to send a refusal to; a fault is counted and logged where it happens.
         let _ = ask(dispatch, &set, policy, handle, &Question::Closed(code));
     }
 }
 
-/// Asks one policy, and carries out what it answers.
+/// Calls one policy, and applies its answer.
 ///
 /// # Errors
-/// The policy refused, faulted, or was not called. Nothing has changed but what a refusing policy wrote to its own state.
+/// The policy refused, faulted, or was not called. Nothing has changed, except state that a refusing policy wrote.
 pub fn ask(
     dispatch: &Dispatch,
     set: &PolicySet,
@@ -137,12 +137,12 @@ pub fn ask(
     let ((took, answer, plans), posted) = dispatch.model.transact_and(&mut changes, plan, post);
     for (index, ((event, plan), applied)) in plans.into_iter().zip(posted).enumerate() {
         dispatch.keep_failures(set, &event, Letter::FIRST, &plan, applied);
-        // The first is the answer itself, which nobody published.
+        // The first is the answer itself, which does not count as a published event.
         if index > 0 {
             dispatch.metrics.event(if plan.steps.is_empty() { EventOutcome::Unwanted } else { EventOutcome::Routed });
         }
     }
-    // What a client causes is stored like everything else; the client doesn't wait for it.
+    // The changes are stored, but the client doesn't wait for that.
     drop(dispatch.store.append(changes));
     if let Ok(Some(Response { close: Some(reason), .. })) = &answer {
         handle.end(Close::ClosedByPolicy(reason.clone()));
@@ -157,7 +157,7 @@ pub fn ask(
     answer
 }
 
-/// Replies have no reader any more, and there is nothing left to close.
+/// Removes what makes no sense after a close: replies and another close.
 fn after_close(response: Response) -> Response {
     Response { replies: Vec::new(), close: None, ..response }
 }

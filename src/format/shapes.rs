@@ -1,7 +1,7 @@
-//! Which shapes are kept: those that were made last, up to a number of bytes.
+//! A cache of the newest shapes, up to a number of bytes.
 //!
-//! A shape is wanted by the other sessions of its class, mostly at once, and by those that replay. A mailbox's bounds don't
-//! count it, so that a message in a hundred languages would be kept a hundredfold for as long as one reader is away.
+//! The other sessions of a class need a shape too, mostly at once, or when they replay. Shapes are not kept with the message: mailboxes'
+//! bounds don't count them, so a message in a hundred languages would take a hundred times its size while one reader is away.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -19,18 +19,19 @@ use crate::types::delivery::{Message, PolicySetId};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::Body;
 
-/// What one class of readers sees of a message, or why nothing.
+/// What one class of readers sees of a message, or why it is dropped.
 pub type Shaped = Result<Arc<Body>, DropReason>;
 
-/// A shape that was made.
+/// A message as one class of readers sees it.
 #[derive(Clone, Debug)]
 pub struct Shape {
     pub shaped: Shaped,
-    /// How long each policy took, if somebody observes.
+    /// How long each policy took, if that is recorded.
     pub took: Vec<(Arc<str>, Duration)>,
 }
 
-/// The message's frame, which lives as long as the slot, the slot itself, and its places in the set and the queue.
+/// Bytes that a slot counts beside its shape: the message's own allocation, which its weak reference keeps, the slot, and its entries in
+/// the set and the queue.
 const OVERHEAD_BYTES: usize = size_of::<Message>() + size_of::<Slot>() + 64;
 
 #[derive(Debug)]
@@ -42,24 +43,24 @@ pub(super) struct Shapes {
 #[derive(Debug, Default)]
 struct Kept {
     slots: IndexSet<Arc<Slot>, RandomState>,
-    /// In the order in which they were asked for first. Those of messages that are gone still count, until they are the oldest.
+    /// In the order in which they were first requested. Slots of messages that are gone still count until they are the oldest.
     order: VecDeque<Arc<Slot>>,
     bytes: usize,
 }
 
-/// Where the shape of one message is kept for one policy set and class: the values of the attributes that its formatting varies on.
-/// Whoever comes first makes it, and the others wait for it. The weak reference keeps the message's address its own.
+/// The shape of one message for one policy set and class (the values of the attributes that its formatting varies on). The first
+/// reader makes the shape, and the others wait for it. The weak reference keeps the message's address from being reused.
 #[derive(Debug)]
 pub(super) struct Slot {
     message: Weak<Message>,
     policies: PolicySetId,
     class: Box<[Option<Box<str>>]>,
     pub(super) shape: OnceCell<Shape>,
-    /// What the slot counts.
+    /// Bytes that the slot counts; 0 once it is dropped from the cache.
     bytes: AtomicUsize,
 }
 
-/// A slot as it is asked for: looking one up costs no allocation.
+/// The key of a slot, borrowed: looking one up costs no allocation.
 struct Wanted<'a> {
     message: *const Message,
     policies: PolicySetId,
@@ -103,7 +104,7 @@ impl Shapes {
         Shapes { bytes_max, kept: Mutex::default() }
     }
 
-    /// Returns the slot of a message and class.
+    /// Returns the slot of a message and class, which is made if it is not there.
     pub fn slot(&self, message: &Arc<Message>, policies: PolicySetId, class: &[Option<&str>]) -> Arc<Slot> {
         let kept = &mut *self.kept.lock();
         if let Some(slot) = kept.slots.get(&Wanted { message: Arc::as_ptr(message), policies, class }) {
@@ -120,7 +121,7 @@ impl Shapes {
         slot
     }
 
-    /// Returns the shape, if it is made and kept.
+    /// Returns the shape, if it is in the cache.
     pub fn get(&self, message: &Arc<Message>, policies: PolicySetId, class: &[Option<&str>]) -> Option<Shape> {
         let kept = self.kept.lock();
         kept.slots.get(&Wanted { message: Arc::as_ptr(message), policies, class })?.shape.get().cloned()
@@ -129,7 +130,7 @@ impl Shapes {
     /// Counts the bytes of a shape that was just made.
     pub fn made(&self, slot: &Slot, bytes: usize) {
         let kept = &mut *self.kept.lock();
-        // What was forgotten while it was made counts no more.
+        // The slot may have been dropped from the cache while its shape was made.
         if slot.bytes.load(Ordering::Relaxed) > 0 {
             slot.bytes.fetch_add(bytes, Ordering::Relaxed);
             kept.bytes += bytes;
@@ -139,7 +140,7 @@ impl Shapes {
 }
 
 impl Kept {
-    /// Forgets the oldest, and those whose message is gone. Whoever reads one now keeps it.
+    /// Drops the oldest slots: those over the bound, and those whose message is gone. Their current readers keep them.
     fn forget_over(&mut self, bytes_max: usize) {
         while let Some(oldest) = self.order.front()
             && (self.bytes > bytes_max || oldest.message.strong_count() == 0)

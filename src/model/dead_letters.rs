@@ -1,5 +1,5 @@
-//! Dead letters: what policies faulted on, kept until it is retried or deleted. Nothing here retries by itself, so that an event
-//! that kills its policy can't go round.
+//! Dead letters: events and messages that policies failed on, kept until they are retried or deleted. Nothing is retried automatically, so
+//! an event that makes its policy fault can't loop.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::types::delivery::Message;
 use crate::types::event::{Event, UserId};
 use crate::types::fault::Fault;
 
-/// What a letter costs beyond its payload: its names, and the fault with its backtrace.
+/// Bytes that a letter counts beside its payload: its names, and the fault with its backtrace.
 const LETTER_BYTES: usize = 1024;
 
-/// What a reader costs who waits for a message.
+/// Bytes that each recipient of a message counts.
 const RECIPIENT_BYTES: usize = 128;
 
-/// A letter whose policy has faulted on it this often is poison: it is retried only when it is named.
+/// A letter on which its policy has faulted N times is poison: it is retried only by its id.
 const POISON_ATTEMPTS: u32 = 2;
 
-/// All that is kept, oldest first, within its bounds.
+/// All dead letters, oldest first, within their bounds.
 #[derive(Debug)]
 pub struct DeadLetters {
     limits: config::DeadLetters,
@@ -41,22 +41,22 @@ struct Kept {
 
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
-    /// Counts up; given when it is first kept.
+    /// Increasing; assigned when the letter is first kept.
     pub id: u64,
     pub at: SystemTime,
     pub policy: Arc<str>,
     pub version: Arc<str>,
     pub attempts: u32,
-    /// `None`: the policy had faulted too often in a row, and was not called.
+    /// `None` if the policy's circuit was open, so that it was not called.
     pub fault: Option<Box<Fault>>,
     pub content: Content,
 }
 
 #[derive(Clone, Debug)]
 pub enum Content {
-    /// A routing policy was to decide about it.
+    /// The event of a routing policy.
     Event(Arc<Event>),
-    /// A formatting policy was to shape it for these readers.
+    /// The message of a formatting policy, and the sessions that were going to read it.
     Message { message: Arc<Message>, recipients: Vec<Recipient> },
 }
 
@@ -89,14 +89,14 @@ impl DeadLetters {
         DeadLetters { limits, metrics, kept: Mutex::default() }
     }
 
-    /// Keeps an event that a routing policy faulted on. The letter's id; the oldest letter goes when there are too many.
+    /// Keeps a letter, and returns its id. The oldest letters are evicted if there are too many.
     pub fn keep(&self, letter: DeadLetter) -> u64 {
         self.count("kept", 1);
         let mut kept = self.kept.lock();
         self.insert(&mut kept, letter)
     }
 
-    /// Keeps a message that a formatting policy faulted on: one letter, however many of its classes fault.
+    /// Keeps a message that a formatting policy failed on: one letter, even if several classes of readers fail.
     pub fn keep_message(&self, policy: &Arc<str>, version: &Arc<str>, fault: Option<Box<Fault>>, message: &Arc<Message>) {
         let content = Content::Message { message: message.clone(), recipients: Vec::new() };
         let mut kept = self.kept.lock();
@@ -106,7 +106,7 @@ impl DeadLetters {
         }
     }
 
-    /// Notes that a session was to have this message.
+    /// Adds a session to the recipients of a message that is kept.
     pub fn wanted_by(&self, message: &Arc<Message>, handle: &SessionHandle) {
         let mut kept = self.kept.lock();
         let Some(id) = kept.id_of(message) else { return };
@@ -118,7 +118,7 @@ impl DeadLetters {
         self.insert(&mut kept, letter);
     }
 
-    /// All of them, oldest first.
+    /// Returns all letters, oldest first.
     pub fn list(&self) -> Vec<Arc<DeadLetter>> {
         self.kept.lock().letters.values().cloned().collect()
     }
@@ -127,14 +127,14 @@ impl DeadLetters {
         self.kept.lock().letters.get(&id).cloned()
     }
 
-    /// Takes one out to try it again, so that nobody else does at the same time.
+    /// Removes a letter to retry it, so that no other request does at the same time.
     pub fn take(&self, id: u64) -> Option<DeadLetter> {
         let letter = self.kept.lock().remove(id)?;
         self.count("retried", 1);
         Some(Arc::unwrap_or_clone(letter))
     }
 
-    /// Takes out what is kept of an event that is published again. Returns how often it was tried, with this time.
+    /// Removes the letters of an event that is published again. Returns the number of this attempt.
     pub fn take_of(&self, event: &Event, attempt: u32) -> u32 {
         let mut kept = self.kept.lock();
         let is_same =
@@ -162,7 +162,7 @@ impl DeadLetters {
         deleted
     }
 
-    /// Letters and bytes.
+    /// Returns the number of letters and their bytes.
     pub fn totals(&self) -> (usize, usize) {
         let kept = self.kept.lock();
         (kept.letters.len(), kept.bytes)
@@ -193,7 +193,7 @@ impl Kept {
     fn id_of(&self, message: &Arc<Message>) -> Option<u64> {
         let same =
             |letter: &&Arc<DeadLetter>| matches!(&letter.content, Content::Message { message: known, .. } if Arc::ptr_eq(known, message));
-        // The newest first: it is what everybody is reading.
+        // Newest first: that is most likely the message being read.
         self.letters.values().rev().find(same).map(|letter| letter.id)
     }
 

@@ -1,4 +1,4 @@
-//! Which events were published already, within the window.
+//! Deduplication: which events were already published within the window.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -6,11 +6,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config;
 
-/// The events of the last while, by [`key`].
+/// The events of the window, by [`key`].
 #[derive(Debug)]
 pub struct Dedup {
     known: HashMap<u128, Entry>,
-    /// Settled ones, oldest first: when, as which, and the key. One that was settled again is in here twice, and counts from the last.
+    /// Settled attempts, oldest first: time, number and key. An event that was settled again is in here twice, and expires with its
+    /// latest entry.
     order: VecDeque<(u64, u64, u128)>,
     settled: u64,
     window_ms: u64,
@@ -22,21 +23,21 @@ enum Entry {
     UnderWay {
         attempts: u32,
     },
-    /// Its policies answered.
+    /// It was published by this attempt.
     Done {
         settled: u64,
     },
-    /// Every policy refused it, faulted or was not called, so it may be published again.
+    /// Every policy refused it, faulted or had an open circuit, so it may be published again.
     Failed {
         settled: u64,
         attempts: u32,
     },
 }
 
-/// What an event with a known id is.
+/// What the dedup window knows about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// How many times it has been tried, this one included.
+    /// It has to be published. This is the number of the attempt: 1, or more after it failed.
     New(u32),
     /// It was published within the window.
     Duplicate,
@@ -44,8 +45,8 @@ pub enum Attempt {
     UnderWay,
 }
 
-/// Returns the name of an event by its source and id: half of a SHA-256, the same in every process. Lengths are part of it, so that no
-/// two pairs are taken for one.
+/// Returns the key of an event's source and id: half of a SHA-256, the same in every process. The source's length is part of it, so that
+/// two different pairs never hash the same bytes.
 pub fn key(source: &str, id: &str) -> u128 {
     let mut digest = Sha256::new();
     digest.update((source.len() as u64).to_le_bytes());
@@ -61,7 +62,7 @@ impl Dedup {
         Dedup { known: HashMap::new(), order: VecDeque::new(), settled: 0, window_ms, entries_max }
     }
 
-    /// Begins to publish an event, unless it was published before.
+    /// Begins an attempt to publish an event, unless it was published within the window.
     pub fn begin(&mut self, key: u128, now_ms: u64) -> Attempt {
         self.expire(now_ms);
         let attempts = match self.known.get(&key) {
@@ -74,7 +75,7 @@ impl Dedup {
         Attempt::New(attempts)
     }
 
-    /// Ends what [`Dedup::begin`] began. The window counts from here.
+    /// Ends the attempt that [`Dedup::begin`] began. The window starts now.
     pub fn settle(&mut self, key: u128, failed: bool, now_ms: u64) {
         let attempts = match self.known.get(&key) {
             Some(Entry::UnderWay { attempts }) => *attempts,
@@ -84,7 +85,7 @@ impl Dedup {
         let settled = self.settled;
         self.known.insert(key, if failed { Entry::Failed { settled, attempts } } else { Entry::Done { settled } });
         self.order.push_back((now_ms, settled, key));
-        // An event that fails again and again leaves stale entries in the order, but crowds out no other event.
+        // An event that fails repeatedly leaves stale entries in `order`, but does not evict other events.
         while self.known.len() > self.entries_max || self.order.len() > 2 * self.entries_max {
             if !self.forget_oldest() {
                 break;
@@ -98,7 +99,7 @@ impl Dedup {
         }
     }
 
-    /// Forgets the entry that was settled first, and returns whether there was one.
+    /// Removes the oldest entry, and returns whether there was one.
     fn forget_oldest(&mut self) -> bool {
         let Some((_, then, key)) = self.order.pop_front() else { return false };
         let is_current = match self.known.get(&key) {

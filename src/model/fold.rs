@@ -1,7 +1,7 @@
-//! The fold: what changes add up to, whatever their order, and however often each comes. Entries of mailboxes are a set by user, birth and
-//! seq; marks are maxima; groups and state are last-writer-wins by stamp.
+//! The fold of changes: the same in any order, and if changes are repeated. Entries of mailboxes are a set by user, birth and seq; marks
+//! are maxima; groups and state are last-writer-wins by stamp.
 //!
-//! A removal may be folded before what it removes, so removals are remembered until no older change can follow: [`Fold::settle`].
+//! A removal may be folded before what it removes, so removals are remembered until no older change can follow: see [`Fold::settle`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use crate::types::event::UserId;
 pub struct Fold {
     /// By policy and key.
     states: Stamped<(Arc<str>, String), Value>,
-    /// By group and user: the policy that let the user in.
+    /// By group and user: the policy that added the user.
     memberships: Stamped<(String, UserId), Arc<str>>,
-    /// When a group last ended.
+    /// The stamp of each group's last end.
     ends: HashMap<String, Stamp>,
     mailboxes: HashMap<UserId, Mailbox>,
-    /// By the event's key: when it was published, and whether every policy failed on it.
+    /// By the event's key: when it was published, and whether it may be published again.
     seen: HashMap<u128, (u64, bool)>,
 }
 
-/// What was written last, and when. `None`: removed.
+/// The latest value of each key and its stamp. `None` means removed.
 type Stamped<K, V> = HashMap<K, (Stamp, Option<V>)>;
 
 /// One life of a user's mailbox.
@@ -61,7 +61,7 @@ impl Fold {
             Change::Seen { key, at_ms, failed } => {
                 let seen = self.seen.entry(key).or_insert((at_ms, failed));
                 if at_ms >= seen.0 {
-                    // A success is not taken back by a failure of the same moment.
+                    // At the same time, a success wins over a failure.
                     *seen = (at_ms, failed && (at_ms > seen.0 || seen.1));
                 }
             }
@@ -84,7 +84,7 @@ impl Fold {
         }
     }
 
-    /// Forgets removals that are older than anything that can still come.
+    /// Drops removals that are older than every change that can still come.
     pub fn settle(&mut self, settled: Stamp) {
         let ends = &self.ends;
         self.states.retain(|_, (stamp, value)| value.is_some() || *stamp >= settled);
@@ -95,12 +95,12 @@ impl Fold {
         self.ends.retain(|_, stamp| *stamp >= settled);
     }
 
-    /// Every policy's entries that are there.
+    /// Returns every policy's current entries.
     pub fn states(&self) -> impl Iterator<Item = (&Arc<str>, &String, Stamp, &Value)> {
         self.states.iter().filter_map(|((policy, key), (stamp, value))| Some((policy, key, *stamp, value.as_ref()?)))
     }
 
-    /// Every membership that stands, in the order in which users joined.
+    /// Returns every current membership, in the order in which users joined.
     pub fn memberships(&self) -> Vec<(&String, &UserId, &Arc<str>, Stamp)> {
         let standing = self.memberships.iter().filter_map(|((group, user), (stamp, policy))| {
             let is_over = self.ends.get(group).is_some_and(|ended| ended > stamp);
@@ -115,12 +115,12 @@ impl Fold {
         &self.mailboxes
     }
 
-    /// The events that were published, with their times, and whether they failed.
+    /// Returns the events that were published, with their times, and whether they failed.
     pub fn seen(&self) -> impl Iterator<Item = (u128, u64, bool)> {
         self.seen.iter().map(|(key, (at_ms, failed))| (*key, *at_ms, *failed))
     }
 
-    /// The mailbox of this birth, or nothing if there was a later one.
+    /// Returns the mailbox of this birth, or `None` if there was a later one.
     fn mailbox(&mut self, user: UserId, birth: u64) -> Option<&mut Mailbox> {
         let mailbox = self.mailboxes.entry(user).or_default();
         if birth > mailbox.birth {
@@ -137,7 +137,7 @@ impl Mailbox {
     }
 }
 
-/// Takes a value if it is newer than the one that is there.
+/// Stores a value if it is newer than the current one.
 fn newest<K: std::hash::Hash + Eq, V>(table: &mut Stamped<K, V>, key: K, stamp: Stamp, value: Option<V>) {
     match table.get_mut(&key) {
         Some(known) if known.0 > stamp => {}

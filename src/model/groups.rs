@@ -1,5 +1,4 @@
-//! Groups of users, so that "everyone in pool 42" is one word. A group ends when it is empty. Pure: who may change them when is
-//! `World`'s business.
+//! Groups of users, so that "everyone in pool 42" is one recipient. A group ends when it is empty. Pure: `World` controls changes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,36 +15,36 @@ pub struct Groups {
     limits: config::Groups,
     groups: HashMap<String, Group>,
     memberships: usize,
-    /// What each policy has made.
+    /// The groups and memberships that each policy has created.
     shares: HashMap<Arc<str>, Share>,
 }
 
 /// Members in the order in which they joined.
 #[derive(Debug)]
 pub struct Group {
-    /// The policy that let the first member in.
+    /// The policy that added the first member.
     opener: Arc<str>,
     members: IndexMap<UserId, Membership>,
-    /// When it last changed.
+    /// The stamp of the last change.
     stamp: Stamp,
 }
 
 #[derive(Clone, Debug)]
 struct Membership {
-    /// The policy that let the user in.
+    /// The policy that added the user.
     policy: Arc<str>,
     #[cfg_attr(not(test), expect(dead_code, reason = "a snapshot for a store will have it"))]
     stamp: Stamp,
 }
 
-/// How many groups and memberships there are, of one policy or of all.
+/// The number of groups and memberships, of one policy or in total.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
     pub groups: usize,
     pub memberships: usize,
 }
 
-/// How much of all groups one policy may have.
+/// How many groups and memberships one policy may create.
 #[derive(Clone, Copy, Debug)]
 pub struct Quota {
     pub groups_max: usize,
@@ -61,7 +60,7 @@ impl Groups {
         self.groups.get(group)
     }
 
-    /// Returns when a group last changed, 0 if there is no such group.
+    /// Returns the stamp of a group's last change, 0 if there is no such group.
     pub fn stamp(&self, group: &str) -> Stamp {
         self.groups.get(group).map_or(0, |group| group.stamp)
     }
@@ -74,7 +73,7 @@ impl Groups {
         self.shares.get(policy).copied().unwrap_or_default()
     }
 
-    /// Whether these bounds allow a group of `members`, with so much of all groups, and so much of the policy's own share.
+    /// Returns whether the bounds allow a group of `members`, these totals, and this share of the policy.
     pub fn allows(&self, members: usize, all: Share, own: Share, quota: Quota) -> bool {
         members <= self.limits.members_max
             && all.memberships <= self.limits.memberships_max
@@ -83,7 +82,7 @@ impl Groups {
             && own.groups <= quota.groups_max
     }
 
-    /// Adds a member who is not there yet. The bounds were checked before.
+    /// Adds a member. The caller has checked the bounds.
     pub fn join(&mut self, group: &str, user: UserId, policy: &Arc<str>, stamp: Stamp) {
         let share = self.shares.entry(policy.clone()).or_default();
         let known = self.groups.get_mut(group);
@@ -102,7 +101,7 @@ impl Groups {
         }
     }
 
-    /// Removes a member; the group ends when it was the last.
+    /// Removes a member, and ends the group if it was the last.
     pub fn leave(&mut self, group: &str, user: &UserId, stamp: Stamp) {
         let Some(known) = self.groups.get_mut(group) else { return };
         let Some(left) = known.members.shift_remove(user) else { return };
@@ -123,7 +122,7 @@ impl Groups {
         self.forget(group);
     }
 
-    /// Every membership: group, user, policy and when.
+    /// Returns every membership: group, user, policy and stamp.
     #[cfg(test)]
     pub fn all(&self) -> impl Iterator<Item = (&String, &UserId, &Arc<str>, Stamp)> {
         self.groups
@@ -155,7 +154,7 @@ impl Group {
         self.members.len()
     }
 
-    /// In the order in which they joined.
+    /// Returns the members in the order in which they joined.
     pub fn members(&self) -> impl Iterator<Item = &UserId> {
         self.members.keys()
     }
@@ -164,7 +163,7 @@ impl Group {
         &self.opener
     }
 
-    /// Returns the policy that let this user in.
+    /// Returns the policy that added this user.
     pub fn admitted_by(&self, user: &str) -> Option<&Arc<str>> {
         self.members.get(user).map(|member| &member.policy)
     }

@@ -1,4 +1,4 @@
-//! What one commit changed, as a value: what a store writes, and what a replay folds.
+//! The changes of one commit, as values: a store writes them, and a replay folds them.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::types::event::UserId;
 /// One change of the model. Changes may be folded in any order, and more than once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A message in a user's mailbox, and the older ones that went for it.
+    /// A message was added to a user's mailbox, and these older ones were removed for it.
     Post {
         user: UserId,
         birth: u64,
@@ -20,7 +20,7 @@ pub enum Change {
         terms: Terms,
         removed: Vec<u64>,
     },
-    /// How far a mailbox is. Each number only grows.
+    /// The positions of a mailbox. Each number only grows.
     Mark {
         user: UserId,
         birth: u64,
@@ -39,7 +39,7 @@ pub enum Change {
         group: String,
         user: UserId,
     },
-    /// Ends a group: memberships with an older stamp are over.
+    /// A group ended: memberships with an older stamp are over.
     End {
         stamp: Stamp,
         group: String,
@@ -55,7 +55,7 @@ pub enum Change {
         policy: Arc<str>,
         key: String,
     },
-    /// An event was published, and whether every policy failed on it.
+    /// An event was published. `failed` if no policy decided about it, so that it may be published again.
     Seen {
         key: u128,
         at_ms: u64,
@@ -73,12 +73,12 @@ impl Change {
     }
 }
 
-/// The changes of one commit, if the store keeps any.
+/// The changes of one commit, if a store keeps them.
 #[derive(Debug, Default)]
 pub struct Changes(Option<Vec<Change>>);
 
 impl Changes {
-    /// Notes nothing.
+    /// Returns a list that discards changes.
     pub fn forgotten() -> Changes {
         Changes(None)
     }
@@ -87,7 +87,7 @@ impl Changes {
         Changes(Some(Vec::new()))
     }
 
-    /// Notes a change, which is made only if somebody keeps it.
+    /// Records a change. The closure runs only if changes are kept.
     pub fn note(&mut self, change: impl FnOnce() -> Change) {
         if let Some(kept) = &mut self.0 {
             kept.push(change());

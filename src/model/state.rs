@@ -1,12 +1,12 @@
-//! The policies' key-value stores: one for each policy name, the same for every version of it. Pure: time is an argument, and who may
-//! change them when is `World`'s business.
+//! The policies' key-value stores: one for each policy name, shared by all its versions. Pure: time is an argument, and `World` controls
+//! changes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::Stamp;
 
-/// What one entry costs beside its key and value: the map's slot and the allocations' heads.
+/// Bytes of an entry beside its key and value: the map's slot and the allocations' overhead.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
 
 /// Every policy's entries.
@@ -24,11 +24,11 @@ struct Table {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub value: Value,
-    /// When it was written.
+    /// The stamp of the write.
     pub stamp: Stamp,
 }
 
-/// A value and the end of its life, in milliseconds since the Unix epoch.
+/// A value and when it expires, in milliseconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
     pub bytes: Arc<[u8]>,
@@ -68,12 +68,12 @@ impl States {
         self.tables.get(policy)?.entries.get(key)
     }
 
-    /// Returns what the policy's entries use, the expired ones included.
+    /// Returns what the policy's entries use, including expired ones.
     pub fn usage(&self, policy: &str) -> Usage {
         self.tables.get(policy).map_or(Usage::default(), |table| Usage { keys: table.entries.len(), bytes: table.bytes })
     }
 
-    /// Returns what the policy's entries use that have not expired. Looks at each of them.
+    /// Returns what the policy's entries use that have not expired. Reads every entry.
     pub fn live_usage(&self, policy: &str, now_ms: u64) -> Usage {
         let Some(table) = self.tables.get(policy) else { return Usage::default() };
         let live = table.entries.iter().filter(|(_, entry)| entry.value.is_live(now_ms));
@@ -95,7 +95,7 @@ impl States {
         }
     }
 
-    /// Forgets what has expired.
+    /// Removes expired entries.
     pub fn sweep(&mut self, now_ms: u64) {
         for table in self.tables.values_mut() {
             let bytes = &mut table.bytes;
@@ -116,14 +116,14 @@ impl States {
         live.map(|(key, entry)| (key.clone(), entry.value.bytes.clone())).collect()
     }
 
-    /// Every entry with its policy and key.
+    /// Returns every entry with its policy and key.
     #[cfg(test)]
     pub fn all(&self) -> impl Iterator<Item = (&Arc<str>, &String, &Entry)> {
         self.tables.iter().flat_map(|(policy, table)| table.entries.iter().map(move |(key, entry)| (policy, key, entry)))
     }
 }
 
-/// Bytes that an entry counts.
+/// Returns the bytes that an entry counts.
 pub fn entry_bytes(key: &str, value: &[u8]) -> usize {
     key.len() + value.len() + ENTRY_OVERHEAD_BYTES
 }

@@ -1,7 +1,7 @@
-//! What a guest sees while an event is planned: the model, below what this request has changed so far. Nothing here changes the model;
-//! `Model::commit` does, if what was read still stands.
+//! What a guest sees while a request is planned: the model, overlaid with the changes of this request. Only `Model::commit` changes the
+//! model, if what the request read has not changed.
 //!
-//! A policy call is a transaction: what a call wrote is dropped when it faults, and what a request wrote is dropped when its plan is.
+//! A policy call is a transaction: the writes of a call are dropped if it faults, and the writes of a request if its plan is.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::state::{self, States, Usage, Value, entry_bytes};
 use super::{Model, Stamp};
 use crate::types::event::UserId;
 
-/// The model, as one request sees it.
+/// The model as one request sees it.
 #[derive(Debug)]
 pub struct World {
     model: Arc<Model>,
@@ -23,19 +23,19 @@ pub struct World {
     states: Vec<PolicyState>,
     groups: IndexMap<String, GroupChange>,
     group_reads: HashMap<String, Stamp>,
-    /// What the policies gain or give back of all groups.
+    /// How the policies' shares of all groups change.
     shares: Vec<PolicyShare>,
     counts: Vec<Count>,
     undo: Undo,
 }
 
-/// A counter that a policy asked to be raised.
+/// A policy's request to raise one of its counters.
 #[derive(Debug)]
 pub struct Count {
     pub policy: Arc<str>,
     pub name: String,
     pub by: u64,
-    /// How many names of counters the policy may have.
+    /// How many counters the policy may have.
     pub names_max: usize,
 }
 
@@ -43,9 +43,9 @@ pub struct Count {
 struct PolicyState {
     policy: Arc<str>,
     quota: state::Quota,
-    /// `None`: removed.
+    /// `None` means removed.
     writes: HashMap<String, Option<Value>>,
-    /// Keys that were read from the model, and when they had been written; 0 for a key that was not there.
+    /// The keys that were read from the model, and their stamps; 0 for a key that did not exist.
     reads: HashMap<String, Stamp>,
     keys: isize,
     bytes: isize,
@@ -53,23 +53,23 @@ struct PolicyState {
 
 #[derive(Debug, Default)]
 struct GroupChange {
-    /// The members that the model has are gone.
+    /// Whether the model's members have been removed.
     is_ended: bool,
     left: HashSet<UserId>,
-    /// With the policy that let them in, in order.
+    /// The new members in order, with the policy that added each.
     joined: IndexMap<UserId, Arc<str>>,
 }
 
 #[derive(Debug)]
 struct PolicyShare {
     policy: Arc<str>,
-    /// Known once the policy lets somebody join.
+    /// `None` until the policy adds a member.
     quota: Option<groups::Quota>,
     groups: isize,
     memberships: isize,
 }
 
-/// How to take back what the current call did.
+/// How to undo what the current call did.
 #[derive(Debug, Default)]
 struct Undo {
     writes: Vec<UndoWrite>,
@@ -95,17 +95,17 @@ pub enum StateError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// What was read has changed since.
+/// What the request read has changed since, or what it wrote no longer fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conflict;
 
 impl World {
-    /// A world whose changes may be committed, and whose calls count.
+    /// Returns a world whose changes may be committed, and whose calls are counted.
     pub fn live(model: &Arc<Model>) -> World {
         World::new(model, true)
     }
 
-    /// A world for a look: its calls touch no breaker and no counter, and it can't be committed.
+    /// Returns a world for a dry run: its calls affect neither breakers nor counters, and its changes are never committed.
     pub fn dry(model: &Arc<Model>) -> World {
         World::new(model, false)
     }
@@ -132,19 +132,19 @@ impl World {
         &self.model
     }
 
-    /// Milliseconds since the Unix epoch, read when a call begins.
+    /// Returns the time of the current call, in milliseconds since the Unix epoch.
     pub fn now_ms(&self) -> u64 {
         self.now_ms
     }
 
-    /// Begins a call: what came before stays.
+    /// Begins a call: the writes of earlier calls can no longer be dropped.
     pub fn begin_call(&mut self) {
         self.now_ms = self.model.clock.now_ms();
         self.undo.writes.clear();
         self.undo.counts = self.counts.len();
     }
 
-    /// Drops what the current call wrote.
+    /// Drops the writes of the current call.
     pub fn drop_call(&mut self) {
         for UndoWrite { index, key, before, keys, bytes } in self.undo.writes.drain(..).rev() {
             let Some(state) = self.states.get_mut(index) else { continue };
@@ -187,7 +187,7 @@ impl World {
         is_there
     }
 
-    /// Adds to a number, which begins at 0, and returns the sum. The time to live counts from the first.
+    /// Adds to a number, which starts at 0, and returns the sum. The time to live is set only when the key is created.
     ///
     /// # Errors
     /// The value is not a decimal 64-bit integer, the sum leaves its range, or the quota is used up.
@@ -238,31 +238,32 @@ impl World {
         self.counts.push(Count { policy: policy.clone(), name, by, names_max });
     }
 
-    /// The number of a user's open sessions.
+    /// Returns the number of a user's open sessions.
     pub fn sessions_of(&self, user: &str) -> usize {
         self.model.mailboxes.sessions_of(user)
     }
 
-    /// Whether a user is in a group. A guest's question: the answer must still stand at the commit.
+    /// Returns whether a user is in a group. A guest's read: the group must be unchanged at the commit.
     pub fn contains(&mut self, group: &str, user: &str) -> bool {
         self.note_group_read(group);
         let groups = self.model.groups.read();
         self.is_member(&groups, group, user)
     }
 
-    /// The number of members, as a guest's question.
+    /// Returns the number of members. A guest's read, as [`World::contains`].
     pub fn size(&mut self, group: &str) -> usize {
         self.note_group_read(group);
         self.size_in(&self.model.groups.read(), group)
     }
 
-    /// The first members, in the order in which they joined, as a guest's question.
+    /// Returns the first members, in the order in which they joined. A guest's read, as [`World::contains`].
     pub fn members(&mut self, group: &str, most: usize) -> Vec<UserId> {
         self.note_group_read(group);
         self.audience(group, &HashSet::new(), most).0
     }
 
-    /// Returns the first members who are not excepted, in the order in which they joined, and how many there are in all.
+    /// Returns the first members who are not excepted, in the order in which they joined, and how many there are in total. For a
+    /// delivery: a later change of the group is not a conflict.
     pub fn audience(&self, group: &str, except: &HashSet<&UserId>, most: usize) -> (Vec<UserId>, usize) {
         let groups = self.model.groups.read();
         let excepted = except.iter().filter(|user| self.is_member(&groups, group, user.as_str())).count();
@@ -279,7 +280,7 @@ impl World {
     /// # Errors
     /// A bound is reached; nothing has changed.
     pub fn join(&mut self, policy: &Arc<str>, quota: groups::Quota, group: &str, user: UserId) -> Result<(), Full> {
-        // The bounds are checked against its size.
+        // The bounds are checked against the group's size.
         self.note_group_read(group);
         let groups = self.model.groups.read();
         if self.is_member(&groups, group, user.as_str()) {
@@ -320,7 +321,7 @@ impl World {
             admitted_by
         });
         if is_last {
-            // Whoever joins next opens another group.
+            // The next member opens a new group.
             *change = GroupChange { is_ended: true, ..GroupChange::default() };
         }
         if let Some(policy) = policy {
@@ -356,7 +357,7 @@ impl World {
         *self.change(group) = GroupChange { is_ended: true, ..GroupChange::default() };
     }
 
-    /// Whether nothing was read and nothing changed.
+    /// Returns whether nothing was read and nothing changed.
     fn is_untouched(&self) -> bool {
         self.states.is_empty() && self.groups.is_empty() && self.group_reads.is_empty()
     }
@@ -374,7 +375,7 @@ impl World {
         ttl_ms.map(|ttl| self.now_ms.saturating_add(ttl.into()))
     }
 
-    /// What a guest reads under a key: its own writes, else the model's entry, which must still be the same at the commit.
+    /// Returns a key's value: this request's own write, else the model's entry, which must be unchanged at the commit.
     fn read(&mut self, index: usize, key: &str) -> Option<Value> {
         let now_ms = self.now_ms;
         let state = self.states.get_mut(index)?;
@@ -401,7 +402,7 @@ impl World {
         let bytes = state.bytes + signed(entry_bytes(&key, &value.bytes)) - signed(before.unwrap_or(0));
         let fits = |usage: Usage| quota.allows(Usage { keys: add(usage.keys, keys), bytes: add(usage.bytes, bytes) });
         let states = self.model.states.read();
-        // What has expired is looked for only if it is in the way.
+        // Expired entries are subtracted only if the quota would be exceeded otherwise.
         if !fits(states.usage(&state.policy)) && !fits(states.live_usage(&state.policy, now_ms)) {
             return Err(StateError::Quota);
         }
@@ -410,7 +411,7 @@ impl World {
         Ok(())
     }
 
-    /// What an entry uses of the quota as this request sees it; `None` if it is not there.
+    /// Returns what an entry uses of the quota as this request sees it; `None` if there is no such entry.
     fn visible_bytes(&self, index: usize, key: &str) -> Option<usize> {
         let state = self.states.get(index)?;
         if let Some(written) = state.writes.get(key) {
@@ -433,7 +434,7 @@ impl World {
     }
 
     fn note_group_read(&mut self, group: &str) {
-        // What this request changed is its own; the rest of the group is the model's.
+        // Recorded even if this request has changed the group: the rest of the answer comes from the model.
         if !self.group_reads.contains_key(group) {
             let stamp = self.model.groups.read().stamp(group);
             self.group_reads.insert(group.to_owned(), stamp);
@@ -457,7 +458,7 @@ impl World {
         }
     }
 
-    /// The policy whose share a group counts in.
+    /// Returns the policy whose share a group counts in.
     fn opener(&self, groups: &Groups, group: &str) -> Option<Arc<str>> {
         let opened_here = || self.groups.get(group).and_then(|change| change.joined.values().next());
         let is_ended = self.groups.get(group).is_some_and(|change| change.is_ended);
@@ -486,7 +487,7 @@ impl World {
         self.share_of(policy, None, -groups, -memberships);
     }
 
-    /// Whether the keys and groups that were read are still as they were, and what is written fits.
+    /// Returns whether the keys and groups that were read are unchanged, and what is written still fits.
     fn stands(&self, states: &States, groups: &Groups) -> bool {
         let same = |state: &PolicyState| {
             state.reads.iter().all(|(key, stamp)| states.entry(&state.policy, key).map_or(0, |entry| entry.stamp) == *stamp)
@@ -533,7 +534,7 @@ impl World {
                 let stamp = stamp();
                 changes.note(|| Change::End { stamp, group: group.clone() });
             }
-            // New members come first, so that the group goes on when all others leave.
+            // New members join first, so that the group doesn't end if all others leave.
             let (back, new): (Vec<_>, Vec<_>) = change.joined.iter().partition(|(user, _)| change.left.contains(*user));
             for (user, policy) in new {
                 let stamp = stamp();
@@ -555,11 +556,11 @@ impl World {
 }
 
 impl Model {
-    /// Makes what a world changed true, all of it or nothing, notes it, and posts what goes with it before the locks are released. Returns
-    /// the counters to raise.
+    /// Commits the changes of a world, all or nothing, records them, and calls `post` before the locks are released. Returns the counters
+    /// to raise and what `post` returned.
     ///
     /// # Errors
-    /// Something that the world read has changed since, or what it wrote does not fit any more. Nothing was posted.
+    /// Something that the world read has changed since, or what it wrote no longer fits. `post` was not called.
     pub fn commit<P>(&self, world: &mut World, changes: &mut Changes, post: impl FnOnce() -> P) -> Result<(Vec<Count>, P), Conflict> {
         debug_assert!(world.is_live, "a look changes nothing");
         let counts = std::mem::take(&mut world.counts);

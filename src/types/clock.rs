@@ -8,7 +8,7 @@ use tokio::time::Instant;
 pub enum Clock {
     #[default]
     Machine,
-    /// Begins at a moment, and goes on as the runtime's time does: it stands still while that is paused.
+    /// Starts at a moment and advances with the runtime's time, so it stands still while that is paused.
     Since(SystemTime, Instant),
 }
 
@@ -20,7 +20,7 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Returns the time in milliseconds since the Unix epoch.
     pub fn now_ms(self) -> u64 {
         let since = self.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -18,20 +18,20 @@ pub enum Close {
     /// A policy that decides about this socket failed.
     PolicyFault,
     NoPong,
-    /// The session's token is over, and no other came.
+    /// The session's token has expired, and the client sent no new one.
     TokenExpired,
     SlowConsumer,
-    /// One more than `sockets.per_user_max`, and the newest is refused.
+    /// The user has more than `sockets.per_user_max` sessions, and the newest is refused.
     TooManySessions,
-    /// More than `sockets.messages_per_second_max` or `sockets.bytes_per_second_max`.
+    /// The client sent more than `sockets.messages_per_second_max` or `sockets.bytes_per_second_max`.
     TooManyMessages,
     EndedByOperator,
     Idle,
-    /// A newer session of the same user took this one's place.
+    /// A newer session of the same user replaced this one.
     Replaced,
     RefusedByPolicy(String),
     ClosedByPolicy(String),
-    /// The first frame had no valid token, or didn't come.
+    /// The first frame had no valid token, or did not arrive in time.
     Unauthorized,
 }
 
@@ -55,7 +55,7 @@ impl Close {
         }
     }
 
-    /// At most 123 bytes reach the client.
+    /// Returns the reason, of which at most 123 bytes reach the client.
     pub fn reason(&self) -> Cow<'_, str> {
         match self {
             Close::Protocol { reason, .. } => (*reason).into(),

@@ -1,11 +1,11 @@
-//! What a policy decides, in the host's own types: who is told, what, and for how long it matters.
+//! What a policy decides, in the host's own types: the recipients, the message, and for how long it matters.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::types::event::{Body, UserId};
 
-/// What a policy wants done; carried out in the order of the members.
+/// What a policy wants done, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
     pub joins: Vec<Membership>,
@@ -20,12 +20,12 @@ pub struct Membership {
     pub user: UserId,
 }
 
-/// One message and who is to get it.
+/// One message and its recipients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     pub to: Recipients,
     pub except: Vec<UserId>,
-    /// `None`: the event's data as it is.
+    /// `None` means the event's data.
     pub body: Option<Body>,
     pub terms: Terms,
 }
@@ -44,24 +44,24 @@ pub enum Recipients {
     },
 }
 
-/// Shows one user as a list of one.
+/// Writes one user as a list of one.
 fn alone<S: serde::Serializer>(user: &UserId, serializer: S) -> Result<S::Ok, S::Error> {
     serde::Serialize::serialize(&[user], serializer)
 }
 
-/// For how long a message matters, and what may replace it.
+/// How long a message matters, and what may replace it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Terms {
-    /// Worthless after this time, read or not.
+    /// How long the message matters; after that it is dropped.
     pub time_to_live: Option<Duration>,
-    /// How long it is kept for a user who is away. `None`: the server's default, which is also the most.
+    /// How long the message is kept for a user who is away. `None` means the server's default, which is also the most.
     pub keep: Option<Duration>,
     /// A newer message with the same key replaces an older one that is still in the mailbox.
     pub collapse_key: Option<Arc<str>>,
     pub priority: Priority,
 }
 
-/// What goes first when a mailbox is full. Never the order of messages.
+/// Which messages are evicted first when a mailbox is full. It does not change the order of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
@@ -88,7 +88,7 @@ pub struct Draft {
     pub data: Body,
 }
 
-/// "No", and why: a policy's answer to an event, a frame or a reader.
+/// A policy's refusal of an event, a client's message, a session or a reader.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Refusal {
     pub code: String,
@@ -98,17 +98,17 @@ pub struct Refusal {
 /// One message, shared by every mailbox that it was posted to.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Message {
-    /// Id and type of the event that it came from.
+    /// Id of the event that the message came from; its type is next.
     pub event_id: String,
     pub event_type: String,
     pub body: Arc<Body>,
-    /// The policies that its event took; they format it too, as long as they are there.
+    /// The policy set that the event took. It also formats the message, unless it has been retired.
     pub policies: PolicySetId,
-    /// 1, and more if it is tried again after a fault.
+    /// 1, or more if the message is retried after a fault.
     pub attempt: u32,
 }
 
-/// Names a policy set by its components and their configuration, the same in every process: the first half of a SHA-256.
+/// Identifies a policy set by its components and their configuration, in every process alike: the first half of a SHA-256.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PolicySetId(pub u128);
 
@@ -129,7 +129,7 @@ impl Message {
         Message { event_id, event_type, body: Arc::new(body), policies, attempt: 1 }
     }
 
-    /// Returns the same message, to be formatted again by these policies.
+    /// Returns the same message for another attempt, to be formatted by these policies.
     pub fn again(&self, policies: PolicySetId) -> Message {
         Message { policies, attempt: self.attempt + 1, ..self.clone() }
     }

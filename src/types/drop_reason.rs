@@ -1,6 +1,6 @@
-//! Why messages are not read: one table, the same in receipts, metrics and docs.
+//! Why messages are dropped: one table, the same in receipts, metrics and docs.
 
-/// Why a message was not read by a user who was to have it.
+/// Why a user did not read a message that was for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DropReason {
@@ -12,19 +12,19 @@ pub enum DropReason {
     ServerFull,
     /// Past its time to live.
     Expired,
-    /// Kept for as long as was asked, and nobody came for it.
+    /// The user was away for as long as the message was kept.
     Uncollected,
     /// Replaced by a newer one with the same key.
     Collapsed,
     /// Made room for a newer one in a full mailbox.
     Evicted,
-    /// Past the most recipients that one event of this policy may have.
+    /// Beyond the number of recipients that one event of this policy may have.
     TooManyRecipients,
     /// A formatting policy dropped it for this reader.
     Formatted,
-    /// A formatting policy refused it, or faulted, and the rule is to drop.
+    /// A formatting policy refused it, or failed and its `on_fault` is to drop.
     FormatFailed,
-    /// A formatting policy faulted on it, and it is among the dead letters.
+    /// A formatting policy failed on it, and it is kept as a dead letter.
     DeadLetter,
 }
 

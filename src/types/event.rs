@@ -1,6 +1,6 @@
-//! What a producer publishes, and the words that every station shares: user ids and bodies.
+//! Events, and the types that every layer shares: user ids and bodies.
 //!
-//! Types here are proven when they are made; nothing past them checks again. No HTTP, no I/O.
+//! Values are validated when they are made, and not checked again. No HTTP, no I/O.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -24,14 +24,14 @@ pub struct Event {
     pub subject: Option<String>,
     /// RFC 3339.
     pub time: Option<String>,
-    /// `datacontenttype`; `application/json` where the producer named none.
+    /// `datacontenttype`; `application/json` if the producer named none.
     pub content_type: String,
     /// Extension attributes in their string form.
     pub extensions: Vec<(String, String)>,
     pub data: Option<Body>,
 }
 
-/// CloudEvents' structured JSON form: what it shows can be published again.
+/// Writes CloudEvents' structured JSON form, which can be published again.
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
@@ -59,36 +59,38 @@ impl Serialize for Event {
     }
 }
 
-/// A new id for an event whose producer gave none. They sort by time.
+/// Returns a new id, for an event without one. Such ids sort by time.
 pub fn new_event_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }
 
-/// Bytes of an attribute: ids, sources, types, extensions. They are kept with each message.
+/// Bytes of an attribute (id, source, type, extension). Attributes are kept with each message.
 pub const ATTRIBUTE_BYTES_MAX: usize = 1024;
 
-/// Proves one attribute of an event, or one extension's name.
+/// Checks one attribute of an event.
 ///
 /// # Errors
-/// A sentence for whoever made the event.
+/// The attribute is invalid. The sentence is for the event's producer.
 pub fn check_attribute(name: &str, value: &str) -> Result<(), String> {
     if value.len() > ATTRIBUTE_BYTES_MAX {
         return Err(format!("`{name}` has {} bytes, over the limit of {ATTRIBUTE_BYTES_MAX}", value.len()));
     }
     if value.chars().any(char::is_control) {
-        return Err(format!("`{name}` holds a control character"));
+        return Err(format!("`{name}` contains a control character"));
     }
     Ok(())
 }
 
-/// A user's name, as in `/ws/{user_id}`: cheap to clone, never empty, no control characters, bounded.
+/// A user's id, as in `/ws/{user_id}`: cheap to clone, bounded, never empty, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct UserId(Arc<str>);
 
 impl UserId {
+    /// Validates a user's id.
+    ///
     /// # Errors
-    /// A sentence for whoever named the user.
+    /// The id is invalid. The sentence is for the client or producer that sent it.
     pub fn new(text: &str, bytes_max: usize) -> Result<UserId, String> {
         if text.is_empty() {
             return Err("a user id can't be empty".into());
@@ -97,7 +99,7 @@ impl UserId {
             return Err(format!("a user id of {} bytes is over the limit of {bytes_max}", text.len()));
         }
         if text.chars().any(char::is_control) || text.trim() != text {
-            return Err("a user id can't hold control characters, nor begin or end with a space".into());
+            return Err("a user id can't contain control characters, nor begin or end with a space".into());
         }
         Ok(UserId(text.into()))
     }
@@ -119,7 +121,7 @@ impl fmt::Display for UserId {
     }
 }
 
-/// One payload.
+/// The payload of an event or message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// One JSON value; see [`Body::json`].
@@ -128,7 +130,7 @@ pub enum Body {
     Binary(Vec<u8>),
 }
 
-/// One member, whose name says which arm it is: `json`, `text`, or `base64` for binary.
+/// Writes an object with one member, named after the variant: `json`, `text`, or `base64` for binary.
 impl Serialize for Body {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(1))?;
@@ -146,17 +148,17 @@ fn raw(text: &str) -> serde_json::Result<&RawValue> {
 }
 
 impl Body {
-    /// A body of one JSON value (RFC 8259), kept as it was written: numbers keep their digits.
+    /// Returns a body of one JSON value (RFC 8259), kept as it was written: numbers keep their digits.
     ///
     /// # Errors
-    /// What is wrong with the text, and where.
+    /// The text is not one JSON value.
     pub fn json(text: String) -> Result<Body, serde_json::Error> {
         let value: &RawValue = serde_json::from_str(&text)?;
-        // Surrounding whitespace is no part of the value.
+        // Surrounding whitespace is not part of the value.
         if value.get().len() == text.len() { Ok(Body::Json(text)) } else { Ok(Body::Json(value.get().to_owned())) }
     }
 
-    /// What a client wrote in a text frame: JSON if it is one value, else text.
+    /// Returns the body of a text frame: JSON if it is one JSON value, else text.
     pub fn sniff(text: String) -> Body {
         match Body::json(text.clone()) {
             Ok(body) => body,
@@ -171,7 +173,7 @@ impl Body {
         }
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     pub fn size(&self) -> usize {
         self.as_bytes().len()
     }

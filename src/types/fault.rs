@@ -1,4 +1,4 @@
-//! Faults: defects of a policy, reported as its author needs them. A refusal is not one.
+//! Faults: defects of a policy, reported for its author. A refusal is not a fault.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -8,7 +8,7 @@ use serde::Serialize;
 /// Bytes of a fault's detail that are kept.
 pub const FAULT_DETAIL_BYTES_MAX: usize = 4096;
 
-/// A defect of a policy, as its author needs it.
+/// A defect of a policy, and the call in which it showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
     pub policy: Arc<str>,
@@ -23,12 +23,12 @@ pub struct Fault {
     pub at: SystemTime,
 }
 
-/// Why a guest stopped.
+/// What was wrong with a call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Defect {
     pub kind: FaultKind,
     pub detail: String,
-    /// The guest's functions, innermost first, where the component names them.
+    /// The guest's functions, innermost first, if the component names them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub backtrace: Vec<String>,
 }
@@ -36,18 +36,18 @@ pub struct Defect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FaultKind {
-    /// The call took longer than its deadline.
+    /// The call used more CPU time than its deadline allows.
     Deadline,
-    /// The instance was refused memory or a table, and did not get over it.
+    /// The instance was refused more memory or a larger table, and trapped.
     Memory,
     Stack,
-    /// What it handed over is over a bound or not what it claims to be.
+    /// The guest's output is over a bound or invalid.
     Output,
-    /// It panicked, and said why.
+    /// The guest panicked and reported a message.
     Panic,
-    /// It trapped without a word.
+    /// The guest trapped without a message.
     Trap,
-    /// The host ended it: too many host calls.
+    /// The host ended the call: the guest made too many host calls.
     Host,
 }
 
@@ -70,7 +70,7 @@ impl Defect {
         Defect { kind, detail: cut(detail, FAULT_DETAIL_BYTES_MAX).to_owned(), backtrace: Vec::new() }
     }
 
-    /// Says what else than the called function failed.
+    /// Adds what the server was doing, if it was not calling a role function.
     pub fn during(self, what: &str) -> Defect {
         let detail = cut(&format!("{what}: {}", self.detail), FAULT_DETAIL_BYTES_MAX).to_owned();
         Defect { detail, ..self }

@@ -1,10 +1,10 @@
-//! How times look in JSON.
+//! Times in JSON.
 
 use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-/// RFC 3339 in UTC, with milliseconds.
+/// Serializes a time as RFC 3339 in UTC, with milliseconds.
 ///
 /// # Errors
 /// The serializer's.
@@ -12,7 +12,7 @@ pub fn time<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S:
     rfc3339(*time).serialize(serializer)
 }
 
-/// RFC 3339 in UTC, with milliseconds.
+/// Returns a time as RFC 3339 in UTC, with milliseconds.
 pub fn rfc3339(time: SystemTime) -> String {
     match jiff::Timestamp::try_from(time) {
         Ok(time) => format!("{time:.3}"),
