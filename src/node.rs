@@ -124,7 +124,7 @@ impl Node {
         match &outcome {
             Reload::Unchanged => {}
             Reload::Swapped { revision, changed } => tracing::info!(revision, "policies reloaded: {}", changed.join(", ")),
-            Reload::Unreadable(detail) => tracing::error!("{detail}; the policies that serve go on"),
+            Reload::Unreadable(detail) => tracing::error!("{detail}; the current policies keep serving"),
             Reload::Refused(rejected) => {
                 for rejected in rejected {
                     let file = rejected.file.display();

@@ -59,7 +59,7 @@ struct MailboxView {
     seq: u64,
 }
 
-/// `GET {base}/users/{user_id}`: the user's sessions and mailbox, as [`Presence`].
+/// `GET {base}/users/{user_id}`: the user's sessions and mailbox, as `Presence`.
 ///
 /// # Errors
 /// The user id is invalid.
@@ -154,7 +154,7 @@ impl<'a> PolicyView<'a> {
     }
 }
 
-/// `GET {base}/policies`: the current policies and the refused files, as [`PoliciesView`].
+/// `GET {base}/policies`: the current policies and the refused files, as `PoliciesView`.
 pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
     let current = operate.node.policies.current();
     let policies = current.policies.iter().map(|policy| PolicyView::of(policy)).collect();
@@ -175,7 +175,7 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
         Reload::Unchanged => Ok(json(&Reloaded { revision: operate.node.policies.current().revision, changed: Vec::new() })),
         Reload::Swapped { revision, changed } => Ok(json(&Reloaded { revision, changed })),
         Reload::Unreadable(detail) => {
-            let detail = format!("{detail}; the policies that serve go on");
+            let detail = format!("{detail}; the current policies keep serving");
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "plugins_unreadable", detail))
         }
         Reload::Refused(rejected) => {

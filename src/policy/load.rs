@@ -48,7 +48,7 @@ pub enum Reload {
         changed: Vec<String>,
     },
     Refused(Vec<Rejected>),
-    /// The source of the plugins can't be looked at. What serves goes on.
+    /// The plugins can't be listed. The current policies keep serving.
     Unreadable(String),
 }
 
@@ -79,7 +79,7 @@ impl Loader {
     pub fn load(&self) -> (PolicySet, Vec<Rejected>) {
         let mut policies = Vec::new();
         let mut rejected = Vec::new();
-        // Before the first policy there is nothing to keep: a folder that can't be read is one without plugins, and the log says so.
+        // At start-up there are no policies to keep: a folder that can't be read counts as empty, and the error is logged.
         let candidates = self.source.candidates().unwrap_or_else(|error| {
             tracing::warn!(dir = %self.config.plugins.dir.display(), "the plugins can't be listed: {error}");
             Vec::new()
@@ -252,8 +252,10 @@ impl Loader {
         Inspection::of(&self.ticker, &self.compiler, digest, bytes, config, shared)
     }
 
+    /// Returns the fingerprint of the source.
+    ///
     /// # Errors
-    /// The source of the plugins can't be looked at.
+    /// The plugins can't be listed.
     pub fn fingerprint(&self) -> io::Result<Fingerprint> {
         self.source.fingerprint()
     }

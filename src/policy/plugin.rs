@@ -71,7 +71,7 @@ pub struct Policy {
 #[derive(Debug, Default)]
 pub struct Counters {
     pub calls: AtomicU64,
-    /// Calls that were answered, by a refusal too.
+    /// Calls that were answered or refused, without a fault.
     completed: AtomicU64,
     pub refusals: AtomicU64,
     pub faults: AtomicU64,

@@ -1,5 +1,5 @@
-//! Where plugins come from. A closed set, so an enum: a folder, today. What can't be looked at is not gone: a listing that fails is an
-//! error, and its caller keeps what serves.
+//! The source of plugins: a folder, today. An enum, since the set is closed. A listing that fails is an error and does not mean that the
+//! plugins are gone: the caller keeps the policies that serve.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -18,17 +18,17 @@ pub enum Source {
         file_bytes_max: u64,
         /// By policy: the file that the configuration names.
         configured: BTreeMap<String, PathBuf>,
-        /// Policies that the configuration switches off.
+        /// Policies that the configuration disables.
         disabled: Vec<String>,
     },
 }
 
-/// A plugin that may be loaded, read.
+/// A plugin's file that was read, to be loaded.
 #[derive(Debug)]
 pub struct Candidate {
     pub name: String,
     pub file: PathBuf,
-    /// Or why it can't be read: a sentence without its subject.
+    /// The content, or why it can't be read: a sentence without its subject.
     pub content: Result<Content, String>,
 }
 
@@ -39,7 +39,7 @@ pub struct Content {
     pub bytes: Vec<u8>,
 }
 
-/// What a source looks like from outside, to notice a change cheaply.
+/// The metadata of every plugin's file, to notice a change cheaply.
 pub type Fingerprint = Vec<(PathBuf, Option<[i64; 4]>)>;
 
 impl Candidate {
@@ -59,17 +59,19 @@ impl Source {
     /// Reads every plugin, in the order of their names.
     ///
     /// # Errors
-    /// The source can't be looked at. A plugin that can't be read is a candidate that says so.
+    /// The plugins can't be listed. A file that can't be read is a candidate with the reason.
     pub fn candidates(&self) -> io::Result<Vec<Candidate>> {
         let files = self.files()?;
         Ok(files.into_iter().map(|(name, file)| Candidate { content: self.read(&file), name, file }).collect())
     }
 
+    /// Returns the metadata of every plugin's file.
+    ///
     /// # Errors
-    /// The source can't be looked at.
+    /// The plugins can't be listed.
     pub fn fingerprint(&self) -> io::Result<Fingerprint> {
         let look = |file: PathBuf| {
-            // The inode and its change time also tell a file of the same size and time that was put in its place.
+            // The inode and its change time also show a replacement of the same size and modification time.
             let seen = std::fs::metadata(&file).ok();
             let seen = seen.map(|seen| [seen.ino().cast_signed(), seen.size().cast_signed(), seen.ctime(), seen.ctime_nsec()]);
             (file, seen)
@@ -77,20 +79,20 @@ impl Source {
         Ok(self.files()?.into_values().map(look).collect())
     }
 
-    /// Reads one file, which may lie elsewhere.
+    /// Reads one file, which need not be in the folder.
     ///
     /// # Errors
-    /// A sentence without its subject.
+    /// Why the file can't be read: a sentence without its subject.
     pub fn read(&self, file: &Path) -> Result<Content, String> {
         let Source::Folder { file_bytes_max, .. } = self;
         let unreadable = |error: io::Error| format!("can't be read: {error}");
         let metadata = std::fs::metadata(file).map_err(unreadable)?;
-        // Reading a pipe would wait, and a device has no end.
+        // Reading a pipe may block, and a device may never end.
         if !metadata.is_file() {
             return Err("is not a file".into());
         }
         let mut bytes = Vec::new();
-        // One byte more than allowed tells a file that has grown since it was looked at.
+        // One byte more than allowed, to notice a file that has grown since `metadata`.
         let reading = std::fs::File::open(file).and_then(|file| file.take(file_bytes_max.saturating_add(1)).read_to_end(&mut bytes));
         reading.map_err(unreadable)?;
         if bytes.len() as u64 > *file_bytes_max {
@@ -107,12 +109,12 @@ impl Source {
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
             let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-            // Editors and copiers put their unfinished files beside the real ones under names with a dot in front.
+            // Editors and copying tools keep unfinished files in the same folder, under names that begin with a dot.
             if path.extension().is_some_and(|extension| extension == "wasm") && !name.starts_with('.') {
                 files.insert(name.to_owned(), path.clone());
             }
         }
-        // A file that serves under configured names doesn't also serve under its own.
+        // A file that is configured under other names isn't also loaded under its own.
         files.retain(|_, known| !configured.values().any(|file| file == known));
         files.extend(configured.iter().map(|(name, file)| (name.clone(), file.clone())));
         files.retain(|name, _| !disabled.contains(name));

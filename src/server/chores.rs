@@ -18,7 +18,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) async fn watch_plugins(node: Arc<Node>) {
     let config = node.loader.config();
     let mut tick = interval(Duration::from_millis(config.watch_interval_ms));
-    // Empty, as before the first load, so that a file that changed during it is noticed.
+    // Empty, so that the first stable fingerprint reloads: a file may have changed during the first load.
     let (mut seen, mut taken) = (Vec::new(), Vec::new());
     let mut is_readable = true;
     loop {
@@ -37,10 +37,10 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
                 is_readable = true;
                 seen = now;
             }
-            // What serves goes on. It is said once, and looked at again with each tick.
+            // The current policies keep serving. The error is logged once, and the source is tried again with each tick.
             Err(error) if is_readable => {
                 is_readable = false;
-                tracing::error!(dir = %config.dir.display(), "the plugins can't be listed, those that serve go on: {error}");
+                tracing::error!(dir = %config.dir.display(), "the plugins can't be listed; the current policies keep serving: {error}");
             }
             Err(_) => {}
         }

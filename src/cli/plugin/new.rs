@@ -68,7 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let sane = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         && name.starts_with(|first: char| first.is_ascii_alphabetic())
         && name.len() <= NAME_BYTES_MAX;
-    ensure!(sane, "{name:?} is no plugin's name: it has 1 to {NAME_BYTES_MAX} ASCII letters, digits and `-`, and begins with a letter");
+    ensure!(sane, "{name:?} is not a plugin's name: it has 1 to {NAME_BYTES_MAX} ASCII letters, digits and `-`, and begins with a letter");
     ensure!(!dir.exists(), "there is something at {} already", dir.display());
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let parent = fs::canonicalize(parent).with_context(|| format!("there is no folder {}", parent.display()))?;

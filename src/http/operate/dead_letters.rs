@@ -82,14 +82,14 @@ impl Summary {
     }
 }
 
-/// `GET {base}/dead-letters`: all letters, as [`List`].
+/// `GET {base}/dead-letters`: all letters, as `List`.
 pub async fn list(State(operate): State<Arc<Operate>>) -> Response {
     let kept = &operate.node.model.dead_letters;
     let (letters, bytes) = kept.totals();
     json(&List { letters, bytes, dead_letters: kept.list().iter().map(|letter| Summary::of(letter)).collect() })
 }
 
-/// `GET {base}/dead-letters/{id}`: one letter, as [`View`].
+/// `GET {base}/dead-letters/{id}`: one letter, as `View`.
 ///
 /// # Errors
 /// There is no such letter.

@@ -91,7 +91,7 @@ fn nothing_is_overwritten_and_names_are_sane() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("there")).unwrap();
     for (name, words) in
-        [("there", "there is something at there already"), ("no name", "is no plugin's name"), ("1st", "is no plugin's name")]
+        [("there", "there is something at there already"), ("no name", "is not a plugin's name"), ("1st", "is not a plugin's name")]
     {
         let ran = plugin(dir.path(), &["new", name]);
         assert!(ran.code == 1 && ran.err.contains(words), "{}", ran.err);
