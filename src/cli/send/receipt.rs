@@ -53,7 +53,7 @@ struct Dropped {
 
 pub(in crate::cli) fn for_people(answer: &str) -> String {
     let Ok(receipt) = serde_json::from_str::<Receipt>(answer) else {
-        return format!("accepted; the receipt is in no known form: {}\n", plain(answer));
+        return format!("accepted; the receipt has an unknown format: {}\n", plain(answer));
     };
     let mut out = first_line(&receipt);
     let names: Vec<_> = receipt.policies.iter().map(|policy| plain(format!("{} {}", policy.name, policy.version).trim())).collect();
@@ -131,7 +131,7 @@ mod tests {
             for_people(r#"{"recipients":0,"note":"no policy wanted this event type"}"#),
             "published → 0 recipients\n  note: no policy wanted this event type\n"
         );
-        assert!(for_people("[]").contains("no known form"));
+        assert!(for_people("[]").contains("an unknown format"));
     }
 
     #[test]
