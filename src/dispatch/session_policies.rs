@@ -129,12 +129,12 @@ pub fn ask(
         };
         let took = started.elapsed();
         let plans = answer.as_ref().ok().and_then(Option::as_ref).map(|response| respond(set, policy, handle, response.clone(), world));
-        (took, answer, plans.unwrap_or_default())
+        Answered { took, answer, plans: plans.unwrap_or_default() }
     };
-    let post = |planned: &(Duration, Result<Option<Response>, CallError>, Vec<(Arc<Event>, Plan)>)| {
-        planned.2.iter().map(|(_, plan)| apply::post(&dispatch.model, &dispatch.metrics, plan)).collect::<Vec<Applied>>()
+    let post = |answered: &Answered| {
+        answered.plans.iter().map(|(_, plan)| apply::post(&dispatch.model, &dispatch.metrics, plan)).collect::<Vec<Applied>>()
     };
-    let ((took, answer, plans), posted) = dispatch.model.transact_and(&mut changes, plan, post);
+    let (Answered { took, answer, plans }, posted) = dispatch.model.transact_and(&mut changes, plan, post);
     for (index, ((event, plan), applied)) in plans.into_iter().zip(posted).enumerate() {
         dispatch.keep_failures(set, &event, Letter::FIRST, &plan, applied);
         // The first is the answer itself, which does not count as a published event.
@@ -215,4 +215,10 @@ impl std::fmt::Display for Question<'_> {
             Question::Closed(code) => write!(f, "closed ({code})"),
         }
     }
+}
+/// A call, and the plans that its answer amounts to: first its own, then one for each event that it publishes.
+struct Answered {
+    took: Duration,
+    answer: Result<Option<Response>, CallError>,
+    plans: Vec<(Arc<Event>, Plan)>,
 }
