@@ -106,7 +106,7 @@ enum Name {
     /// All users are dropped and come back at once, three times.
     Storm,
     /// Direct, beside a hundred thousand users who are away and have a mailbox.
-    StoreLimits,
+    Growth,
 }
 
 pub(super) fn run_command(arguments: &Arguments) -> anyhow::Result<()> {
@@ -159,7 +159,7 @@ impl Arguments {
 
     fn plan(&self) -> anyhow::Result<Plan> {
         let scenario = match self.scenario {
-            Name::Direct | Name::OpenLoop | Name::StoreLimits => Scenario::Publish(Traffic::Direct),
+            Name::Direct | Name::OpenLoop | Name::Growth => Scenario::Publish(Traffic::Direct),
             Name::Batch => Scenario::Publish(Traffic::Batch),
             Name::Routed | Name::Formatted => Scenario::Publish(Traffic::Routed),
             Name::FanOut => Scenario::Publish(Traffic::FanOut),
@@ -175,14 +175,14 @@ impl Arguments {
             Name::OpenLoop => "open-loop",
             Name::Idle => "idle",
             Name::Storm => "storm",
-            Name::StoreLimits => "growth",
+            Name::Growth => "growth",
         };
         let query = match self.scenario {
             Name::Formatted => self.query.clone().unwrap_or_else(|| QUERY_DEFAULT.to_owned()),
             _ => self.query.clone().unwrap_or_default(),
         };
         let away = match self.scenario {
-            Name::StoreLimits => self.away.unwrap_or(AWAY_DEFAULT),
+            Name::Growth => self.away.unwrap_or(AWAY_DEFAULT),
             _ => self.away.unwrap_or_default(),
         };
         let of_policies = matches!(self.scenario, Name::Batch | Name::Routed | Name::Formatted) || away > 0 || self.v1 || !query.is_empty();
