@@ -222,8 +222,10 @@ pub struct Mailboxes {
     pub messages_max: usize,
     pub bytes_max: usize,
     pub keep_ms: u64,
+    pub resume_ms: u64,
     pub total_messages_max: usize,
     pub total_bytes_max: usize,
+    pub mailboxes_max: usize,
     pub shapes_bytes_max: usize,
 }
 

@@ -8,8 +8,10 @@ pub mod plan;
 mod receipt;
 pub mod session_policies;
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
+use indexmap::IndexSet;
 use tokio::sync::mpsc;
 
 use crate::metrics::{EventOutcome, Metrics};
@@ -107,16 +109,16 @@ impl Dispatch {
         }
         let set = self.policies.current();
         let event = Arc::new(event);
-        let letter = match attempt {
-            1 => Letter::FIRST,
-            // Dead letters of earlier attempts are removed, so that they are not retried as well.
-            _ => Letter { id: 0, attempt: self.model.dead_letters.take_of(&event, attempt) },
-        };
         let (plan, applied) = self.model.transact_and(
             &mut changes,
             |world| plan::plan(&set, &event, world),
-            |plan| apply::post(&self.model, &self.metrics, plan),
+            |plan, changes| apply::post(&self.model, &self.metrics, plan, changes),
         );
+        let letter = match attempt {
+            1 => Letter::FIRST,
+            // The policies that were asked again have no use for their letters of earlier attempts.
+            _ => Letter { id: 0, attempt: self.model.dead_letters.take_of(&event, attempt, |policy| plan.asks(policy)) },
+        };
         let applied = self.keep_failures(&set, &event, letter, &plan, applied);
         if let Some(seen) = seen {
             seen.settle(plan.is_failure(), &mut changes);
@@ -158,7 +160,7 @@ impl Dispatch {
         };
         let set = self.policies.current();
         let message = Arc::new(Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id));
-        let posted = self.model.mailboxes.post(&user, None, &message, &terms);
+        let posted = self.model.mailboxes.post(&user, None, &message, &terms, &mut changes);
         if let Some(seen) = seen {
             // A dropped message may be sent again with the same key.
             seen.settle(matches!(posted, Posted::Dropped(_)), &mut changes);
@@ -185,35 +187,27 @@ impl Dispatch {
             Content::Event(event) => {
                 let again = Letter { id, attempt: letter.attempts + 1 };
                 let consult = |world: &mut World| Plan { steps: vec![plan::consult(&set, policy, event, world)], ..Plan::empty(&set) };
-                let (plan, applied) = self.model.transact_and(&mut changes, consult, |plan| apply::post(&self.model, &self.metrics, plan));
+                let (plan, applied) =
+                    self.model.transact_and(&mut changes, consult, |plan, changes| apply::post(&self.model, &self.metrics, plan, changes));
                 let applied = self.keep_failures(&set, event, again, &plan, applied);
                 Receipt::of(event.id.clone(), event.source.clone(), &plan, &applied)
             }
             Content::Message { message, recipients } => {
                 let again = Arc::new(message.again(set.id));
-                let deliver = |Recipient { user, session }: &Recipient| {
-                    // The user's other sessions have read it.
-                    let is_open = self.model.mailboxes.has_session(user, session);
-                    let to = if is_open {
-                        Recipients::Session { user: user.clone(), session: session.to_string() }
-                    } else {
-                        Recipients::User(user.clone())
-                    };
-                    let audience = smallvec::smallvec![user.clone()];
-                    Planned {
-                        to,
-                        except: Vec::new(),
-                        message: again.clone(),
-                        terms: Terms::default(),
-                        audience,
-                        beyond: 0,
-                        beyond_users: Vec::new(),
-                    }
+                let deliver = |to: Recipients, user: &UserId| Planned {
+                    to,
+                    except: Vec::new(),
+                    message: again.clone(),
+                    terms: Terms::default(),
+                    audience: smallvec::smallvec![user.clone()],
+                    beyond: 0,
+                    beyond_users: Vec::new(),
                 };
-                let decided = Decided { deliveries: recipients.iter().map(deliver).collect(), ..Decided::default() };
+                let deliveries = self.readers_of(recipients).map(|(to, user)| deliver(to, user)).collect();
+                let decided = Decided { deliveries, ..Decided::default() };
                 let step = Step { policy: None, took: std::time::Duration::ZERO, answer: Answer::Decided(decided) };
                 let plan = Plan { steps: vec![step], ..Plan::empty(&set) };
-                let applied = apply::post(&self.model, &self.metrics, &plan);
+                let applied = apply::post(&self.model, &self.metrics, &plan, &mut changes);
                 Receipt::of(message.event_id.clone(), String::new(), &plan, &applied)
             }
         };
@@ -226,6 +220,18 @@ impl Dispatch {
             return applied;
         }
         Applied { letters: apply::keep_failures(&self.model, set, event, letter, plan), ..applied }
+    }
+
+    /// Returns who reads a retried message: the sessions that are still open, since the user's other sessions have read it, and each user
+    /// once of whom none is.
+    fn readers_of<'a>(&self, recipients: &'a [Recipient]) -> impl Iterator<Item = (Recipients, &'a UserId)> {
+        let (open, closed): (Vec<&Recipient>, Vec<&Recipient>) =
+            recipients.iter().partition(|Recipient { user, session }| self.model.mailboxes.has_session(user, session));
+        let reachable: HashSet<&UserId> = open.iter().map(|Recipient { user, .. }| user).collect();
+        let away: IndexSet<&UserId> = closed.iter().map(|Recipient { user, .. }| user).filter(|user| !reachable.contains(user)).collect();
+        let to_session =
+            |Recipient { user, session }: &'a Recipient| (Recipients::Session { user: user.clone(), session: session.to_string() }, user);
+        open.into_iter().map(to_session).chain(away.into_iter().map(|user| (Recipients::User(user.clone()), user)))
     }
 
     fn begin(&self, key: u128, id: &str, source: &str) -> Result<Begun<'_>, UnderWay> {

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use crate::config::FormattingFault;
 use crate::model::Model;
-use crate::model::mailbox::SessionHandle;
 use crate::model::world::World;
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
+use crate::registry::SessionHandle;
 use crate::store::Store;
 use crate::types::delivery::Message;
 use crate::types::drop_reason::DropReason;

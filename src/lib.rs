@@ -12,12 +12,13 @@
 //!
 //! Follow one event through six files, in call order: `http/ingress.rs` (`publish`) → `dispatch.rs` (`Dispatch::publish`) →
 //! `dispatch/plan.rs` (`plan`, where guests run) → `dispatch/apply.rs` (`post`) → `model/mailbox.rs` (`Mailboxes::post`) ‖
-//! `session/conversation.rs` (`Session::run`), which formats and writes. The only hand-over between tasks is the mailbox.
+//! `session/socket.rs` (`Session::run`), which reads, formats and writes. The only hand-over between tasks is the mailbox.
 //!
 //! # Invariants
 //!
 //! 1. *One path.* A message is appended to the user's log when its plan is applied, and sessions are woken. Live, slow, resumed and
-//!    replayed messages are read by the same code (`model::mailbox`). A full log has a stated outcome (`model::mailbox::log`).
+//!    replayed messages are read by the same code (`model::mailbox`). A full log has a stated outcome (`model::mailbox::log`). Who is
+//!    connected and what a user is owed are two things (`registry`, `model::mailbox::log`): a slow reader is found by its own reading.
 //! 2. *Deciding changes nothing*: a plan is a value (`dispatch::plan`), made against a world (`model::world`), and committed whole or made
 //!    again. What was answered is stored (`store`).
 //! 3. *A policy call is bounded, and a transaction*: deadline, memory, table, stack and output size (`policy::engine`, `policy::plugin`).
@@ -33,8 +34,9 @@
 //!    a close code (`types::close`) tells whoever can act on it.
 //! 8. *Formatting never runs twice* for one message and class (`format::shapes`).
 //!
-//! What is absent: `session` and `model` know no event type; nothing outside `policy` knows WebAssembly or the types generated from the
-//! WIT; nothing below `session` and `http` knows HTTP, except for `auth` and `net::problem`, which read and answer requests for them.
+//! What is absent: `registry` knows no messages, and `model::mailbox::log` no sessions; `session` and `model` know no event type; nothing
+//! outside `policy` knows WebAssembly or the types generated from the WIT; nothing below `session` and `http` knows HTTP, except for `auth`
+//! and `net::problem`, which read and answer requests for them.
 
 // In reading order; each room imports only rooms above it, which a test checks. The blank lines keep rustfmt from sorting them.
 
@@ -47,6 +49,8 @@ mod metrics;
 mod net;
 
 mod auth;
+
+mod registry;
 
 mod model;
 

@@ -54,7 +54,7 @@ const PLANS_BESIDE_OTHERS: usize = 4;
 impl Model {
     pub fn new(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Arc<Model> {
         Arc::new(Model {
-            mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, metrics.clone()),
+            mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, clock, random_id(), metrics.clone()),
             states: RwLock::default(),
             groups: RwLock::new(Groups::new(config.groups.clone())),
             dedup: Mutex::new(Dedup::new(&config.events)),
@@ -69,7 +69,7 @@ impl Model {
     /// Plans a request against a world and commits its changes. After a conflict the request is planned again, so `plan` may run several
     /// times.
     pub fn transact<R>(self: &Arc<Model>, changes: &mut Changes, plan: impl FnMut(&mut World) -> R) -> R {
-        self.transact_and(changes, plan, |_| ()).0
+        self.transact_and(changes, plan, |_, _| ()).0
     }
 
     /// As [`Model::transact`], and calls `post` once, before any other request sees the changes. So two requests post their messages in
@@ -78,7 +78,7 @@ impl Model {
         self: &Arc<Model>,
         changes: &mut Changes,
         mut plan: impl FnMut(&mut World) -> R,
-        mut post: impl FnMut(&R) -> P,
+        mut post: impl FnMut(&R, &mut Changes) -> P,
     ) -> (R, P) {
         for _ in 0..PLANS_BESIDE_OTHERS {
             if let Ok(done) = self.attempt(changes, &mut plan, &mut post, Some(&self.turn)) {
@@ -98,13 +98,13 @@ impl Model {
         self: &Arc<Model>,
         changes: &mut Changes,
         plan: &mut impl FnMut(&mut World) -> R,
-        post: &mut impl FnMut(&R) -> P,
+        post: &mut impl FnMut(&R, &mut Changes) -> P,
         turn: Option<&RwLock<()>>,
     ) -> Result<(R, P), Conflict> {
         let mut world = World::live(self);
         let planned = plan(&mut world);
         let _beside_others = turn.map(RwLock::read);
-        let (counts, posted) = self.commit(&mut world, changes, || post(&planned))?;
+        let (counts, posted) = self.commit(&mut world, changes, |changes| post(&planned, changes))?;
         for count in counts {
             self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
         }
@@ -120,4 +120,9 @@ impl Model {
     pub fn sweep(&self) {
         self.states.write().sweep(self.clock.now_ms());
     }
+}
+
+/// A number that no other store has.
+fn random_id() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::auth::Auth;
@@ -55,6 +55,8 @@ pub struct Server {
     auth: Arc<Auth>,
     tls: Option<Arc<Tls>>,
     operate: Arc<Operate>,
+    /// Notified when the server takes no new sockets any more.
+    stopping: Arc<Notify>,
 }
 
 /// Runs a server until `stop` resolves, then drains it.
@@ -101,10 +103,12 @@ impl Server {
         let node = foundations.load().await?;
         let config = node.config.clone();
         let ready = Arc::new(AtomicBool::new(true));
+        let stopping = Arc::new(Notify::new());
         let operate = Arc::new(Operate { node: node.clone(), ready: ready.clone(), exposed: exposed(&config, &auth) });
         let sessions = Arc::new(Sessions {
             auth: auth.clone(),
             ready,
+            stopping: stopping.clone(),
             permits: SessionPermits::new(config.sockets.sessions_max, config.sockets.per_address_max),
             handshakes: Mutex::new(Bucket::full(config.sockets.handshakes_per_second_max)),
             dispatch: node.dispatch.clone(),
@@ -123,7 +127,7 @@ impl Server {
             Some(address) => vec![(listener(config.listen)?, outside), (listener(address)?, inside)],
         };
         let listeners = listeners.into_iter().map(|(listener, routes)| (listener, Front::new(routes, &operate, &auth))).collect();
-        Ok(Server { node, listeners, auth, tls, operate })
+        Ok(Server { node, listeners, auth, tls, operate, stopping })
     }
 
     /// Returns the node, for the development server.
@@ -172,6 +176,7 @@ impl Server {
             () = self.accept_all(&permits, &stopping, &working) => {}
         }
         self.operate.ready.store(false, Ordering::Relaxed);
+        self.stopping.notify_waiters();
         let notice = Duration::from_millis(self.node.config.stop_notice_ms);
         let _ = timeout(notice, self.accept_all(&permits, &stopping, &working)).await;
         drop(working);

@@ -1,11 +1,14 @@
-//! A session: one task that owns one socket, from the handshake to the close frame. Here it comes to be; its loop is in
-//! [`conversation`].
+//! A session: one task that owns one socket, from the handshake to the close frame. Here it comes to be; its loop is in [`socket`], what it
+//! says and understands in [`conversation`].
 
 mod clock;
 mod conversation;
 pub mod entry;
+pub mod framing;
 pub mod handshake;
+mod outbox;
 pub mod protocol;
+mod socket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,23 +22,27 @@ use http::{Request, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::auth::{Auth, Identity, Refused};
 use crate::config;
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, session_policies};
 use crate::format::Format;
 use crate::metrics::Metrics;
-use crate::model::mailbox::{Mailboxes, Reader, SessionHandle};
-use crate::net::permits::{Client, Full, SessionPermit, SessionPermits};
+use crate::model::mailbox::{Head, Mailboxes, Reader};
+use crate::net::permits::{Client, ConnectionPermit, Full, SessionPermit, SessionPermits};
 use crate::net::problem::{self, Problem};
 use crate::net::rate::Bucket;
 use crate::net::stream::Stream;
 use crate::net::websocket::encode_close;
 use crate::net::wire::Wire;
+use crate::registry::SessionHandle;
 use crate::types::close::Close;
 use crate::types::event::UserId;
-use conversation::Session;
+use conversation::Conversation;
+use framing::Framing;
 use handshake::Handshake;
+use socket::Session;
 
 /// What all sessions share.
 #[derive(Debug)]
@@ -43,6 +50,8 @@ pub struct Sessions {
     pub auth: Arc<Auth>,
     /// Whether new ones are welcome.
     pub ready: Arc<AtomicBool>,
+    /// Notified when they no longer are.
+    pub stopping: Arc<Notify>,
     pub handshakes: Mutex<Bucket>,
     pub permits: SessionPermits,
     pub dispatch: Arc<Dispatch>,
@@ -84,21 +93,27 @@ pub async fn connect(
     let visitor = Visitor { user, subprotocol: handshake.subprotocol, attributes };
     // Before the 101: what is posted once the client knows that it is connected is for this session too.
     let entry = match pass {
-        Some(pass) => Entry::Open(visitor.enter(&sessions, pass)),
-        None => Entry::Closed(visitor),
+        Some(pass) => Entry::Decided(visitor.enter(&sessions, pass)),
+        None => Entry::Asked(visitor),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         // Boxed, so that its state is no part of every idle session.
         let begun = Box::pin(begin(sessions, entry, upgrade, seated)).await;
-        if let Some(session) = begun {
-            session.run().await;
+        if let Some((session, head)) = begun {
+            session.run(head).await;
         }
     });
     Ok(handshake.response::<axum::body::Body>().into_response())
 }
 
 impl Sessions {
+    /// # Errors
+    /// The server is stopping.
+    fn welcome(&self) -> Result<(), Close> {
+        if self.ready.load(Ordering::Relaxed) { Ok(()) } else { Err(Close::Restart) }
+    }
+
     fn crowded(&self, full: Full) -> Problem {
         let config::Sockets { sessions_max, per_address_max, .. } = self.sockets;
         match full {
@@ -124,46 +139,83 @@ struct Visitor {
 
 /// Whether the handshake was enough.
 enum Entry {
-    Open(Entered),
+    Decided(Result<Entered, Close>),
     /// The first frame has to bring a token.
-    Closed(Visitor),
+    Asked(Visitor),
 }
 
-/// A visitor with a permit in the mailbox, or without.
+/// A session that the policies have admitted and that has no socket yet.
 struct Entered {
-    reader: Result<Reader, Close>,
+    reader: Reader,
+    /// Where the mailbox was when the client came.
+    head: Head,
     ends: Option<SystemTime>,
 }
 
 impl Visitor {
-    fn enter(mut self, sessions: &Sessions, pass: Identity) -> Entered {
+    /// Opens a session, asks the policies, and makes it one of the user's sessions: no other one gives way to a client that is refused.
+    fn enter(mut self, sessions: &Sessions, pass: Identity) -> Result<Entered, Close> {
         self.attributes.extend(pass.attributes);
-        let handle = SessionHandle::new(self.user, self.subprotocol, self.attributes);
-        Entered { reader: sessions.mailboxes.open(handle), ends: pass.ends }
+        let resumes = Framing::of(self.subprotocol).resumes();
+        let handle = SessionHandle::new(self.user, self.subprotocol, resumes, self.attributes);
+        let mut reader = sessions.mailboxes.open(handle.clone())?;
+        let head = reader.head();
+        session_policies::opened(&sessions.dispatch, &handle)?;
+        // Looked at when the session can be found: a stop that has not seen it has made the server unready before.
+        let admitted = reader.admit().and_then(|()| sessions.welcome());
+        match admitted {
+            Ok(()) => Ok(Entered { reader, head, ends: pass.ends }),
+            Err(close) => {
+                session_policies::closed(&sessions.dispatch, &handle, close.code());
+                Err(close)
+            }
+        }
     }
 
-    /// Waits for the token in the first frame.
+    /// Waits for the token in the first frame, but not while the server stops.
     async fn identify(self, sessions: &Sessions, wire: &mut Wire, input: &mut BytesMut) -> Result<Entered, Close> {
-        let token = entry::token(wire, input, sessions.auth.first_frame()).await?;
+        let stopping = sessions.stopping.notified();
+        tokio::pin!(stopping);
+        stopping.as_mut().enable();
+        sessions.welcome()?;
+        let token = tokio::select! {
+            biased;
+            () = stopping => return Err(Close::Restart),
+            // Dropped together with the socket when the stop comes first.
+            token = entry::token(wire, input, sessions.auth.first_frame()) => token?,
+        };
         let pass = sessions.auth.token(&self.user, &token).map_err(|Refused| Close::Unauthorized)?;
-        Ok(self.enter(sessions, pass))
+        self.enter(sessions, pass)
     }
 }
 
-/// Takes the socket over from HTTP. `None`: it became no session, and is closed.
-async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated: SessionPermit) -> Option<Box<Session>> {
-    // The client may be gone before it has read the 101; then the reader leaves its permit.
+/// A socket that HTTP has given up, with what the client has sent behind its handshake.
+async fn take_over(upgrade: OnUpgrade) -> Option<(Wire, ConnectionPermit, BytesMut)> {
     let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
     let (mut wire, permit) = parts.io.into_inner().into_parts();
     let mut input = BytesMut::from(&parts.read_buf[..]);
     wire.take_read(&mut input).ok()?;
-    let entered = match entry {
-        Entry::Open(entered) => Ok(entered),
-        Entry::Closed(visitor) => visitor.identify(&sessions, &mut wire, &mut input).await,
+    Some((wire, permit, input))
+}
+
+/// Takes the socket over from HTTP. `None`: it became no session, and is closed.
+async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated: SessionPermit) -> Option<(Box<Session>, Head)> {
+    let Some((mut wire, permit, mut input)) = take_over(upgrade).await else {
+        // The client is gone before it has read the 101. The policies have admitted it.
+        if let Entry::Decided(Ok(Entered { reader, .. })) = entry {
+            session_policies::closed(&sessions.dispatch, reader.handle(), conversation::LOST);
+        }
+        return None;
     };
-    let opened = entered.and_then(|Entered { reader, ends }| Ok((reader?, ends)));
-    match opened {
-        Ok((reader, ends)) => Some(Session::new(sessions, reader, wire, input, ends, (permit, seated))),
+    let entered = match entry {
+        Entry::Decided(entered) => entered,
+        Entry::Asked(visitor) => visitor.identify(&sessions, &mut wire, &mut input).await,
+    };
+    match entered {
+        Ok(Entered { reader, head, ends }) => {
+            let conversation = Conversation::new(sessions, reader, ends);
+            Some((Session::new(conversation, wire, input, (permit, seated)), head))
+        }
         Err(close) => {
             let mut out = Vec::new();
             encode_close(close.code(), &close.reason(), &mut out);

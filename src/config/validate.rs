@@ -8,7 +8,7 @@ use super::origin::is_origin;
 
 /// Here zero has a meaning: none, never, or as many as there are cores. Everywhere else it would stop all work, so a new
 /// setting is checked until it is named here.
-const MAY_BE_ZERO: [&str; 19] = [
+const MAY_BE_ZERO: [&str; 20] = [
     "connections_per_address_max",
     "per_address_max",
     "stop_notice_ms",
@@ -19,6 +19,7 @@ const MAY_BE_ZERO: [&str; 19] = [
     "worker_threads",
     "idle_deadline_ms",
     "resume_wait_ms",
+    "resume_ms",
     "dedup_window_ms",
     "retire_ms",
     "order",

@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::model::dead_letters::{Content, DeadLetter};
 use crate::model::mailbox::Posted;
+use crate::model::record::Changes;
 use crate::policy::PolicySet;
 use crate::types::drop_reason::DropReason;
 use crate::types::event::Event;
@@ -33,11 +34,11 @@ impl Letter {
 }
 
 /// Posts every delivery of a plan whose world is committed.
-pub fn post(model: &Model, metrics: &Metrics, plan: &Plan) -> Applied {
+pub fn post(model: &Model, metrics: &Metrics, plan: &Plan, changes: &mut Changes) -> Applied {
     let mut applied =
         Applied { posted: Vec::with_capacity(plan.deliveries().map(|planned| planned.audience.len()).sum()), letters: Vec::new() };
     for planned in plan.deliveries() {
-        deliver(model, planned, &mut applied.posted);
+        deliver(model, planned, &mut applied.posted, changes);
         metrics.dropped(DropReason::TooManyRecipients, planned.beyond);
     }
     let refused: usize = plan.steps.iter().map(Step::joins_refused).sum();
@@ -45,10 +46,10 @@ pub fn post(model: &Model, metrics: &Metrics, plan: &Plan) -> Applied {
     applied
 }
 
-fn deliver(model: &Model, planned: &Planned, posted: &mut Vec<Posted>) {
+fn deliver(model: &Model, planned: &Planned, posted: &mut Vec<Posted>, changes: &mut Changes) {
     let session = planned.session();
     for user in &planned.audience {
-        posted.push(model.mailboxes.post(user, session.as_ref(), &planned.message, &planned.terms));
+        posted.push(model.mailboxes.post(user, session.as_ref(), &planned.message, &planned.terms, changes));
     }
 }
 
@@ -63,8 +64,8 @@ pub fn foresee(model: &Model, plan: &Plan) -> Applied {
     Applied { posted: plan.deliveries().flat_map(foresee).collect(), letters: Vec::new() }
 }
 
-/// Keeps the event for each policy that failed on it, according to the policy's `on_fault`. An event on which a policy faults twice is
-/// poison: it is always kept, so that its producer does not retry for ever.
+/// Keeps the event for each policy that failed on it, according to the policy's `on_fault`. An event that is retried is always kept:
+/// it is not lost because the policy fails again, and its producer does not retry for ever.
 pub fn keep_failures(model: &Model, set: &PolicySet, event: &Arc<Event>, letter: Letter, plan: &Plan) -> Vec<Option<u64>> {
     plan.steps.iter().map(|step| keep_failure(model, set, event, letter, step)).collect()
 }
@@ -76,9 +77,10 @@ fn keep_failure(model: &Model, set: &PolicySet, event: &Arc<Event>, letter: Lett
         Answer::CircuitOpen => None,
         Answer::Decided(_) | Answer::Refused(_) => return None,
     };
-    let is_poison = letter.attempt > 1 && fault.is_some();
+    // What is retried was worth keeping, and is kept again.
+    let is_retried = letter.attempt > 1;
     let rule = set.find(&policy.name)?.on_fault().routing;
-    if rule != RoutingFault::DeadLetter && !is_poison {
+    if rule != RoutingFault::DeadLetter && !is_retried {
         return None;
     }
     let attempts = letter.attempt - u32::from(fault.is_none());

@@ -129,6 +129,11 @@ impl Plan {
         decided.flat_map(|decided| &decided.deliveries)
     }
 
+    /// Returns whether the policy is asked.
+    pub fn asks(&self, policy: &str) -> bool {
+        self.steps.iter().filter_map(|step| step.policy.as_ref()).any(|asked| *asked.name == *policy)
+    }
+
     /// Returns whether policies were called and none of them decided. Such an event may be published again.
     pub fn is_failure(&self) -> bool {
         !self.steps.is_empty() && !self.steps.iter().any(|step| step.answer.is_decision())
@@ -203,7 +208,12 @@ fn audience(to: &Recipients, except: &[UserId], most: usize, world: &World) -> (
         }
         Recipients::User(user) => smallvec::smallvec![user.clone()],
         Recipients::Users(users) => distinct(users),
-        Recipients::Everyone => world.model().mailboxes.everyone().into(),
+        Recipients::Everyone => {
+            let everyone = world.everyone();
+            let excepted = everyone.iter().filter(|user| except.contains(user)).count();
+            let audience = everyone.iter().filter(|user| !except.contains(user)).take(most).cloned().collect();
+            return (audience, everyone.len() - excepted);
+        }
     };
     audience.retain(|user| !except.contains(user));
     let total = audience.len();

@@ -12,9 +12,10 @@ use super::apply::{self, Applied, Letter};
 use super::plan::{self, Answer, Decided, Plan, Planned, PolicyRef, Step};
 use crate::config::SessionsFault;
 use crate::metrics::EventOutcome;
-use crate::model::mailbox::SessionHandle;
+use crate::model::record::Changes;
 use crate::model::world::World;
 use crate::policy::{CallError, Policy, PolicySet};
+use crate::registry::SessionHandle;
 use crate::types::close::Close;
 use crate::types::delivery::{Draft, Message, Recipients, Refusal, Response, Terms};
 use crate::types::event::{self, Body, Event};
@@ -131,8 +132,8 @@ pub fn ask(
         let plans = answer.as_ref().ok().and_then(Option::as_ref).map(|response| respond(set, policy, handle, response.clone(), world));
         Answered { took, answer, plans: plans.unwrap_or_default() }
     };
-    let post = |answered: &Answered| {
-        answered.plans.iter().map(|(_, plan)| apply::post(&dispatch.model, &dispatch.metrics, plan)).collect::<Vec<Applied>>()
+    let post = |answered: &Answered, changes: &mut Changes| -> Vec<Applied> {
+        answered.plans.iter().map(|(_, plan)| apply::post(&dispatch.model, &dispatch.metrics, plan, changes)).collect()
     };
     let (Answered { took, answer, plans }, posted) = dispatch.model.transact_and(&mut changes, plan, post);
     for (index, ((event, plan), applied)) in plans.into_iter().zip(posted).enumerate() {

@@ -138,6 +138,13 @@ pub async fn tell(
     }
     let body = Body::json(cloudevents::text(&body)?.to_owned())
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "json", format!("the body is not one JSON value: {error}")))?;
+    let key_bytes_max = ingress.node.config.groups.name_bytes_max;
+    if let Some(key) = query.collapse_key.as_deref()
+        && !(1..=key_bytes_max).contains(&key.len())
+    {
+        let detail = format!("a collapse key has 1 to {key_bytes_max} bytes, and this one has {} (groups.name_bytes_max)", key.len());
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "collapse_key", detail));
+    }
     let terms = Terms {
         time_to_live: query.ttl_ms.map(Duration::from_millis),
         keep: query.keep_ms.map(Duration::from_millis),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::header::HeaderMap;
+use parking_lot::Mutex;
 
 use crate::auth::Auth;
 pub use crate::auth::api_keys::{generate as new_key, hex_digest as digest};
@@ -10,10 +11,12 @@ use crate::config::{Config, Scope};
 use crate::http::ingress::cloudevents;
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::model::mailbox::{Reader, SessionHandle};
+use crate::model::mailbox::{Page, Reader};
+use crate::model::record::Changes;
 use crate::model::world::World;
 use crate::node::{Foundations, Node};
 use crate::policy::Policy;
+use crate::registry::SessionHandle;
 use crate::types::clock::Clock;
 use crate::types::delivery::{Message, PolicySetId, Terms};
 use crate::types::event::{Body, Event, UserId};
@@ -53,7 +56,10 @@ pub struct Unshaped(Arc<Message>);
 
 /// An open session.
 #[derive(Debug)]
-pub struct Device(Reader);
+pub struct Device {
+    handle: Arc<SessionHandle>,
+    reader: Mutex<Reader>,
+}
 
 impl Line {
     /// # Errors
@@ -72,8 +78,11 @@ impl Line {
     /// The user id is refused, or the user has too many sessions.
     pub fn connect(&self, user: &str, attributes: Vec<(String, String)>) -> anyhow::Result<Device> {
         let user = UserId::new(user, self.0.config.sockets.user_id_bytes_max).map_err(anyhow::Error::msg)?;
-        let opened = self.0.model.mailboxes.open(SessionHandle::new(user, None, attributes));
-        opened.map(Device).map_err(|close| anyhow::anyhow!("{close:?}"))
+        let opened = self.0.model.mailboxes.open(SessionHandle::new(user, None, false, attributes));
+        let admitted = opened.and_then(|mut reader| reader.admit().map(|()| reader));
+        admitted
+            .map(|reader| Device { handle: reader.handle().clone(), reader: Mutex::new(reader) })
+            .map_err(|close| anyhow::anyhow!("{close:?}"))
     }
 
     /// Reads an event from a request; a batch counts as its first.
@@ -97,7 +106,7 @@ impl Line {
     }
 
     pub fn post(&self, device: &Device, message: &Unshaped) {
-        self.0.model.mailboxes.post(&device.0.handle().user, None, &message.0, &Terms::default());
+        self.0.model.mailboxes.post(&device.handle.user, None, &message.0, &Terms::default(), &mut Changes::forgotten());
     }
 
     /// The bytes that a session sends of a message.
@@ -105,7 +114,7 @@ impl Line {
     /// # Errors
     /// Formatting dropped it.
     pub async fn shape(&self, message: &Unshaped, device: &Device) -> anyhow::Result<usize> {
-        let shaped = self.0.format.shape(&message.0, device.0.handle()).await;
+        let shaped = self.0.format.shape(&message.0, &device.handle).await;
         shaped.map(|body| body.size()).map_err(|reason| anyhow::anyhow!("{reason:?}"))
     }
 }
@@ -139,9 +148,10 @@ impl Device {
     /// Takes all there is, as sent; the number of messages.
     pub fn take(&self) -> usize {
         let mut taken = Vec::new();
-        self.0.take(usize::MAX, &mut taken);
-        if let Some((seq, _)) = taken.last() {
-            self.0.delivered(*seq);
+        let mut reader = self.reader.lock();
+        if let Page::More { upto } | Page::End { upto } = reader.page(usize::MAX, &mut taken) {
+            reader.advance(upto);
+            reader.written(upto);
         }
         taken.len()
     }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::model::mailbox::SessionHandle;
+use crate::registry::SessionHandle;
 use crate::types::delivery::Message;
 use crate::types::event::{Event, UserId};
 use crate::types::fault::Fault;
@@ -134,11 +134,13 @@ impl DeadLetters {
         Some(Arc::unwrap_or_clone(letter))
     }
 
-    /// Removes the letters of an event that is published again. Returns the number of this attempt.
-    pub fn take_of(&self, event: &Event, attempt: u32) -> u32 {
+    /// Removes the letters that these policies have of an event which was published again. Returns the number of this attempt.
+    pub fn take_of(&self, event: &Event, attempt: u32, is_of: impl Fn(&str) -> bool) -> u32 {
         let mut kept = self.kept.lock();
-        let is_same =
-            |letter: &DeadLetter| matches!(&letter.content, Content::Event(known) if known.id == event.id && known.source == event.source);
+        let is_same = |letter: &DeadLetter| {
+            is_of(&letter.policy)
+                && matches!(&letter.content, Content::Event(known) if known.id == event.id && known.source == event.source)
+        };
         let same: Vec<(u64, u32)> =
             kept.letters.values().filter(|letter| is_same(letter)).map(|letter| (letter.id, letter.attempts)).collect();
         for (id, _) in &same {

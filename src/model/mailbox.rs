@@ -1,39 +1,48 @@
 //! Mailboxes: a delivery is appended to its user's log and the user's sessions are woken. A session is a cursor.
 //!
-//! This is the one path: live, slow, resumed and replayed messages are all read by [`Reader::take`]. A full log has a stated
-//! outcome ([`Log::make_room`]), and each message that is not read is counted under its reason.
+//! This is the one path: live, slow, resumed and replayed messages are all read by [`Reader::page`]. A full log has a stated outcome
+//! ([`log::Log::put`]), and each message that is not read is counted under its reason.
 //!
-//! Locks: a shard's lock is taken before a mailbox's lock, and neither is held while anything waits.
+//! A user's sessions and a user's log are two things, and neither touches the other. [`Mailboxes`] owns both, so that a post finds them with
+//! one look-up under one lock: it hands a log the hint of how far the sessions have read, and wakes sessions after a post. It closes none
+//! for being slow: a session finds out by reading that it has missed something.
+//!
+//! Locks: a shard's lock is taken before a mailbox's lock, and neither is held while anything waits. Making room in other mailboxes
+//! ([`Mailboxes::reclaim`]) begins before a post takes any lock.
 
+mod delivered;
 mod log;
 mod reader;
+mod room;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use smallvec::SmallVec;
-use tokio::time::Instant;
 
-use crate::config::{self, TooMany};
+use super::record::{Change, Changes};
+use crate::config;
 use crate::metrics::Metrics;
+use crate::registry::{Registry, SessionHandle, UserSessions};
+use crate::types::clock::Clock;
 use crate::types::close::Close;
 use crate::types::delivery::{Message, Terms};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::UserId;
-use log::{Log, Removed};
-pub use reader::Reader;
+use log::{Limits, Log, Marks, New, Removed};
+pub use reader::{Head, Page, Reader, Resumed};
+use room::Room;
 
 /// Enough that two cores seldom meet at one lock.
 const SHARDS: usize = 64;
 
-/// One part in so many of the total bounds is for users who are connected; the rest is for all.
-const CONNECTED_SHARE: usize = 10;
+/// How long to wait after a search through all mailboxes before the next one: a million of them take some 100 ms. What is read meanwhile
+/// makes room in its own mailbox only.
+const RECLAIM_PAUSE_MS: u64 = 100;
 
 /// All users' mailboxes. One exists only while it holds something, has a session, or its reader may resume.
 #[derive(Debug)]
@@ -41,11 +50,13 @@ pub struct Mailboxes {
     shards: Box<[Shard]>,
     hasher: std::hash::RandomState,
     limits: config::Mailboxes,
-    per_user_max: usize,
-    too_many: TooMany,
-    messages: AtomicUsize,
-    bytes: AtomicUsize,
-    sessions: AtomicUsize,
+    clock: Clock,
+    registry: Registry,
+    room: Room,
+    /// Tells this store's seqs from those of another one that knew the same users.
+    store_id: u64,
+    last_birth: AtomicU64,
+    reclaim: Mutex<Reclaim>,
     metrics: Arc<Metrics>,
 }
 
@@ -53,100 +64,29 @@ type Shard = Mutex<HashMap<UserId, Arc<Mailbox>>>;
 
 #[derive(Debug)]
 struct Mailbox {
-    /// Names this life of the mailbox: a seq means nothing in another one.
-    epoch: String,
+    /// Names this life of the mailbox: a seq means nothing in another one. A newer birth replaces an older one.
+    birth: u64,
     content: Mutex<Content>,
 }
 
 #[derive(Debug)]
 struct Content {
+    sessions: UserSessions,
     log: Log,
-    /// Most users have one session.
-    handles: SmallVec<[Registration; 1]>,
-    /// A `signalpost.v1` session has read here, so that its client may resume.
-    resumable: bool,
-    /// When the last session left.
-    vacant_since: Instant,
+    /// A session has read here whose client may resume.
+    is_resumable: bool,
+    /// A client has acked here, so that what was written doesn't count as read.
+    is_acked: bool,
+    /// When the last session left, in milliseconds since the Unix epoch.
+    vacant_since_ms: u64,
 }
 
-/// A session's place in its user's mailbox.
-#[derive(Debug)]
-struct Registration {
-    handle: Arc<SessionHandle>,
-    cursor: u64,
-    /// Where the session began to read.
-    start: u64,
-}
-
-/// What a mailbox knows of a session, and how it calls it.
-#[derive(Debug)]
-pub struct SessionHandle {
-    pub id: Arc<str>,
-    pub user: UserId,
-    pub subprotocol: Option<&'static str>,
-    pub attributes: Vec<(String, String)>,
-    pub opened: SystemTime,
-    wake: Wake,
-    ending: OnceLock<Close>,
-}
-
-/// Wakes one task. `Notify` would do for many: it keeps a list of those who wait.
+/// Where the search for room goes on.
 #[derive(Debug, Default)]
-struct Wake {
-    is_woken: AtomicBool,
-    task: AtomicWaker,
-}
-
-impl Wake {
-    fn wake(&self) {
-        self.is_woken.store(true, Ordering::Release);
-        self.task.wake();
-    }
-
-    fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
-        if !self.is_woken.load(Ordering::Acquire) {
-            self.task.register(context.waker());
-        }
-        // Again, since it may have been woken before the task was registered.
-        if self.is_woken.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
-impl SessionHandle {
-    pub fn new(user: UserId, subprotocol: Option<&'static str>, attributes: Vec<(String, String)>) -> Arc<SessionHandle> {
-        Arc::new(SessionHandle {
-            id: uuid::Uuid::new_v4().simple().to_string().into(),
-            user,
-            subprotocol,
-            attributes,
-            opened: SystemTime::now(),
-            wake: Wake::default(),
-            ending: OnceLock::new(),
-        })
-    }
-
-    /// Asks the session to close; the first reason stands.
-    pub fn end(&self, close: Close) {
-        let _ = self.ending.set(close);
-        self.wake.wake();
-    }
-
-    /// Ready when there may be something to do. One task polls this.
-    pub fn poll_woken(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.wake.poll(context)
-    }
-
-    pub fn ending(&self) -> Option<&Close> {
-        self.ending.get()
-    }
-
-    /// The value of an attribute; `user` is the user's id.
-    pub fn attribute(&self, name: &str) -> Option<&str> {
-        if name == "user" {
-            return Some(self.user.as_str());
-        }
-        self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
+struct Reclaim {
+    shard: usize,
+    /// When it last took all mailboxes.
+    exhausted_ms: Option<u64>,
 }
 
 /// What became of one delivery to one user.
@@ -159,6 +99,7 @@ pub enum Posted {
 /// A user's presence, for people and programs that ask.
 #[derive(Debug)]
 pub struct Presence {
+    /// With the last message that each has taken.
     pub sessions: Vec<(Arc<SessionHandle>, u64)>,
     pub messages: usize,
     pub bytes: usize,
@@ -176,36 +117,71 @@ pub struct Totals {
 }
 
 impl Mailboxes {
-    pub fn new(limits: config::Mailboxes, sockets: &config::Sockets, metrics: Arc<Metrics>) -> Arc<Mailboxes> {
+    pub fn new(limits: config::Mailboxes, sockets: &config::Sockets, clock: Clock, store_id: u64, metrics: Arc<Metrics>) -> Arc<Mailboxes> {
         Arc::new(Mailboxes {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: std::hash::RandomState::new(),
+            room: Room::new(&limits),
             limits,
-            per_user_max: sockets.per_user_max,
-            too_many: sockets.too_many,
-            messages: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            sessions: AtomicUsize::new(0),
+            clock,
+            registry: Registry::new(sockets),
+            store_id,
+            last_birth: AtomicU64::new(0),
+            reclaim: Mutex::default(),
             metrics,
         })
     }
 
-    /// Appends a message to a user's log and wakes their sessions. `session`: only that one may read it.
-    pub fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, terms: &Terms) -> Posted {
-        let keep = terms.keep.unwrap_or(Duration::MAX).min(self.keep_max());
+    /// Appends a message to a user's log, notes that, and wakes the user's sessions. `session`: only that one may read it.
+    pub fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, terms: &Terms, changes: &mut Changes) -> Posted {
+        let keep_ms = terms.keep.map_or(u64::MAX, |keep| u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)).min(self.limits.keep_ms);
+        let new = New { message, session, terms, keep_ms, now_ms: self.clock.now_ms() };
+        if self.room.lacks(true, new.size(), (0, 0)) {
+            self.reclaim(|room| !room.lacks(true, new.size(), (0, 0)));
+        }
         let mut shard = self.shard(user).lock();
         let mailbox = match shard.get(user) {
             Some(mailbox) => mailbox.clone(),
-            None if keep.is_zero() || session.is_some() => return self.dropped(DropReason::Away),
-            None => shard.entry(user.clone()).or_insert_with(Mailbox::new).clone(),
+            None if keep_ms == 0 || session.is_some() => return self.dropped(DropReason::Away),
+            None => {
+                if self.room.lacks_mailboxes() {
+                    drop(shard);
+                    self.reclaim(|room| !room.lacks_mailboxes());
+                    shard = self.shard(user).lock();
+                }
+                // Nothing is missed by a user who has no mailbox: the next one has another epoch.
+                if !shard.contains_key(user) && (self.room.lacks_mailboxes() || self.room.lacks(true, new.size(), (0, 0))) {
+                    return self.dropped(DropReason::ServerFull);
+                }
+                self.mailbox(&mut shard, user)
+            }
         };
         let mut content = mailbox.content.lock();
         drop(shard);
-        let posted = self.append(&mut content, session, message, terms, keep);
-        if let Posted::Posted { .. } = posted {
-            for taken in &content.handles {
-                taken.handle.wake.wake();
+        let mut removed = Removed::default();
+        let posted = self.append(&mut content, &new, &mut removed);
+        match posted {
+            Posted::Posted { seq } => {
+                content.sessions.wake();
+                // Only what outlives a process is worth noting.
+                if keep_ms > 0 && session.is_none() {
+                    changes.note(|| Change::Post {
+                        user: user.clone(),
+                        birth: mailbox.birth,
+                        seq,
+                        posted_ms: new.now_ms,
+                        message: message.clone(),
+                        terms: terms.clone(),
+                        removed: removed.for_new.to_vec(),
+                    });
+                }
             }
+            Posted::Dropped(DropReason::MailboxFull | DropReason::ServerFull) => {
+                content.sessions.wake();
+                let Marks { last, delivered, lost } = content.log.marks();
+                changes.note(|| Change::Mark { user: user.clone(), birth: mailbox.birth, last, delivered, lost });
+            }
+            Posted::Dropped(_) => {}
         }
         posted
     }
@@ -217,40 +193,34 @@ impl Mailboxes {
         if gone || unkept { Posted::Dropped(DropReason::Away) } else { Posted::Posted { seq: 0 } }
     }
 
-    /// Opens a session on its user's mailbox.
+    /// Opens a provisional session on its user's mailbox; [`Reader::admit`] makes it a session like others.
     ///
     /// # Errors
     /// The user has as many sessions as the configuration allows, and it says that the newest is refused.
     pub fn open(self: &Arc<Self>, handle: Arc<SessionHandle>) -> Result<Reader, Close> {
+        if self.room.lacks_mailboxes() {
+            self.reclaim(|room| !room.lacks_mailboxes());
+        }
         let mut shard = self.shard(&handle.user).lock();
-        let mailbox = shard.entry(handle.user.clone()).or_insert_with(Mailbox::new).clone();
+        let mailbox = self.mailbox(&mut shard, &handle.user);
         let mut content = mailbox.content.lock();
         drop(shard);
-        while content.handles.len() >= self.per_user_max {
-            if self.too_many == TooMany::RefuseNewest {
-                return Err(Close::TooManySessions);
-            }
-            content.handles.remove(0).handle.end(Close::Replaced);
-            self.sessions.fetch_sub(1, Ordering::Relaxed);
-        }
-        // What was kept is for whoever comes first; another device sees what comes from now on.
-        let cursor = if content.handles.is_empty() { content.log.delivered() } else { content.log.last() };
-        content.resumable |= handle.subprotocol.is_some();
-        content.handles.push(Registration { handle: handle.clone(), cursor, start: cursor });
-        self.sessions.fetch_add(1, Ordering::Relaxed);
-        handle.wake.wake();
+        self.registry.enter(&mut content.sessions, &handle)?;
+        // Where a second device begins: it reads what comes from now on.
+        handle.place(content.log.last(), content.log.last());
         drop(content);
-        Ok(Reader { mailboxes: self.clone(), mailbox, handle })
+        Ok(Reader::new(self.clone(), mailbox, handle))
     }
 
-    /// The number of a user's open sessions.
+    /// Returns the number of a user's open sessions.
     pub fn sessions_of(&self, user: &str) -> usize {
         let Some(mailbox) = self.find(user) else { return 0 };
-        mailbox.content.lock().handles.len()
+        mailbox.content.lock().sessions.admitted().count()
     }
 
+    /// Whether a session can be reached, also while it is provisional.
     pub fn has_session(&self, user: &UserId, session: &str) -> bool {
-        self.find(user.as_str()).is_some_and(|mailbox| mailbox.content.lock().handles.iter().any(|taken| *taken.handle.id == *session))
+        self.find(user.as_str()).is_some_and(|mailbox| mailbox.content.lock().sessions.find(session).is_some())
     }
 
     pub fn presence(&self, user: &UserId) -> Presence {
@@ -259,132 +229,168 @@ impl Mailboxes {
         };
         let content = mailbox.content.lock();
         Presence {
-            sessions: content.handles.iter().map(|taken| (taken.handle.clone(), taken.cursor)).collect(),
+            sessions: content.sessions.admitted().map(|handle| (handle.clone(), handle.cursor())).collect(),
             messages: content.log.len(),
             bytes: content.log.bytes(),
             last: content.log.last(),
-            epoch: Some(mailbox.epoch.clone()),
+            epoch: Some(self.epoch(&mailbox)),
         }
     }
 
-    /// Ends a user's sessions, and says how many there were.
+    /// Ends a user's sessions, and returns how many there were.
     pub fn end_sessions(&self, user: &UserId, close: &Close) -> usize {
         let Some(mailbox) = self.find(user.as_str()) else { return 0 };
-        let content = mailbox.content.lock();
-        for taken in &content.handles {
-            taken.handle.end(close.clone());
-        }
-        content.handles.len()
+        mailbox.content.lock().sessions.end(close)
     }
 
-    /// Asks a part of the sessions to close, as [`Mailboxes::sweep`] does; how many they were.
+    /// Asks a part of the sessions to close, the `round`th of [`Mailboxes::SWEEP_ROUNDS`], and returns how many they were.
     pub fn end_part(&self, round: usize, close: &Close) -> usize {
         let Some(shard) = self.shards.get(round % SHARDS) else { return 0 };
-        let mut ended = 0;
-        for mailbox in shard.lock().values() {
-            let content = mailbox.content.lock();
-            content.handles.iter().for_each(|taken| taken.handle.end(close.clone()));
-            ended += content.handles.len();
-        }
-        ended
+        shard.lock().values().map(|mailbox| mailbox.content.lock().sessions.end(close)).sum()
     }
 
-    /// Every user with an open session.
+    /// Returns every user with an open session.
     pub fn everyone(&self) -> Vec<UserId> {
         let mut users = Vec::new();
-        self.each(|user, content| {
-            if !content.handles.is_empty() {
-                users.push(user.clone());
-            }
-        });
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let connected = shard.iter().filter(|(_, mailbox)| !mailbox.content.lock().sessions.is_away());
+            users.extend(connected.map(|(user, _)| user.clone()));
+        }
         users
     }
 
     pub fn totals(&self) -> Totals {
         Totals {
-            mailboxes: self.shards.iter().map(|shard| shard.lock().len()).sum(),
-            messages: self.messages.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            sessions: self.sessions.load(Ordering::Relaxed),
+            mailboxes: self.room.mailboxes(),
+            messages: self.room.messages(),
+            bytes: self.room.bytes(),
+            sessions: self.registry.count(),
         }
     }
 
     /// Forgets what was kept for long enough, a part of the users at each call: the `round`th of [`Mailboxes::SWEEP_ROUNDS`].
     pub fn sweep(&self, round: usize) {
-        let Some(shard) = self.shards.get(round % SHARDS) else { return };
-        shard.lock().retain(|_, mailbox| {
-            let mut content = mailbox.content.lock();
-            self.expire(&mut content);
-            !self.is_idle(&content)
-        });
+        self.sweep_shard(round % SHARDS, |content| self.expire(content));
     }
 
     /// Calls of [`Mailboxes::sweep`] that see every user once.
     pub const SWEEP_ROUNDS: usize = SHARDS;
 
-    fn append(&self, content: &mut Content, session: Option<&Arc<str>>, message: &Arc<Message>, terms: &Terms, keep: Duration) -> Posted {
-        let away = content.handles.is_empty();
-        let gone = session.is_some_and(|id| !content.handles.iter().any(|taken| taken.handle.id == *id));
-        if gone || (away && keep.is_zero()) {
+    fn append(&self, content: &mut Content, new: &New<'_>, removed: &mut Removed) -> Posted {
+        let is_away = content.sessions.is_away();
+        let is_gone = match new.session {
+            Some(id) => content.sessions.find(id).is_none(),
+            None => is_away && new.keep_ms == 0,
+        };
+        if is_gone {
             return self.dropped(DropReason::Away);
         }
-        // Before anything gives way to a message that isn't taken.
-        let size = log::entry_size(message);
-        if self.is_full(away, size) {
-            self.expire(content);
-            if self.is_full(away, size) {
-                return self.dropped(DropReason::ServerFull);
-            }
+        if !self.make_room(content, new, is_away, removed) {
+            return self.refuse(content, new, DropReason::ServerFull);
         }
-        let mut removed = Removed::default();
-        if let Some(key) = &terms.collapse_key {
-            content.log.collapse(key, session, content.read(), &mut removed);
-        }
-        let limits = (self.limits.messages_max, self.limits.bytes_max);
-        let room = content.log.make_room(message, terms, content.read(), limits, &mut removed);
-        self.account(content, &removed);
-        if room.is_err() {
-            return self.dropped(DropReason::MailboxFull);
-        }
-        let before = content.log.bytes();
-        let seq = content.log.append(message.clone(), session.cloned(), terms.clone(), keep, Instant::now());
-        self.messages.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(content.log.bytes() - before, Ordering::Relaxed);
+        let limits = Limits { messages_max: self.limits.messages_max, bytes_max: self.limits.bytes_max };
+        let mut gone = Removed::default();
+        let Ok(seq) = content.log.put(new, content.sessions.read_mark(), limits, &mut gone) else {
+            return self.refuse(content, new, DropReason::MailboxFull);
+        };
+        self.account(&gone);
+        removed.for_new.extend(gone.for_new);
+        self.room.add(new.size());
         self.metrics.posted.inc();
         Posted::Posted { seq }
     }
 
-    fn is_full(&self, away: bool, size: usize) -> bool {
-        let bound = |max: usize| if away { max - max / CONNECTED_SHARE } else { max };
-        self.messages.load(Ordering::Relaxed) >= bound(self.limits.total_messages_max)
-            || self.bytes.load(Ordering::Relaxed) + size > bound(self.limits.total_bytes_max)
+    /// Makes room within the bounds of all mailboxes, at the cost of what has been read in this one, and returns whether there is any.
+    fn make_room(&self, content: &mut Content, new: &New<'_>, is_away: bool, removed: &mut Removed) -> bool {
+        let replaced = content.log.replaced(new);
+        if !self.room.lacks(is_away, new.size(), replaced) {
+            return true;
+        }
+        self.expire(content);
+        loop {
+            if !self.room.lacks(is_away, new.size(), content.log.replaced(new)) {
+                return true;
+            }
+            let mut gone = Removed::default();
+            if !content.log.give_way(content.sessions.read_mark(), &mut gone) {
+                return false;
+            }
+            self.account(&gone);
+            removed.for_new.extend(gone.for_new);
+        }
+    }
+
+    /// Refuses a message for lack of room. It takes a seq, so that its readers learn that something is missing.
+    fn refuse(&self, content: &mut Content, new: &New<'_>, reason: DropReason) -> Posted {
+        match new.session {
+            None => content.log.refuse(new.terms.priority, content.sessions.read_mark()),
+            // The user's other sessions don't miss it.
+            Some(id) => content.sessions.find(id).into_iter().for_each(|handle| handle.end(Close::SlowConsumer)),
+        }
+        self.dropped(reason)
     }
 
     fn expire(&self, content: &mut Content) {
-        let removed = content.log.expire(content.read(), self.keep_max(), Instant::now());
-        self.account(content, &removed);
+        let owed = content.log.owed();
+        let removed = content.log.expire(content.sessions.read_mark(), self.limits.keep_ms, self.clock.now_ms());
+        self.account(&removed);
+        if content.log.owed() > owed {
+            // Those who have missed something find it out by reading.
+            content.sessions.wake();
+        }
     }
 
-    /// Counts what has gone, and closes the sessions that were owed it.
-    fn account(&self, content: &mut Content, removed: &Removed) {
+    /// Looks for room in other mailboxes until there is enough: what has expired goes, what has been read, and the memory of empty mailboxes
+    /// that somebody may resume from.
+    fn reclaim(&self, is_enough: impl Fn(&Room) -> bool) {
+        let mut reclaim = self.reclaim.lock();
+        let now_ms = self.clock.now_ms();
+        // A clock that has gone back doesn't make the pause longer.
+        let is_paused = reclaim.exhausted_ms.is_some_and(|exhausted_ms| now_ms.abs_diff(exhausted_ms) < RECLAIM_PAUSE_MS);
+        if is_paused || is_enough(&self.room) {
+            return;
+        }
+        for _ in 0..SHARDS {
+            let is_crowded = self.room.lacks_mailboxes();
+            self.sweep_shard(reclaim.shard % SHARDS, |content| {
+                self.expire(content);
+                let mut removed = Removed::default();
+                while content.log.give_way(content.sessions.read_mark(), &mut removed) {}
+                self.account(&removed);
+                content.is_resumable &= !(is_crowded && content.sessions.is_empty() && content.log.is_empty());
+            });
+            reclaim.shard += 1;
+            if is_enough(&self.room) {
+                return;
+            }
+        }
+        reclaim.exhausted_ms = Some(now_ms);
+    }
+
+    /// Visits each mailbox of a shard, and removes it if nobody needs it any more.
+    fn sweep_shard(&self, index: usize, visit: impl Fn(&mut Content)) {
+        let Some(shard) = self.shards.get(index) else { return };
+        let mut shard = shard.lock();
+        let before = shard.len();
+        shard.retain(|_, mailbox| {
+            let mut content = mailbox.content.lock();
+            visit(&mut content);
+            !self.is_idle(&content)
+        });
+        self.room.give_back_mailboxes(before - shard.len());
+    }
+
+    /// Counts what has gone.
+    fn account(&self, removed: &Removed) {
         if removed.messages == 0 {
             return;
         }
-        self.messages.fetch_sub(removed.messages, Ordering::Relaxed);
-        self.bytes.fetch_sub(removed.bytes, Ordering::Relaxed);
+        self.room.give_back(removed);
         self.metrics.dropped(DropReason::Expired, removed.expired);
         self.metrics.dropped(DropReason::Uncollected, removed.uncollected);
         self.metrics.dropped(DropReason::Collapsed, removed.collapsed);
         self.metrics.dropped(DropReason::Evicted, removed.evicted);
-        let Some(owed) = removed.owed else { return };
-        content.handles.retain(|taken| {
-            let behind = taken.cursor < owed;
-            if behind {
-                taken.handle.end(Close::SlowConsumer);
-                self.sessions.fetch_sub(1, Ordering::Relaxed);
-            }
-            !behind
-        });
     }
 
     fn dropped(&self, reason: DropReason) -> Posted {
@@ -392,41 +398,72 @@ impl Mailboxes {
         Posted::Dropped(reason)
     }
 
-    /// Nothing kept, nobody there, and nobody who could ask what they missed.
+    /// Whether nothing is kept, no session is there, and no client may come back and ask what it missed.
     fn is_idle(&self, content: &Content) -> bool {
-        let may_resume = content.resumable && content.vacant_since + self.keep_max() > Instant::now();
-        content.handles.is_empty() && content.log.is_empty() && !may_resume
+        if !content.sessions.is_empty() || !content.log.is_empty() {
+            return false;
+        }
+        let age_ms = self.clock.now_ms().saturating_sub(content.vacant_since_ms);
+        !content.is_resumable || age_ms >= self.limits.resume_ms || self.room.is_crowded()
     }
 
     fn leave(&self, handle: &Arc<SessionHandle>, mailbox: &Arc<Mailbox>) {
         let mut shard = self.shard(&handle.user).lock();
         let mut content = mailbox.content.lock();
-        // By identity: a late leave never takes a newer session's place away, and one who was put out has left already.
-        let before = content.handles.len();
-        content.handles.retain(|taken| !Arc::ptr_eq(&taken.handle, handle));
-        self.sessions.fetch_sub(before - content.handles.len(), Ordering::Relaxed);
-        content.vacant_since = Instant::now();
+        if !self.registry.leave(&mut content.sessions, handle) {
+            // Another session took its place, and it left then.
+            return;
+        }
+        self.settle_up(&mut content, handle);
+        content.vacant_since_ms = self.clock.now_ms();
         self.tidy(&mut content);
-        let current = shard.get(&handle.user).is_some_and(|current| Arc::ptr_eq(current, mailbox));
-        if current && self.is_idle(&content) {
+        let is_current = shard.get(&handle.user).is_some_and(|current| Arc::ptr_eq(current, mailbox));
+        if is_current && self.is_idle(&content) {
             shard.remove(&handle.user);
+            self.room.give_back_mailboxes(1);
         }
     }
 
-    /// Where nobody can resume, what has been read is not kept.
+    /// Notes what a session that is leaving has delivered, and forgets what only that session could read.
+    fn settle_up(&self, content: &mut Content, handle: &Arc<SessionHandle>) {
+        // For a client that never acks, what was written is read. What a client acked was noted when it did.
+        if !content.is_acked {
+            content.log.mark_delivered(handle.position().0, handle.written());
+        }
+        let forgotten = content.log.forget_session(&handle.id, handle.cursor());
+        self.account(&forgotten);
+    }
+
+    /// Removes what has been read, if no client can resume.
     fn tidy(&self, content: &mut Content) {
-        if !content.resumable {
-            let removed = content.log.settle(content.read());
-            self.account(content, &removed);
+        if !content.is_resumable {
+            let removed = content.log.settle(content.sessions.read_mark());
+            self.account(&removed);
         }
     }
 
-    fn each(&self, mut visit: impl FnMut(&UserId, &Content)) {
-        for shard in &self.shards {
-            for (user, mailbox) in shard.lock().iter() {
-                visit(user, &mailbox.content.lock());
-            }
+    /// Returns the user's mailbox, and creates it if there is none.
+    fn mailbox(&self, shard: &mut HashMap<UserId, Arc<Mailbox>>, user: &UserId) -> Arc<Mailbox> {
+        if let Some(mailbox) = shard.get(user) {
+            return mailbox.clone();
         }
+        let birth = self.last_birth.fetch_add(1, Ordering::Relaxed) + 1;
+        let content = Content {
+            sessions: UserSessions::default(),
+            log: Log::default(),
+            is_resumable: false,
+            is_acked: false,
+            vacant_since_ms: self.clock.now_ms(),
+        };
+        let mailbox = Arc::new(Mailbox { birth, content: Mutex::new(content) });
+        shard.insert(user.clone(), mailbox.clone());
+        self.room.add_mailbox();
+        mailbox
+    }
+
+    /// Names a life of a mailbox, for its clients.
+    fn epoch(&self, mailbox: &Mailbox) -> String {
+        format!("{}-{}", base36(self.store_id), base36(mailbox.birth))
     }
 
     fn find(&self, user: &str) -> Option<Arc<Mailbox>> {
@@ -441,22 +478,16 @@ impl Mailboxes {
     fn shard_of(&self, user: &str) -> &Shard {
         &self.shards[self.hasher.hash_one(user) as usize % SHARDS]
     }
-
-    fn keep_max(&self) -> Duration {
-        Duration::from_millis(self.limits.keep_ms)
-    }
 }
 
-impl Mailbox {
-    fn new() -> Arc<Mailbox> {
-        let content = Content { log: Log::new(), handles: SmallVec::new(), resumable: false, vacant_since: Instant::now() };
-        Arc::new(Mailbox { epoch: uuid::Uuid::new_v4().simple().to_string(), content: Mutex::new(content) })
-    }
-}
-
-impl Content {
-    /// How far every open session has read; `None` where none is open.
-    fn read(&self) -> Option<u64> {
-        self.handles.iter().map(|taken| taken.cursor).min()
+/// A number in digits and small letters.
+fn base36(mut number: u64) -> String {
+    let mut digits = Vec::new();
+    loop {
+        digits.push(char::from_digit((number % 36) as u32, 36).unwrap_or('0'));
+        number /= 36;
+        if number == 0 {
+            return digits.iter().rev().collect();
+        }
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! A policy call is a transaction: the writes of a call are dropped if it faults, and the writes of a request if its plan is.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ pub struct World {
     shares: Vec<PolicyShare>,
     counts: Vec<Count>,
     undo: Undo,
+    /// All users with an open session, collected when a delivery first wants them.
+    everyone: OnceCell<Vec<UserId>>,
 }
 
 /// A policy's request to raise one of its counters.
@@ -121,15 +124,12 @@ impl World {
             shares: Vec::new(),
             counts: Vec::new(),
             undo: Undo::default(),
+            everyone: OnceCell::new(),
         }
     }
 
     pub fn is_live(&self) -> bool {
         self.is_live
-    }
-
-    pub fn model(&self) -> &Arc<Model> {
-        &self.model
     }
 
     /// Returns the time of the current call, in milliseconds since the Unix epoch.
@@ -236,6 +236,11 @@ impl World {
 
     pub fn count(&mut self, policy: &Arc<str>, name: String, by: u64, names_max: usize) {
         self.counts.push(Count { policy: policy.clone(), name, by, names_max });
+    }
+
+    /// Returns every user with an open session, the same ones to all deliveries of the request.
+    pub fn everyone(&self) -> &[UserId] {
+        self.everyone.get_or_init(|| self.model.mailboxes.everyone())
     }
 
     /// Returns the number of a user's open sessions.
@@ -561,11 +566,16 @@ impl Model {
     ///
     /// # Errors
     /// Something that the world read has changed since, or what it wrote no longer fits. `post` was not called.
-    pub fn commit<P>(&self, world: &mut World, changes: &mut Changes, post: impl FnOnce() -> P) -> Result<(Vec<Count>, P), Conflict> {
+    pub fn commit<P>(
+        &self,
+        world: &mut World,
+        changes: &mut Changes,
+        post: impl FnOnce(&mut Changes) -> P,
+    ) -> Result<(Vec<Count>, P), Conflict> {
         debug_assert!(world.is_live, "a look changes nothing");
         let counts = std::mem::take(&mut world.counts);
         if world.is_untouched() {
-            return Ok((counts, post()));
+            return Ok((counts, post(changes)));
         }
         let mut states = self.states.write();
         let mut groups = self.groups.write();
@@ -573,7 +583,7 @@ impl Model {
             return Err(Conflict);
         }
         world.write_into(&mut states, &mut groups, &mut || self.next_stamp(), changes);
-        Ok((counts, post()))
+        Ok((counts, post(changes)))
     }
 }
 
@@ -690,7 +700,7 @@ mod tests {
         assert_eq!(text(world.get(&policy(), "k", QUOTA)), Some("1".into()));
         assert_eq!(text(world.get(&policy(), "other", QUOTA)), None);
         assert_eq!(model.states.read().usage("p"), Usage::default(), "nothing is committed yet");
-        let (counts, ()) = model.commit(&mut world, &mut Changes::forgotten(), || ()).unwrap();
+        let (counts, ()) = model.commit(&mut world, &mut Changes::forgotten(), |_| ()).unwrap();
         assert_eq!(counts.iter().map(|count| count.name.as_str()).collect::<Vec<_>>(), ["kept"]);
         assert_eq!(model.states.read().usage("p").keys, 1);
     }
@@ -706,7 +716,7 @@ mod tests {
                 // Another request is quicker.
                 let mut other = World::live(&model);
                 other.increment(&policy(), "n".into(), 10, None, QUOTA).unwrap();
-                model.commit(&mut other, &mut Changes::forgotten(), || ()).unwrap();
+                model.commit(&mut other, &mut Changes::forgotten(), |_| ()).unwrap();
             }
             sum
         });
@@ -724,8 +734,8 @@ mod tests {
         assert_eq!(told.audience("g", &HashSet::new(), 9), (vec![user("a")], 1));
         told.set(&policy(), "k".into(), vec![], None, QUOTA).unwrap();
         join("b").unwrap();
-        assert_eq!(model.commit(&mut looked, &mut Changes::forgotten(), || ()).err(), Some(Conflict));
-        assert!(model.commit(&mut told, &mut Changes::forgotten(), || ()).is_ok());
+        assert_eq!(model.commit(&mut looked, &mut Changes::forgotten(), |_| ()).err(), Some(Conflict));
+        assert!(model.commit(&mut told, &mut Changes::forgotten(), |_| ()).is_ok());
     }
 
     #[tokio::test]

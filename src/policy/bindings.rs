@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::mailbox::SessionHandle;
+use crate::registry::SessionHandle;
 use crate::types::delivery::{Decision, Delivery, Draft, Membership, Priority, Recipients, Refusal, Response, Terms};
 use crate::types::event::{self, Body, Event, UserId};
 

@@ -1,4 +1,4 @@
-//! What a session's clocks say: when to ping, and when to give up on a client. Pure: time is an argument.
+//! A session's clocks: when to ping a client, and when to give it up. Pure: time is an argument.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use crate::config::Sockets;
 use crate::types::close::Close;
 
-/// When something was last heard and said.
+/// When the client was last heard, and what the session waits for.
 #[derive(Debug)]
 pub struct Clock {
     pub heard: Instant,
     pub pinged: Option<Instant>,
-    /// Since when the client has not taken what is written.
+    /// When the client stopped taking what is written.
     pub blocked: Option<Instant>,
     /// Until when messages wait for the client's resume.
     pub held: Option<Instant>,
@@ -27,13 +27,13 @@ impl Clock {
         Clock { heard: now, pinged: None, blocked: None, held: None, message: now, ends }
     }
 
-    /// The client was heard.
+    /// Notes that the client was heard.
     pub fn hear(&mut self, now: Instant) {
         self.heard = now;
         self.pinged = None;
     }
 
-    /// When [`Clock::tick`] has to look again, unless something happens before.
+    /// Returns when [`Clock::tick`] has to look again, unless something happens before.
     pub fn due(&self, sockets: &Sockets) -> Instant {
         let after = |since: Instant, milliseconds: u64| since + Duration::from_millis(milliseconds);
         let mut due = match (self.blocked, self.pinged) {
@@ -48,10 +48,10 @@ impl Clock {
         [self.held, self.ends].into_iter().flatten().fold(due, Instant::min)
     }
 
-    /// Whether a silent client is to be pinged now.
+    /// Returns whether a silent client is to be pinged now.
     ///
     /// # Errors
-    /// Why to give up on a client who is gone, stuck or idle, or whose token is over.
+    /// Why to give the client up: it is gone, stuck or idle, or its token is over.
     pub fn tick(&mut self, sockets: &Sockets, now: Instant) -> Result<bool, Close> {
         let over = |since: Instant, milliseconds: u64| since + Duration::from_millis(milliseconds) <= now;
         if self.held.is_some_and(|held| held <= now) {
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_does_not_read_is_not_pinged_but_given_up() {
+    fn a_client_that_does_not_read_is_not_pinged_but_given_up() {
         let (sockets, (mut clock, at)) = (sockets(), clock());
         clock.blocked = Some(at(24));
         assert_eq!((clock.due(&sockets), clock.tick(&sockets, at(28))), (at(29), Ok(false)));

@@ -10,7 +10,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::support::raw::{self, Raw};
-use crate::support::{Client, QUIET, SOON, TestServer};
+use crate::support::wat::Guest;
+use crate::support::{Client, QUIET, SOON, TestServer, plugins};
 
 /// A problem document's status and code.
 async fn problem(response: reqwest::Response) -> (u16, String) {
@@ -81,7 +82,7 @@ mod one_user {
     }
 
     #[tokio::test]
-    async fn with_one_session_for_each_user_the_newest_wins_and_the_late_end_of_the_old_one_changes_nothing() {
+    async fn the_newest_session_wins_if_a_user_may_have_one_and_the_late_end_of_the_old_one_changes_nothing() {
         let server = TestServer::with("[sockets]\nper_user_max = 1").await;
         let mut old = Raw::open(&server, "1001", "").await;
         let mut new = server.connect("1001").await;
@@ -100,8 +101,65 @@ mod one_user {
         assert_eq!(server.metric("signalpost_sessions").await, 1.0);
     }
 
+    /// Refuses every socket with a subprotocol.
+    const PLAIN_ONLY: &str = "(drop (call $silent))
+        (if (local.get $sub) (then
+            (i32.store8 (i32.const 832) (i32.const 1))
+            (i32.store (i32.const 836) (global.get $code)) (i32.store (i32.const 840) (global.get $code_bytes))
+            (i32.store (i32.const 844) (global.get $detail)) (i32.store (i32.const 848) (global.get $detail_bytes))))
+        (i32.const 832)";
+
+    async fn refusing_strangers(settings: &str) -> (TestServer, tempfile::TempDir) {
+        let dir = plugins(&[]);
+        let strings = &[("code", "stranger"), ("detail", "nobody knows you")];
+        let guest = Guest { strings, opened: PLAIN_ONLY, ..Guest::sessions("(call $not_mine)") };
+        std::fs::write(dir.path().join("bouncer.wasm"), guest.component()).unwrap();
+        (TestServer::with(&format!("{settings}\n[plugins]\ndir = {:?}", dir.path())).await, dir)
+    }
+
     #[tokio::test]
-    async fn one_session_too_many_is_refused_where_the_settings_say_so() {
+    async fn a_refused_stranger_takes_no_place_from_the_users_session() {
+        let (server, _dir) = refusing_strangers("[sockets]\nper_user_max = 1").await;
+        let mut real = server.connect("1001").await;
+        for round in 0..5 {
+            assert_eq!(server.connect_v1("1001").await.closed().await, (4203, "nobody knows you".into()));
+            server.post("/users/1001/messages", json!(round)).await;
+            assert_eq!(real.text().await, round.to_string());
+        }
+        assert_eq!(server.metric(&closed(4202)).await, 0.0);
+        assert_eq!(server.metric("signalpost_sessions").await, 1.0);
+        // One who is admitted does.
+        let mut new = server.connect("1001").await;
+        assert_eq!(real.closed().await.0, 4202);
+        server.post("/users/1001/messages", json!("new")).await;
+        assert_eq!(new.text().await, "\"new\"");
+    }
+
+    #[tokio::test]
+    async fn refused_strangers_take_no_message_from_a_user_who_comes_back() {
+        let (server, _dir) = refusing_strangers("").await;
+        let url = server.socket_url("1001");
+        let hammering = tokio::spawn(async move {
+            loop {
+                Client::open(&url, Some("signalpost.v1")).await.closed().await;
+            }
+        });
+        for round in 0..30 {
+            for message in 0..3 {
+                server.post("/users/1001/messages", json!([round, message])).await;
+            }
+            let mut real = server.connect("1001").await;
+            for message in 0..3 {
+                assert_eq!(real.json().await, json!([round, message]));
+            }
+            real.socket.close(None).await.unwrap();
+            assert_eq!(real.closed().await.0, 1005);
+        }
+        hammering.abort();
+    }
+
+    #[tokio::test]
+    async fn one_session_too_many_is_refused_if_the_settings_say_so() {
         let server = TestServer::with("[sockets]\nper_user_max = 1\ntoo_many = \"refuse-newest\"").await;
         let mut first = server.connect("1001").await;
         let mut second = server.connect("1001").await;
@@ -238,7 +296,7 @@ mod handshakes {
     }
 
     #[tokio::test]
-    async fn an_incomplete_handshake_is_refused_with_what_it_lacks() {
+    async fn an_incomplete_handshake_is_refused_with_a_word_on_what_it_lacks() {
         let server = TestServer::start().await;
         let whole = raw::handshake("1001", "Connection: close\r\n");
         let cases = [
@@ -272,7 +330,7 @@ mod handshakes {
     }
 
     #[tokio::test]
-    async fn a_subprotocol_is_selected_only_where_it_is_offered_by_its_exact_name() {
+    async fn a_subprotocol_is_selected_only_if_it_is_offered_by_its_exact_name() {
         let server = TestServer::start().await;
         for (offer, selected) in [
             ("", false),
@@ -344,7 +402,7 @@ mod frames {
     use super::*;
 
     #[tokio::test]
-    async fn without_a_subprotocol_a_frame_is_exactly_what_was_posted() {
+    async fn a_frame_without_a_subprotocol_is_exactly_what_was_posted() {
         let server = TestServer::start().await;
         let mut client = server.connect("1001").await;
         for body in [
@@ -363,7 +421,7 @@ mod frames {
     }
 
     #[tokio::test]
-    async fn with_the_subprotocol_a_hello_comes_first_and_messages_are_in_envelopes() {
+    async fn a_hello_comes_first_with_the_subprotocol_and_messages_are_in_envelopes() {
         let server = TestServer::start().await;
         let mut client = server.connect_v1("1001").await;
         let hello = client.json().await;
@@ -496,7 +554,7 @@ mod endings {
     }
 
     #[tokio::test]
-    async fn a_session_without_messages_is_closed_where_the_settings_say_so() {
+    async fn a_session_without_messages_is_closed_if_the_settings_say_so() {
         // Pongs are life signs, not messages.
         let server = TestServer::with("[sockets]\nidle_deadline_ms = 200\nping_interval_ms = 20").await;
         let mut client = server.connect("1001").await;
@@ -550,13 +608,19 @@ mod endings {
     #[tokio::test]
     async fn a_clients_close_is_echoed_with_its_code() {
         let server = TestServer::start().await;
-        for code in [1000_u16, 1001, 3000, 4321] {
+        for code in [1000_u16, 1001, 3000, 4100, 4321] {
             let mut raw = Raw::open(&server, "1001", "").await;
             raw.send(raw::CLOSE, &[&code.to_be_bytes()[..], b"bye"].concat()).await;
             assert_eq!(raw.frame().await, Some((raw::CLOSE, code.to_be_bytes().to_vec())));
             assert_eq!(raw.frame().await, None);
-            drop(raw);
+        }
+        for code in [1000, 1001] {
             server.metric_reaches(&closed(code), 1.0).await;
+        }
+        // A client makes no labels, and its codes don't count as the server's.
+        server.metric_reaches(r#"signalpost_sessions_closed_total{code="other"}"#, 3.0).await;
+        for code in [3000, 4100, 4321] {
+            assert_eq!(server.metric(&closed(code)).await, 0.0);
         }
         let mut raw = Raw::open(&server, "1001", "").await;
         raw.send(raw::CLOSE, b"").await;
@@ -580,7 +644,7 @@ mod endings {
     }
 
     #[tokio::test]
-    async fn what_was_opened_and_closed_is_counted() {
+    async fn opened_and_closed_sessions_are_counted() {
         let server = TestServer::start().await;
         let mut polite = server.connect("1").await;
         let lost = server.connect("2").await;
@@ -747,7 +811,7 @@ mod connections {
     }
 
     #[tokio::test]
-    async fn there_are_no_more_connections_than_allowed_and_a_place_is_given_back() {
+    async fn connections_are_bounded_and_one_that_ends_makes_room() {
         let server = TestServer::with("[http]\nconnections_max = 2").await;
         let first = server.connect("1001").await;
         let second = server.connect("1001").await;
@@ -760,6 +824,26 @@ mod connections {
         drop(second);
         server.post("/users/1001/messages", json!(1)).await;
         assert_eq!(third.text().await, "1");
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_admitted_a_client_is_told_that_it_is_gone_however_soon_that_is() {
+        const CLIENTS: u64 = 20;
+        let dir = plugins(&[]);
+        std::fs::write(dir.path().join("policy.wasm"), Guest::sessions("(call $not_mine)").component()).unwrap();
+        let server = TestServer::with(&format!("[plugins]\ndir = {:?}", dir.path())).await;
+        for _ in 0..CLIENTS {
+            let mut raw = Raw::connect(server.address).await;
+            raw.write(raw::handshake("1001", "").as_bytes()).await;
+        }
+        let waiting = async {
+            // Each is asked about once when it comes, and once when it goes.
+            while server.get("/policies").await["policies"][0]["counters"]["calls"] != 2 * CLIENTS {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(SOON, waiting).await.expect("the policy is told of all of them");
+        assert_eq!(server.metric("signalpost_sessions").await, 0.0);
     }
 
     #[tokio::test]

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use futures_util::SinkExt;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::process::{ServerProcess, signalpost};
 use crate::support::raw::{self, Raw};
@@ -27,7 +29,7 @@ async fn is_not_ready(server: &TestServer) {
 }
 
 #[tokio::test]
-async fn it_is_not_ready_and_takes_no_sockets_before_it_takes_no_connections() {
+async fn a_stopping_server_is_not_ready_and_takes_no_sockets_before_it_takes_no_connections() {
     let mut server = TestServer::with("stop_notice_ms = 2000").await;
     let mut client = server.connect_v1("1001").await;
     client.json().await;
@@ -45,6 +47,26 @@ async fn it_is_not_ready_and_takes_no_sockets_before_it_takes_no_connections() {
     assert_eq!(farewell["type"], "reconnect", "{farewell}");
     assert_eq!(client.closed().await.0, 1012);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_socket_that_has_not_shown_its_token_yet_becomes_no_session_and_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "cKq8Zr2mW5xT1vB9nJ4hL7pD3fG6sA0yE").unwrap();
+    let users = format!("[auth.users]\nalgorithms = [\"HS256\"]\nkey_files = [{secret:?}]\nfirst_frame_deadline_ms = 60_000\n");
+    let mut server = TestServer::with(&format!("stop_notice_ms = 300\n{users}")).await;
+    let mut silent = server.connect("1001").await;
+    let mut late = server.connect_v1("1002").await;
+    let began = Instant::now();
+    server.begin_stop();
+    is_not_ready(&server).await;
+    // It may come too late for the server to read.
+    let _ = late.socket.send(Message::text(r#"{"type":"auth","token":"x"}"#)).await;
+    assert_eq!(silent.closed().await, (1012, "server restarts, reconnect".into()));
+    assert_eq!(late.closed().await.0, 1012);
+    server.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -69,7 +91,7 @@ async fn clients_are_told_different_times_and_closed_at_a_pace() {
 }
 
 #[tokio::test]
-async fn a_signal_ends_it_with_0_within_its_bound_whatever_a_client_does() {
+async fn a_signal_ends_the_server_with_0_within_its_bound_whatever_a_client_does() {
     let plugins = plugins(&["pooling"]);
     let settings = "stop_deadline_ms = 1500\n[sockets]\nclose_deadline_ms = 1500\nwrite_deadline_ms = 600_000\n";
     let mut process = ServerProcess::start(plugins.path(), settings);
@@ -87,7 +109,7 @@ async fn a_signal_ends_it_with_0_within_its_bound_whatever_a_client_does() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_server_at_once() {
     let plugins = plugins(&["pooling"]);
     let mut process = ServerProcess::start(plugins.path(), "stop_notice_ms = 60_000");
     let _client = process.server.connect("1").await;
@@ -100,7 +122,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn a_signal_during_the_start_ends_it_too() {
+async fn a_signal_during_the_start_ends_the_server_too() {
     let plugins = plugins(&["pooling"]);
     // An issuer that takes its time.
     let issuer = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

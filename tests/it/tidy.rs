@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module of `src` and its level. A module imports only from lower ones, and from its own parts.
-const LEVELS: [(&str, u32); 20] = [
+const LEVELS: [(&str, u32); 21] = [
     ("config", 0),
     ("types", 0),
     ("metrics", 1),
     ("load", 3),
     ("net", 2),
     ("auth", 3),
+    ("registry", 2),
     ("model", 3),
     ("policy", 4),
     ("store", 5),

@@ -8,7 +8,8 @@ use bytes::BytesMut;
 use serde_json::value::RawValue;
 
 use crate::net::websocket::{Decoder, Incoming, Opcode, ProtocolError, encode, encode_close};
-use crate::session::protocol::{self, ClientFrame};
+use crate::session::framing::Framing;
+use crate::session::protocol::ClientFrame;
 use crate::types::event::Body;
 
 /// What the decoder may leave unread while it waits for more: a header and a control frame's payload but for its last byte.
@@ -138,7 +139,7 @@ fn enveloped(body: &Body) {
     }
 
     let mut frame = Vec::new();
-    protocol::message(true, 7, body, &mut frame);
+    Framing::V1.message(7, body, &mut frame);
     let payload = frame.get(header_len(&frame)..).unwrap_or_default();
     let envelope: Envelope<'_> = serde_json::from_slice(payload).unwrap_or_else(|error| panic!("{body:?}: {error}"));
     assert_eq!(envelope.seq, 7);

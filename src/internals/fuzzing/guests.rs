@@ -7,13 +7,13 @@ use sha2::{Digest as _, Sha256};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::model::mailbox::SessionHandle;
 use crate::model::world::World;
 use crate::policy::bindings::Bounds;
 use crate::policy::compile::Compiler;
 use crate::policy::host::Shared;
 use crate::policy::plugin::Binary;
 use crate::policy::{CallError, Policy, engine};
+use crate::registry::SessionHandle;
 use crate::types::clock::Clock;
 use crate::types::delivery::{Decision, Delivery, Draft, Message, PolicySetId, Recipients, Refusal, Response};
 use crate::types::event::{Body, Event, UserId};
@@ -157,5 +157,5 @@ fn message() -> Arc<Message> {
 
 fn session() -> Arc<SessionHandle> {
     let user = UserId::new("u", BOUNDS.user_id_bytes_max).unwrap_or_else(|detail| panic!("{detail}"));
-    SessionHandle::new(user, None, Vec::new())
+    SessionHandle::new(user, None, false, Vec::new())
 }

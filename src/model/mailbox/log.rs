@@ -1,24 +1,30 @@
-//! One user's ordered log: what is in it, what replaces what, and what goes when it is full. Pure: time is an argument.
+//! One user's ordered log: what is in it, what replaces what, and what goes when it is full. Pure: time is an argument, and what is known of
+//! sessions is a hint ([`ReadMark`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::Instant;
+use smallvec::SmallVec;
 
+use super::delivered::Delivered;
+use crate::registry::ReadMark;
 use crate::types::delivery::{Message, Priority, Terms};
 
-/// What an entry costs beside its message's body.
+/// What an entry costs beside the texts that it keeps.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 
+/// For a time that never comes, in milliseconds.
+const NEVER: u64 = u64::MAX;
+
 /// Entries in the order of their seq. Gaps are normal: an entry that was replaced or has expired leaves one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Log {
     entries: VecDeque<Entry>,
     bytes: usize,
     last: u64,
     lost: u64,
-    delivered: u64,
+    owed: u64,
+    delivered: Delivered,
 }
 
 #[derive(Debug)]
@@ -27,23 +33,33 @@ pub struct Entry {
     pub message: Arc<Message>,
     /// The only session that may read it; `None`: all.
     pub session: Option<Arc<str>>,
-    terms: Terms,
-    posted: Instant,
-    keep: Duration,
+    collapse_key: Option<Arc<str>>,
+    priority: Priority,
+    /// Milliseconds since the Unix epoch. The clock may have gone back since: an age is never negative.
+    posted_ms: u64,
+    ttl_ms: u64,
+    keep_ms: u64,
 }
 
-impl Entry {
-    pub fn size(&self) -> usize {
-        entry_size(&self.message)
-    }
-
-    /// `now` is looked at only where the entry is worthless at some time.
-    pub fn expired(&self, now: impl FnOnce() -> Instant) -> bool {
-        self.terms.time_to_live.is_some_and(|time| self.posted + time <= now())
-    }
+/// A message that is to be appended.
+#[derive(Clone, Copy, Debug)]
+pub struct New<'a> {
+    pub message: &'a Arc<Message>,
+    pub session: Option<&'a Arc<str>>,
+    pub terms: &'a Terms,
+    /// How long it is kept for a user who is away.
+    pub keep_ms: u64,
+    pub now_ms: u64,
 }
 
-/// What making room or the passing of time did, for the counters and for the sessions that it concerns.
+/// What one log may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub messages_max: usize,
+    pub bytes_max: usize,
+}
+
+/// What has gone from a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     pub messages: usize,
@@ -54,10 +70,48 @@ pub struct Removed {
     pub uncollected: usize,
     /// Of these, replaced by a newer one with the same key before everybody had read them.
     pub collapsed: usize,
-    /// Of these, dropped unread because the mailbox was full.
+    /// Of these, dropped unread because there was no room.
     pub evicted: usize,
-    /// Sessions that have not read up to here have missed something that they were owed.
-    pub owed: Option<u64>,
+    /// The seqs of those that went for a new message.
+    pub for_new: SmallVec<[u64; 2]>,
+}
+
+/// How far a log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    pub last: u64,
+    pub delivered: u64,
+    pub lost: u64,
+}
+
+/// The new message is less important than everything that fills the log, or larger than a log may be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Entry {
+    pub fn size(&self) -> usize {
+        size_of(&self.message, self.collapse_key.as_deref())
+    }
+
+    /// Whether its time to live is over. `now_ms` is asked only if it has one.
+    pub fn is_expired(&self, now_ms: impl FnOnce() -> u64) -> bool {
+        self.ttl_ms != NEVER && self.is_past(self.ttl_ms, now_ms())
+    }
+
+    fn is_past(&self, age_ms: u64, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.posted_ms) >= age_ms
+    }
+}
+
+impl New<'_> {
+    /// What the bounds count for it.
+    pub fn size(&self) -> usize {
+        size_of(self.message, self.terms.collapse_key.as_deref())
+    }
+
+    fn replaces(&self, entry: &Entry) -> bool {
+        self.terms.collapse_key.is_some() && entry.collapse_key == self.terms.collapse_key && entry.session.as_ref() == self.session
+    }
 }
 
 impl Removed {
@@ -67,15 +121,7 @@ impl Removed {
     }
 }
 
-/// The new entry is less important than everything that fills the log, or larger than a log may be.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Full;
-
 impl Log {
-    pub fn new() -> Log {
-        Log { entries: VecDeque::new(), bytes: 0, last: 0, lost: 0, delivered: 0 }
-    }
-
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -88,167 +134,241 @@ impl Log {
         self.bytes
     }
 
-    /// The seq of the newest entry ever; 0 before the first.
+    /// The newest seq that was ever given; 0 before the first.
     pub fn last(&self) -> u64 {
         self.last
     }
 
-    /// Up to here some session has been sent everything (or, with acks, has acked it).
-    pub fn delivered(&self) -> u64 {
-        self.delivered
+    /// Returns what has reached a reader: it was written, or acked if the clients ack.
+    pub fn delivered(&self) -> &Delivered {
+        &self.delivered
     }
 
-    /// A session that began after `start` has been sent everything up to `seq`. What is older and was sent to nobody is still
-    /// owed to whoever comes next, so nothing changes while there is such an entry.
+    /// The newest message that was lost although somebody who was connected had it still to read: a session that has not read so far has
+    /// missed something.
+    pub fn owed(&self) -> u64 {
+        self.owed
+    }
+
+    pub fn marks(&self) -> Marks {
+        Marks { last: self.last, delivered: self.delivered.mark(), lost: self.lost }
+    }
+
+    /// Notes that everything after `start` and up to `seq` has reached a reader.
     pub fn mark_delivered(&mut self, start: u64, seq: u64) {
-        let owed = self.after(self.delivered).next().is_some_and(|entry| entry.seq <= start);
-        if !owed {
-            self.delivered = self.delivered.max(seq.min(self.last));
-        }
+        let Log { entries, delivered, last, .. } = self;
+        delivered.add(start, seq.min(*last), |after, to| is_any_between(entries, after, to));
     }
 
     /// Whether a reader who has read up to `seq` can be given all that came after it and is still wanted.
-    pub fn complete_after(&self, seq: u64) -> bool {
+    pub fn is_complete_after(&self, seq: u64) -> bool {
         self.lost <= seq && seq <= self.last
-    }
-
-    /// Makes room for one more message and removes what it replaces. `read` is how far every open session has read, `None`
-    /// where none is open.
-    ///
-    /// # Errors
-    /// [`Full`]: nothing here may go for a message of this priority, or it would not fit into an empty log. What was removed up to
-    /// then is in `removed`.
-    pub fn make_room(
-        &mut self,
-        message: &Message,
-        terms: &Terms,
-        read: Option<u64>,
-        limits: (usize, usize),
-        removed: &mut Removed,
-    ) -> Result<(), Full> {
-        let (messages_max, bytes_max) = limits;
-        let size = entry_size(message);
-        if size > bytes_max {
-            // Nothing is gained by what could go for it.
-            return Err(Full);
-        }
-        while self.entries.len() >= messages_max || self.bytes + size > bytes_max {
-            let Some(index) = self.victim(read, terms.priority) else { return Err(Full) };
-            self.evict(index, read, removed);
-        }
-        Ok(())
-    }
-
-    /// Removes entries with this key, for the same readers. Only what was not read yet counts as replaced.
-    pub fn collapse(&mut self, key: &str, session: Option<&Arc<str>>, read: Option<u64>, removed: &mut Removed) {
-        let collected = read.unwrap_or(self.delivered);
-        self.remove_where(
-            |entry| entry.terms.collapse_key.as_deref() == Some(key) && entry.session.as_ref() == session,
-            |entry| {
-                removed.note(entry);
-                removed.collapsed += usize::from(entry.seq > collected);
-            },
-        );
-    }
-
-    /// Appends, and returns the new entry's seq.
-    pub fn append(&mut self, message: Arc<Message>, session: Option<Arc<str>>, terms: Terms, keep: Duration, now: Instant) -> u64 {
-        self.last += 1;
-        self.bytes += entry_size(&message);
-        self.entries.push_back(Entry { seq: self.last, message, session, terms, posted: now, keep });
-        self.last
     }
 
     /// Entries after `seq`, in order.
     pub fn after(&self, seq: u64) -> impl Iterator<Item = &Entry> {
-        let start = self.entries.partition_point(|entry| entry.seq <= seq);
-        self.entries.range(start..)
+        self.entries.range(first_after(&self.entries, seq)..)
     }
 
-    /// Removes from the front what has been delivered and read by every open session. For mailboxes from which nobody can resume.
-    pub fn settle(&mut self, read: Option<u64>) -> Removed {
+    /// The number and the bytes of the entries that a new message replaces.
+    pub fn replaced(&self, new: &New<'_>) -> (usize, usize) {
+        if new.terms.collapse_key.is_none() {
+            return (0, 0);
+        }
+        let replaced = self.entries.iter().filter(|entry| new.replaces(entry));
+        replaced.fold((0, 0), |(messages, bytes), entry| (messages + 1, bytes + entry.size()))
+    }
+
+    /// Appends a message and returns its seq. What it replaces goes, and what it takes to make room for it.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing here may go for a message of this priority, or it would not fit into an empty log. Nothing has changed.
+    pub fn put(&mut self, new: &New<'_>, read: Option<ReadMark>, limits: Limits, removed: &mut Removed) -> Result<u64, Full> {
+        let size = new.size();
+        if !self.can_fit(new, size, read, limits) {
+            return Err(Full);
+        }
+        if new.terms.collapse_key.is_some() {
+            self.collapse(new, read, removed);
+        }
+        while self.is_over(0, 0, size, limits) {
+            let Some(index) = self.victim(read, new.terms.priority) else { return Err(Full) };
+            self.evict(index, read, removed);
+        }
+        self.last += 1;
+        self.bytes += size;
+        self.entries.push_back(Entry {
+            seq: self.last,
+            message: new.message.clone(),
+            session: new.session.cloned(),
+            collapse_key: new.terms.collapse_key.clone(),
+            priority: new.terms.priority,
+            posted_ms: new.now_ms,
+            ttl_ms: new.terms.time_to_live.map_or(NEVER, |time| u64::try_from(time.as_millis()).unwrap_or(NEVER)),
+            keep_ms: new.keep_ms,
+        });
+        Ok(self.last)
+    }
+
+    /// Notes that a message was refused: it takes a seq, so that whoever had it to read learns that something is missing.
+    pub fn refuse(&mut self, priority: Priority, read: Option<ReadMark>) {
+        self.last += 1;
+        self.lose(self.last, priority, read);
+    }
+
+    /// Removes the oldest entry that has been read, if there is one: it gives way to a message in this log or in another.
+    pub fn give_way(&mut self, read: Option<ReadMark>, removed: &mut Removed) -> bool {
+        let settled = self.first_settled(read);
+        if let Some(index) = settled {
+            self.evict(index, read, removed);
+        }
+        settled.is_some()
+    }
+
+    /// Removes what has been delivered and was read by every open session. For mailboxes from which nobody can resume.
+    pub fn settle(&mut self, read: Option<ReadMark>) -> Removed {
         let mut removed = Removed::default();
-        let settled = read.map_or(self.delivered, |read| read.min(self.delivered));
-        while self.entries.front().is_some_and(|entry| entry.seq <= settled) {
-            if let Some(entry) = self.entries.pop_front() {
-                self.bytes -= entry.size();
-                removed.note(&entry);
-            }
+        let Log { entries, bytes, delivered, .. } = self;
+        let is_over = |entry: &Entry| delivered.contains(entry.seq) && read.is_none_or(|read| !read.is_awaited(entry.seq));
+        while let Some(entry) = entries.pop_front_if(|entry| is_over(entry)) {
+            *bytes -= entry.size();
+            removed.note(&entry);
+        }
+        if !delivered.beyond().is_empty() {
+            remove(entries, bytes, is_over, |entry| removed.note(entry));
         }
         self.shrink();
         removed
     }
 
-    /// Removes what has expired or was kept for long enough. An open session that has not read something for `keep_max` is owed it.
-    pub fn expire(&mut self, read: Option<u64>, keep_max: Duration, now: Instant) -> Removed {
+    /// Removes what has expired or was kept for long enough. What an open session has still to read is kept for `keep_max_ms`.
+    pub fn expire(&mut self, read: Option<ReadMark>, keep_max_ms: u64, now_ms: u64) -> Removed {
         let mut removed = Removed::default();
-        let collected = read.unwrap_or(self.delivered);
-        let mut lost = self.lost;
-        self.remove_where(
-            |entry| {
-                let kept = if read.is_some() && entry.seq > collected { keep_max } else { entry.keep };
-                entry.expired(|| now) || entry.posted + kept <= now
-            },
-            |entry| {
-                removed.note(entry);
-                let unread = usize::from(entry.seq > collected);
-                if entry.expired(|| now) {
-                    removed.expired += unread;
-                    return;
-                }
-                removed.uncollected += unread;
-                if unread > 0 {
-                    removed.owed = removed.owed.max(read.map(|_| entry.seq));
-                }
-                // What was never to be kept is not missed by whoever was away; all else is.
-                if !entry.keep.is_zero() {
-                    lost = lost.max(entry.seq);
-                }
-            },
-        );
-        self.lost = lost;
-        removed
-    }
-
-    /// The entry that goes next: what everyone has read, else the oldest of the least important, if it may go for a message of
-    /// this priority.
-    fn victim(&self, read: Option<u64>, priority: Priority) -> Option<usize> {
-        let settled = read.unwrap_or(self.delivered);
-        if self.entries.front()?.seq <= settled {
-            return Some(0);
-        }
-        let least = self.entries.iter().map(|entry| entry.terms.priority).min()?;
-        if least > priority {
-            return None;
-        }
-        self.entries.iter().position(|entry| entry.terms.priority == least)
-    }
-
-    fn evict(&mut self, index: usize, read: Option<u64>, removed: &mut Removed) {
-        let Some(entry) = self.entries.remove(index) else { return };
-        self.bytes -= entry.size();
-        self.lost = self.lost.max(entry.seq);
-        removed.note(&entry);
-        if entry.seq > read.unwrap_or(self.delivered) {
-            removed.evicted += 1;
-            // A message of low priority may be dropped for a reader who has fallen behind; any other is owed to them.
-            if entry.terms.priority > Priority::Low {
-                removed.owed = removed.owed.max(read.map(|_| entry.seq));
+        let Log { entries, bytes, delivered, lost, owed, .. } = self;
+        let is_awaited = |entry: &Entry| read.is_some_and(|read| read.is_awaited(entry.seq));
+        let goes = |entry: &Entry| {
+            let keep_ms = if is_awaited(entry) { keep_max_ms } else { entry.keep_ms };
+            entry.is_expired(|| now_ms) || entry.is_past(keep_ms, now_ms)
+        };
+        remove(entries, bytes, goes, |entry| {
+            removed.note(entry);
+            let unread = usize::from(!is_settled(delivered, read, entry.seq));
+            if entry.is_expired(|| now_ms) {
+                removed.expired += unread;
+                return;
             }
-        }
-    }
-
-    fn remove_where(&mut self, goes: impl Fn(&Entry) -> bool, mut note: impl FnMut(&Entry)) {
-        let bytes = &mut self.bytes;
-        self.entries.retain(|entry| {
-            let goes = goes(entry);
-            if goes {
-                *bytes -= entry.size();
-                note(entry);
+            removed.uncollected += unread;
+            if is_awaited(entry) {
+                *owed = (*owed).max(entry.seq);
             }
-            !goes
+            // What was never to be kept is not missed by a user who was away, nor what was for another session; all else is.
+            if entry.keep_ms > 0 && entry.session.is_none() {
+                *lost = (*lost).max(entry.seq);
+            }
         });
         self.shrink();
+        removed
+    }
+
+    /// Removes what only a session could read that is gone.
+    pub fn forget_session(&mut self, id: &Arc<str>, cursor: u64) -> Removed {
+        let mut removed = Removed::default();
+        let is_its = |entry: &Entry| entry.session.as_ref() == Some(id);
+        remove(&mut self.entries, &mut self.bytes, is_its, |entry| {
+            removed.note(entry);
+            removed.uncollected += usize::from(entry.seq > cursor);
+        });
+        self.shrink();
+        removed
+    }
+
+    /// Removes what a new message replaces. Only what was not read yet counts as replaced.
+    fn collapse(&mut self, new: &New<'_>, read: Option<ReadMark>, removed: &mut Removed) {
+        let Log { entries, bytes, delivered, .. } = self;
+        remove(
+            entries,
+            bytes,
+            |entry| new.replaces(entry),
+            |entry| {
+                removed.note(entry);
+                removed.for_new.push(entry.seq);
+                removed.collapsed += usize::from(!is_settled(delivered, read, entry.seq));
+            },
+        );
+    }
+
+    /// Whether a new message of `size` bytes is too much once these messages and bytes are gone.
+    fn is_over(&self, messages: usize, bytes: usize, size: usize, limits: Limits) -> bool {
+        self.entries.len() - messages >= limits.messages_max || self.bytes - bytes + size > limits.bytes_max
+    }
+
+    /// Whether everything that may go for a new message is enough.
+    fn can_fit(&self, new: &New<'_>, size: usize, read: Option<ReadMark>, limits: Limits) -> bool {
+        let (mut messages, mut bytes) = (0, 0);
+        if !self.is_over(messages, bytes, size, limits) {
+            return true;
+        }
+        // In the usual case of a full log, the oldest were read long ago.
+        let mut is_settled_so_far = true;
+        for entry in &self.entries {
+            let settled = is_settled(&self.delivered, read, entry.seq);
+            is_settled_so_far &= settled;
+            if settled || new.replaces(entry) || may_go(entry, new.terms.priority, read) {
+                (messages, bytes) = (messages + 1, bytes + entry.size());
+            }
+            if is_settled_so_far && !self.is_over(messages, bytes, size, limits) {
+                return true;
+            }
+        }
+        !self.is_over(messages, bytes, size, limits)
+    }
+
+    /// The entry that goes next for a message of this priority: what was read; else the oldest of the least important; else what is
+    /// important, but was read on another device.
+    fn victim(&self, read: Option<ReadMark>, priority: Priority) -> Option<usize> {
+        if let Some(settled) = self.first_settled(read) {
+            return Some(settled);
+        }
+        let least = self.entries.iter().map(|entry| entry.priority).min()?;
+        if least <= priority {
+            return self.entries.iter().position(|entry| entry.priority == least);
+        }
+        self.entries.iter().position(|entry| may_go(entry, priority, read))
+    }
+
+    fn first_settled(&self, read: Option<ReadMark>) -> Option<usize> {
+        let front = self.entries.front()?;
+        if is_settled(&self.delivered, read, front.seq) {
+            return Some(0);
+        }
+        // Behind an entry that was not read there are others that were only if devices have read apart.
+        let is_apart = !self.delivered.beyond().is_empty() || read.is_some_and(|read| front.seq <= read.from);
+        if !is_apart {
+            return None;
+        }
+        self.entries.iter().position(|entry| is_settled(&self.delivered, read, entry.seq))
+    }
+
+    fn evict(&mut self, index: usize, read: Option<ReadMark>, removed: &mut Removed) {
+        let Some(entry) = self.entries.remove(index) else { return };
+        self.bytes -= entry.size();
+        removed.note(&entry);
+        removed.for_new.push(entry.seq);
+        removed.evicted += usize::from(!is_settled(&self.delivered, read, entry.seq));
+        if entry.session.is_none() {
+            self.lose(entry.seq, entry.priority, read);
+        } else if read.is_some_and(|read| read.is_awaited(entry.seq)) {
+            self.owed = self.owed.max(entry.seq);
+        }
+        self.shrink();
+    }
+
+    /// Notes that a bound has cost a message. One of low priority may be dropped for a reader who has fallen behind; any other is owed.
+    fn lose(&mut self, seq: u64, priority: Priority, read: Option<ReadMark>) {
+        self.lost = self.lost.max(seq);
+        if priority > Priority::Low && read.is_some_and(|read| read.is_awaited(seq)) {
+            self.owed = self.owed.max(seq);
+        }
     }
 
     /// An empty log holds no buffer.
@@ -259,23 +379,62 @@ impl Log {
     }
 }
 
-/// What the bounds count for a message.
-pub fn entry_size(message: &Message) -> usize {
-    message.body.size() + ENTRY_OVERHEAD_BYTES
+/// Whether a message needs no more to be kept than a reader's wish to resume: everybody who is connected has read it, or it has reached
+/// somebody before.
+fn is_settled(delivered: &Delivered, read: Option<ReadMark>, seq: u64) -> bool {
+    match read {
+        None => delivered.contains(seq),
+        Some(read) => read.covers(seq) || (!read.is_awaited(seq) && delivered.contains(seq)),
+    }
+}
+
+/// Whether an entry that somebody has still to read may go for a message of this priority. A device that reads goes before one that is
+/// stuck: what it has read already doesn't keep a message from it that it is owed.
+fn may_go(entry: &Entry, priority: Priority, read: Option<ReadMark>) -> bool {
+    entry.priority <= priority || (priority > Priority::Low && read.is_some_and(|read| read.is_read(entry.seq)))
+}
+
+fn remove(entries: &mut VecDeque<Entry>, bytes: &mut usize, goes: impl Fn(&Entry) -> bool, mut note: impl FnMut(&Entry)) {
+    entries.retain(|entry| {
+        let goes = goes(entry);
+        if goes {
+            *bytes -= entry.size();
+            note(entry);
+        }
+        !goes
+    });
+}
+
+fn first_after(entries: &VecDeque<Entry>, seq: u64) -> usize {
+    entries.partition_point(|entry| entry.seq <= seq)
+}
+
+fn is_any_between(entries: &VecDeque<Entry>, after: u64, to: u64) -> bool {
+    entries.get(first_after(entries, after)).is_some_and(|entry| entry.seq <= to)
+}
+
+/// What the bounds count for a message: all that is kept of it.
+fn size_of(message: &Message, collapse_key: Option<&str>) -> usize {
+    ENTRY_OVERHEAD_BYTES + message.body.size() + message.event_id.len() + message.event_type.len() + collapse_key.map_or(0, str::len)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::types::delivery::PolicySetId;
     use crate::types::event::Body;
 
-    const KEEP: Duration = Duration::from_secs(120);
-    const SIZE: usize = ENTRY_OVERHEAD_BYTES + 1;
-    const ROOMY: (usize, usize) = (1000, 1_000_000);
+    const KEEP_MS: u64 = 120_000;
+    /// Some time after 1970.
+    const NOW_MS: u64 = 1_000_000;
+    const ROOMY: Limits = Limits { messages_max: 1000, bytes_max: 1_000_000 };
+    /// What a message of these tests costs: an id of two bytes, a type of three, and a body of one.
+    const SIZE: usize = ENTRY_OVERHEAD_BYTES + 6;
 
-    fn message() -> Arc<Message> {
-        Arc::new(Message::new("id".into(), "a.b".into(), Body::Text("x".into()), PolicySetId(1)))
+    fn text(text: &str) -> Arc<Message> {
+        Arc::new(Message::new("id".into(), "a.b".into(), Body::Text(text.into()), PolicySetId(1)))
     }
 
     fn of(priority: Priority) -> Terms {
@@ -286,12 +445,37 @@ mod tests {
         Terms { collapse_key: Some(key.into()), ..Terms::default() }
     }
 
+    fn messages(messages_max: usize) -> Limits {
+        Limits { messages_max, ..ROOMY }
+    }
+
+    /// One session that began at the beginning and has read up to here.
+    fn read(to: u64) -> Option<ReadMark> {
+        Some(ReadMark { from: 0, to, furthest: (0, to) })
+    }
+
+    fn removed(messages: usize) -> Removed {
+        Removed { messages, bytes: messages * SIZE, ..Removed::default() }
+    }
+
+    /// Puts a message of one byte.
+    fn put(log: &mut Log, terms: &Terms, read: Option<ReadMark>, limits: Limits) -> (Result<u64, Full>, Removed) {
+        let mut removed = Removed::default();
+        let new = New { message: &text("x"), session: None, terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+        (log.put(&new, read, limits, &mut removed), removed)
+    }
+
     fn append(log: &mut Log, terms: &Terms) -> u64 {
-        log.append(message(), None, terms.clone(), KEEP, Instant::now())
+        put(log, terms, None, ROOMY).0.unwrap()
+    }
+
+    fn append_for(log: &mut Log, session: Option<&Arc<str>>, terms: &Terms, keep_ms: u64) {
+        let new = New { message: &text("x"), session, terms, keep_ms, now_ms: NOW_MS };
+        log.put(&new, None, ROOMY, &mut Removed::default()).unwrap();
     }
 
     fn filled(messages: usize) -> Log {
-        let mut log = Log::new();
+        let mut log = Log::default();
         for _ in 0..messages {
             append(&mut log, &Terms::default());
         }
@@ -302,230 +486,415 @@ mod tests {
         log.after(0).map(|entry| entry.seq).collect()
     }
 
-    /// Makes room for one more among at most `messages_max`.
-    fn make_room(log: &mut Log, priority: Priority, read: Option<u64>, messages_max: usize) -> (Result<(), Full>, Removed) {
-        let mut removed = Removed::default();
-        let room = log.make_room(&message(), &of(priority), read, (messages_max, 1_000_000), &mut removed);
-        (room, removed)
-    }
-
     #[test]
-    fn a_reader_finds_what_comes_after_its_seq_also_across_gaps() {
-        let mut log = Log::new();
-        for terms in [keyed("k"), Terms::default(), keyed("k"), Terms::default()] {
-            if let Some(key) = &terms.collapse_key {
-                log.collapse(key, None, None, &mut Removed::default());
-            }
-            append(&mut log, &terms);
-        }
-        assert_eq!(seqs(&log), [2, 3, 4]);
-        let after = |seq| log.after(seq).map(|entry| entry.seq).collect::<Vec<_>>();
-        assert_eq!(after(1), [2, 3, 4]);
-        assert_eq!(after(3), [4]);
-        assert!(after(4).is_empty() && after(u64::MAX).is_empty());
-        assert_eq!((log.last(), log.len(), log.bytes()), (4, 3, 3 * SIZE));
-    }
-
-    #[test]
-    fn a_key_replaces_what_the_same_readers_were_to_get_and_counts_what_was_not_read() {
-        let mut log = Log::new();
-        let session: Arc<str> = "session".into();
-        append(&mut log, &keyed("k"));
-        append(&mut log, &keyed("other"));
-        log.append(message(), Some(session.clone()), keyed("k"), KEEP, Instant::now());
-        let mut removed = Removed::default();
-        log.collapse("k", None, None, &mut removed);
-        assert_eq!(seqs(&log), [2, 3]);
-        assert_eq!(removed, Removed { messages: 1, bytes: SIZE, collapsed: 1, ..Removed::default() });
-        log.collapse("k", Some(&session), Some(3), &mut removed);
-        assert_eq!(seqs(&log), [2]);
-        assert_eq!(removed, Removed { messages: 2, bytes: 2 * SIZE, collapsed: 1, ..Removed::default() }, "the last one was read");
-        log.mark_delivered(0, 2);
-        log.collapse("other", None, None, &mut removed);
-        assert_eq!((removed.messages, removed.collapsed), (3, 1), "and this one before its reader left");
-        assert!(log.complete_after(0), "what is replaced is not missed");
-    }
-
-    #[test]
-    fn what_everyone_has_read_goes_first_and_is_not_missed() {
+    fn entries_are_read_in_order_after_any_seq() {
         let mut log = filled(4);
-        let (room, removed) = make_room(&mut log, Priority::Low, Some(2), 4);
-        assert_eq!((room, seqs(&log)), (Ok(()), vec![2, 3, 4]));
-        assert_eq!(removed, Removed { messages: 1, bytes: SIZE, ..Removed::default() });
-        // Nobody is there: what was delivered counts as read.
-        log.mark_delivered(0, 2);
-        let (room, removed) = make_room(&mut log, Priority::Low, None, 3);
-        assert_eq!((room, seqs(&log)), (Ok(()), vec![3, 4]));
-        assert_eq!((removed.evicted, removed.owed), (0, None));
-        assert!(!log.complete_after(1) && log.complete_after(2));
+        put(&mut log, &Terms::default(), None, messages(4)).0.unwrap();
+        let after = |seq| log.after(seq).map(|entry| entry.seq).collect::<Vec<_>>();
+        assert_eq!((after(0), after(3)), (vec![2, 3, 4, 5], vec![4, 5]));
+        assert!(after(5).is_empty() && after(u64::MAX).is_empty());
+        assert_eq!((log.last(), log.len(), log.bytes()), (5, 4, 4 * SIZE));
     }
 
-    #[test]
-    fn a_full_log_drops_the_oldest_of_the_least_important() {
-        let mut log = Log::new();
-        for priority in [Priority::High, Priority::Normal, Priority::Low, Priority::Normal, Priority::Low] {
-            append(&mut log, &of(priority));
+    mod sizes {
+        use super::*;
+
+        #[test]
+        fn everything_that_is_kept_of_a_message_counts() {
+            let message = Message::new("i".repeat(1000), "t".repeat(100), Body::Text("b".repeat(10)), PolicySetId(1));
+            let terms = keyed(&"k".repeat(128));
+            let new = New { message: &Arc::new(message), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+            assert_eq!(new.size(), ENTRY_OVERHEAD_BYTES + 1000 + 100 + 10 + 128);
+            let mut log = Log::default();
+            log.put(&new, None, ROOMY, &mut Removed::default()).unwrap();
+            assert_eq!(log.bytes(), new.size());
+            assert_eq!(log.after(0).next().unwrap().size(), new.size(), "what was added is what will be given back");
         }
-        // For a slow session, a message of low priority is not owed; others are.
-        let (room, removed) = make_room(&mut log, Priority::Low, Some(0), 5);
-        assert_eq!((room, seqs(&log)), (Ok(()), vec![1, 2, 4, 5]));
-        assert_eq!(removed, Removed { messages: 1, bytes: SIZE, evicted: 1, ..Removed::default() });
-        let (room, removed) = make_room(&mut log, Priority::Normal, Some(0), 3);
-        assert_eq!((room, seqs(&log)), (Ok(()), vec![1, 4]));
-        assert_eq!((removed.evicted, removed.owed), (2, Some(2)));
-        // An away user is owed nothing by anyone; the loss is remembered for their resume.
-        let (room, removed) = make_room(&mut log, Priority::High, None, 2);
-        assert_eq!((room, seqs(&log)), (Ok(()), vec![1]));
-        assert_eq!((removed.evicted, removed.owed), (1, None));
-        assert!(!log.complete_after(4) && log.complete_after(5));
-    }
 
-    #[test]
-    fn a_message_is_refused_where_everything_is_more_important() {
-        let mut log = Log::new();
-        append(&mut log, &of(Priority::High));
-        append(&mut log, &of(Priority::Normal));
-        let (room, removed) = make_room(&mut log, Priority::Low, Some(0), 2);
-        assert_eq!((room, removed), (Err(Full), Removed::default()));
-        assert_eq!(seqs(&log), [1, 2]);
-        let (room, _) = make_room(&mut log, Priority::Low, Some(1), 2);
-        assert_eq!((room, seqs(&log)), (Ok(()), vec![2]), "what was read may go for anything");
-    }
-
-    #[test]
-    fn a_message_larger_than_the_whole_bound_is_refused_and_costs_no_other() {
-        let mut log = filled(3);
-        let mut removed = Removed::default();
-        let room = log.make_room(&message(), &of(Priority::High), None, (1000, SIZE - 1), &mut removed);
-        assert_eq!((room, &removed, seqs(&log)), (Err(Full), &Removed::default(), vec![1, 2, 3]));
-        let room = log.make_room(&message(), &of(Priority::Normal), None, (1000, SIZE), &mut removed);
-        assert_eq!((room, removed.evicted), (Ok(()), 3), "one that just fits has the log for itself");
-    }
-
-    #[test]
-    fn what_is_read_and_delivered_settles_from_the_front() {
-        let mut log = filled(5);
-        assert_eq!(log.settle(None), Removed::default(), "nothing was delivered");
-        log.mark_delivered(0, 4);
-        assert_eq!(log.settle(Some(2)).messages, 2, "a slower session still reads");
-        assert_eq!(log.settle(Some(5)).messages, 2, "what is on its way may have to be sent again");
-        assert_eq!(seqs(&log), [5]);
-        log.mark_delivered(0, 99);
-        assert_eq!(log.delivered(), 5, "nothing that is still to come is delivered");
-        log.mark_delivered(0, 1);
-        assert_eq!(log.delivered(), 5, "and it never goes back");
-        assert_eq!(log.settle(None), Removed { messages: 1, bytes: SIZE, ..Removed::default() });
-        assert_eq!((log.bytes(), log.entries.capacity()), (0, 0), "an empty log holds no buffer");
-        assert_eq!(append(&mut log, &Terms::default()), 6, "a seq is never used again");
-    }
-
-    #[test]
-    fn what_is_past_its_time_to_live_is_counted_where_unread_and_never_missed() {
-        let mut log = Log::new();
-        let short = Terms { time_to_live: Some(Duration::from_secs(1)), ..Terms::default() };
-        for terms in [&short, &short, &Terms::default()] {
-            append(&mut log, terms);
+        #[test]
+        fn an_empty_message_still_costs_its_entry() {
+            let message = Arc::new(Message::new(String::new(), String::new(), Body::Text(String::new()), PolicySetId(1)));
+            let new = New { message: &message, session: None, terms: &Terms::default(), keep_ms: KEEP_MS, now_ms: NOW_MS };
+            assert_eq!(new.size(), ENTRY_OVERHEAD_BYTES);
         }
-        let later = Instant::now() + Duration::from_secs(1);
-        assert!(log.after(0).next().unwrap().expired(|| later));
-        let removed = log.expire(Some(1), KEEP, later);
-        assert_eq!(removed, Removed { messages: 2, bytes: 2 * SIZE, expired: 1, ..Removed::default() });
-        assert!(log.complete_after(0));
     }
 
-    #[test]
-    fn what_is_kept_for_long_enough_is_missed_by_whoever_resumes() {
-        let mut log = Log::new();
-        let begun = Instant::now();
-        for keep in [Duration::from_secs(1), Duration::from_secs(1), Duration::ZERO, KEEP] {
-            log.append(message(), None, Terms::default(), keep, begun);
+    mod keys {
+        use super::*;
+
+        #[test]
+        fn a_key_replaces_what_the_same_readers_were_to_get_and_counts_what_was_not_read() {
+            let mut log = Log::default();
+            let session: Arc<str> = "session".into();
+            append(&mut log, &keyed("k"));
+            append(&mut log, &keyed("other"));
+            append_for(&mut log, Some(&session), &keyed("k"), KEEP_MS);
+            let size = SIZE + 1;
+            let (_, gone) = put(&mut log, &keyed("k"), None, ROOMY);
+            assert_eq!(seqs(&log), [2, 3, 4]);
+            let for_new = smallvec::smallvec![1];
+            assert_eq!(gone, Removed { messages: 1, bytes: size, collapsed: 1, for_new, ..Removed::default() });
+            let mut gone = Removed::default();
+            let terms = keyed("k");
+            let new = New { message: &text("x"), session: Some(&session), terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+            assert_eq!(log.replaced(&new), (1, size));
+            log.put(&new, read(3), ROOMY, &mut gone).unwrap();
+            assert_eq!((seqs(&log), gone.messages, gone.collapsed), (vec![2, 4, 5], 1, 0), "the session had read it");
+            log.mark_delivered(0, 2);
+            let (_, gone) = put(&mut log, &keyed("other"), None, ROOMY);
+            assert_eq!((gone.messages, gone.collapsed), (1, 0), "and this one before its reader left");
+            assert!(log.is_complete_after(0), "what is replaced is not missed");
         }
-        log.mark_delivered(0, 1);
-        let removed = log.expire(None, KEEP, begun + Duration::from_secs(1));
-        assert_eq!(removed, Removed { messages: 3, bytes: 3 * SIZE, uncollected: 2, ..Removed::default() });
-        assert_eq!(seqs(&log), [4]);
-        assert!(!log.complete_after(1));
-        assert!(log.complete_after(2), "the third was for open sessions only");
-    }
 
-    #[test]
-    fn an_open_session_has_the_whole_keep_time_to_read_and_is_then_owed() {
-        let mut log = Log::new();
-        let begun = Instant::now();
-        for _ in 0..2 {
-            log.append(message(), None, Terms::default(), Duration::ZERO, begun);
+        #[test]
+        fn a_message_takes_the_place_of_the_one_that_it_replaces() {
+            let mut log = Log::default();
+            append(&mut log, &Terms { priority: Priority::High, ..keyed("k") });
+            append(&mut log, &of(Priority::High));
+            let low = Terms { priority: Priority::Low, ..keyed("k") };
+            let (seq, gone) = put(&mut log, &low, read(0), messages(2));
+            assert_eq!((seq, gone.collapsed, gone.evicted, seqs(&log)), (Ok(3), 1, 0, vec![2, 3]));
+            assert!(log.is_complete_after(0));
         }
-        let removed = log.expire(Some(1), KEEP, begun + Duration::from_secs(1));
-        assert_eq!((removed.messages, removed.owed, seqs(&log)), (1, None, vec![2]), "only what was read is over");
-        let removed = log.expire(Some(1), KEEP, begun + KEEP);
-        assert_eq!(removed, Removed { messages: 1, bytes: SIZE, uncollected: 1, owed: Some(2), ..Removed::default() });
+
+        #[test]
+        fn a_message_that_is_refused_replaces_nothing() {
+            let mut log = Log::default();
+            append(&mut log, &Terms { priority: Priority::High, ..keyed("k") });
+            append(&mut log, &of(Priority::High));
+            // The one that it replaces is not enough for it.
+            let terms = Terms { priority: Priority::Low, ..keyed("k") };
+            let new = New { message: &text("xxx"), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+            let mut gone = Removed::default();
+            let limits = Limits { bytes_max: 2 * SIZE + 2, ..ROOMY };
+            assert_eq!(log.put(&new, read(0), limits, &mut gone), Err(Full));
+            assert_eq!((gone, seqs(&log)), (Removed::default(), vec![1, 2]));
+            let limits = Limits { bytes_max: 2 * SIZE + 3, ..ROOMY };
+            assert_eq!(log.put(&new, read(0), limits, &mut Removed::default()), Ok(3));
+        }
     }
 
-    #[test]
-    fn only_a_seq_that_was_given_and_lost_nothing_since_is_complete() {
-        let mut log = filled(3);
-        assert!(log.complete_after(0) && log.complete_after(3));
-        assert!(!log.complete_after(4));
-        make_room(&mut log, Priority::Normal, None, 3).0.unwrap();
-        assert!(!log.complete_after(0) && log.complete_after(1));
+    mod full {
+        use super::*;
+
+        #[test]
+        fn what_everyone_has_read_goes_first_and_is_not_owed() {
+            let mut log = filled(4);
+            let (seq, gone) = put(&mut log, &of(Priority::Low), read(2), messages(4));
+            assert_eq!((seq, seqs(&log)), (Ok(5), vec![2, 3, 4, 5]));
+            assert_eq!(gone, Removed { for_new: smallvec::smallvec![1], ..removed(1) });
+            // Nobody is there: what was delivered counts as read.
+            log.mark_delivered(0, 2);
+            let (_, gone) = put(&mut log, &of(Priority::Low), None, messages(4));
+            assert_eq!((gone.evicted, log.owed(), seqs(&log)), (0, 0, vec![3, 4, 5, 6]));
+            assert!(!log.is_complete_after(1) && log.is_complete_after(2));
+        }
+
+        #[test]
+        fn the_oldest_of_the_least_important_goes() {
+            let mut log = Log::default();
+            for priority in [Priority::High, Priority::Normal, Priority::Low, Priority::Normal, Priority::Low] {
+                append(&mut log, &of(priority));
+            }
+            // A slow session is not owed a message of low priority; it is owed others.
+            let (_, gone) = put(&mut log, &of(Priority::Low), read(0), messages(5));
+            assert_eq!((seqs(&log), gone.evicted, log.owed()), (vec![1, 2, 4, 5, 6], 1, 0));
+            let (_, gone) = put(&mut log, &of(Priority::Normal), read(0), messages(3));
+            assert_eq!((seqs(&log), gone.evicted, log.owed()), (vec![1, 4, 7], 3, 2));
+            // Nobody who is connected is owed anything; the loss is remembered for a resume.
+            let (_, gone) = put(&mut log, &of(Priority::High), None, messages(3));
+            assert_eq!((seqs(&log), gone.evicted, log.owed()), (vec![1, 7, 8], 1, 2));
+            assert!(!log.is_complete_after(5) && log.is_complete_after(6));
+        }
+
+        #[test]
+        fn a_message_that_is_less_important_than_all_others_is_refused_and_nothing_goes() {
+            let mut log = Log::default();
+            append(&mut log, &of(Priority::High));
+            append(&mut log, &of(Priority::Normal));
+            let (seq, gone) = put(&mut log, &of(Priority::Low), read(0), messages(2));
+            assert_eq!((seq, gone, seqs(&log)), (Err(Full), Removed::default(), vec![1, 2]));
+            // Two would have to go for it, and only one may.
+            let mut gone = Removed::default();
+            let terms = of(Priority::Normal);
+            let new = New { message: &text(&"x".repeat(SIZE)), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+            let limits = Limits { bytes_max: 2 * SIZE + SIZE / 2, ..ROOMY };
+            assert_eq!((log.put(&new, read(0), limits, &mut gone), gone, seqs(&log)), (Err(Full), Removed::default(), vec![1, 2]));
+            let (seq, _) = put(&mut log, &of(Priority::Low), read(1), messages(2));
+            assert_eq!((seq, seqs(&log)), (Ok(3), vec![2, 3]), "what was read may go for anything");
+        }
+
+        #[test]
+        fn a_message_larger_than_the_whole_bound_is_refused_and_costs_no_other() {
+            let mut log = filled(3);
+            let limits = |bytes_max| Limits { bytes_max, ..ROOMY };
+            let (seq, gone) = put(&mut log, &of(Priority::High), None, limits(SIZE - 1));
+            assert_eq!((seq, gone, seqs(&log)), (Err(Full), Removed::default(), vec![1, 2, 3]));
+            let (_, gone) = put(&mut log, &of(Priority::Normal), None, limits(SIZE));
+            assert_eq!((gone.evicted, seqs(&log)), (3, vec![4]), "one that just fits has the log for itself");
+        }
+
+        #[test]
+        fn a_refused_message_takes_a_seq_and_is_missed_by_those_who_had_it_to_read() {
+            for (priority, read, owed) in
+                [(Priority::Normal, read(3), 4), (Priority::High, read(0), 4), (Priority::Low, read(3), 0), (Priority::Normal, None, 0)]
+            {
+                let mut log = filled(3);
+                log.refuse(priority, read);
+                assert_eq!((log.last(), log.owed(), log.len()), (4, owed, 3), "{priority:?} {read:?}");
+                assert!(!log.is_complete_after(3) && log.is_complete_after(4));
+                assert_eq!(append(&mut log, &Terms::default()), 5);
+            }
+        }
+
+        #[test]
+        fn a_stuck_device_keeps_nothing_from_one_that_reads() {
+            let mut log = Log::default();
+            for _ in 0..3 {
+                append(&mut log, &of(Priority::High));
+            }
+            // One has read nothing, the other everything.
+            let apart = Some(ReadMark { from: 0, to: 0, furthest: (0, 3) });
+            assert_eq!(put(&mut log, &of(Priority::Low), apart, messages(3)).0, Err(Full), "nobody is owed a message of low priority");
+            let (seq, gone) = put(&mut log, &of(Priority::Normal), apart, messages(3));
+            assert_eq!((seq, gone.evicted, log.owed()), (Ok(4), 1, 1));
+            // The other one began later, and has not read them either.
+            let apart = Some(ReadMark { from: 0, to: 0, furthest: (3, 4) });
+            let mut log = filled(0);
+            for _ in 0..3 {
+                append(&mut log, &of(Priority::High));
+            }
+            assert_eq!(put(&mut log, &of(Priority::Normal), apart, messages(3)).0, Err(Full));
+        }
+
+        #[test]
+        fn what_nobody_was_sent_is_not_read_because_a_later_device_has_read_on() {
+            let mut log = filled(4);
+            log.mark_delivered(2, 4);
+            let second_device = Some(ReadMark { from: 2, to: 4, furthest: (2, 4) });
+            // What the device has read goes, though it is newer.
+            let (_, gone) = put(&mut log, &Terms::default(), second_device, messages(4));
+            assert_eq!((gone.evicted, seqs(&log)), (0, vec![1, 2, 4, 5]));
+            let (_, gone) = put(&mut log, &Terms::default(), second_device, messages(3));
+            assert_eq!((gone.evicted, log.owed(), seqs(&log)), (1, 0, vec![2, 5, 6]), "the first device is gone: nobody is owed it");
+        }
+
+        #[test]
+        fn what_was_read_gives_way_to_messages_of_others_one_at_a_time() {
+            let mut log = filled(3);
+            let mut gone = Removed::default();
+            assert!(!log.give_way(None, &mut gone) && !log.give_way(read(0), &mut gone));
+            assert!(log.give_way(read(2), &mut gone) && log.give_way(read(2), &mut gone) && !log.give_way(read(2), &mut gone));
+            assert_eq!(gone, Removed { for_new: smallvec::smallvec![1, 2], ..removed(2) });
+            assert!(!log.is_complete_after(1) && log.is_complete_after(2), "whoever resumes before it learns that it is gone");
+            log.mark_delivered(0, 3);
+            assert!(log.give_way(None, &mut gone) && log.is_empty());
+        }
+
+        #[test]
+        fn what_only_one_session_was_to_read_is_not_missed_by_others() {
+            let mut log = Log::default();
+            let session: Arc<str> = "session".into();
+            append_for(&mut log, Some(&session), &Terms::default(), KEEP_MS);
+            put(&mut log, &Terms::default(), read(0), messages(1)).0.unwrap();
+            assert_eq!((log.owed(), log.is_complete_after(0)), (1, true), "the session is behind, and learns it");
+            append_for(&mut log, Some(&session), &Terms::default(), KEEP_MS);
+            append_for(&mut log, Some(&session), &Terms::default(), KEEP_MS);
+            let gone = log.forget_session(&session, 3);
+            assert_eq!(gone, Removed { uncollected: 1, ..removed(2) }, "it had read one of them");
+            assert_eq!((seqs(&log), log.bytes()), (vec![2], SIZE));
+        }
+    }
+
+    mod reading {
+        use super::*;
+
+        #[test]
+        fn what_is_read_and_delivered_settles_from_the_front() {
+            let mut log = filled(5);
+            assert_eq!(log.settle(None), Removed::default(), "nothing was delivered");
+            log.mark_delivered(0, 4);
+            assert_eq!(log.settle(read(2)).messages, 2, "a slower session still reads");
+            assert_eq!(log.settle(read(5)).messages, 2, "what is on its way may have to be sent again");
+            assert_eq!(seqs(&log), [5]);
+            log.mark_delivered(0, 99);
+            assert_eq!(log.delivered().mark(), 5, "nothing that is still to come is delivered");
+            log.mark_delivered(0, 1);
+            assert_eq!(log.delivered().mark(), 5, "and it never goes back");
+            assert_eq!(log.settle(None), removed(1));
+            assert_eq!((log.bytes(), log.entries.capacity()), (0, 0), "an empty log holds no buffer");
+            assert_eq!(append(&mut log, &Terms::default()), 6, "a seq is never used again");
+        }
+
+        #[test]
+        fn what_a_second_device_has_read_settles_although_a_first_one_left_something_unread() {
+            let mut log = filled(6);
+            log.mark_delivered(0, 2);
+            log.mark_delivered(4, 6);
+            assert_eq!((log.delivered().mark(), log.delivered().beyond()), (2, &[(4, 6)][..]));
+            assert_eq!(log.settle(None).messages, 4);
+            assert_eq!(seqs(&log), [3, 4]);
+            log.mark_delivered(2, 4);
+            assert_eq!((log.delivered().mark(), log.settle(None).messages), (6, 2));
+        }
+
+        #[test]
+        fn what_is_past_its_time_to_live_is_counted_if_unread_and_never_missed() {
+            let mut log = Log::default();
+            let short = Terms { time_to_live: Some(Duration::from_secs(1)), ..Terms::default() };
+            for terms in [&short, &short, &Terms::default()] {
+                append(&mut log, terms);
+            }
+            let entry = log.after(0).next().unwrap();
+            assert!(!entry.is_expired(|| NOW_MS + 999) && entry.is_expired(|| NOW_MS + 1000));
+            let gone = log.expire(read(1), KEEP_MS, NOW_MS + 1000);
+            assert_eq!(gone, Removed { expired: 1, ..removed(2) });
+            assert!(log.is_complete_after(0));
+            assert_eq!(log.owed(), 0);
+        }
+
+        #[test]
+        fn what_is_kept_for_long_enough_is_missed_by_a_client_that_resumes() {
+            let mut log = Log::default();
+            for keep_ms in [1000, 1000, 0, KEEP_MS] {
+                append_for(&mut log, None, &Terms::default(), keep_ms);
+            }
+            log.mark_delivered(0, 1);
+            let gone = log.expire(None, KEEP_MS, NOW_MS + 1000);
+            assert_eq!(gone, Removed { uncollected: 2, ..removed(3) });
+            assert_eq!(seqs(&log), [4]);
+            assert!(!log.is_complete_after(1));
+            assert!(log.is_complete_after(2), "the third was for open sessions only");
+        }
+
+        #[test]
+        fn an_open_session_has_the_whole_keep_time_to_read_and_is_then_owed() {
+            let mut log = Log::default();
+            for _ in 0..2 {
+                append_for(&mut log, None, &Terms::default(), 0);
+            }
+            let gone = log.expire(read(1), KEEP_MS, NOW_MS + 1000);
+            assert_eq!((gone.messages, log.owed(), seqs(&log)), (1, 0, vec![2]), "only what was read is over");
+            let gone = log.expire(read(1), KEEP_MS, NOW_MS + KEEP_MS);
+            assert_eq!((gone, log.owed()), (Removed { uncollected: 1, ..removed(1) }, 2));
+        }
+
+        #[test]
+        fn a_clock_that_goes_back_makes_nothing_older() {
+            let mut log = Log::default();
+            append(&mut log, &Terms { time_to_live: Some(Duration::from_millis(1)), ..Terms::default() });
+            append_for(&mut log, None, &Terms::default(), 1);
+            assert_eq!(log.expire(None, KEEP_MS, NOW_MS - 10_000), Removed::default());
+            assert_eq!(log.expire(None, KEEP_MS, NOW_MS + 1).messages, 2);
+            append_for(&mut log, None, &Terms { time_to_live: Some(Duration::MAX), ..Terms::default() }, u64::MAX);
+            append_for(&mut log, None, &Terms::default(), u64::MAX);
+            assert_eq!(log.expire(None, u64::MAX, u64::MAX - 2), Removed::default(), "and what never ends never does");
+        }
+
+        #[test]
+        fn only_a_seq_that_was_given_and_lost_nothing_since_is_complete() {
+            let mut log = filled(3);
+            assert!(log.is_complete_after(0) && log.is_complete_after(3));
+            assert!(!log.is_complete_after(4));
+            put(&mut log, &Terms::default(), None, messages(3)).0.unwrap();
+            assert!(!log.is_complete_after(0) && log.is_complete_after(1));
+            assert_eq!(log.marks(), Marks { last: 4, delivered: 0, lost: 1 });
+        }
+    }
+
+    /// What the walk knows of its own doing.
+    #[derive(Default)]
+    struct Ledger {
+        /// The seqs that a bound or age has cost.
+        lost: Vec<u64>,
     }
 
     /// A simple random walk; the same at each run.
     #[test]
-    fn whatever_happens_the_sums_are_right_and_the_order_is_kept() {
-        let mut log = Log::new();
+    fn a_random_walk_keeps_sums_order_and_the_truth_about_what_was_lost() {
+        let mut log = Log::default();
         let mut state: u64 = 42;
         let mut random = |below: u64| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % below
         };
-        let begun = Instant::now();
+        let limits = Limits { messages_max: 50, bytes_max: 10_000 };
         let (mut messages, mut bytes) = (0, 0);
+        let mut ledger = Ledger::default();
+        let (mut refused, mut most_apart) = (0, 0);
         for step in 0..20_000_u64 {
-            let now = begun + Duration::from_millis(step);
-            let read = (random(2) == 0).then(|| random(log.last() + 2));
-            let mut removed = Removed::default();
-            match random(8) {
-                0 => log.mark_delivered(0, random(log.last() + 2)),
-                1 => removed = log.settle(read),
-                2 => removed = log.expire(read, Duration::from_millis(200), now),
+            let now_ms = NOW_MS + step;
+            let read = (random(2) == 0).then(|| {
+                let (from, to) = (random(log.last() + 1), random(log.last() + 2));
+                ReadMark { from: from.min(to), to, furthest: (from.min(to), to + random(5)) }
+            });
+            let mut gone = Removed::default();
+            let before = seqs(&log);
+            let mut is_bound = false;
+            match random(9) {
+                0 => {
+                    let start = log.last().saturating_sub(random(60));
+                    log.mark_delivered(start, start + random(10));
+                }
+                1 => gone = log.settle(read),
+                2 => gone = log.expire(read, 200, now_ms),
+                3 => {
+                    is_bound = true;
+                    log.give_way(read, &mut gone);
+                }
                 _ => {
                     let priority = [Priority::Low, Priority::Normal, Priority::High][random(3) as usize];
                     let time_to_live = (random(3) == 0).then(|| Duration::from_millis(random(50)));
-                    let collapse_key = (random(3) == 0).then(|| random(3).to_string().into());
-                    let terms = Terms { time_to_live, collapse_key, priority, ..Terms::default() };
-                    let text = "x".repeat(random(300) as usize);
-                    let message = Arc::new(Message::new("id".into(), "a.b".into(), Body::Text(text), PolicySetId(1)));
-                    if let Some(key) = &terms.collapse_key {
-                        log.collapse(key, None, read, &mut removed);
-                    }
-                    if log.make_room(&message, &terms, read, (50, 10_000), &mut removed).is_ok() {
-                        messages += 1;
-                        bytes += entry_size(&message);
-                        log.append(message, None, terms, Duration::from_millis(random(200)), now);
+                    let collapse_key: Option<Arc<str>> = (random(3) == 0).then(|| random(3).to_string().into());
+                    let terms = Terms { time_to_live, collapse_key: collapse_key.clone(), priority, ..Terms::default() };
+                    let message = text(&"x".repeat(random(1000) as usize));
+                    let new = New { message: &message, session: None, terms: &terms, keep_ms: random(200), now_ms };
+                    let replaced: Vec<u64> = log
+                        .after(0)
+                        .filter(|entry| collapse_key.is_some() && entry.collapse_key == collapse_key)
+                        .map(|entry| entry.seq)
+                        .collect();
+                    let last = log.last();
+                    match log.put(&new, read, limits, &mut gone) {
+                        Ok(seq) => {
+                            assert_eq!(seq, last + 1);
+                            messages += 1;
+                            bytes += new.size();
+                            let all: Vec<u64> =
+                                before.iter().copied().filter(|seq| log.after(seq - 1).next().unwrap().seq != *seq).collect();
+                            let mut for_new = gone.for_new.to_vec();
+                            for_new.sort_unstable();
+                            assert_eq!(for_new, all, "what has gone for it is named");
+                            ledger.lost.extend(all.iter().filter(|seq| !replaced.contains(seq)));
+                        }
+                        Err(Full) => {
+                            assert_eq!((seqs(&log), &gone), (before.clone(), &Removed::default()), "nothing goes for a refused message");
+                            log.refuse(priority, read);
+                            ledger.lost.push(last + 1);
+                            refused += 1;
+                        }
                     }
                 }
             }
-            messages -= removed.messages;
-            bytes -= removed.bytes;
-            let counted = removed.expired + removed.uncollected + removed.collapsed + removed.evicted;
-            assert!(counted <= removed.messages, "{removed:?}");
+            if is_bound {
+                ledger.lost.extend(&gone.for_new);
+            }
+            messages -= gone.messages;
+            bytes -= gone.bytes;
+            let counted = gone.expired + gone.uncollected + gone.collapsed + gone.evicted;
+            assert!(counted <= gone.messages, "{gone:?}");
             assert!(log.len() <= 50 && log.bytes() <= 10_000);
             assert_eq!((log.len(), log.bytes()), (messages, bytes));
             assert_eq!(log.bytes(), log.after(0).map(Entry::size).sum::<usize>());
             assert!(seqs(&log).is_sorted_by(|one, next| one < next));
-            assert!(log.lost <= log.last() && log.delivered() <= log.last());
+            let Marks { last, delivered, lost } = log.marks();
+            assert!(lost <= last && delivered <= last && log.owed() <= last);
+            let lost_at_least = ledger.lost.iter().copied().max().unwrap_or(0);
+            assert!(lost_at_least == 0 || !log.is_complete_after(lost_at_least - 1), "a loss to a bound is never denied");
+            let beyond = log.delivered().beyond();
+            assert!(beyond.is_sorted_by(|(_, to), (after, _)| to < after) && beyond.iter().all(|(after, to)| after < to && *to <= last));
+            most_apart = most_apart.max(beyond.len());
         }
-        assert!(log.last() > 5_000, "the walk went somewhere");
-    }
-
-    #[test]
-    fn an_empty_message_still_costs_its_entry() {
-        let empty = Message::new("id".into(), "a.b".into(), Body::Text(String::new()), PolicySetId(1));
-        assert_eq!(entry_size(&empty), ENTRY_OVERHEAD_BYTES);
-        let mut log = filled(1);
-        let mut removed = Removed::default();
-        assert_eq!(log.make_room(&empty, &Terms::default(), None, ROOMY, &mut removed), Ok(()));
-        assert_eq!(removed, Removed::default());
+        assert!(log.last() > 5_000 && refused > 50 && most_apart > 1, "the walk went somewhere: {} {refused} {most_apart}", log.last());
     }
 }

@@ -3,17 +3,42 @@
 use std::cell::LazyCell;
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
-use super::{Content, Mailbox, Mailboxes, SessionHandle};
+use super::delivered::is_in;
+use super::{Mailbox, Mailboxes};
+use crate::registry::SessionHandle;
+use crate::types::close::Close;
 use crate::types::delivery::Message;
 
 /// One session's cursor in its user's mailbox. Dropping it leaves the mailbox, if it has not left before.
 #[derive(Debug)]
 pub struct Reader {
-    pub(super) mailboxes: Arc<Mailboxes>,
-    pub(super) mailbox: Arc<Mailbox>,
-    pub(super) handle: Arc<SessionHandle>,
+    mailboxes: Arc<Mailboxes>,
+    mailbox: Arc<Mailbox>,
+    handle: Arc<SessionHandle>,
+    /// Stretches that another device has read before this session came.
+    skips: Vec<(u64, u64)>,
+    /// What was owed up to here is not this session's to miss. `None` until it has read its first page: until then it is not slow.
+    excused: Option<u64>,
+}
+
+/// Where a mailbox is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The newest message.
+    pub seq: u64,
+    /// Whether there is anything to resume from.
+    pub is_resumable: bool,
+}
+
+/// What a session may read next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// These, and there are more. With the seq up to which they are everything.
+    More { upto: u64 },
+    /// These are all there are.
+    End { upto: u64 },
+    /// The session has missed something that it was owed: it has fallen behind too far.
+    Missed,
 }
 
 /// Where a resumed session stands.
@@ -25,12 +50,42 @@ pub struct Resumed {
 }
 
 impl Reader {
+    pub(super) fn new(mailboxes: Arc<Mailboxes>, mailbox: Arc<Mailbox>, handle: Arc<SessionHandle>) -> Reader {
+        Reader { mailboxes, mailbox, handle, skips: Vec::new(), excused: None }
+    }
+
     pub fn handle(&self) -> &Arc<SessionHandle> {
         &self.handle
     }
 
-    pub fn epoch(&self) -> &str {
-        &self.mailbox.epoch
+    /// Names this life of the mailbox.
+    pub fn epoch(&self) -> String {
+        self.mailboxes.epoch(&self.mailbox)
+    }
+
+    pub fn head(&self) -> Head {
+        let content = self.mailbox.content.lock();
+        Head { seq: content.log.last(), is_resumable: !content.log.is_empty() }
+    }
+
+    /// Makes a provisional session one of the user's sessions. The first device begins with what was kept, another one with what has come
+    /// since it was opened.
+    ///
+    /// # Errors
+    /// The user has too many sessions. This one is still to leave.
+    pub fn admit(&mut self) -> Result<(), Close> {
+        let mut guard = self.mailbox.content.lock();
+        let content = &mut *guard;
+        let replaced = self.mailboxes.registry.admit(&mut content.sessions, &self.handle)?;
+        replaced.iter().for_each(|old| self.mailboxes.settle_up(content, old));
+        if content.sessions.admitted().count() == 1 {
+            let delivered = content.log.delivered();
+            self.handle.place(delivered.mark(), delivered.mark());
+            self.skips = delivered.beyond().to_vec();
+        }
+        content.is_resumable |= self.handle.resumes;
+        self.handle.wake();
+        Ok(())
     }
 
     /// Gives the place in the mailbox up: there is nothing more to read.
@@ -38,65 +93,94 @@ impl Reader {
         self.mailboxes.leave(&self.handle, &self.mailbox);
     }
 
-    /// The seq of the newest message, and whether there is anything that a client could resume from.
-    pub fn position(&self) -> (u64, bool) {
-        let content = self.mailbox.content.lock();
-        (content.log.last(), !content.log.is_empty())
-    }
-
-    /// Reads on from the cursor, into `out`, until it holds `bytes_max` bytes of messages or all there are. Says whether there are more.
-    pub fn take(&self, bytes_max: usize, out: &mut Vec<(u64, Arc<Message>)>) -> bool {
+    /// Reads on from the cursor, into `out`, until it holds `bytes_max` bytes of messages or all there are. The cursor stays until
+    /// [`Reader::advance`].
+    pub fn page(&mut self, bytes_max: usize, out: &mut Vec<(u64, Arc<Message>)>) -> Page {
         let mut content = self.mailbox.content.lock();
-        let Some(cursor) = content.handles.iter().find(|taken| Arc::ptr_eq(&taken.handle, &self.handle)).map(|taken| taken.cursor) else {
-            return false;
-        };
-        let now = LazyCell::new(Instant::now);
-        if content.log.after(cursor).any(|entry| entry.expired(|| *now)) {
+        let cursor = self.handle.cursor();
+        let now_ms = LazyCell::new(|| self.mailboxes.clock.now_ms());
+        if content.log.after(cursor).any(|entry| entry.is_expired(|| *now_ms)) {
             self.mailboxes.expire(&mut content);
         }
-        let mut last = cursor;
+        let owed = content.log.owed();
+        if owed > cursor.max(*self.excused.get_or_insert(owed)) {
+            return Page::Missed;
+        }
+        let mut upto = cursor;
         let mut bytes = 0;
         for entry in content.log.after(cursor) {
             if bytes >= bytes_max {
-                break;
+                return Page::More { upto };
             }
-            last = entry.seq;
-            if entry.session.as_ref().is_none_or(|session| *session == self.handle.id) {
+            upto = entry.seq;
+            let is_for_it = entry.session.as_ref().is_none_or(|session| *session == self.handle.id);
+            if is_for_it && !is_in(&self.skips, entry.seq) {
                 bytes += entry.size();
                 out.push((entry.seq, entry.message.clone()));
             }
         }
-        if let Some(taken) = content.handles.iter_mut().find(|taken| Arc::ptr_eq(&taken.handle, &self.handle)) {
-            taken.cursor = last;
-        }
-        content.log.last() > last
+        // Seqs without a message are behind it as well.
+        Page::End { upto: content.log.last() }
     }
 
-    /// Everything up to `seq` has reached the client, as far as anyone can know: it was written, or acked.
-    pub fn delivered(&self, seq: u64) {
+    /// Whether the session has missed something that it was owed, which [`Reader::page`] would say. For a session that can't read on because
+    /// its client doesn't.
+    pub fn has_missed(&self) -> bool {
+        let owed = self.mailbox.content.lock().log.owed();
+        self.excused.is_some_and(|excused| owed > self.handle.cursor().max(excused))
+    }
+
+    /// Notes that the session has taken everything up to `seq`.
+    pub fn advance(&self, seq: u64) {
+        self.handle.advance(seq);
+    }
+
+    /// Notes that everything up to `seq` was written, and so was read as far as anyone can know. A client that may ack is given until it leaves.
+    pub fn written(&self, seq: u64) {
+        self.handle.note_written(seq);
+        if !self.handle.resumes {
+            let mut content = self.mailbox.content.lock();
+            content.log.mark_delivered(self.handle.position().0, seq);
+            self.mailboxes.tidy(&mut content);
+        }
+    }
+
+    /// Notes that the client has dealt with everything up to `seq`. Only what it was sent counts.
+    pub fn acked(&self, seq: u64) {
         let mut content = self.mailbox.content.lock();
-        let Some(start) = content.handles.iter().find(|taken| Arc::ptr_eq(&taken.handle, &self.handle)).map(|taken| taken.start) else {
-            return;
-        };
-        content.log.mark_delivered(start, seq);
+        let (start, cursor) = self.handle.position();
+        content.is_acked = true;
+        content.log.mark_delivered(start, seq.min(cursor));
         self.mailboxes.tidy(&mut content);
     }
 
     /// Goes on after what the client has seen. What this session has sent is sent again only if something before it was not.
-    pub fn resume(&self, epoch: &str, seq: u64) -> Resumed {
-        let mut content = self.mailbox.content.lock();
-        let Content { log, handles, .. } = &mut *content;
-        let same = epoch == self.mailbox.epoch;
-        let recovered = same && log.complete_after(seq);
+    pub fn resume(&mut self, epoch: &str, seq: u64) -> Resumed {
+        let is_same = epoch == self.epoch();
+        let content = self.mailbox.content.lock();
+        let recovered = is_same && content.log.is_complete_after(seq);
         // In another life of the mailbox the client has seen nothing of what is here.
-        let seen = if same { seq.min(log.last()) } else { 0 };
-        let Some(taken) = handles.iter_mut().find(|taken| Arc::ptr_eq(&taken.handle, &self.handle)) else {
-            return Resumed { recovered: false, from: seen };
-        };
-        let skipped = log.after(seen).next().is_some_and(|entry| entry.seq <= taken.start);
-        taken.cursor = if skipped { seen } else { taken.cursor.max(seen) };
-        taken.start = taken.start.min(seen);
+        let seen = if is_same { seq.min(content.log.last()) } else { 0 };
+        let (start, cursor) = self.handle.position();
+        let is_skipped = |entry: &super::log::Entry| entry.seq <= start || is_in(&self.skips, entry.seq);
+        let is_any_skipped = content.log.after(seen).any(is_skipped);
+        self.handle.place(start.min(seen), if is_any_skipped { seen } else { cursor.max(seen) });
+        if is_any_skipped {
+            // What comes now was not written yet, or is written again.
+            self.handle.note_written(seen);
+        }
+        self.skips = Vec::new();
+        // What is lost from now on makes the answer untrue.
+        self.excused = Some(content.log.owed());
         Resumed { recovered, from: seen }
+    }
+
+    /// Goes on from where the session is.
+    pub fn begin(&mut self) -> Resumed {
+        let content = self.mailbox.content.lock();
+        let from = self.handle.cursor();
+        self.excused = Some(content.log.owed());
+        Resumed { recovered: content.log.is_complete_after(from), from }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::model::mailbox::SessionHandle;
+use crate::registry::SessionHandle;
 use crate::types::delivery::Message;
 use crate::types::event::{Body, Event};
 

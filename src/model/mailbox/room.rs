@@ -1,0 +1,108 @@
+//! How much room there is: the bounds of all mailboxes together.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::log::Removed;
+use crate::config;
+
+/// 1/10 of the total bounds is reserved for users who are connected.
+const CONNECTED_SHARE: usize = 10;
+
+/// What all mailboxes hold together, and may hold.
+#[derive(Debug)]
+pub struct Room {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+    mailboxes: AtomicUsize,
+    messages_max: usize,
+    bytes_max: usize,
+    mailboxes_max: usize,
+}
+
+impl Room {
+    pub fn new(limits: &config::Mailboxes) -> Room {
+        Room {
+            messages: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            mailboxes: AtomicUsize::new(0),
+            messages_max: limits.total_messages_max,
+            bytes_max: limits.total_bytes_max,
+            mailboxes_max: limits.mailboxes_max,
+        }
+    }
+
+    pub fn messages(&self) -> usize {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn mailboxes(&self) -> usize {
+        self.mailboxes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a message of `size` bytes is too much, once the message or messages that it replaces are gone.
+    pub fn lacks(&self, is_away: bool, size: usize, (replaced, replaced_bytes): (usize, usize)) -> bool {
+        let bound = |max: usize| if is_away { max - max / CONNECTED_SHARE } else { max };
+        (self.messages() + 1).saturating_sub(replaced) > bound(self.messages_max)
+            || (self.bytes() + size).saturating_sub(replaced_bytes) > bound(self.bytes_max)
+    }
+
+    /// Whether one mailbox more is too much. Those of connected users are bounded by the sessions.
+    pub fn lacks_mailboxes(&self) -> bool {
+        self.mailboxes() >= self.mailboxes_max
+    }
+
+    /// Whether there are more mailboxes than may be, so that an empty one is not remembered.
+    pub fn is_crowded(&self) -> bool {
+        self.mailboxes() > self.mailboxes_max
+    }
+
+    pub fn add(&self, bytes: usize) {
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn give_back(&self, removed: &Removed) {
+        self.messages.fetch_sub(removed.messages, Ordering::Relaxed);
+        self.bytes.fetch_sub(removed.bytes, Ordering::Relaxed);
+    }
+
+    pub fn add_mailbox(&self) {
+        self.mailboxes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn give_back_mailboxes(&self, count: usize) {
+        self.mailboxes.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_last_tenth_is_for_connected_users_and_a_replacement_needs_no_room_of_its_own() {
+        let mut limits = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0.mailboxes;
+        (limits.total_messages_max, limits.total_bytes_max, limits.mailboxes_max) = (10, 1000, 1);
+        let room = Room::new(&limits);
+        for _ in 0..9 {
+            room.add(50);
+        }
+        assert_eq!([true, false].map(|is_away| room.lacks(is_away, 50, (0, 0))), [true, false]);
+        assert!(!room.lacks(true, 50, (1, 50)) && room.lacks(true, 501, (1, 50)));
+        assert_eq!(
+            [450, 451, 550, 551].map(|size| (room.lacks(true, size, (1, 0)), room.lacks(false, size, (0, 0)))),
+            [(false, false), (true, false), (true, false), (true, true)]
+        );
+        room.add_mailbox();
+        assert!(room.lacks_mailboxes() && !room.is_crowded());
+        room.add_mailbox();
+        assert!(room.is_crowded());
+        room.give_back_mailboxes(2);
+        assert!(!room.lacks_mailboxes());
+    }
+}

@@ -1,0 +1,227 @@
+//! How what a session says looks to its client: as it is, or in `signalpost.v1` envelopes. Pure; docs/protocol.md describes it for clients.
+
+use std::borrow::Cow;
+use std::io::Write as _;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::Serialize;
+
+use super::protocol::V1;
+use crate::net::websocket::{self, Opcode};
+use crate::types::event::Body;
+
+/// How a session's messages are framed. A closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// A frame is exactly the message.
+    Plain,
+    /// Each frame is an envelope, and there are control frames.
+    V1,
+}
+
+/// The first frame of a session.
+#[derive(Debug, Serialize)]
+pub struct Hello<'a> {
+    pub session: &'a str,
+    pub user: &'a str,
+    pub epoch: &'a str,
+    /// The newest seq of the mailbox.
+    pub seq: u64,
+    pub limits: Limits,
+    /// Present if there is something to resume from: messages wait this long for the client's resume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume_within_ms: Option<u64>,
+    /// Present if the session ends unless the client sends another token before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ends_in_ms: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Limits {
+    pub message_bytes_max: usize,
+    pub ping_interval_ms: u64,
+    pub pong_deadline_ms: u64,
+    pub mailbox_messages_max: usize,
+    pub mailbox_bytes_max: usize,
+    pub keep_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Control<T> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    data: T,
+}
+
+impl Framing {
+    pub fn of(subprotocol: Option<&str>) -> Framing {
+        if subprotocol == Some(V1) { Framing::V1 } else { Framing::Plain }
+    }
+
+    /// Whether its clients can resume, and ack what they have read.
+    pub fn resumes(self) -> bool {
+        match self {
+            Framing::Plain => false,
+            Framing::V1 => true,
+        }
+    }
+
+    /// Whether control frames exist.
+    fn has_control_frames(self) -> bool {
+        match self {
+            Framing::Plain => false,
+            Framing::V1 => true,
+        }
+    }
+
+    /// Appends a hello, if this framing has one.
+    pub fn hello(self, hello: &Hello<'_>, out: &mut Vec<u8>) {
+        self.control("hello", hello, out);
+    }
+
+    /// Appends the answer to a resume: whether all that is still wanted after `from` follows.
+    pub fn resumed(self, recovered: bool, from: u64, out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Resumed {
+            recovered: bool,
+            from: u64,
+        }
+        self.control("resume", Resumed { recovered, from }, out);
+    }
+
+    /// Appends the answer to a new token: how long the session may go on with it.
+    pub fn authorized(self, token_ends_in_ms: Option<u64>, out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Authorized {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            token_ends_in_ms: Option<u64>,
+        }
+        self.control("auth", Authorized { token_ends_in_ms }, out);
+    }
+
+    /// Appends the frame that says when to come back after a restart.
+    pub fn reconnect(self, after_ms: u32, out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Reconnect {
+            after_ms: u32,
+        }
+        self.control("reconnect", Reconnect { after_ms }, out);
+    }
+
+    /// Appends an error. Without envelopes it is a message that says `"type":"error"`.
+    pub fn error(self, code: &str, detail: &str, out: &mut Vec<u8>) {
+        #[derive(Serialize)]
+        struct Problem<'a> {
+            code: &'a str,
+            detail: &'a str,
+        }
+        #[derive(Serialize)]
+        struct Plain<'a> {
+            #[serde(rename = "type")]
+            kind: &'static str,
+            #[serde(flatten)]
+            problem: Problem<'a>,
+        }
+        let problem = Problem { code, detail };
+        match self {
+            Framing::Plain => json_frame(&Plain { kind: "error", problem }, out),
+            Framing::V1 => self.control("error", problem, out),
+        }
+    }
+
+    /// Appends a message: as it is, or in an envelope with its seq.
+    pub fn message(self, seq: u64, body: &Body, out: &mut Vec<u8>) {
+        match self {
+            Framing::Plain => {
+                let opcode = if matches!(body, Body::Binary(_)) { Opcode::Binary } else { Opcode::Text };
+                websocket::encode(opcode, body.as_bytes(), out);
+            }
+            Framing::V1 => enveloped(seq, body, out),
+        }
+    }
+
+    fn control<T: Serialize>(self, kind: &'static str, data: T, out: &mut Vec<u8>) {
+        if self.has_control_frames() {
+            json_frame(&Control { kind, data }, out);
+        }
+    }
+}
+
+fn enveloped(seq: u64, body: &Body, out: &mut Vec<u8>) {
+    let (name, data): (&str, Cow<'_, [u8]>) = match body {
+        Body::Json(text) => ("data", text.as_bytes().into()),
+        Body::Text(text) => ("data", serde_json::Value::from(text.as_str()).to_string().into_bytes().into()),
+        Body::Binary(bytes) => ("data_base64", format!("\"{}\"", BASE64_STANDARD.encode(bytes)).into_bytes().into()),
+    };
+    /// Twenty digits and the names are at most 55 bytes.
+    const HEAD_BYTES_MAX: usize = 64;
+    let mut head = [0; HEAD_BYTES_MAX];
+    let mut rest = &mut head[..];
+    // It fits, so it can't fail.
+    let _ = write!(rest, "{{\"seq\":{seq},\"type\":\"message\",\"{name}\":");
+    let unused = rest.len();
+    let head = head.get(..HEAD_BYTES_MAX - unused).unwrap_or_default();
+    websocket::encode_header(Opcode::Text, head.len() + data.len() + 1, out);
+    out.extend_from_slice(head);
+    out.extend_from_slice(&data);
+    out.push(b'}');
+}
+
+fn json_frame<T: Serialize>(frame: &T, out: &mut Vec<u8>) {
+    // Our own structs of strings and numbers: serializing them can't fail.
+    let text = serde_json::to_vec(frame).unwrap_or_default();
+    websocket::encode(Opcode::Text, &text, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The text of the only frame, which is short.
+    fn text(out: &[u8]) -> &str {
+        assert_eq!(usize::from(out[1]), out.len() - 2, "one frame");
+        std::str::from_utf8(&out[2..]).unwrap()
+    }
+
+    #[test]
+    fn an_envelope_is_json_whatever_the_body() {
+        let bodies = [
+            (Body::Json(r#"{"a":1}"#.into()), r#"{"seq":18446744073709551615,"type":"message","data":{"a":1}}"#),
+            (Body::Text("a\"b".into()), r#"{"seq":18446744073709551615,"type":"message","data":"a\"b"}"#),
+            (Body::Binary(vec![0, 255]), r#"{"seq":18446744073709551615,"type":"message","data_base64":"AP8="}"#),
+        ];
+        for (body, expected) in bodies {
+            let mut out = Vec::new();
+            Framing::V1.message(u64::MAX, &body, &mut out);
+            assert_eq!(text(&out), expected);
+        }
+    }
+
+    #[test]
+    fn a_plain_frame_is_exactly_the_body_and_its_errors_are_messages() {
+        let mut out = Vec::new();
+        Framing::Plain.message(7, &Body::Text("a\"b".into()), &mut out);
+        assert_eq!((out[0] & 0x0F, text(&out)), (1, "a\"b"));
+        out.clear();
+        Framing::Plain.message(7, &Body::Binary(vec![0, 255]), &mut out);
+        assert_eq!(out, [0x82, 2, 0, 255]);
+        out.clear();
+        Framing::Plain.error("c", "d", &mut out);
+        assert_eq!(text(&out), r#"{"type":"error","code":"c","detail":"d"}"#);
+        out.clear();
+        Framing::V1.error("c", "d", &mut out);
+        assert_eq!(text(&out), r#"{"type":"error","data":{"code":"c","detail":"d"}}"#);
+    }
+
+    #[test]
+    fn only_envelopes_have_control_frames() {
+        let (mut plain, mut v1) = (Vec::new(), Vec::new());
+        for (framing, out) in [(Framing::of(None), &mut plain), (Framing::of(Some(V1)), &mut v1)] {
+            assert_eq!(framing.resumes(), framing == Framing::V1);
+            framing.resumed(true, 3, out);
+        }
+        assert!(plain.is_empty());
+        assert_eq!(text(&v1), r#"{"type":"resume","data":{"recovered":true,"from":3}}"#);
+    }
+}

@@ -1,0 +1,122 @@
+//! What a session has to send: frames in the order in which they go out, and how far its client has been sent the mailbox. Pure: no socket,
+//! no mailbox.
+//!
+//! The mailbox is read again only when everything is written. So what a client doesn't read stays in the mailbox, whose bounds then apply,
+//! and a session holds at most `sockets.write_bytes_max` and one message.
+
+use super::framing::Framing;
+use crate::types::event::Body;
+
+#[derive(Debug)]
+pub struct Outbox {
+    pub framing: Framing,
+    bytes: Vec<u8>,
+    /// How much of `bytes` is written.
+    written: usize,
+    /// The last message that `bytes` deals with, 0 if there is none.
+    last: u64,
+    /// The number of messages in `bytes`.
+    messages: u64,
+}
+
+/// What was sent with the last byte.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Everything up to this message is dealt with. `None`: no message was.
+    pub upto: Option<u64>,
+    pub messages: u64,
+}
+
+impl Outbox {
+    pub fn new(framing: Framing) -> Outbox {
+        Outbox { framing, bytes: Vec::new(), written: 0, last: 0, messages: 0 }
+    }
+
+    /// Whether everything is written, so that more may be taken from the mailbox.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Whether nothing is to be written and no message is to be dealt with.
+    pub fn is_idle(&self) -> bool {
+        self.bytes.is_empty() && self.last == 0
+    }
+
+    /// The bytes that it holds, after formatting and framing.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Where control frames are appended.
+    pub fn frames(&mut self) -> (Framing, &mut Vec<u8>) {
+        (self.framing, &mut self.bytes)
+    }
+
+    /// Appends a message. `None`: this reader doesn't get it, which deals with it as well.
+    pub fn message(&mut self, seq: u64, body: Option<&Body>) {
+        self.last = seq;
+        if let Some(body) = body {
+            self.messages += 1;
+            self.framing.message(seq, body, &mut self.bytes);
+        }
+    }
+
+    /// What is still to be written.
+    pub fn rest(&self) -> &[u8] {
+        self.bytes.get(self.written..).unwrap_or_default()
+    }
+
+    /// `count` more bytes are written.
+    pub fn wrote(&mut self, count: usize) {
+        self.written += count;
+    }
+
+    /// Everything is written: what that was. An idle session holds no buffer.
+    pub fn finish(&mut self) -> Sent {
+        let sent = Sent { upto: (self.last > 0).then_some(self.last), messages: self.messages };
+        *self = Outbox::new(self.framing);
+        sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body() -> Body {
+        Body::Text("x".into())
+    }
+
+    #[test]
+    fn messages_are_sent_with_their_last_byte() {
+        let mut outbox = Outbox::new(Framing::Plain);
+        assert!(outbox.is_idle());
+        outbox.message(3, Some(&body()));
+        outbox.message(5, Some(&body()));
+        assert_eq!((outbox.len(), outbox.rest().len(), outbox.is_empty()), (6, 6, false));
+        outbox.wrote(2);
+        assert_eq!((outbox.rest().len(), outbox.is_empty()), (4, false), "half a frame is not sent");
+        outbox.wrote(4);
+        assert!(outbox.rest().is_empty());
+        assert_eq!(outbox.finish(), Sent { upto: Some(5), messages: 2 });
+        assert!(outbox.is_idle() && outbox.bytes.capacity() == 0);
+    }
+
+    #[test]
+    fn a_message_that_formatting_drops_is_dealt_with_and_not_sent() {
+        let mut outbox = Outbox::new(Framing::V1);
+        outbox.message(3, None);
+        assert!(outbox.is_empty() && !outbox.is_idle());
+        assert_eq!(outbox.finish(), Sent { upto: Some(3), messages: 0 });
+    }
+
+    #[test]
+    fn control_frames_deal_with_no_message() {
+        let mut outbox = Outbox::new(Framing::V1);
+        let (framing, out) = outbox.frames();
+        framing.resumed(true, 3, out);
+        assert!(!outbox.is_empty());
+        outbox.wrote(outbox.len());
+        assert_eq!(outbox.finish(), Sent::default());
+    }
+}

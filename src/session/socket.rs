@@ -1,0 +1,251 @@
+//! A session's socket: the loop that reads, writes and waits. What it means is [`super::conversation`]'s.
+//!
+//! The loop never waits for one side alone. While the client doesn't read, the session takes nothing more from the mailbox, whose bounds then
+//! apply, and reads nothing more from the client.
+//!
+//! Ten thousand of these are idle at a time, so the task holds a pointer to its session and a timer, and buffers only while there is
+//! something in them.
+
+use std::future::{Future as _, poll_fn};
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::conversation::{BURST_S, Conversation, End};
+use crate::dispatch::session_policies;
+use crate::model::mailbox::Head;
+use crate::net::permits::{ConnectionPermit, SessionPermit};
+use crate::net::rate::Bucket;
+use crate::net::websocket::Decoder;
+use crate::net::wire::Wire;
+use crate::types::close::Close;
+
+/// Bytes asked of the socket at a time; enough for a client's usual message.
+const READ_BYTES: usize = 2048;
+
+/// A session that the policies have admitted, with its socket.
+#[derive(Debug)]
+pub struct Session {
+    conversation: Conversation,
+    wire: Wire,
+    decoder: Decoder,
+    input: BytesMut,
+    /// Of bytes.
+    allowance: Bucket,
+    _permits: (ConnectionPermit, SessionPermit),
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> End {
+        End::Lost
+    }
+}
+
+/// What a session waits for.
+enum Next {
+    /// A post, or the end that somebody wants.
+    Woken,
+    Readable,
+    Writable,
+    /// `Clock::due`.
+    Due,
+}
+
+impl Session {
+    /// `input`: what the client has sent behind its handshake.
+    pub fn new(conversation: Conversation, wire: Wire, input: BytesMut, permits: (ConnectionPermit, SessionPermit)) -> Box<Session> {
+        let sockets = &conversation.sessions.sockets;
+        Box::new(Session {
+            decoder: Decoder::new(sockets.message_bytes_max),
+            allowance: Bucket::full(sockets.bytes_per_second_max.saturating_mul(BURST_S)),
+            wire,
+            input,
+            conversation,
+            _permits: permits,
+        })
+    }
+
+    /// From hello to close. `head`: where the mailbox was when the client came.
+    pub async fn run(mut self: Box<Session>, head: Head) {
+        let handle = self.conversation.reader.handle().clone();
+        let sessions = self.conversation.sessions.clone();
+        sessions.metrics.sessions_opened.inc();
+        tracing::debug!(user = %handle.user, session = %handle.id, subprotocol = handle.subprotocol, "session opened");
+        self.conversation.greet(head);
+        let end = self.converse().await;
+        session_policies::closed(&sessions.dispatch, &handle, end.code());
+        // The client's half of the closing handshake takes its time, in which this session reads nothing: a client that comes back meanwhile
+        // is not a second device.
+        self.conversation.reader.leave();
+        // Boxed, so that its state is no part of every idle session.
+        Box::pin(self.part(&end)).await;
+        sessions.metrics.sessions_closed.with_label_values(&[&end.label()]).inc();
+        tracing::debug!(user = %handle.user, session = %handle.id, code = end.code(), "session closed");
+    }
+
+    /// The closing handshake.
+    async fn part(&mut self, end: &End) {
+        self.conversation.take_leave(end);
+        if !matches!(end, End::Lost) {
+            let deadline = Duration::from_millis(self.conversation.sessions.sockets.close_deadline_ms);
+            self.wire.part(self.conversation.outbox.rest(), deadline).await;
+        }
+    }
+
+    /// The loop. One round does what can be done without waiting, then waits for whatever comes first.
+    async fn converse(&mut self) -> End {
+        let handle = self.conversation.reader.handle().clone();
+        let timer = sleep_until(self.due());
+        tokio::pin!(timer);
+        loop {
+            // What the client sent with the handshake, and what one read brought, is taken before anything waits.
+            if let Err(end) = self.receive() {
+                return end;
+            }
+            // Looked at before the mailbox: what was posted before the session was to end is sent.
+            let ending = handle.ending();
+            if ending.is_some() {
+                // There is no time left to wait for a resume.
+                self.conversation.clock.held = None;
+            }
+            match self.send().await {
+                Err(end) => return end,
+                Ok(true) => {
+                    // However much there is, others have their turn.
+                    tokio::task::consume_budget().await;
+                    continue;
+                }
+                Ok(false) => {}
+            }
+            if let Some(close) = ending
+                && (!matches!(close, Close::Restart | Close::ClosedByPolicy(_)) || self.conversation.outbox.is_empty())
+            {
+                return End::Close(close.clone());
+            }
+            let due = self.due();
+            // A timer that is early is cheaper than one that is moved whenever the client is heard.
+            if due < timer.deadline() {
+                timer.as_mut().reset(due);
+            }
+            match poll_fn(|context| self.poll_next(timer.as_mut(), context)).await {
+                Ok(Next::Woken | Next::Writable) => {}
+                Ok(Next::Readable) => {
+                    if let Err(end) = self.read() {
+                        return end;
+                    }
+                }
+                Ok(Next::Due) => {
+                    if let Err(end) = self.conversation.tick() {
+                        return end;
+                    }
+                    timer.as_mut().reset(self.due());
+                }
+                Err(error) => return error.into(),
+            }
+        }
+    }
+
+    fn due(&self) -> Instant {
+        self.conversation.clock.due(&self.conversation.sessions.sockets)
+    }
+
+    /// What comes first. All of it is cancel safe: it only tells that something is ready.
+    fn poll_next(&mut self, timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<io::Result<Next>> {
+        if self.conversation.reader.handle().poll_woken(context).is_ready() {
+            return Poll::Ready(Ok(Next::Woken));
+        }
+        // While the client doesn't read, it isn't read from: what it asks for would pile up.
+        let ready = if self.conversation.outbox.is_empty() {
+            self.wire.poll_readable(context).map_ok(|()| Next::Readable)
+        } else {
+            self.wire.poll_writable(context).map_ok(|()| Next::Writable)
+        };
+        match ready {
+            Poll::Pending => timer.poll(context).map(|()| Ok(Next::Due)),
+            ready => ready,
+        }
+    }
+
+    /// Takes from the mailbox and writes. Returns whether there may be more to do at once. Not cancel safe, and never cancelled.
+    async fn send(&mut self) -> Result<bool, End> {
+        let conversation = &mut self.conversation;
+        // What an earlier round has left over is written first; the mailbox is looked at in the next one.
+        let mut has_more = !conversation.outbox.is_empty() || !self.input.is_empty();
+        if conversation.outbox.is_empty() && !conversation.is_held() {
+            has_more |= conversation.fill().await?;
+        }
+        // What the formatting dropped leaves no output, but it is dealt with.
+        if conversation.outbox.is_idle() {
+            return Ok(false);
+        }
+        if !self.write()? {
+            // Somebody who doesn't read on can't find out by reading.
+            let has_missed = self.conversation.reader.has_missed();
+            return if has_missed { Err(End::Close(Close::SlowConsumer)) } else { Ok(false) };
+        }
+        self.conversation.written();
+        Ok(has_more)
+    }
+
+    /// Writes what the socket takes, and returns whether that was everything.
+    fn write(&mut self) -> Result<bool, End> {
+        let Conversation { outbox, clock, sessions, .. } = &mut self.conversation;
+        while !outbox.rest().is_empty() {
+            match self.wire.try_write(outbox.rest()) {
+                Ok(0) => return Err(End::Lost),
+                Ok(count) => {
+                    outbox.wrote(count);
+                    clock.blocked = None;
+                    sessions.metrics.sent_bytes.inc_by(count as u64);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    clock.blocked.get_or_insert_with(Instant::now);
+                    return Ok(false);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads what the socket has, once.
+    fn read(&mut self) -> Result<(), End> {
+        self.input.reserve(READ_BYTES);
+        match self.wire.try_read_buf(&mut self.input) {
+            Ok(0) => Err(End::Lost),
+            Ok(count) => {
+                let per_second = self.conversation.sessions.sockets.bytes_per_second_max;
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
+                if !self.allowance.take(count, per_second, per_second.saturating_mul(BURST_S)) {
+                    return Err(End::Close(Close::TooManyMessages));
+                }
+                self.conversation.clock.hear(Instant::now());
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Handles what has been read.
+    fn receive(&mut self) -> Result<(), End> {
+        while !self.input.is_empty() && self.conversation.outbox.len() < READ_BYTES {
+            let incoming = self
+                .decoder
+                .decode(&mut self.input)
+                .map_err(|error| End::Close(Close::Protocol { code: error.close_code(), reason: error.reason() }))?;
+            let Some(incoming) = incoming else { break };
+            self.conversation.hear(incoming)?;
+        }
+        if self.input.is_empty() {
+            // An idle session holds no buffer.
+            self.input = BytesMut::new();
+        }
+        Ok(())
+    }
+}
