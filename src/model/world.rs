@@ -3,17 +3,20 @@
 //!
 //! A policy call is a transaction: the writes of a call are dropped if it faults, and the writes of a request if its plan is.
 
+mod membership;
+mod writes;
+
 use std::cell::OnceCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use indexmap::IndexMap;
-
-use super::groups::{self, Groups, Share};
-use super::record::{Change, Changes};
-use super::state::{self, States, Usage, Value, entry_bytes};
-use super::{Model, Stamp};
+use super::record::Changes;
+use super::state::{self, Value};
+use super::{Model, groups};
 use crate::types::event::UserId;
+use membership::GroupChanges;
+pub use writes::StateError;
+use writes::Writes;
 
 /// The model as one request sees it.
 #[derive(Debug)]
@@ -21,13 +24,11 @@ pub struct World {
     model: Arc<Model>,
     is_live: bool,
     now_ms: u64,
-    states: Vec<PolicyState>,
-    groups: IndexMap<String, GroupChange>,
-    group_reads: HashMap<String, Stamp>,
-    /// How the policies' shares of all groups change.
-    shares: Vec<PolicyShare>,
+    writes: Writes,
+    groups: GroupChanges,
     counts: Vec<Count>,
-    undo: Undo,
+    /// How many of `counts` are from earlier calls.
+    counts_before: usize,
     /// All users with an open session, collected when a delivery first wants them.
     everyone: OnceCell<Vec<UserId>>,
 }
@@ -40,58 +41,6 @@ pub struct Count {
     pub by: u64,
     /// How many counters the policy may have.
     pub names_max: usize,
-}
-
-#[derive(Debug)]
-struct PolicyState {
-    policy: Arc<str>,
-    quota: state::Quota,
-    /// `None` means removed.
-    writes: HashMap<String, Option<Value>>,
-    /// The keys that were read from the model, and their stamps; 0 for a key that did not exist.
-    reads: HashMap<String, Stamp>,
-    keys: isize,
-    bytes: isize,
-}
-
-#[derive(Debug, Default)]
-struct GroupChange {
-    /// Whether the model's members have been removed.
-    is_ended: bool,
-    left: HashSet<UserId>,
-    /// The new members in order, with the policy that added each.
-    joined: IndexMap<UserId, Arc<str>>,
-}
-
-#[derive(Debug)]
-struct PolicyShare {
-    policy: Arc<str>,
-    /// `None` until the policy adds a member.
-    quota: Option<groups::Quota>,
-    groups: isize,
-    memberships: isize,
-}
-
-/// How to undo what the current call did.
-#[derive(Debug, Default)]
-struct Undo {
-    writes: Vec<UndoWrite>,
-    counts: usize,
-}
-
-#[derive(Debug)]
-struct UndoWrite {
-    index: usize,
-    key: String,
-    before: Option<Option<Value>>,
-    keys: isize,
-    bytes: isize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StateError {
-    Quota,
-    NotANumber,
 }
 
 /// A bound of the server or of the policy's share is reached.
@@ -118,12 +67,10 @@ impl World {
             model: model.clone(),
             is_live,
             now_ms: 0,
-            states: Vec::new(),
-            groups: IndexMap::new(),
-            group_reads: HashMap::new(),
-            shares: Vec::new(),
+            writes: Writes::default(),
+            groups: GroupChanges::default(),
             counts: Vec::new(),
-            undo: Undo::default(),
+            counts_before: 0,
             everyone: OnceCell::new(),
         }
     }
@@ -140,26 +87,19 @@ impl World {
     /// Begins a call: the writes of earlier calls can no longer be dropped.
     pub fn begin_call(&mut self) {
         self.now_ms = self.model.clock.now_ms();
-        self.undo.writes.clear();
-        self.undo.counts = self.counts.len();
+        self.writes.begin_call();
+        self.counts_before = self.counts.len();
     }
 
     /// Drops the writes of the current call.
     pub fn drop_call(&mut self) {
-        for UndoWrite { index, key, before, keys, bytes } in self.undo.writes.drain(..).rev() {
-            let Some(state) = self.states.get_mut(index) else { continue };
-            match before {
-                Some(before) => state.writes.insert(key, before),
-                None => state.writes.remove(&key),
-            };
-            (state.keys, state.bytes) = (keys, bytes);
-        }
-        self.counts.truncate(self.undo.counts);
+        self.writes.drop_call();
+        self.counts.truncate(self.counts_before);
     }
 
     pub fn get(&mut self, policy: &Arc<str>, key: &str, quota: state::Quota) -> Option<Arc<[u8]>> {
-        let index = self.state_of(policy, quota);
-        self.read(index, key).map(|value| value.bytes)
+        let states = self.model.states.read();
+        self.writes.of(policy, quota, self.now_ms).read(&states, key).map(|value| value.bytes)
     }
 
     /// # Errors
@@ -172,17 +112,18 @@ impl World {
         ttl_ms: Option<u32>,
         quota: state::Quota,
     ) -> Result<(), StateError> {
-        let index = self.state_of(policy, quota);
         let expires_ms = self.expiry(ttl_ms);
-        self.put(index, key, Value { bytes: bytes.into(), expires_ms })
+        let states = self.model.states.read();
+        self.writes.of(policy, quota, self.now_ms).put(&states, key, Value { bytes: bytes.into(), expires_ms })
     }
 
     /// Removes a key, and returns whether it was there.
     pub fn delete(&mut self, policy: &Arc<str>, key: &str, quota: state::Quota) -> bool {
-        let index = self.state_of(policy, quota);
-        let is_there = self.read(index, key).is_some();
+        let states = self.model.states.read();
+        let mut own = self.writes.of(policy, quota, self.now_ms);
+        let is_there = own.read(&states, key).is_some();
         if is_there {
-            self.write(index, key.to_owned(), None);
+            own.write(&states, key.to_owned(), None);
         }
         is_there
     }
@@ -199,16 +140,18 @@ impl World {
         ttl_ms: Option<u32>,
         quota: state::Quota,
     ) -> Result<i64, StateError> {
-        let index = self.state_of(policy, quota);
-        let (number, expires_ms) = match self.read(index, &key) {
+        let fresh_ms = self.expiry(ttl_ms);
+        let states = self.model.states.read();
+        let mut own = self.writes.of(policy, quota, self.now_ms);
+        let (number, expires_ms) = match own.read(&states, &key) {
             Some(value) => {
                 let text = std::str::from_utf8(&value.bytes).map_err(|_| StateError::NotANumber)?;
                 (text.parse().map_err(|_| StateError::NotANumber)?, value.expires_ms)
             }
-            None => (0_i64, self.expiry(ttl_ms)),
+            None => (0_i64, fresh_ms),
         };
         let sum = number.checked_add(by).ok_or(StateError::NotANumber)?;
-        self.put(index, key, Value { bytes: sum.to_string().into_bytes().into(), expires_ms })?;
+        own.put(&states, key, Value { bytes: sum.to_string().into_bytes().into(), expires_ms })?;
         Ok(sum)
     }
 
@@ -225,12 +168,13 @@ impl World {
         ttl_ms: Option<u32>,
         quota: state::Quota,
     ) -> Result<bool, StateError> {
-        let index = self.state_of(policy, quota);
-        if self.read(index, &key).as_ref().map(|value| &*value.bytes) != expected {
+        let expires_ms = self.expiry(ttl_ms);
+        let states = self.model.states.read();
+        let mut own = self.writes.of(policy, quota, self.now_ms);
+        if own.read(&states, &key).as_ref().map(|value| &*value.bytes) != expected {
             return Ok(false);
         }
-        let expires_ms = self.expiry(ttl_ms);
-        self.put(index, key, Value { bytes: bytes.into(), expires_ms })?;
+        own.put(&states, key, Value { bytes: bytes.into(), expires_ms })?;
         Ok(true)
     }
 
@@ -250,34 +194,29 @@ impl World {
 
     /// Returns whether a user is in a group. A guest's read: the group must be unchanged at the commit.
     pub fn contains(&mut self, group: &str, user: &str) -> bool {
-        self.note_group_read(group);
         let groups = self.model.groups.read();
-        self.is_member(&groups, group, user)
+        self.groups.note_read(&groups, group);
+        self.groups.is_member(&groups, group, user)
     }
 
     /// Returns the number of members. A guest's read, as [`World::contains`].
     pub fn size(&mut self, group: &str) -> usize {
-        self.note_group_read(group);
-        self.size_in(&self.model.groups.read(), group)
+        let groups = self.model.groups.read();
+        self.groups.note_read(&groups, group);
+        self.groups.size(&groups, group)
     }
 
     /// Returns the first members, in the order in which they joined. A guest's read, as [`World::contains`].
     pub fn members(&mut self, group: &str, most: usize) -> Vec<UserId> {
-        self.note_group_read(group);
-        self.audience(group, &HashSet::new(), most).0
+        let groups = self.model.groups.read();
+        self.groups.note_read(&groups, group);
+        self.groups.audience(&groups, group, &HashSet::new(), most).0
     }
 
     /// Returns the first members who are not excepted, in the order in which they joined, and how many there are in total. For a
     /// delivery: a later change of the group is not a conflict.
     pub fn audience(&self, group: &str, except: &HashSet<&UserId>, most: usize) -> (Vec<UserId>, usize) {
-        let groups = self.model.groups.read();
-        let excepted = except.iter().filter(|user| self.is_member(&groups, group, user.as_str())).count();
-        let total = self.size_in(&groups, group).saturating_sub(excepted);
-        let change = self.groups.get(group);
-        let kept = groups.get(group).into_iter().flat_map(groups::Group::members);
-        let kept = kept.filter(|user| change.is_none_or(|change| !change.is_ended && !change.left.contains(*user)));
-        let members = kept.chain(change.into_iter().flat_map(|change| change.joined.keys()));
-        (members.filter(|user| !except.contains(*user)).take(most).cloned().collect(), total)
+        self.groups.audience(&self.model.groups.read(), group, except, most)
     }
 
     /// Adds a member.
@@ -285,278 +224,21 @@ impl World {
     /// # Errors
     /// A bound is reached; nothing has changed.
     pub fn join(&mut self, policy: &Arc<str>, quota: groups::Quota, group: &str, user: UserId) -> Result<(), Full> {
-        // The bounds are checked against the group's size.
-        self.note_group_read(group);
-        let groups = self.model.groups.read();
-        if self.is_member(&groups, group, user.as_str()) {
-            return Ok(());
-        }
-        let members = self.size_in(&groups, group);
-        let opens = isize::from(members == 0);
-        let (mut all, mut own) = (groups.totals(), groups.share(policy));
-        for share in &self.shares {
-            all = plus(all, share.groups, share.memberships);
-            if share.policy == *policy {
-                own = plus(own, share.groups, share.memberships);
-            }
-        }
-        if !groups.allows(members + 1, plus(all, opens, 1), plus(own, opens, 1), quota) {
-            return Err(Full);
-        }
-        drop(groups);
-        self.share_of(policy, Some(quota), opens, 1);
-        self.change(group).joined.insert(user, policy.clone());
-        Ok(())
+        self.groups.join(&self.model.groups.read(), policy, quota, group, user)
     }
 
     /// Removes a member, if it is there.
     pub fn leave(&mut self, group: &str, user: &UserId) {
-        self.note_group_read(group);
-        let groups = self.model.groups.read();
-        if !self.is_member(&groups, group, user.as_str()) {
-            return;
-        }
-        let is_last = self.size_in(&groups, group) == 1;
-        let opener = if is_last { self.opener(&groups, group) } else { None };
-        let admitted_by = groups.get(group).and_then(|known| known.admitted_by(user.as_str())).cloned();
-        drop(groups);
-        let change = self.change(group);
-        let policy = change.joined.shift_remove(user).or_else(|| {
-            change.left.insert(user.clone());
-            admitted_by
-        });
-        if is_last {
-            // The next member opens a new group.
-            *change = GroupChange { is_ended: true, ..GroupChange::default() };
-        }
-        if let Some(policy) = policy {
-            self.give_back(&policy, 0, 1);
-        }
-        if let Some(opener) = opener {
-            self.give_back(&opener, 1, 0);
-        }
+        self.groups.leave(&self.model.groups.read(), group, user);
     }
 
     /// Ends a group.
     pub fn end(&mut self, group: &str) {
-        self.note_group_read(group);
-        let groups = self.model.groups.read();
-        let size = self.size_in(&groups, group);
-        if size == 0 {
-            return;
-        }
-        let opener = self.opener(&groups, group);
-        let change = self.groups.get(group);
-        let kept =
-            groups.get(group).into_iter().flat_map(|known| known.members().map(move |user| (user, known.admitted_by(user.as_str()))));
-        let kept = kept.filter(|(user, _)| change.is_none_or(|change| !change.is_ended && !change.left.contains(*user)));
-        let kept = kept.filter_map(|(_, policy)| policy.cloned());
-        let policies: Vec<Arc<str>> = kept.chain(change.into_iter().flat_map(|change| change.joined.values().cloned())).collect();
-        drop(groups);
-        for policy in policies {
-            self.give_back(&policy, 0, 1);
-        }
-        if let Some(opener) = opener {
-            self.give_back(&opener, 1, 0);
-        }
-        *self.change(group) = GroupChange { is_ended: true, ..GroupChange::default() };
-    }
-
-    /// Returns whether nothing was read and nothing changed.
-    fn is_untouched(&self) -> bool {
-        self.states.is_empty() && self.groups.is_empty() && self.group_reads.is_empty()
-    }
-
-    fn state_of(&mut self, policy: &Arc<str>, quota: state::Quota) -> usize {
-        let known = self.states.iter().position(|state| state.policy == *policy);
-        known.unwrap_or_else(|| {
-            let (writes, reads) = (HashMap::new(), HashMap::new());
-            self.states.push(PolicyState { policy: policy.clone(), quota, writes, reads, keys: 0, bytes: 0 });
-            self.states.len() - 1
-        })
+        self.groups.end(&self.model.groups.read(), group);
     }
 
     fn expiry(&self, ttl_ms: Option<u32>) -> Option<u64> {
         ttl_ms.map(|ttl| self.now_ms.saturating_add(ttl.into()))
-    }
-
-    /// Returns a key's value: this request's own write, else the model's entry, which must be unchanged at the commit.
-    fn read(&mut self, index: usize, key: &str) -> Option<Value> {
-        let now_ms = self.now_ms;
-        let state = self.states.get_mut(index)?;
-        if let Some(written) = state.writes.get(key) {
-            return written.clone().filter(|value| value.is_live(now_ms));
-        }
-        let states = self.model.states.read();
-        let entry = states.entry(&state.policy, key);
-        if !state.reads.contains_key(key) {
-            state.reads.insert(key.to_owned(), entry.map_or(0, |entry| entry.stamp));
-        }
-        entry.map(|entry| entry.value.clone()).filter(|value| value.is_live(now_ms))
-    }
-
-    fn put(&mut self, index: usize, key: String, value: Value) -> Result<(), StateError> {
-        let now_ms = self.now_ms;
-        let Some(state) = self.states.get(index) else { return Err(StateError::Quota) };
-        let quota = state.quota;
-        if value.bytes.len() > quota.value_bytes_max || key.len() > quota.value_bytes_max {
-            return Err(StateError::Quota);
-        }
-        let before = self.visible_bytes(index, &key);
-        let keys = state.keys + isize::from(before.is_none());
-        let bytes = state.bytes + signed(entry_bytes(&key, &value.bytes)) - signed(before.unwrap_or(0));
-        let fits = |usage: Usage| quota.allows(Usage { keys: add(usage.keys, keys), bytes: add(usage.bytes, bytes) });
-        let states = self.model.states.read();
-        // Expired entries are subtracted only if the quota would be exceeded otherwise.
-        if !fits(states.usage(&state.policy)) && !fits(states.live_usage(&state.policy, now_ms)) {
-            return Err(StateError::Quota);
-        }
-        drop(states);
-        self.write(index, key, Some(value));
-        Ok(())
-    }
-
-    /// Returns what an entry uses of the quota as this request sees it; `None` if there is no such entry.
-    fn visible_bytes(&self, index: usize, key: &str) -> Option<usize> {
-        let state = self.states.get(index)?;
-        if let Some(written) = state.writes.get(key) {
-            return written.as_ref().map(|value| entry_bytes(key, &value.bytes));
-        }
-        let states = self.model.states.read();
-        let entry = states.entry(&state.policy, key).filter(|entry| entry.value.is_live(self.now_ms))?;
-        Some(entry_bytes(key, &entry.value.bytes))
-    }
-
-    fn write(&mut self, index: usize, key: String, value: Option<Value>) {
-        let before = self.visible_bytes(index, &key);
-        let Some(state) = self.states.get_mut(index) else { return };
-        let (keys, bytes) = (state.keys, state.bytes);
-        let after = value.as_ref().map(|value| entry_bytes(&key, &value.bytes));
-        state.keys += isize::from(after.is_some()) - isize::from(before.is_some());
-        state.bytes += signed(after.unwrap_or(0)) - signed(before.unwrap_or(0));
-        let before = state.writes.insert(key.clone(), value);
-        self.undo.writes.push(UndoWrite { index, key, before, keys, bytes });
-    }
-
-    fn note_group_read(&mut self, group: &str) {
-        // Recorded even if this request has changed the group: the rest of the answer comes from the model.
-        if !self.group_reads.contains_key(group) {
-            let stamp = self.model.groups.read().stamp(group);
-            self.group_reads.insert(group.to_owned(), stamp);
-        }
-    }
-
-    fn is_member(&self, groups: &Groups, group: &str, user: &str) -> bool {
-        let kept = || groups.get(group).is_some_and(|known| known.contains(user));
-        match self.groups.get(group) {
-            None => kept(),
-            Some(change) => change.joined.contains_key(user) || (!change.is_ended && !change.left.contains(user) && kept()),
-        }
-    }
-
-    fn size_in(&self, groups: &Groups, group: &str) -> usize {
-        let kept = groups.get(group).map_or(0, groups::Group::len);
-        match self.groups.get(group) {
-            None => kept,
-            Some(change) if change.is_ended => change.joined.len(),
-            Some(change) => kept.saturating_sub(change.left.len()) + change.joined.len(),
-        }
-    }
-
-    /// Returns the policy whose share a group counts in.
-    fn opener(&self, groups: &Groups, group: &str) -> Option<Arc<str>> {
-        let opened_here = || self.groups.get(group).and_then(|change| change.joined.values().next());
-        let is_ended = self.groups.get(group).is_some_and(|change| change.is_ended);
-        groups.get(group).filter(|_| !is_ended).map(groups::Group::opener).or_else(opened_here).cloned()
-    }
-
-    fn change(&mut self, group: &str) -> &mut GroupChange {
-        if !self.groups.contains_key(group) {
-            self.groups.insert(group.to_owned(), GroupChange::default());
-        }
-        self.groups.entry(group.to_owned()).or_default()
-    }
-
-    fn share_of(&mut self, policy: &Arc<str>, quota: Option<groups::Quota>, groups: isize, memberships: isize) {
-        match self.shares.iter_mut().find(|share| share.policy == *policy) {
-            Some(share) => {
-                share.quota = quota.or(share.quota);
-                share.groups += groups;
-                share.memberships += memberships;
-            }
-            None => self.shares.push(PolicyShare { policy: policy.clone(), quota, groups, memberships }),
-        }
-    }
-
-    fn give_back(&mut self, policy: &Arc<str>, groups: isize, memberships: isize) {
-        self.share_of(policy, None, -groups, -memberships);
-    }
-
-    /// Returns whether the keys and groups that were read are unchanged, and what is written still fits.
-    fn stands(&self, states: &States, groups: &Groups) -> bool {
-        let same = |state: &PolicyState| {
-            state.reads.iter().all(|(key, stamp)| states.entry(&state.policy, key).map_or(0, |entry| entry.stamp) == *stamp)
-        };
-        self.states.iter().all(|state| same(state) && self.state_fits(state, states))
-            && self.group_reads.iter().all(|(group, stamp)| groups.stamp(group) == *stamp)
-            && self.groups_fit(groups)
-    }
-
-    fn state_fits(&self, state: &PolicyState, states: &States) -> bool {
-        let (mut keys, mut bytes) = (0_isize, 0_isize);
-        for (key, value) in &state.writes {
-            let before = states.entry(&state.policy, key).filter(|entry| entry.value.is_live(self.now_ms));
-            let before = before.map(|entry| entry_bytes(key, &entry.value.bytes));
-            let after = value.as_ref().map(|value| entry_bytes(key, &value.bytes));
-            keys += isize::from(after.is_some()) - isize::from(before.is_some());
-            bytes += signed(after.unwrap_or(0)) - signed(before.unwrap_or(0));
-        }
-        let fits = |usage: Usage| state.quota.allows(Usage { keys: add(usage.keys, keys), bytes: add(usage.bytes, bytes) });
-        (keys <= 0 && bytes <= 0) || fits(states.usage(&state.policy)) || fits(states.live_usage(&state.policy, self.now_ms))
-    }
-
-    fn groups_fit(&self, groups: &Groups) -> bool {
-        let grown: Share = self.shares.iter().fold(groups.totals(), |all, share| plus(all, share.groups, share.memberships));
-        let largest =
-            self.groups.iter().filter(|(_, change)| !change.joined.is_empty()).map(|(group, _)| self.size_in(groups, group)).max();
-        let Some(largest) = largest else { return true };
-        let mut joining = self.shares.iter().filter_map(|share| Some((share, share.quota?)));
-        joining
-            .all(|(share, quota)| groups.allows(largest, grown, plus(groups.share(&share.policy), share.groups, share.memberships), quota))
-    }
-
-    fn write_into(&self, states: &mut States, groups: &mut Groups, stamp: &mut impl FnMut() -> Stamp, changes: &mut Changes) {
-        for state in &self.states {
-            for (key, value) in &state.writes {
-                let stamp = stamp();
-                states.write(&state.policy, key, value.clone(), stamp);
-                changes.note(|| Change::state(stamp, &state.policy, key, value.as_ref()));
-            }
-        }
-        for (group, change) in &self.groups {
-            if change.is_ended {
-                groups.end(group);
-                let stamp = stamp();
-                changes.note(|| Change::End { stamp, group: group.clone() });
-            }
-            // New members join first, so that the group doesn't end if all others leave.
-            let (back, new): (Vec<_>, Vec<_>) = change.joined.iter().partition(|(user, _)| change.left.contains(*user));
-            for (user, policy) in new {
-                let stamp = stamp();
-                groups.join(group, user.clone(), policy, stamp);
-                changes.note(|| Change::Join { stamp, group: group.clone(), user: user.clone(), policy: policy.clone() });
-            }
-            for user in &change.left {
-                let stamp = stamp();
-                groups.leave(group, user, stamp);
-                changes.note(|| Change::Leave { stamp, group: group.clone(), user: user.clone() });
-            }
-            for (user, policy) in back {
-                let stamp = stamp();
-                groups.join(group, user.clone(), policy, stamp);
-                changes.note(|| Change::Join { stamp, group: group.clone(), user: user.clone(), policy: policy.clone() });
-            }
-        }
     }
 }
 
@@ -574,15 +256,16 @@ impl Model {
     ) -> Result<(Vec<Count>, P), Conflict> {
         debug_assert!(world.is_live, "a look changes nothing");
         let counts = std::mem::take(&mut world.counts);
-        if world.is_untouched() {
+        if world.writes.is_untouched() && world.groups.is_untouched() {
             return Ok((counts, post(changes)));
         }
         let mut states = self.states.write();
         let mut groups = self.groups.write();
-        if !world.stands(&states, &groups) {
+        if !world.writes.stands(&states, world.now_ms) || !world.groups.stands(&groups) {
             return Err(Conflict);
         }
-        world.write_into(&mut states, &mut groups, &mut || self.next_stamp(), changes);
+        world.writes.write_into(&mut states, &mut || self.next_stamp(), changes);
+        world.groups.write_into(&mut groups, &mut || self.next_stamp(), changes);
         Ok((counts, post(changes)))
     }
 }
@@ -595,15 +278,13 @@ fn add(count: usize, change: isize) -> usize {
     count.saturating_add_signed(change)
 }
 
-fn plus(share: Share, groups: isize, memberships: isize) -> Share {
-    Share { groups: add(share.groups, groups), memberships: add(share.memberships, memberships) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Config;
     use crate::metrics::Metrics;
+    use crate::model::groups::Share;
+    use crate::model::state::Usage;
     use crate::types::clock::Clock;
     use std::time::{Duration, SystemTime};
     use tokio::time::Instant;
