@@ -159,15 +159,15 @@ impl Dispatch {
             }
         };
         let set = self.policies.current();
-        let message = Arc::new(Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id));
-        let posted = self.model.mailboxes.post(&user, None, &message, &terms, &mut changes);
+        let message = Arc::new(Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id).with(terms));
+        let posted = self.model.mailboxes.post(&user, None, &message, &mut changes);
         if let Some(seen) = seen {
             // A dropped message may be sent again with the same key.
             seen.settle(matches!(posted, Posted::Dropped(_)), &mut changes);
         }
         let receipt = Receipt::direct(id, &user, posted);
         if self.observer.get().is_some() {
-            let (plan, applied) = (Plan::direct(&set, user, message, terms), Applied { posted: vec![posted], letters: Vec::new() });
+            let (plan, applied) = (Plan::direct(&set, user, message), Applied { posted: vec![posted], letters: Vec::new() });
             self.show(event::DIRECT, &Story { receipt: receipt.clone(), done: Some(Box::new(Done { plan, applied })) });
         }
         Ok((receipt, self.store.append(changes)))
@@ -198,7 +198,6 @@ impl Dispatch {
                     to,
                     except: Vec::new(),
                     message: again.clone(),
-                    terms: Terms::default(),
                     audience: smallvec::smallvec![user.clone()],
                     beyond: 0,
                     beyond_users: Vec::new(),

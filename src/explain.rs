@@ -156,7 +156,7 @@ fn microseconds(time: Duration) -> u64 {
 }
 
 fn delivery_view(planned: &Planned, posted: &[Posted], dispatch: &Dispatch, format: &Format, dry_run: bool) -> DeliveryView {
-    let Planned { to, except, message, terms, audience, beyond, .. } = planned;
+    let Planned { to, except, message, audience, beyond, .. } = planned;
     let only = planned.session();
     let mut classes: Vec<ClassView> = Vec::new();
     let mut formatting = Vec::new();
@@ -181,7 +181,7 @@ fn delivery_view(planned: &Planned, posted: &[Posted], dispatch: &Dispatch, form
         };
         recipients.push(RecipientView { user: user.clone(), seq, dropped, sessions });
     }
-    let Terms { time_to_live, keep, collapse_key, priority } = terms.clone();
+    let Terms { time_to_live, keep, collapse_key, priority } = message.terms.clone();
     let terms =
         TermsView { ttl_ms: time_to_live.map(|time| time.as_millis()), keep_ms: keep.map(|time| time.as_millis()), collapse_key, priority };
     let more = audience.len() - recipients.len() + beyond;

@@ -49,7 +49,7 @@ pub fn post(model: &Model, metrics: &Metrics, plan: &Plan, changes: &mut Changes
 fn deliver(model: &Model, planned: &Planned, posted: &mut Vec<Posted>, changes: &mut Changes) {
     let session = planned.session();
     for user in &planned.audience {
-        posted.push(model.mailboxes.post(user, session.as_ref(), &planned.message, &planned.terms, changes));
+        posted.push(model.mailboxes.post(user, session.as_ref(), &planned.message, changes));
     }
 }
 
@@ -58,7 +58,7 @@ pub fn foresee(model: &Model, plan: &Plan) -> Applied {
     let foresee = |planned: &Planned| {
         let session = planned.session();
         let posted: Vec<Posted> =
-            planned.audience.iter().map(|user| model.mailboxes.foresee(user, session.as_ref(), &planned.terms)).collect();
+            planned.audience.iter().map(|user| model.mailboxes.foresee(user, session.as_ref(), &planned.message.terms)).collect();
         posted
     };
     Applied { posted: plan.deliveries().flat_map(foresee).collect(), letters: Vec::new() }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::model::world::World;
 use crate::policy::{CallError, Policy, PolicySet, Role};
-use crate::types::delivery::{Decision, Delivery, Membership, Message, PolicySetId, Recipients, Refusal, Terms};
+use crate::types::delivery::{Decision, Delivery, Membership, Message, PolicySetId, Recipients, Refusal};
 use crate::types::event::{Body, Event, UserId};
 use crate::types::fault::Fault;
 
@@ -69,7 +69,6 @@ pub struct Planned {
     pub to: Recipients,
     pub except: Vec<UserId>,
     pub message: Arc<Message>,
-    pub terms: Terms,
     /// The users who get the message, each once.
     pub audience: SmallVec<[UserId; 1]>,
     /// Number of recipients beyond `limits.recipients_max`, who get nothing, and the first of them.
@@ -114,10 +113,9 @@ impl Plan {
     }
 
     /// Returns the plan of a message to one user, without calling a policy.
-    pub fn direct(set: &PolicySet, user: UserId, message: Arc<Message>, terms: Terms) -> Plan {
+    pub fn direct(set: &PolicySet, user: UserId, message: Arc<Message>) -> Plan {
         let to = Recipients::User(user.clone());
-        let planned =
-            Planned { to, except: Vec::new(), message, terms, audience: smallvec::smallvec![user], beyond: 0, beyond_users: Vec::new() };
+        let planned = Planned { to, except: Vec::new(), message, audience: smallvec::smallvec![user], beyond: 0, beyond_users: Vec::new() };
         let decided = Decided { deliveries: vec![planned], ..Decided::default() };
         let step = Step { policy: None, took: Duration::ZERO, answer: Answer::Decided(decided) };
         Plan { steps: vec![step], ..Plan::empty(set) }
@@ -188,11 +186,11 @@ pub fn expand(set: &PolicySet, policy: &Policy, event: &Event, decision: Decisio
 fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize, world: &World) -> Planned {
     let Delivery { to, except, body, terms } = delivery;
     let body = body.or_else(|| event.data.clone()).unwrap_or_else(|| Body::Json("null".to_owned()));
-    let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id));
+    let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id).with(terms));
     let (mut audience, total) = audience(&to, &except, *room + BEYOND_NAMED_MAX, world);
     let beyond_users = audience.drain(audience.len().min(*room)..).take(BEYOND_NAMED_MAX).collect();
     *room -= audience.len();
-    Planned { to, except, message, terms, beyond: total.saturating_sub(audience.len()), audience, beyond_users }
+    Planned { to, except, message, beyond: total.saturating_sub(audience.len()), audience, beyond_users }
 }
 
 /// Returns the first recipients of a delivery, each once, and how many there are in total.

@@ -17,7 +17,7 @@ use crate::model::world::World;
 use crate::policy::{CallError, Policy, PolicySet};
 use crate::registry::SessionHandle;
 use crate::types::close::Close;
-use crate::types::delivery::{Draft, Message, Recipients, Refusal, Response, Terms};
+use crate::types::delivery::{Draft, Message, Recipients, Refusal, Response};
 use crate::types::event::{self, Body, Event};
 
 /// The event type that formatting policies see for a sessions policy's replies and deliveries.
@@ -171,7 +171,6 @@ fn respond(set: &PolicySet, policy: &Policy, handle: &SessionHandle, response: R
         to: Recipients::Session { user: handle.user.clone(), session: handle.id.to_string() },
         except: Vec::new(),
         message: Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id)),
-        terms: Terms::default(),
         audience: smallvec::smallvec![handle.user.clone()],
         beyond: 0,
         beyond_users: Vec::new(),

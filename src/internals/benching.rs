@@ -18,7 +18,7 @@ use crate::node::{Foundations, Node};
 use crate::policy::Policy;
 use crate::registry::SessionHandle;
 use crate::types::clock::Clock;
-use crate::types::delivery::{Message, PolicySetId, Terms};
+use crate::types::delivery::{Message, PolicySetId};
 use crate::types::event::{Body, Event, UserId};
 
 /// The line from an event to what a session sends, with the plugins of a configuration.
@@ -106,7 +106,7 @@ impl Line {
     }
 
     pub fn post(&self, device: &Device, message: &Unshaped) {
-        self.0.model.mailboxes.post(&device.handle.user, None, &message.0, &Terms::default(), &mut Changes::forgotten());
+        self.0.model.mailboxes.post(&device.handle.user, None, &message.0, &mut Changes::forgotten());
     }
 
     /// The bytes that a session sends of a message.

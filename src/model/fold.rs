@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Stamp;
 use super::record::Change;
 use super::state::Value;
-use crate::types::delivery::{Message, Terms};
+use crate::types::delivery::Message;
 use crate::types::event::UserId;
 
 /// What has been folded so far.
@@ -43,7 +43,6 @@ pub struct Mailbox {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub message: Arc<Message>,
-    pub terms: Terms,
     pub posted_ms: u64,
 }
 
@@ -65,14 +64,14 @@ impl Fold {
                     *seen = (at_ms, failed && (at_ms > seen.0 || seen.1));
                 }
             }
-            Change::Post { user, birth, seq, posted_ms, message, terms, removed } => {
+            Change::Post { user, birth, seq, posted_ms, message, removed } => {
                 let Some(mailbox) = self.mailbox(user, birth) else { return };
                 mailbox.last = mailbox.last.max(seq);
                 for seq in removed {
                     mailbox.remove(seq);
                 }
                 if !mailbox.removed.contains(&seq) {
-                    mailbox.entries.insert(seq, Entry { message, terms, posted_ms });
+                    mailbox.entries.insert(seq, Entry { message, posted_ms });
                 }
             }
             Change::Mark { user, birth, last, delivered, lost } => {
@@ -267,7 +266,6 @@ mod tests {
             seq,
             posted_ms: 1,
             message: message.clone(),
-            terms: Terms::default(),
             removed: removed.to_vec(),
         };
         let mark = |birth, last, delivered, lost| Change::Mark { user: user(1), birth, last, delivered, lost };

@@ -133,7 +133,8 @@ impl Mailboxes {
     }
 
     /// Appends a message to a user's log, notes that, and wakes the user's sessions. `session`: only that one may read it.
-    pub fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, terms: &Terms, changes: &mut Changes) -> Posted {
+    pub fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, changes: &mut Changes) -> Posted {
+        let terms = &message.terms;
         let keep_ms = terms.keep.map_or(u64::MAX, |keep| u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)).min(self.limits.keep_ms);
         let new = New { message, session, terms, keep_ms, now_ms: self.clock.now_ms() };
         if self.room.lacks(true, new.size(), (0, 0)) {
@@ -171,7 +172,6 @@ impl Mailboxes {
                         seq,
                         posted_ms: new.now_ms,
                         message: message.clone(),
-                        terms: terms.clone(),
                         removed: removed.for_new.to_vec(),
                     });
                 }

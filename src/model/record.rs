@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Stamp;
 use super::state::Value;
-use crate::types::delivery::{Message, Terms};
+use crate::types::delivery::Message;
 use crate::types::event::UserId;
 
 /// One change of the model. Changes may be folded in any order, and more than once.
@@ -17,7 +17,6 @@ pub enum Change {
         seq: u64,
         posted_ms: u64,
         message: Arc<Message>,
-        terms: Terms,
         removed: Vec<u64>,
     },
     /// The positions of a mailbox. Each number only grows.

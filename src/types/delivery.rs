@@ -104,6 +104,7 @@ pub struct Message {
     pub body: Arc<Body>,
     /// The policy set that the event took. It also formats the message, unless it has been retired.
     pub policies: PolicySetId,
+    pub terms: Terms,
     /// 1, or more if the message is retried after a fault.
     pub attempt: u32,
 }
@@ -125,8 +126,13 @@ impl serde::Serialize for PolicySetId {
 }
 
 impl Message {
+    /// Returns a message with the default terms.
     pub fn new(event_id: String, event_type: String, body: Body, policies: PolicySetId) -> Message {
-        Message { event_id, event_type, body: Arc::new(body), policies, attempt: 1 }
+        Message { event_id, event_type, body: Arc::new(body), policies, terms: Terms::default(), attempt: 1 }
+    }
+
+    pub fn with(self, terms: Terms) -> Message {
+        Message { terms, ..self }
     }
 
     /// Returns the same message for another attempt, to be formatted by these policies.

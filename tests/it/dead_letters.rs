@@ -169,6 +169,27 @@ async fn a_message_that_could_not_be_formatted_is_kept_for_its_readers() {
 }
 
 #[tokio::test]
+async fn a_retried_message_keeps_its_terms_and_reaches_a_user_who_has_left_once() {
+    let bench = Bench::with(&Guest::formatting("unreachable").component(), PATIENT).await;
+    let devices = [bench.server.connect("1").await, bench.server.connect("1").await];
+    for number in 1..=2 {
+        bench.server.post("/users/1/messages?collapse_key=position", json!(number)).await;
+        bench.server.metric_reaches(r#"signalpost_messages_dropped_total{reason="dead_letter"}"#, 2.0 * f64::from(number)).await;
+    }
+    drop(devices);
+    bench.server.metric_reaches("signalpost_sessions", 0.0).await;
+    let shape = Guest { strings: &[("good", "{}")], ..Guest::formatting("(call $shaped (global.get $good) (global.get $good_bytes))") };
+    bench.mend(&shape.component()).await;
+    for id in 1..=2 {
+        assert_eq!(bench.request(reqwest::Method::POST, &format!("/dead-letters/{id}/retry")).await.1["posted"], 1);
+    }
+    assert_eq!(bench.server.get("/users/1").await["mailbox"]["messages"], 1, "the newer one has replaced the older one");
+    let mut back = bench.server.connect("1").await;
+    assert_eq!(back.text().await, "{}");
+    back.quiet().await;
+}
+
+#[tokio::test]
 async fn dead_letters_are_bounded_and_the_oldest_goes_first() {
     let bench = Bench::with(&routing(BOOM), &format!("{PATIENT}[dead_letters]\nletters_max = 3\n")).await;
     for number in 0..5 {

@@ -25,13 +25,13 @@ fn user(name: &str) -> UserId {
     UserId::new(name, 128).unwrap()
 }
 
-fn message() -> Arc<Message> {
-    Arc::new(Message::new("id".into(), "a.b".into(), Body::Text("x".into()), PolicySetId(1)))
+fn message(terms: &Terms) -> Arc<Message> {
+    Arc::new(Message::new("id".into(), "a.b".into(), Body::Text("x".into()), PolicySetId(1)).with(terms.clone()))
 }
 
 impl Mailboxes {
     fn tell(&self, name: &str, terms: &Terms) -> Posted {
-        self.post(&user(name), None, &message(), terms, &mut Changes::forgotten())
+        self.post(&user(name), None, &message(terms), &mut Changes::forgotten())
     }
 
     /// Posts messages that must be taken.
@@ -227,7 +227,7 @@ mod provisional {
         let mut real = all.plain("u");
         let stranger = all.enter("u", false);
         let id = stranger.handle().id.clone();
-        let reply = || all.post(&user("u"), Some(&id), &message(), &Terms::default(), &mut Changes::forgotten());
+        let reply = || all.post(&user("u"), Some(&id), &message(&Terms::default()), &mut Changes::forgotten());
         assert_eq!(reply(), Posted::Posted { seq: 1 });
         assert!(all.has_session(&user("u"), &id));
         assert_eq!(real.read(), [0; 0]);
@@ -352,7 +352,7 @@ mod slow {
             all.tell("u", &high);
         }
         let id = stuck.handle().id.clone();
-        let reply = all.post(&user("u"), Some(&id), &message(), &Terms::default(), &mut Changes::forgotten());
+        let reply = all.post(&user("u"), Some(&id), &message(&Terms::default()), &mut Changes::forgotten());
         assert_eq!(reply, Posted::Dropped(DropReason::MailboxFull));
         assert_eq!((stuck.handle().ending(), other.handle().ending()), (Some(&Close::SlowConsumer), None));
         assert_eq!((stuck.read(), other.read()), (vec![1, 2, 3], vec![1, 2, 3]));
@@ -499,10 +499,10 @@ fn a_post_notes_what_it_changed() {
     let mut changes = Changes::kept();
     let keyed = Terms { collapse_key: Some("k".into()), ..Terms::default() };
     for terms in [&keyed, &Terms::default(), &keyed, &Terms::default()] {
-        all.post(&user("u"), None, &message(), terms, &mut changes);
+        all.post(&user("u"), None, &message(terms), &mut changes);
     }
-    all.post(&user("u"), None, &message(), &Terms { keep: Some(Duration::ZERO), ..Terms::default() }, &mut changes);
-    all.post(&user("u"), None, &message(), &Terms { priority: Priority::Low, ..Terms::default() }, &mut changes);
+    all.post(&user("u"), None, &message(&Terms { keep: Some(Duration::ZERO), ..Terms::default() }), &mut changes);
+    all.post(&user("u"), None, &message(&Terms { priority: Priority::Low, ..Terms::default() }), &mut changes);
     let noted = changes.into_changes().into_iter().map(|change| match change {
         Change::Post { birth, seq, posted_ms, removed, .. } => (birth, seq, posted_ms, removed),
         Change::Mark { birth, last, delivered, lost, .. } => (birth, last, delivered, vec![lost]),
