@@ -64,21 +64,21 @@ impl Fold {
                     *seen = (at_ms, failed && (at_ms > seen.0 || seen.1));
                 }
             }
-            Change::Post { user, birth, seq, posted_ms, message, removed } => {
+            Change::Post { user, birth, seq, posted_ms, message, lost, removed } => {
                 let Some(mailbox) = self.mailbox(user, birth) else { return };
                 mailbox.last = mailbox.last.max(seq);
-                for seq in removed {
-                    mailbox.remove(seq);
-                }
+                mailbox.lost = mailbox.lost.max(lost);
+                mailbox.remove(removed);
                 if !mailbox.removed.contains(&seq) {
                     mailbox.entries.insert(seq, Entry { message, posted_ms });
                 }
             }
-            Change::Mark { user, birth, last, delivered, lost } => {
+            Change::Mark { user, birth, last, delivered, lost, removed } => {
                 let Some(mailbox) = self.mailbox(user, birth) else { return };
                 mailbox.last = mailbox.last.max(last);
                 mailbox.delivered = mailbox.delivered.max(delivered);
                 mailbox.lost = mailbox.lost.max(lost);
+                mailbox.remove(removed);
             }
         }
     }
@@ -130,9 +130,9 @@ impl Fold {
 }
 
 impl Mailbox {
-    fn remove(&mut self, seq: u64) {
-        self.entries.remove(&seq);
-        self.removed.insert(seq);
+    fn remove(&mut self, removed: Vec<u64>) {
+        self.entries.retain(|seq, _| !removed.contains(seq));
+        self.removed.extend(removed);
     }
 }
 
@@ -153,17 +153,20 @@ mod tests {
     use crate::config::Config;
     use crate::metrics::Metrics;
     use crate::model::groups::Quota;
+    use crate::model::mailbox::Marks;
     use crate::model::record::Changes;
     use crate::model::{Model, state};
     use crate::types::clock::Clock;
-    use crate::types::delivery::PolicySetId;
+    use crate::types::delivery::{PolicySetId, Priority, Terms};
     use crate::types::event::Body;
+    use std::time::Duration;
 
     const ROOM: state::Quota = state::Quota { keys_max: usize::MAX, bytes_max: usize::MAX, value_bytes_max: usize::MAX };
     const ANY: Quota = Quota { groups_max: usize::MAX, memberships_max: usize::MAX };
 
     fn model() -> Arc<Model> {
-        let config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
+        let mut config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
+        config.mailboxes.messages_max = 5;
         Model::new(&config, Clock::Machine, &Arc::new(Metrics::new().unwrap()))
     }
 
@@ -171,7 +174,7 @@ mod tests {
         UserId::new(&number.to_string(), 16).unwrap()
     }
 
-    /// Commits random changes of state and groups, and returns the changes that they noted.
+    /// Commits random changes of state and groups and posts random messages, and returns the changes that they noted.
     fn history(model: &Arc<Model>, random: &mut fastrand::Rng, commits: usize) -> Vec<Change> {
         let policies: [Arc<str>; 2] = ["a".into(), "b".into()];
         let mut changes = Vec::new();
@@ -193,9 +196,21 @@ mod tests {
                     }
                 }
             });
+            for _ in 0..random.usize(..3) {
+                model.mailboxes.post(&user(random.usize(..6)), None, &message(random), &mut kept);
+            }
             changes.extend(kept.into_changes());
         }
         changes
+    }
+
+    /// One that may collapse, or not be important enough for a full mailbox, or not be kept.
+    fn message(random: &mut fastrand::Rng) -> Arc<Message> {
+        let collapse_key = (random.u8(..3) == 0).then(|| "k".into());
+        let priority = [Priority::Low, Priority::Normal, Priority::High][random.usize(..3)];
+        let keep = (random.u8(..8) == 0).then_some(Duration::ZERO);
+        let terms = Terms { collapse_key, priority, keep, ..Terms::default() };
+        Arc::new(Message::new("1".into(), "a".into(), Body::Text("x".into()), PolicySetId(1)).with(terms))
     }
 
     fn folded(changes: impl IntoIterator<Item = Change>) -> Fold {
@@ -205,15 +220,24 @@ mod tests {
     }
 
     /// What stands, in a form that can be compared.
-    fn standing(fold: &Fold) -> (Vec<String>, Vec<String>) {
+    fn standing(fold: &Fold) -> [Vec<String>; 3] {
         let mut states: Vec<String> = fold.states().map(|state| format!("{state:?}")).collect();
         states.sort();
         let mut memberships: Vec<String> = fold.memberships().iter().map(|membership| format!("{membership:?}")).collect();
         memberships.sort();
-        (states, memberships)
+        let mut mailboxes: Vec<String> = fold
+            .mailboxes()
+            .iter()
+            .map(|(user, mailbox)| {
+                let Mailbox { birth, last, delivered, lost, entries, .. } = mailbox;
+                format!("{user} {birth} {last} {delivered} {lost} {:?}", entries.keys())
+            })
+            .collect();
+        mailboxes.sort();
+        [states, memberships, mailboxes]
     }
 
-    fn standing_in(model: &Model) -> (Vec<String>, Vec<String>) {
+    fn standing_in(model: &Model) -> [Vec<String>; 3] {
         let states = model.states.read();
         let mut standing: Vec<String> =
             states.all().map(|(policy, key, entry)| format!("{:?}", (policy, key, entry.stamp, &entry.value))).collect();
@@ -221,7 +245,11 @@ mod tests {
         let groups = model.groups.read();
         let mut memberships: Vec<String> = groups.all().map(|membership| format!("{membership:?}")).collect();
         memberships.sort();
-        (standing, memberships)
+        let mailboxes = model.mailboxes.all().into_iter().map(|(user, (birth, marks, seqs))| {
+            let Marks { last, delivered, lost } = marks;
+            format!("{user} {birth} {last} {delivered} {lost} {seqs:?}")
+        });
+        [standing, memberships, mailboxes.collect()]
     }
 
     #[test]
@@ -252,7 +280,7 @@ mod tests {
         fold.settle(3);
         fold.fold(old);
         fold.fold(join);
-        assert_eq!(standing(&fold), (vec![], vec![]));
+        assert_eq!(standing(&fold), [const { Vec::<String>::new() }; 3]);
         fold.settle(8);
         assert_eq!(fold, Fold::default(), "and then it costs nothing");
     }
@@ -266,9 +294,10 @@ mod tests {
             seq,
             posted_ms: 1,
             message: message.clone(),
+            lost: 0,
             removed: removed.to_vec(),
         };
-        let mark = |birth, last, delivered, lost| Change::Mark { user: user(1), birth, last, delivered, lost };
+        let mark = |birth, last, delivered, lost| Change::Mark { user: user(1), birth, last, delivered, lost, removed: Vec::new() };
         let changes = [
             post(1, 1, &[]),
             post(1, 9, &[]),

@@ -33,7 +33,8 @@ use crate::types::close::Close;
 use crate::types::delivery::{Message, Terms};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::UserId;
-use log::{Limits, Log, Marks, New, Removed};
+pub use log::Marks;
+use log::{Limits, Log, New, Removed};
 pub use reader::{Head, Page, Reader, Resumed};
 use room::Room;
 
@@ -161,27 +162,22 @@ impl Mailboxes {
         drop(shard);
         let mut removed = Removed::default();
         let posted = self.append(&mut content, &new, &mut removed);
+        let is_refused = matches!(posted, Posted::Dropped(DropReason::MailboxFull | DropReason::ServerFull));
+        if is_refused || matches!(posted, Posted::Posted { .. }) {
+            content.sessions.wake();
+        }
+        let Marks { last, delivered, lost } = content.log.marks();
+        let birth = mailbox.birth;
         match posted {
-            Posted::Posted { seq } => {
-                content.sessions.wake();
-                // Only what outlives a process is worth noting.
-                if keep_ms > 0 && session.is_none() {
-                    changes.note(|| Change::Post {
-                        user: user.clone(),
-                        birth: mailbox.birth,
-                        seq,
-                        posted_ms: new.now_ms,
-                        message: message.clone(),
-                        removed: removed.for_new.to_vec(),
-                    });
-                }
+            // Only what outlives a process is worth noting.
+            Posted::Posted { seq } if keep_ms > 0 && session.is_none() => changes.note(|| {
+                let (posted_ms, message) = (new.now_ms, message.clone());
+                Change::Post { user: user.clone(), birth, seq, posted_ms, message, lost, removed: removed.for_new.to_vec() }
+            }),
+            _ if is_refused || !removed.for_new.is_empty() => {
+                changes.note(|| Change::Mark { user: user.clone(), birth, last, delivered, lost, removed: removed.for_new.to_vec() });
             }
-            Posted::Dropped(DropReason::MailboxFull | DropReason::ServerFull) => {
-                content.sessions.wake();
-                let Marks { last, delivered, lost } = content.log.marks();
-                changes.note(|| Change::Mark { user: user.clone(), birth: mailbox.birth, last, delivered, lost });
-            }
-            Posted::Dropped(_) => {}
+            _ => {}
         }
         posted
     }
@@ -258,6 +254,18 @@ impl Mailboxes {
             users.extend(connected.map(|(user, _)| user.clone()));
         }
         users
+    }
+
+    /// Returns the birth, the marks and the seqs of every mailbox, by user.
+    #[cfg(test)]
+    pub fn all(&self) -> std::collections::BTreeMap<UserId, (u64, Marks, Vec<u64>)> {
+        let seqs = |content: &Content| content.log.after(0).map(|entry| entry.seq).collect();
+        let view = |mailbox: &Mailbox| {
+            let content = mailbox.content.lock();
+            (mailbox.birth, content.log.marks(), seqs(&content))
+        };
+        let shards = self.shards.iter().map(|shard| shard.lock());
+        shards.flat_map(|shard| shard.iter().map(|(user, mailbox)| (user.clone(), view(mailbox))).collect::<Vec<_>>()).collect()
     }
 
     pub fn totals(&self) -> Totals {

@@ -10,22 +10,25 @@ use crate::types::event::UserId;
 /// One change of the model. Changes may be folded in any order, and more than once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A message was added to a user's mailbox, and these older ones were removed for it.
+    /// A message was added to a user's mailbox, and these older ones were removed for it. `lost`: as for a mark.
     Post {
         user: UserId,
         birth: u64,
         seq: u64,
         posted_ms: u64,
         message: Arc<Message>,
+        lost: u64,
         removed: Vec<u64>,
     },
-    /// The positions of a mailbox. Each number only grows.
+    /// The positions of a mailbox, each of which only grows, and messages that were removed from it: the newest seq, the one up to which
+    /// all were delivered, and the newest that a bound or age has cost.
     Mark {
         user: UserId,
         birth: u64,
         last: u64,
         delivered: u64,
         lost: u64,
+        removed: Vec<u64>,
     },
     Join {
         stamp: Stamp,

@@ -504,11 +504,11 @@ fn a_post_notes_what_it_changed() {
     all.post(&user("u"), None, &message(&Terms { keep: Some(Duration::ZERO), ..Terms::default() }), &mut changes);
     all.post(&user("u"), None, &message(&Terms { priority: Priority::Low, ..Terms::default() }), &mut changes);
     let noted = changes.into_changes().into_iter().map(|change| match change {
-        Change::Post { birth, seq, posted_ms, removed, .. } => (birth, seq, posted_ms, removed),
-        Change::Mark { birth, last, delivered, lost, .. } => (birth, last, delivered, vec![lost]),
+        Change::Post { birth, seq, posted_ms, lost, removed, .. } => (birth, seq, posted_ms, lost, removed),
+        Change::Mark { birth, last, delivered, lost, removed, .. } => (birth, last, delivered, lost, removed),
         other => panic!("{other:?}"),
     });
     let at = 1_000_000_000;
-    let expected = [(1, 1, at, vec![]), (1, 2, at, vec![]), (1, 3, at, vec![1]), (1, 4, at, vec![2]), (1, 5, 0, vec![5])];
+    let expected = [(1, 1, at, 0, vec![]), (1, 2, at, 0, vec![]), (1, 3, at, 0, vec![1]), (1, 4, at, 2, vec![2]), (1, 5, 0, 5, vec![])];
     assert_eq!(noted.collect::<Vec<_>>(), expected);
 }
