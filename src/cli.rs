@@ -8,10 +8,10 @@ mod dev;
 mod explain;
 mod listen;
 mod load;
-mod log;
 mod plugin;
 mod plugin_build;
 mod send;
+mod signals;
 mod terminal;
 mod token;
 
@@ -20,6 +20,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -28,8 +29,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use toml::{Table, Value};
 
 use crate::config::{Config, Problems, Setting};
+use crate::log;
 use crate::policy::compile::{self, CHILD_COMMAND};
 use crate::server;
+
+/// How much longer than its deadlines a stop may take.
+const STOP_MARGIN: Duration = Duration::from_secs(2);
 
 /// A WebSocket message router whose routing and formatting policies are WebAssembly plugins. Without a command it serves.
 #[derive(Debug, Parser)]
@@ -132,7 +137,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
 
 fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
     let (config, _) = flags.load()?;
-    log::start(&config.log);
+    let _log = log::start(&config.log);
     let open_files = crate::load::raise_open_files_limit();
     if open_files.is_some_and(|max| max < config.http.connections_max as u64) {
         tracing::warn!(
@@ -147,7 +152,10 @@ fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
     }
     let runtime = builder.enable_all().build().context("can't start the threads that serve")?;
     // Spawned: if this thread accepted connections, each would have to wake a worker thread.
-    let serving = runtime.spawn(async { server::run(config, stop_signal()?).await });
+    let patience = Duration::from_millis(config.stop_notice_ms + config.stop_deadline_ms) + STOP_MARGIN;
+    let signals::Signals { stop, reloads } = signals::receive(patience)?;
+    let stop = async { drop(stop.await) };
+    let serving = runtime.spawn(server::run(config, stop, reloads));
     let served = runtime.block_on(serving).context("the server panicked")?;
     // The server has kept its own deadline, so tasks that are left are not waited for.
     runtime.shutdown_background();

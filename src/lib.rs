@@ -42,6 +42,8 @@
 
 pub mod config;
 
+mod log;
+
 mod types;
 
 mod metrics;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
+use crate::log;
 use crate::types::drop_reason::DropReason;
 
 /// What happened to an event as a whole.
@@ -63,6 +64,7 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     pub dead_letters: IntCounterVec,
     dead_letters_kept: IntGauge,
+    log_lines_dropped: IntCounter,
     sessions: IntGauge,
     mailboxes: IntGauge,
     mailbox_messages: IntGauge,
@@ -149,6 +151,8 @@ impl Metrics {
                 "Dead letters by outcome: kept, retried, deleted, evicted.",
                 &["outcome"],
             )?,
+            log_lines_dropped: make
+                .counter("signalpost_log_lines_dropped_total", "Lines of the log that were dropped because nobody read them in time.")?,
             dead_letters_kept: make.gauge("signalpost_dead_letters", "Dead letters that are kept.")?,
             sessions: make.gauge("signalpost_sessions", "Open sessions.")?,
             mailboxes: make.gauge("signalpost_mailboxes", "Mailboxes in memory.")?,
@@ -199,6 +203,7 @@ impl Metrics {
         set(&self.groups, gauges.groups);
         set(&self.memberships, gauges.memberships);
         set(&self.dead_letters_kept, gauges.dead_letters);
+        self.log_lines_dropped.inc_by(log::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 

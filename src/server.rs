@@ -59,18 +59,21 @@ pub struct Server {
     stopping: Arc<Notify>,
 }
 
-/// Runs a server until `stop` resolves, then drains it.
+/// Runs a server until `stop` resolves, then drains it. Reloads the policies at each of `reloads`.
 ///
 /// # Errors
 /// A plugin was refused, or the address can't be bound.
-pub async fn run(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn run(config: Config, stop: impl Future<Output = ()>, reloads: mpsc::Receiver<()>) -> anyhow::Result<()> {
     tokio::pin!(stop);
     // Starting may take a while: policies are compiled, and keys are fetched from issuers. No connection has been accepted by then.
     let server = tokio::select! {
         server = Server::new(config) => server?,
         () = &mut stop => return Ok(()),
     };
-    server.serve(stop).await
+    let reloading = tokio::spawn(chores::reload_at(server.node(), reloads));
+    let served = server.serve(stop).await;
+    reloading.abort();
+    served
 }
 
 /// Loads the policies as [`run`] would, and returns a line about each.

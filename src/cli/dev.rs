@@ -12,12 +12,13 @@ use tokio::runtime::Builder;
 
 use super::explain::story;
 use super::plugin::test;
-use super::{ServerFlags, log, plugin_build, stop_signal, terminal};
+use super::{ServerFlags, plugin_build, stop_signal, terminal};
 use crate::config::Grant;
 use crate::dispatch::Trace;
 use crate::dispatch::session_policies::Asked;
 use crate::kit::Workbench;
 use crate::kit::dev::{Dev, Swapped};
+use crate::log;
 use crate::policy::contract::grant_names;
 use crate::policy::plugin::TOO_LARGE_TO_KEEP;
 
@@ -57,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let staging = std::env::temp_dir().join(format!("signalpost-dev-{}", std::process::id()));
     std::fs::create_dir_all(&staging).with_context(|| format!("can't make {}", staging.display()))?;
     let (config, _) = arguments.server.load()?;
-    log::start(&config.log);
+    let _log = log::start(&config.log);
     let workshop = Workshop {
         dir,
         staging: staging.join(format!("{name}.wasm")),

@@ -208,7 +208,7 @@ fn audience(to: &Recipients, except: &[UserId], most: usize, world: &World) -> (
         Recipients::Users(users) => distinct(users),
         Recipients::Everyone => {
             let everyone = world.everyone();
-            let excepted = everyone.iter().filter(|user| except.contains(user)).count();
+            let excepted = except.iter().filter(|user| everyone.contains(**user)).count();
             let audience = everyone.iter().filter(|user| !except.contains(user)).take(most).cloned().collect();
             return (audience, everyone.len() - excepted);
         }

@@ -1,9 +1,7 @@
 //! Groups of users, so that "everyone in pool 42" is one recipient. A group ends when it is empty. Pure: `World` controls changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-
-use indexmap::IndexMap;
 
 use super::Stamp;
 use crate::config;
@@ -19,12 +17,14 @@ pub struct Groups {
     shares: HashMap<Arc<str>, Share>,
 }
 
-/// Members in the order in which they joined.
+/// A group's members.
 #[derive(Debug)]
 pub struct Group {
     /// The policy that added the first member.
     opener: Arc<str>,
-    members: IndexMap<UserId, Membership>,
+    members: HashMap<UserId, Membership>,
+    /// The members by the stamp of their joining: in a list, a thousand who leave a large group would move it a thousand times.
+    order: BTreeMap<Stamp, UserId>,
     /// The stamp of the last change.
     stamp: Stamp,
 }
@@ -33,7 +33,7 @@ pub struct Group {
 struct Membership {
     /// The policy that added the user.
     policy: Arc<str>,
-    #[cfg_attr(not(test), expect(dead_code, reason = "a snapshot for a store will have it"))]
+    /// When the user joined.
     stamp: Stamp,
 }
 
@@ -90,21 +90,26 @@ impl Groups {
             Some(known) => known,
             None => {
                 share.groups += 1;
-                let opened = Group { opener: policy.clone(), members: IndexMap::new(), stamp };
+                let opened = Group { opener: policy.clone(), members: HashMap::new(), order: BTreeMap::new(), stamp };
                 self.groups.entry(group.to_owned()).or_insert(opened)
             }
         };
         group.stamp = stamp;
-        if group.members.insert(user, Membership { policy: policy.clone(), stamp }).is_none() {
-            share.memberships += 1;
-            self.memberships += 1;
+        group.order.insert(stamp, user.clone());
+        match group.members.insert(user, Membership { policy: policy.clone(), stamp }) {
+            None => {
+                share.memberships += 1;
+                self.memberships += 1;
+            }
+            Some(before) => drop(group.order.remove(&before.stamp)),
         }
     }
 
     /// Removes a member, and ends the group if it was the last.
     pub fn leave(&mut self, group: &str, user: &UserId, stamp: Stamp) {
         let Some(known) = self.groups.get_mut(group) else { return };
-        let Some(left) = known.members.shift_remove(user) else { return };
+        let Some(left) = known.members.remove(user) else { return };
+        known.order.remove(&left.stamp);
         known.stamp = stamp;
         let is_empty = known.members.is_empty();
         self.give_back(&left.policy);
@@ -156,7 +161,7 @@ impl Group {
 
     /// Returns the members in the order in which they joined.
     pub fn members(&self) -> impl Iterator<Item = &UserId> {
-        self.members.keys()
+        self.order.values()
     }
 
     pub fn opener(&self) -> &Arc<str> {

@@ -10,6 +10,8 @@ use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use indexmap::IndexSet;
+
 use super::record::Changes;
 use super::state::{self, Value};
 use super::{Model, groups};
@@ -30,7 +32,7 @@ pub struct World {
     /// How many of `counts` are from earlier calls.
     counts_before: usize,
     /// All users with an open session, collected when a delivery first wants them.
-    everyone: OnceCell<Vec<UserId>>,
+    everyone: OnceCell<IndexSet<UserId>>,
 }
 
 /// A policy's request to raise one of its counters.
@@ -183,8 +185,8 @@ impl World {
     }
 
     /// Returns every user with an open session, the same ones to all deliveries of the request.
-    pub fn everyone(&self) -> &[UserId] {
-        self.everyone.get_or_init(|| self.model.mailboxes.everyone())
+    pub fn everyone(&self) -> &IndexSet<UserId> {
+        self.everyone.get_or_init(|| self.model.mailboxes.everyone().into_iter().collect())
     }
 
     /// Returns the number of a user's open sessions.

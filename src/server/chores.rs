@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::interval;
 
 use crate::auth::Auth;
@@ -44,6 +45,13 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
             }
             Err(_) => {}
         }
+    }
+}
+
+/// Reloads the policies whenever an operator asks for it, also those whose files were refused before.
+pub(super) async fn reload_at(node: Arc<Node>, mut requests: mpsc::Receiver<()>) {
+    while requests.recv().await.is_some() {
+        node.reload(true).await;
     }
 }
 

@@ -143,3 +143,55 @@ async fn a_signal_during_the_start_ends_the_server_too() {
     let status = timeout(Duration::from_secs(3), process.wait()).await.expect("it ends at once").unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+/// Logs more than a pipe holds, if anybody reads it.
+async fn chatter(server: &TestServer) {
+    for user in 0..400 {
+        drop(server.connect(&user.to_string()).await);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_nobody_up() {
+    let plugins = plugins(&["pooling"]);
+    let (mut process, _log) = ServerProcess::piped(plugins.path(), "[log]\nlevel = \"debug\"\n");
+    for _ in 0..20 {
+        chatter(&process.server).await;
+        if process.server.metric("signalpost_log_lines_dropped_total").await > 0.0 {
+            process.signal(Signal::TERM);
+            assert_eq!(process.ended().await.0.code(), Some(0));
+            return;
+        }
+    }
+    panic!("lines that nobody reads are dropped and counted");
+}
+
+#[tokio::test]
+async fn a_log_whose_reader_is_gone_changes_nothing() {
+    let plugins = plugins(&["pooling"]);
+    let (mut process, log) = ServerProcess::piped(plugins.path(), "");
+    drop(log);
+    let mut client = process.server.connect("1001").await;
+    assert_eq!(process.server.reload().await.0, 200);
+    process.server.post("/users/1001/messages", json!(1)).await;
+    assert_eq!(client.json().await, 1);
+    process.signal(Signal::TERM);
+    assert_eq!(client.closed().await.0, 1012, "it drains");
+    assert_eq!(process.ended().await.0.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_hangup_reloads_the_policies_and_other_signals_of_users_do_nothing() {
+    let dir = plugins(&["pooling"]);
+    let process = ServerProcess::start(dir.path(), "[plugins]\nwatch = false\n");
+    let mut client = process.server.connect("1001").await;
+    for signal in [Signal::USR1, Signal::USR2] {
+        process.signal(signal);
+    }
+    std::fs::remove_file(dir.path().join("pooling.wasm")).unwrap();
+    process.signal(Signal::HUP);
+    process.server.metric_reaches(r#"signalpost_policy_reloads_total{outcome="swapped"}"#, 1.0).await;
+    assert_eq!(process.server.get("/policies").await["policies"], json!([]));
+    process.server.post("/users/1001/messages", json!(1)).await;
+    assert_eq!(client.json().await, 1, "the sockets stay");
+}

@@ -1,7 +1,9 @@
 //! The server as its users run it: a process of its own, whose memory and log belong to nobody else.
 
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::TestServer;
@@ -22,6 +24,7 @@ pub struct ServerProcess {
     pub server: TestServer,
     child: Child,
     log: tempfile::NamedTempFile,
+    _config: tempfile::NamedTempFile,
 }
 
 impl ServerProcess {
@@ -31,30 +34,36 @@ impl ServerProcess {
     }
 
     pub fn listening(listen: &str, plugins: &Path, toml: &str) -> ServerProcess {
-        let (config, log) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
-        std::fs::write(config.path(), toml).unwrap();
-        let mut child = signalpost()
-            .args(["serve", "--listen", listen, "--plugins"])
-            .arg(plugins)
-            .arg("--config")
-            .arg(config.path())
-            // What was freed is given back at once, so that what is in memory is in use.
-            .env("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")
-            .stderr(log.reopen().unwrap())
-            .spawn()
-            .unwrap();
-        let Some(mut address) = listens(log.path()) else {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let (mut child, config) = spawn(listen, plugins, toml, log.reopen().unwrap().into());
+        let Some(address) = listens(log.path()) else {
             let _ = child.kill();
             panic!("it listens in time: {}", std::fs::read_to_string(log.path()).unwrap());
         };
+        ServerProcess::of(child, address, [config, log])
+    }
+
+    /// Its log goes into a pipe, which is read up to the line that says where it listens.
+    pub fn piped(plugins: &Path, toml: &str) -> (ServerProcess, BufReader<ChildStderr>) {
+        let (mut child, config) = spawn("127.0.0.1:0", plugins, toml, Stdio::piped());
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it listens");
+            if let Some(address) = address_in(&line) {
+                break address;
+            }
+        };
+        (ServerProcess::of(child, address, [config, tempfile::NamedTempFile::new().unwrap()]), log)
+    }
+
+    fn of(child: Child, mut address: SocketAddr, [config, log]: [tempfile::NamedTempFile; 2]) -> ServerProcess {
         if address.ip().is_unspecified() {
             address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         }
-        ServerProcess {
-            server: TestServer { address, operators: address, http: reqwest::Client::new(), stop: None, running: None },
-            child,
-            log,
-        }
+        let server = TestServer { address, operators: address, http: reqwest::Client::new(), stop: None, running: None };
+        ServerProcess { server, child, log, _config: config }
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
@@ -91,15 +100,28 @@ impl ServerProcess {
     }
 }
 
+fn spawn(listen: &str, plugins: &Path, toml: &str, stderr: Stdio) -> (Child, tempfile::NamedTempFile) {
+    let config = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(config.path(), toml).unwrap();
+    let mut command = signalpost();
+    command.args(["serve", "--listen", listen, "--plugins"]).arg(plugins).arg("--config").arg(config.path());
+    // What was freed is given back at once, so that what is in memory is in use.
+    command.env("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0").stderr(stderr);
+    (command.spawn().unwrap(), config)
+}
+
+fn address_in(log: &str) -> Option<SocketAddr> {
+    let (_, rest) = log.split_once("listening on http://")?;
+    Some(rest.split_once('/')?.0.parse().unwrap())
+}
+
 /// The address that the log names, once it does.
-fn listens(log: &Path) -> Option<std::net::SocketAddr> {
+fn listens(log: &Path) -> Option<SocketAddr> {
     let since = Instant::now();
     while since.elapsed() < START {
         let text = std::fs::read_to_string(log).unwrap();
-        if let Some((_, rest)) = text.split_once("listening on http://")
-            && let Some((address, _)) = rest.split_once('/')
-        {
-            return Some(address.parse().unwrap());
+        if let Some(address) = address_in(&text) {
+            return Some(address);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
