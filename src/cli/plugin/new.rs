@@ -57,9 +57,9 @@ macro_rules! folder {
 
 const CONTRACT: [(&str, &str); 3] = folder!("wit": "policy.wit", "host.wit", "worlds.wit");
 
-const SDK: [(&str, &str); 14] = folder!(
-    "plugins/sdk": "Cargo.toml", "src/lib.rs", "src/baseline.rs", "src/bindings.rs", "src/decision.rs", "src/export.rs", "src/host.rs", "src/id.rs",
-    "src/json.rs", "src/locale.rs", "src/message.rs", "src/misfit.rs", "src/response.rs", "src/testing.rs",
+const SDK: [(&str, &str); 17] = folder!(
+    "plugins/sdk": "Cargo.toml", "src/lib.rs", "src/baseline.rs", "src/bindings.rs", "src/bounds.rs", "src/decision.rs", "src/export.rs", "src/host.rs",
+    "src/id.rs", "src/json.rs", "src/list.rs", "src/locale.rs", "src/message.rs", "src/misfit.rs", "src/response.rs", "src/testing.rs", "src/time.rs",
 );
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
