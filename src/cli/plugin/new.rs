@@ -137,6 +137,7 @@ fn javascript(name: &str, role: Role) -> Files {
     };
     let mut files = world(role);
     files.push(("package.json".into(), renamed(repository!("plugins/templates/js/package.json"), name)));
+    files.push(("kit.js".into(), repository!("plugins/templates/js/kit.js").into()));
     files.extend([("policy.js".into(), renamed(source, name)), (".gitignore".into(), "/node_modules\n".into())]);
     files
 }
@@ -149,6 +150,7 @@ fn python(name: &str, role: Role) -> Files {
     };
     let mut files = world(role);
     files.push(("pyproject.toml".into(), renamed(repository!("plugins/templates/python/pyproject.toml"), name)));
+    files.push(("kit.py".into(), repository!("plugins/templates/python/kit.py").into()));
     files.extend([("policy.py".into(), renamed(source, name)), (".gitignore".into(), "/.venv\n__pycache__\n".into())]);
     files
 }
