@@ -8,6 +8,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::support::{Client, SOON, TestServer};
 
+mod refusals;
+mod rides;
+
 const MATCHED: &str = "You have been matched for a pooling request!";
 const AUF_DEUTSCH: &str = "Für deine Anfrage wurde eine Mitfahrt gefunden!";
 

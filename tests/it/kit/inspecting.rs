@@ -79,7 +79,7 @@ fn a_missing_grant_is_told_with_the_table_that_mends_it() {
 fn settings_are_checked_in_the_plugins_own_words_and_by_the_configured_name() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(bundled().join("pooling.wasm"), dir.path().join("v2.wasm")).unwrap();
-    let config = "plugins.dir = \".\"\n[policies.rides]\nfile = \"v2.wasm\"\ngrants = [\"state\"]\nsettings = { offer_ttl_ms = 0 }\n";
+    let config = "plugins.dir = \".\"\n[policies.rides]\nfile = \"v2.wasm\"\ngrants = [\"groups\", \"presence\", \"state\"]\nsettings = { offer_ttl_ms = 0 }\n";
     std::fs::write(dir.path().join("c.toml"), config).unwrap();
     let ran = plugin(dir.path(), &["check", "v2.wasm", "--config", "c.toml"]);
     assert_eq!(ran.code, 1);
