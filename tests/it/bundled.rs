@@ -474,14 +474,29 @@ async fn what_a_member_writes_reaches_the_others_under_the_members_name() {
     tablet.json().await;
     pool(&server, json!(7), json!(3), [json!(1), json!("eve")]).await;
     crowd.told(&server).await;
+    assert_eq!(tablet.json().await["data"]["type"], "pooling_match");
+    assert_eq!(tablet.json().await["data"], "mark");
     crowd.0[0].1.send(r#"{"type":"chat","pool_id":7,"text":"At \"the\" gate 🚗","from":"mallory"}"#).await;
     server.metric_reaches(r#"signalpost_client_messages_total{outcome="handled"}"#, 1.0).await;
     let line = r#"{"type":"chat_message","pool_id":7,"from":1,"text":"At \"the\" gate 🚗"}"#;
     assert_eq!(crowd.told_once(&server).await, told(&["eve", "3"], line));
+    assert_eq!(tablet.json().await["data"], serde_json::from_str::<Value>(line).unwrap(), "the author's other device shows it too");
+    assert_eq!(tablet.json().await["data"], "mark");
     tablet.send(r#"{"type":"message","data":{"type":"chat","pool_id":"7","text":"here"}}"#).await;
     server.metric_reaches(r#"signalpost_client_messages_total{outcome="handled"}"#, 2.0).await;
     let line = r#"{"type":"chat_message","pool_id":"7","from":1,"text":"here"}"#;
+    assert_eq!(crowd.told_once(&server).await, told(&["1", "eve", "3"], line));
+    assert_eq!(tablet.json().await["data"], "mark", "the device that wrote it gets no copy");
+
+    // A device that is gone gets no copy, and none waits for the author to be back.
+    drop(tablet);
+    server.metric_reaches("signalpost_sessions", 4.0).await;
+    crowd.0[0].1.send(r#"{"type":"chat","pool_id":7,"text":"alone"}"#).await;
+    server.metric_reaches(r#"signalpost_client_messages_total{outcome="handled"}"#, 3.0).await;
+    let line = r#"{"type":"chat_message","pool_id":7,"from":1,"text":"alone"}"#;
     assert_eq!(crowd.told_once(&server).await, told(&["eve", "3"], line));
+    let mut back = Crowd::connect(&server, &["1"]).await;
+    assert_eq!(back.told_once(&server).await, []);
 }
 
 #[tokio::test]
@@ -498,6 +513,9 @@ async fn what_chat_cannot_take_is_answered_with_an_error_frame_to_its_author_alo
         (r#"{"type":"chat","pool_id":8,"text":"no such pool"}"#, "not_a_member"),
         (r#"{"type":"chat","text":"nowhere"}"#, "invalid_chat"),
         (r#"{"type":"chat","pool_id":7}"#, "invalid_chat"),
+        (r#"{"type":"chat","pool_id":"7 ","text":"hi"}"#, "invalid_chat"),
+        (r#"{"type":"chat","pool_id":null,"text":"hi"}"#, "invalid_chat"),
+        (r#"{"type":"chat","pool_id":7,"text":["hi"]}"#, "invalid_chat"),
         (r#"{"type":"chat","pool_id":7,"text":""}"#, "text_length"),
         (&long, "text_length"),
         (r#"{"type":"dance"}"#, "unhandled"),
@@ -514,7 +532,7 @@ async fn what_chat_cannot_take_is_answered_with_an_error_frame_to_its_author_alo
     plain.send("not even JSON").await;
     assert_eq!(plain.json().await["code"], "unhandled");
     assert_eq!(crowd.told_once(&server).await, []);
-    assert_eq!(server.metric(r#"signalpost_client_messages_total{outcome="refused"}"#).await, 12.0);
+    assert_eq!(server.metric(r#"signalpost_client_messages_total{outcome="refused"}"#).await, 18.0);
     // Both are still connected.
     server.post("/users/stranger/messages", json!(1)).await;
     assert_eq!(plain.text().await, "1");

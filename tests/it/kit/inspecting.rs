@@ -23,7 +23,7 @@ fn a_plugin_is_shown_with_all_that_there_is_to_know() {
         ("roles", json!(["sessions"])),
         ("contract", json!("signalpost:policy@0.1.0")),
         ("events", json!([])),
-        ("grants", json!(["groups"])),
+        ("grants", json!(["groups", "state"])),
         ("bytes", json!(std::fs::metadata(bundled().join("chat.wasm")).unwrap().len())),
     ] {
         assert_eq!(chat[member], value, "{member}");
@@ -63,7 +63,7 @@ fn a_missing_grant_is_told_with_the_table_that_mends_it() {
     std::fs::copy(bundled().join("chat.wasm"), dir.path().join("talk.wasm")).unwrap();
     let refused = plugin(dir.path(), &["check", "talk.wasm"]);
     assert_eq!(refused.code, 1);
-    assert!(refused.err.contains("imports groups, which is not granted"), "{}", refused.err);
+    assert!(refused.err.contains("imports groups, state, which are not granted"), "{}", refused.err);
     let (_, table) = refused.err.split_once("\n\n[policies").unwrap();
     std::fs::write(dir.path().join("c.toml"), format!("[policies{table}")).unwrap();
     let taken = plugin(dir.path(), &["check", "talk.wasm", "--config", "c.toml"]);

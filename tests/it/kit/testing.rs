@@ -147,7 +147,7 @@ fn faults_refused_settings_and_missing_grants_are_told() {
     assert_eq!(broken.read()["steps"][3]["circuit_open"], json!(true), "the breaker is the server's");
     let settings = json!({ "about": "", "settings": { "text_chars_max": 0 }, "steps": [] });
     Case::bundled("chat", &settings).fails("`text_chars_max` is 0");
-    Case::bundled("chat", &json!({ "about": "", "grants": [], "steps": [] })).fails("imports groups, which is not granted");
+    Case::bundled("chat", &json!({ "about": "", "grants": [], "steps": [] })).fails("imports groups, state, which are not granted");
 }
 
 #[test]
