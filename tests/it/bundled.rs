@@ -406,6 +406,31 @@ async fn each_reader_gets_the_keys_and_the_language_that_they_asked_for() {
 }
 
 #[tokio::test]
+async fn a_message_that_compact_has_no_room_for_is_read_as_it_came() {
+    let server = TestServer::start().await;
+    let mut german = server.connect("1?locale=de").await;
+    let mut compact = server.connect("1?format=compact").await;
+    let message = |bytes: usize| {
+        let empty = json!({ "type": "pooling_match", "details": MATCHED, "note": "" }).to_string();
+        empty.replace(r#""note":"""#, &format!(r#""note":"{}""#, "x".repeat(bytes - empty.len())))
+    };
+    let many = |members: usize| {
+        let members: Vec<String> = (1..members).map(|member| format!("\"{member}\":1")).collect();
+        format!(r#"{{"type":"x",{}}}"#, members.join(","))
+    };
+    for (written, is_translated, is_shortened) in
+        [(message(262_144), false, true), (message(262_144 - 50), true, true), (many(1000), false, true), (many(1001), false, false)]
+    {
+        let response = server.http.post(server.url("/users/1/messages")).body(written.clone()).send().await.unwrap();
+        assert_eq!(response.status(), 202, "{}", written.len());
+        assert_eq!(german.text().await, if is_translated { written.replace(MATCHED, AUF_DEUTSCH) } else { written.clone() });
+        assert_eq!(compact.text().await != written, is_shortened, "{}", written.len());
+    }
+    let policies = server.get("/policies").await;
+    assert!(policies["policies"].as_array().unwrap().iter().all(|policy| policy["counters"]["faults"] == 0), "{policies}");
+}
+
+#[tokio::test]
 async fn a_message_is_formatted_once_for_each_class_and_not_for_each_reader() {
     let server = TestServer::start().await;
     let mut readers = Vec::new();
