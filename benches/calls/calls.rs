@@ -23,6 +23,7 @@ mod guest {
 }
 
 use guest::exports::signalpost::policy::{formatting, plugin, routing};
+use guest::signalpost::policy::state;
 use guest::signalpost::policy::types::{self, BodyParam, BodyResult};
 
 #[global_allocator]
@@ -107,7 +108,9 @@ impl Bare {
         }
         let component = Component::from_file(&engine, format!("{PLUGINS}/{name}.wasm")).unwrap();
         let mut linker = Linker::new(&engine);
-        // Neither function that is timed asks the host for anything.
+        // Of what the host offers, a match takes this alone: it remembers who drives.
+        let mut state = linker.instance("signalpost:policy/state@0.1.0").unwrap();
+        state.func_wrap("set", |_, _: (String, Vec<u8>, Option<u32>)| Ok((Ok::<(), state::Error>(()),))).unwrap();
         linker.define_unknown_imports_as_traps(&component).unwrap();
         let pre = linker.instantiate_pre(&component).unwrap();
         let mut store = Store::new(&engine, StoreLimits(0));

@@ -97,7 +97,8 @@ pub fn check_imports(engine: &Engine, component: &Compiled, name: &str, grants: 
     wanted.sort();
     let advice = if missing.contains(&Grant::Wasi) { "build it without WASI, or let it have one that denies everything: " } else { "" };
     let missing = grant_names(missing.iter());
-    Err(format!("imports {}, which is not granted: {advice}add `grants = {wanted:?}` to [policies.{name}]", list(&missing)))
+    let are = if missing.len() == 1 { "is" } else { "are" };
+    Err(format!("imports {}, which {are} not granted: {advice}add `grants = {wanted:?}` to [policies.{name}]", list(&missing)))
 }
 
 /// Returns grants as the configuration spells them.

@@ -8,6 +8,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::support::{Client, SOON, TestServer};
 
+mod refusals;
+mod rides;
+
 const MATCHED: &str = "You have been matched for a pooling request!";
 const AUF_DEUTSCH: &str = "Für deine Anfrage wurde eine Mitfahrt gefunden!";
 
@@ -403,6 +406,31 @@ async fn each_reader_gets_the_keys_and_the_language_that_they_asked_for() {
 }
 
 #[tokio::test]
+async fn a_message_that_compact_has_no_room_for_is_read_as_it_came() {
+    let server = TestServer::start().await;
+    let mut german = server.connect("1?locale=de").await;
+    let mut compact = server.connect("1?format=compact").await;
+    let message = |bytes: usize| {
+        let empty = json!({ "type": "pooling_match", "details": MATCHED, "note": "" }).to_string();
+        empty.replace(r#""note":"""#, &format!(r#""note":"{}""#, "x".repeat(bytes - empty.len())))
+    };
+    let many = |members: usize| {
+        let members: Vec<String> = (1..members).map(|member| format!("\"{member}\":1")).collect();
+        format!(r#"{{"type":"x",{}}}"#, members.join(","))
+    };
+    for (written, is_translated, is_shortened) in
+        [(message(262_144), false, true), (message(262_144 - 50), true, true), (many(1000), false, true), (many(1001), false, false)]
+    {
+        let response = server.http.post(server.url("/users/1/messages")).body(written.clone()).send().await.unwrap();
+        assert_eq!(response.status(), 202, "{}", written.len());
+        assert_eq!(german.text().await, if is_translated { written.replace(MATCHED, AUF_DEUTSCH) } else { written.clone() });
+        assert_eq!(compact.text().await != written, is_shortened, "{}", written.len());
+    }
+    let policies = server.get("/policies").await;
+    assert!(policies["policies"].as_array().unwrap().iter().all(|policy| policy["counters"]["faults"] == 0), "{policies}");
+}
+
+#[tokio::test]
 async fn a_message_is_formatted_once_for_each_class_and_not_for_each_reader() {
     let server = TestServer::start().await;
     let mut readers = Vec::new();
@@ -471,14 +499,29 @@ async fn what_a_member_writes_reaches_the_others_under_the_members_name() {
     tablet.json().await;
     pool(&server, json!(7), json!(3), [json!(1), json!("eve")]).await;
     crowd.told(&server).await;
+    assert_eq!(tablet.json().await["data"]["type"], "pooling_match");
+    assert_eq!(tablet.json().await["data"], "mark");
     crowd.0[0].1.send(r#"{"type":"chat","pool_id":7,"text":"At \"the\" gate 🚗","from":"mallory"}"#).await;
     server.metric_reaches(r#"signalpost_client_messages_total{outcome="handled"}"#, 1.0).await;
     let line = r#"{"type":"chat_message","pool_id":7,"from":1,"text":"At \"the\" gate 🚗"}"#;
     assert_eq!(crowd.told_once(&server).await, told(&["eve", "3"], line));
+    assert_eq!(tablet.json().await["data"], serde_json::from_str::<Value>(line).unwrap(), "the author's other device shows it too");
+    assert_eq!(tablet.json().await["data"], "mark");
     tablet.send(r#"{"type":"message","data":{"type":"chat","pool_id":"7","text":"here"}}"#).await;
     server.metric_reaches(r#"signalpost_client_messages_total{outcome="handled"}"#, 2.0).await;
     let line = r#"{"type":"chat_message","pool_id":"7","from":1,"text":"here"}"#;
+    assert_eq!(crowd.told_once(&server).await, told(&["1", "eve", "3"], line));
+    assert_eq!(tablet.json().await["data"], "mark", "the device that wrote it gets no copy");
+
+    // A device that is gone gets no copy, and none waits for the author to be back.
+    drop(tablet);
+    server.metric_reaches("signalpost_sessions", 4.0).await;
+    crowd.0[0].1.send(r#"{"type":"chat","pool_id":7,"text":"alone"}"#).await;
+    server.metric_reaches(r#"signalpost_client_messages_total{outcome="handled"}"#, 3.0).await;
+    let line = r#"{"type":"chat_message","pool_id":7,"from":1,"text":"alone"}"#;
     assert_eq!(crowd.told_once(&server).await, told(&["eve", "3"], line));
+    let mut back = Crowd::connect(&server, &["1"]).await;
+    assert_eq!(back.told_once(&server).await, []);
 }
 
 #[tokio::test]
@@ -495,6 +538,9 @@ async fn what_chat_cannot_take_is_answered_with_an_error_frame_to_its_author_alo
         (r#"{"type":"chat","pool_id":8,"text":"no such pool"}"#, "not_a_member"),
         (r#"{"type":"chat","text":"nowhere"}"#, "invalid_chat"),
         (r#"{"type":"chat","pool_id":7}"#, "invalid_chat"),
+        (r#"{"type":"chat","pool_id":"7 ","text":"hi"}"#, "invalid_chat"),
+        (r#"{"type":"chat","pool_id":null,"text":"hi"}"#, "invalid_chat"),
+        (r#"{"type":"chat","pool_id":7,"text":["hi"]}"#, "invalid_chat"),
         (r#"{"type":"chat","pool_id":7,"text":""}"#, "text_length"),
         (&long, "text_length"),
         (r#"{"type":"dance"}"#, "unhandled"),
@@ -511,7 +557,7 @@ async fn what_chat_cannot_take_is_answered_with_an_error_frame_to_its_author_alo
     plain.send("not even JSON").await;
     assert_eq!(plain.json().await["code"], "unhandled");
     assert_eq!(crowd.told_once(&server).await, []);
-    assert_eq!(server.metric(r#"signalpost_client_messages_total{outcome="refused"}"#).await, 12.0);
+    assert_eq!(server.metric(r#"signalpost_client_messages_total{outcome="refused"}"#).await, 18.0);
     // Both are still connected.
     server.post("/users/stranger/messages", json!(1)).await;
     assert_eq!(plain.text().await, "1");

@@ -99,9 +99,14 @@ async fn a_plugin_that_cannot_be_loaded_stops_the_start_and_says_why() {
             "pooling",
             pooling.clone(),
             "[policies.pooling]\ngrants = []",
-            "imports state, which is not granted: add `grants = [\"state\"]` to [policies.pooling]",
+            "imports groups, presence, state, which are not granted: add `grants = [\"groups\", \"presence\", \"state\"]` to [policies.pooling]",
         ),
-        ("pooling", pooling.clone(), "[policies.pooling]\ngrants = [\"log\"]", "add `grants = [\"log\", \"state\"]` to [policies.pooling]"),
+        (
+            "pooling",
+            pooling.clone(),
+            "[policies.pooling]\ngrants = [\"groups\", \"log\", \"presence\"]",
+            "imports state, which is not granted: add `grants = [\"groups\", \"log\", \"presence\", \"state\"]` to [policies.pooling]",
+        ),
         (
             "chat",
             bundled_file("chat.wasm"),
@@ -177,8 +182,11 @@ async fn the_policies_are_shown_with_all_that_an_operator_asks() {
     let pooling = policy(&policies, "pooling");
     assert_eq!(pooling["digest"], digest(&bundled_file("pooling.wasm")));
     assert_eq!(pooling["file"], json!(bundled().join("pooling.wasm")));
-    assert_eq!((&pooling["version"], &pooling["roles"], &pooling["grants"]), (&json!("0.1.0"), &json!(["routing"]), &json!(["state"])));
-    assert_eq!(pooling["events"].as_array().unwrap().len(), 10);
+    assert_eq!(
+        (&pooling["version"], &pooling["roles"], &pooling["grants"]),
+        (&json!("0.1.0"), &json!(["routing"]), &json!(["groups", "presence", "state"]))
+    );
+    assert_eq!(pooling["events"].as_array().unwrap().len(), 12);
     assert_eq!(pooling["counters"], json!({ "calls": 2, "refusals": 1, "faults": 0, "idle_instances": 1 }));
     assert_eq!(
         (&pooling["last_fault"], &pooling["on_fault"]),
@@ -203,8 +211,8 @@ async fn a_policys_file_may_have_another_name() {
 #[tokio::test]
 async fn one_file_may_serve_under_several_names_each_with_its_settings() {
     let dir = plugins(&["pooling"]);
-    let more = "[policies.north]\nfile = \"pooling.wasm\"\ngrants = [\"state\"]\nevents = [\"pooling.trip.started\"]\n\
-                [policies.south]\nfile = \"pooling.wasm\"\ngrants = [\"state\"]\nevents = [\"pooling.match.found\"]\n";
+    let more = "[policies.north]\nfile = \"pooling.wasm\"\ngrants = [\"groups\", \"presence\", \"state\"]\nevents = [\"pooling.trip.started\"]\n\
+                [policies.south]\nfile = \"pooling.wasm\"\ngrants = [\"groups\", \"presence\", \"state\"]\nevents = [\"pooling.match.found\"]\n";
     let server = still(dir.path(), more).await;
     let policies = server.get("/policies").await;
     assert_eq!(names(&policies), ["north", "south"], "and not under the file's own name, which nobody configured so");
@@ -252,7 +260,7 @@ async fn formatting_policies_are_a_chain_in_the_configured_order() {
 async fn two_routing_policies_are_both_asked() {
     let pooling = bundled_file("pooling.wasm");
     let dir = folder(&[("first.wasm", &pooling), ("second.wasm", &pooling)]);
-    let server = still(dir.path(), "[policies.first]\ngrants = [\"state\"]\n[policies.second]\ngrants = [\"state\"]").await;
+    let server = still(dir.path(), "[policies.first]\ngrants = [\"groups\", \"presence\", \"state\"]\n[policies.second]\ngrants = [\"groups\", \"presence\", \"state\"]").await;
     let mut rider = server.connect("1").await;
     let receipt = server.publish("pooling.match.found", json!({ "request_id": 1, "rider_id": 1, "driver_id": 2, "pool_id": 3 })).await;
     let asked: Vec<(&Value, &Value)> = receipt["policies"].as_array().unwrap().iter().map(|p| (&p["name"], &p["deliveries"])).collect();
@@ -427,7 +435,7 @@ async fn with_watch_off_nothing_changes_by_itself() {
 /// One producer publishes all the time while `change` is called with 0, 1, 2 …; every message arrives once and in order. Says by whom
 /// each was formatted, without repetitions.
 async fn under_fire(dir: &Path, changes: usize, change: impl Fn(usize)) -> Vec<Option<String>> {
-    let server = Arc::new(watching(dir, "[policies.pooling]\ngrants = [\"state\"]\n").await);
+    let server = Arc::new(watching(dir, "").await);
     let (mut plain, mut v1) = (server.connect("1").await, server.connect_v1("1").await);
     assert_eq!(v1.json().await["type"], "hello");
     let done = Arc::new(AtomicBool::new(false));

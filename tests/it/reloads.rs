@@ -157,8 +157,7 @@ async fn groups_survive_a_reload() {
     let dir = tempfile::tempdir().unwrap();
     let mut pooling = std::fs::read(bundled().join("pooling.wasm")).unwrap();
     std::fs::write(dir.path().join("pooling.wasm"), &pooling).unwrap();
-    let settings = "watch = false\n[policies.pooling]\ngrants = [\"state\"]";
-    let server = TestServer::with(&format!("[plugins]\ndir = {:?}\n{settings}", dir.path())).await;
+    let server = TestServer::with(&format!("[plugins]\ndir = {:?}\nwatch = false", dir.path())).await;
     server.publish("pooling.match.found", json!({ "request_id": 42, "rider_id": 1, "driver_id": 2, "pool_id": 7 })).await;
     // A custom section: the same policy, and yet another file.
     pooling.extend([0, 3, 1, b'x', b'y']);

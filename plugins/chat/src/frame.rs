@@ -1,44 +1,63 @@
 //! A client's chat frame, and the event that it becomes.
 
-use serde::Serialize;
-use signalpost_plugin::{Body, Fields, Id, Refusal};
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use signalpost_plugin::{Body, Id, Object, RawValue, Refusal, serde_json};
+
+/// The members that are looked at. Others are skipped: what a client adds costs next to nothing.
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    pool_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+}
 
 /// What a member wrote. Other members of the frame are not passed on.
 #[derive(Debug)]
 pub struct Chat {
     pool: Id,
+    group: String,
     text: String,
 }
 
 impl Chat {
-    /// `None`: not a chat frame, and so somebody else's.
-    pub fn parse(json: &str, text_chars_max: usize) -> Result<Option<Chat>, Refusal> {
-        let Some(frame) = Fields::parse(json).ok().filter(|frame| frame.text("type").is_ok_and(|kind| kind == "chat")) else {
-            return Ok(None);
+    /// Reads a chat frame; `None` for any other frame, which is left to other policies.
+    pub fn parse(message: &Body, text_chars_max: usize) -> Result<Option<Chat>, Refusal> {
+        let Some(frame) = message.data::<Frame>().filter(|frame| frame.kind == "chat") else { return Ok(None) };
+        let Some(pool) = frame.pool_id.and_then(Id::read) else {
+            return Err(Refusal::new("invalid_chat", format!("`pool_id` should be {}", Id::EXPECTED)));
         };
-        let Some(pool) = frame.get("pool_id").and_then(Id::read) else {
-            return Err(Refusal::new("invalid_chat", "`pool_id` should be a whole number or a string that is not empty"));
-        };
-        let Ok(text) = frame.text("text") else {
+        let group = pool.prefixed("pool:", "pool_id").map_err(|refusal| Refusal::new("invalid_chat", refusal.detail))?;
+        let Some(text) = frame.text.and_then(|text| serde_json::from_str::<String>(text.get()).ok()) else {
             return Err(Refusal::new("invalid_chat", "`text` should be a string"));
         };
         let chars = text.chars().count();
         if chars == 0 || chars > text_chars_max {
             return Err(Refusal::new("text_length", format!("`text` has {chars} characters: it should have 1 to {text_chars_max}")));
         }
-        Ok(Some(Chat { pool, text }))
+        Ok(Some(Chat { pool, group, text }))
     }
 
     /// As the routing policy named it when the pool's members joined.
-    pub fn group(&self) -> String {
-        format!("pool:{}", self.pool)
+    pub fn group(&self) -> &str {
+        &self.group
     }
 
     pub fn not_a_member(&self) -> Refusal {
         Refusal::new("not_a_member", format!("you are not in pool {}: only its members can write there", self.pool))
     }
 
-    /// The data of `pooling.chat.message`, with the pool's id as the client wrote it, number or string.
+    /// Returns the message that the author's other devices get: the one that the routing policy makes of the event for the others.
+    pub fn message(&self, user: &str) -> Body {
+        let author = UserId::of(user);
+        Object::new("chat_message").value("pool_id", &self.pool).value("from", &author).text("text", &self.text).into()
+    }
+
+    /// Returns the data of `pooling.chat.message`, with the pool's id as the client wrote it, number or string.
     pub fn into_data(self, user: &str) -> Body {
         #[derive(Serialize)]
         struct Data<'a> {
@@ -51,7 +70,7 @@ impl Chat {
     }
 }
 
-/// Producers write ids as numbers where they are, and a socket's address has only strings. A client that compares `from` with
+/// Producers write the ids that are numbers as numbers, and a socket's address has only strings. A client that compares `from` with
 /// a `rider_id` should find the same form, so that user "1001" is the number 1001 here.
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -77,8 +96,17 @@ impl UserId<'_> {
 mod tests {
     use super::*;
 
+    fn parse(json: &str) -> Result<Option<Chat>, Refusal> {
+        Chat::parse(&Body::Json(json.to_string()), 2000)
+    }
+
     fn data(json: &str, user: &str) -> String {
-        Chat::parse(json, 2000).unwrap().unwrap().into_data(user).as_json().unwrap().to_string()
+        let chat = parse(json).unwrap().unwrap();
+        let (message, data) = (chat.message(user), chat.into_data(user));
+        let data = data.as_json().unwrap().to_string();
+        // What `pooling` makes of the event: its data, after the type.
+        assert_eq!(message.as_json().unwrap(), format!(r#"{{"type":"chat_message",{}"#, &data[1..]));
+        data
     }
 
     #[test]
@@ -109,15 +137,25 @@ mod tests {
     fn a_pools_number_and_string_are_one_group() {
         for pool_id in ["7", "\"7\""] {
             let frame = format!(r#"{{"type":"chat","pool_id":{pool_id},"text":"hi"}}"#);
-            assert_eq!(Chat::parse(&frame, 2000).unwrap().unwrap().group(), "pool:7");
+            assert_eq!(parse(&frame).unwrap().unwrap().group(), "pool:7");
         }
     }
 
     #[test]
-    fn what_is_no_chat_is_somebody_elses() {
-        for json in ["[]", r#"["chat", 7, "hi"]"#, "1", "null", "\"chat\"", "{}", r#"{"type":"ping"}"#, r#"{"type":1}"#, r#"{"chat":"hi"}"#]
-        {
-            assert!(Chat::parse(json, 2000).unwrap().is_none(), "{json}");
+    fn a_frame_of_another_type_is_left_to_others() {
+        for json in [
+            "[]",
+            r#"["chat", 7, "hi"]"#,
+            r#" ["chat", 7, "hi"]"#,
+            "1",
+            "null",
+            "\"chat\"",
+            "{}",
+            r#"{"type":"ping"}"#,
+            r#"{"type":1}"#,
+            r#"{"chat":"hi"}"#,
+        ] {
+            assert!(parse(json).unwrap().is_none(), "{json}");
         }
     }
 
@@ -132,17 +170,33 @@ mod tests {
             r#"{"type":"chat","pool_id":7.5,"text":"hi"}"#,
             r#"{"type":"chat","pool_id":null,"text":"hi"}"#,
             r#"{"type":"chat","pool_id":"","text":"hi"}"#,
+            r#"{"type":"chat","pool_id":"7 ","text":"hi"}"#,
+            r#"{"type":"chat","pool_id":"a\u0000b","text":"hi"}"#,
+            r#"{"type":"chat","pool_id":7,"text":"\ud800"}"#,
+            &format!(r#"{{"type":"chat","pool_id":"{}","text":"hi"}}"#, "x".repeat(124)),
+            &format!(r#"{{"type":"chat","pool_id":{},"text":"hi"}}"#, "1".repeat(60_000)),
         ] {
-            assert_eq!(Chat::parse(json, 2000).unwrap_err().code, "invalid_chat", "{json}");
+            let refusal = parse(json).unwrap_err();
+            assert_eq!(refusal.code, "invalid_chat", "{json}");
+            assert!(refusal.detail.starts_with("`pool_id` ") || refusal.detail.starts_with("`text` "), "{}", refusal.detail);
         }
     }
 
     #[test]
     fn the_limit_counts_characters() {
-        let parse = |text: &str| Chat::parse(&format!(r#"{{"type":"chat","pool_id":7,"text":"{text}"}}"#), 3).map(|_| ());
+        let parse = |text: &str| Chat::parse(&Body::Json(format!(r#"{{"type":"chat","pool_id":7,"text":"{text}"}}"#)), 3).map(|_| ());
         assert!(parse("नमन").is_ok() && parse("🚗🚗🚗").is_ok());
         assert_eq!(parse("").unwrap_err().code, "text_length");
         let refusal = parse("abcd").unwrap_err();
         assert_eq!((refusal.code.as_str(), refusal.detail.as_str()), ("text_length", "`text` has 4 characters: it should have 1 to 3"));
+    }
+
+    #[test]
+    fn members_that_a_client_adds_change_nothing() {
+        let many: String = (0..8_400).map(|member| format!("\"{member:x}\":1,")).collect();
+        let deep = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
+        let frame = format!(r#"{{{many}"deep":{deep},"typ\u0065":"ch\u0061t","pool_id":7,"text":"hi"}}"#);
+        assert_eq!(data(&frame, "1"), r#"{"pool_id":7,"from":1,"text":"hi"}"#);
+        assert!(parse(&format!(r#"{{{many}"deep":{deep}}}"#)).unwrap().is_none());
     }
 }

@@ -1,13 +1,14 @@
 //! A sessions policy: the members of a pool write to each other.
 //!
 //! A client sends `{"type":"chat","pool_id":7,"text":"At the gate"}`, and this policy publishes `pooling.chat.message`, which a
-//! routing policy tells the others. Who wrote it is the session's user, whatever the client says. Other messages are
-//! left to other policies.
+//! routing policy tells the others. Who wrote it is the session's user, whatever the client says. The author's other devices get
+//! the message too. Other messages are left to other policies.
 
+mod devices;
 mod frame;
 
 use serde::Deserialize;
-use signalpost_plugin::{Body, Policy, Refusal, Response, Session, Sessions, export, groups};
+use signalpost_plugin::{Body, Decision, Policy, Refusal, Response, Session, Sessions, export, groups, tell, to};
 
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
@@ -33,14 +34,25 @@ impl Policy for Chat {
 }
 
 impl Sessions for Chat {
+    fn opened(&self, session: &Session) -> Result<Response, Refusal> {
+        devices::add(session);
+        Ok(Response::nothing())
+    }
+
     fn received(&self, session: &Session, message: Body) -> Result<Option<Response>, Refusal> {
-        let Some(chat) = message.as_json().map(|json| frame::Chat::parse(json, self.text_chars_max)).transpose()?.flatten() else {
-            return Ok(None);
-        };
-        if !groups::contains(&chat.group(), &session.user) {
+        let Some(chat) = frame::Chat::parse(&message, self.text_chars_max)? else { return Ok(None) };
+        if !groups::contains(chat.group(), &session.user) {
             return Err(chat.not_a_member());
         }
-        Ok(Some(Response::nothing().publish("pooling.chat.message", chat.into_data(&session.user))))
+        let own = chat.message(&session.user);
+        let others = devices::others(session).into_iter();
+        let copies: Decision = others.map(|device| tell(to::session(&session.user, device), own.clone()).keep_ms(0)).collect();
+        Ok(Some(Response::nothing().decide(copies).publish("pooling.chat.message", chat.into_data(&session.user))))
+    }
+
+    fn closed(&self, session: &Session, _code: u16) -> Result<Response, Refusal> {
+        devices::remove(session);
+        Ok(Response::nothing())
     }
 }
 
@@ -77,7 +89,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_somebody_elses() {
+    fn the_authors_other_devices_get_what_one_of_them_wrote() {
+        let host = Host::new();
+        host.join("pool:7", &["1001", "1002"]);
+        let device = |user: &str, id: &str| Session { id: id.to_string(), ..session(user, &[]) };
+        let (phone, tablet, watch) = (device("1001", "phone"), device("1001", "tablet"), device("1001", "watch"));
+        for session in [&phone, &tablet, &watch, &device("1002", "elsewhere")] {
+            assert_eq!(Chat::default().opened(session), Ok(Response::nothing()));
+        }
+        let frame = Body::Json(r#"{"type":"chat","pool_id":"7","text":"hi"}"#.into());
+        let told = |session: &Session| receive(&Chat::default(), session, frame.clone()).unwrap().unwrap().decision.to_string();
+        let copy = r#"{"type":"chat_message","pool_id":"7","from":1001,"text":"hi"}"#;
+        let told_to = |device: &str| format!("tell session {device} of 1001 (keep 0 ms): {copy}");
+        assert_eq!(told(&phone), format!("{}\n{}", told_to("tablet"), told_to("watch")));
+        assert_eq!(Chat::default().closed(&watch, 1000), Ok(Response::nothing()));
+        assert_eq!(told(&phone), told_to("tablet"));
+        assert_eq!(told(&tablet), told_to("phone"));
+        assert_eq!(Chat::default().closed(&phone, 1000), Ok(Response::nothing()));
+        assert_eq!(told(&tablet), "");
+    }
+
+    #[test]
+    fn a_message_that_is_not_json_is_left_to_others() {
         assert_eq!(receive(&Chat::default(), &session("1001", &[]), Body::Text("hi".into())), Ok(None));
     }
 }

@@ -25,7 +25,7 @@ const KEYS: [(&str, &str); 20] = [
     ("time", "ti"),
 ];
 
-/// The short key; the long one where there is none, or where the message has a member of that name already.
+/// Returns the short key; the long one if there is none, or if the message has a member of that name already.
 pub fn short<'a>(name: &'a str, fields: &Fields) -> &'a str {
     match KEYS.iter().find(|(long, _)| *long == name) {
         Some((_, short)) if fields.get(short).is_none() => short,

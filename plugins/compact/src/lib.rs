@@ -2,12 +2,13 @@
 //!
 //! A session with the attribute `format=compact` gets the keys of `KEYS` (`type` becomes `t`); one with `locale=de` or
 //! `hi` gets `details` in that language. A reader with neither, and a message that neither concerns, gets the very bytes
-//! that came in. Only the outermost members are touched.
+//! that came in. Only the outermost members are touched, and a message with more than a thousand of them (`bounds::ITEMS_MAX`) is not.
 
 mod keys;
 mod texts;
 
 use serde::Deserialize;
+use signalpost_plugin::bounds::MESSAGE_BYTES_MAX;
 use signalpost_plugin::{Body, Fields, Formatting, Message, Object, Policy, Reader, Refusal, export};
 
 /// It has no settings: its readers choose by `format` and `locale`.
@@ -30,7 +31,7 @@ impl Formatting for Compact {
 
 export!(Compact: formatting);
 
-/// The message in another shape; `None` where it stays as it is.
+/// Returns the message in another shape; `None` if it stays as it is.
 fn shape(json: &str, format: Option<&str>, locale: Option<&str>) -> Option<String> {
     let compact = format == Some("compact");
     let language = locale.and_then(texts::Language::of);
@@ -51,7 +52,8 @@ fn shape(json: &str, format: Option<&str>, locale: Option<&str>) -> Option<Strin
             None => shaped.raw(key, value),
         };
     }
-    Some(shaped.into_json())
+    // A translation may be longer than the text: a message that is as large as any may be stays in English.
+    Some(shaped.into_json()).filter(|json| json.len() <= MESSAGE_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -117,7 +119,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_stays() {
+    fn a_message_is_not_shaped_into_one_that_is_too_large() {
+        let message = |bytes: usize| MATCH.replace("matched\"", &format!("{}\"", "x".repeat(bytes + 7 - MATCH.len())));
+        let growth = shape(MATCH, None, Some("de")).unwrap().len() - MATCH.len();
+        assert_eq!(shape(&message(262_144 - growth), None, Some("de")).unwrap().len(), 262_144);
+        assert_eq!(shape(&message(262_145 - growth), None, Some("de")), None);
+        assert!(shape(&message(262_144), Some("compact"), Some("de")).unwrap().len() < 262_144);
+    }
+
+    #[test]
+    fn a_message_with_too_many_members_stays() {
+        let message = |members: usize| {
+            let more: Vec<String> = (0..members - 1).map(|member| format!("\"{member}\":1")).collect();
+            format!("{{\"type\":\"x\",{}}}", more.join(","))
+        };
+        assert!(shape(&message(1000), Some("compact"), None).unwrap().starts_with(r#"{"t":"x","0":1"#));
+        assert_eq!(shape(&message(1001), Some("compact"), None), None);
+    }
+
+    #[test]
+    fn a_message_that_is_not_an_object_stays() {
         for message in ["[1, 2]", "\"type\"", "12.50", "null"] {
             assert_eq!(shape(message, Some("compact"), Some("de")), None, "{message}");
         }

@@ -2,8 +2,6 @@
 
 #include "kit.h"
 
-#define ID "an id, which is a whole number or a string that is not empty"
-
 void exports_plugin_describe(exports_plugin_description_t *description) {
     description->name = copy(TEXT("match"));
     description->version = copy(TEXT("0.1.0"));
@@ -18,21 +16,6 @@ bool exports_plugin_configure(policy_string_t *settings, policy_string_t *reason
     return false;
 }
 
-static bool refuse(policy_refusal_t *refusal, text_t code, text_t name, text_t why) {
-    refusal->code = copy(code);
-    refusal->detail = copy(TEXT("`"));
-    add(&refusal->detail, name);
-    add(&refusal->detail, why);
-    return false;
-}
-
-static bool read_id(text_t data, text_t name, text_t *id, policy_refusal_t *refusal) {
-    text_t value;
-    if (!json_get(data, name, &value)) return refuse(refusal, TEXT("missing_field"), name, TEXT("` is missing: it should be " ID));
-    if (!json_id(value, id)) return refuse(refusal, TEXT("invalid_field"), name, TEXT("` should be " ID));
-    return true;
-}
-
 static text_t message_of(text_t data) {
     text_t request, message = {0};
     json_get(data, TEXT("request_id"), &request);
@@ -40,24 +23,23 @@ static text_t message_of(text_t data) {
     json_add(&message, TEXT("request_id"), request);
     json_add(&message, TEXT("status"), TEXT("\"matched\""));
     json_add(&message, TEXT("details"), TEXT("\"You have been matched for a pooling request!\""));
-    for (text_t name, value, own; json_next(&data, &name, &value);) {
+    for (text_t name, value; json_next(&data, &name, &value);) {
         // What is there already wins.
-        text_t text;
-        json_text(name, &text);
-        if (!json_get(message, text, &own)) json_add(&message, text, value);
-        free(text.ptr);
+        bool is_own = json_says(name, TEXT("type")) || json_says(name, TEXT("request_id")) || json_says(name, TEXT("status")) ||
+                      json_says(name, TEXT("details"));
+        if (!is_own) json_add_raw(&message, name, value);
     }
     json_end(&message);
     return message;
 }
 
-static bool route(text_t data, policy_decision_t *decision, policy_refusal_t *refusal) {
-    text_t request = {0}, rider = {0}, driver = {0}, pool = {0};
-    bool complete = read_id(data, TEXT("request_id"), &request, refusal) && read_id(data, TEXT("rider_id"), &rider, refusal) &&
-                    read_id(data, TEXT("driver_id"), &driver, refusal) && read_id(data, TEXT("pool_id"), &pool, refusal);
+static bool route(const policy_event_t *event, policy_decision_t *decision, policy_refusal_t *refusal) {
+    text_t data, request = {0}, rider = {0}, driver = {0}, pool = {0}, group = {0};
+    bool complete = read_members(event, &data, refusal) && read_id(data, TEXT("request_id"), &request, refusal) &&
+                    read_id(data, TEXT("rider_id"), &rider, refusal) && read_id(data, TEXT("driver_id"), &driver, refusal) &&
+                    read_id(data, TEXT("pool_id"), &pool, refusal) &&
+                    prefixed(TEXT("pool:"), pool, TEXT("pool_id"), &group, refusal);
     if (complete) {
-        text_t group = copy(TEXT("pool:"));
-        add(&group, pool);
         policy_list_membership_t joins = {need(NULL, 2 * sizeof(policy_membership_t)), 2};
         joins.ptr[0] = (policy_membership_t){.group = copy(group), .user = copy(rider)};
         joins.ptr[1] = (policy_membership_t){.group = group, .user = copy(driver)};
@@ -77,8 +59,7 @@ static bool route(text_t data, policy_decision_t *decision, policy_refusal_t *re
 }
 
 bool exports_routing_route(policy_event_t *event, policy_decision_t *decision, policy_refusal_t *refusal) {
-    bool has_data = event->data.is_some && event->data.val.tag == POLICY_BODY_JSON;
-    bool routed = route(has_data ? event->data.val.val.json : TEXT("{}"), decision, refusal);
+    bool routed = route(event, decision, refusal);
     policy_event_free(event);
     return routed;
 }

@@ -1,8 +1,8 @@
 // Tells a rider and a driver that they share a ride, and makes them a group.
 
-const ID = "an id, which is a whole number or a string that is not empty";
+import { id, members, prefixed, reporting } from "./kit.js";
 
-export const plugin = {
+export const plugin = reporting({
   describe() {
     return { name: "match", version: "0.1.0", events: ["pooling.match.found"] };
   },
@@ -11,23 +11,22 @@ export const plugin = {
     const [unknown] = Object.keys(JSON.parse(json));
     if (unknown) throw `unknown setting \`${unknown}\``;
   },
-};
+});
 
-export const routing = {
+export const routing = reporting({
   route(event) {
-    const data = event.data?.tag === "json" ? JSON.parse(event.data.val) : {};
+    const data = members(event.data);
     id(data, "request_id");
     const both = [id(data, "rider_id"), id(data, "driver_id")];
-    const group = `pool:${id(data, "pool_id")}`;
-    const message = {
+    const group = prefixed("pool:", id(data, "pool_id"), "pool_id");
+    const begin = {
       type: "pooling_match",
       request_id: data.request_id,
       status: "matched",
       details: "You have been matched for a pooling request!",
     };
-    for (const [name, value] of Object.entries(data)) {
-      if (!(name in message)) message[name] = value;
-    }
+    // These members come first and win; the rest of the data follows them.
+    const message = { ...begin, ...data, ...begin };
     return {
       joins: both.map((user) => ({ group, user })),
       deliveries: [
@@ -45,11 +44,4 @@ export const routing = {
       ends: [],
     };
   },
-};
-
-function id(data, name) {
-  const value = data[name];
-  if (value === undefined) throw { code: "missing_field", detail: `\`${name}\` is missing: it should be ${ID}` };
-  if (Number.isInteger(value) || (typeof value === "string" && value !== "")) return String(value);
-  throw { code: "invalid_field", detail: `\`${name}\` should be ${ID}` };
-}
+});

@@ -3,13 +3,13 @@
 import json
 
 from componentize_py_types import Err
+from kit import id_of, members, prefixed, reporting, write
 from wit_world import exports
 from wit_world.exports.plugin import Description
-from wit_world.imports.types import Body_Json, Decision, Delivery, Event, Membership, Priority, Recipients_Users, Refusal
-
-ID = "an id, which is a whole number or a string that is not empty"
+from wit_world.imports.types import Body_Json, Decision, Delivery, Event, Membership, Priority, Recipients_Users
 
 
+@reporting
 class Plugin(exports.Plugin):
     def describe(self) -> Description:
         return Description("match", "0.1.0", ["pooling.match.found"])
@@ -19,27 +19,20 @@ class Plugin(exports.Plugin):
             raise Err(f"unknown setting `{name}`")
 
 
+@reporting
 class Routing(exports.Routing):
     def route(self, event: Event) -> Decision:
-        data = json.loads(event.data.value) if isinstance(event.data, Body_Json) else {}
+        data = members(event.data)
         id_of(data, "request_id")
         both = [id_of(data, "rider_id"), id_of(data, "driver_id")]
-        group = f"pool:{id_of(data, 'pool_id')}"
-        message = {
+        group = prefixed("pool:", id_of(data, "pool_id"), "pool_id")
+        begin = {
             "type": "pooling_match",
             "request_id": data["request_id"],
             "status": "matched",
             "details": "You have been matched for a pooling request!",
         }
-        message = message | {name: value for name, value in data.items() if name not in message}
-        delivery = Delivery(Recipients_Users(both), [], Body_Json(json.dumps(message)), None, None, None, Priority.HIGH)
+        # These members come first and win; the rest of the data follows them.
+        message = Body_Json(write(begin | data | begin))
+        delivery = Delivery(Recipients_Users(both), [], message, None, None, None, Priority.HIGH)
         return Decision([Membership(group, user) for user in both], [delivery], [], [])
-
-
-def id_of(data: dict, name: str) -> str:
-    if name not in data:
-        raise Err(Refusal("missing_field", f"`{name}` is missing: it should be {ID}"))
-    value = data[name]
-    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, str) and value):
-        return str(value)
-    raise Err(Refusal("invalid_field", f"`{name}` should be {ID}"))

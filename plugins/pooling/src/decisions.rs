@@ -1,11 +1,13 @@
 //! One function per event: who is told, and what.
 
-use signalpost_plugin::{Decision, Fields, Id, Object, Priority, RawValue, Refusal, serde_json, state, tell, to};
+use signalpost_plugin::bounds::{ANSWER_BYTES_MAX, NAME_BYTES_MAX};
+use signalpost_plugin::{Decision, Event, Fields, Id, Object, Priority, RawValue, Refusal, serde_json, state, tell, to};
 
 use crate::Pooling;
 use crate::location::{self, Position};
+use crate::pool::Pool;
 
-pub const EVENTS: [&str; 10] = [
+pub const EVENTS: [&str; 12] = [
     "pooling.request.created",
     "pooling.match.found",
     "pooling.match.accepted",
@@ -16,21 +18,33 @@ pub const EVENTS: [&str; 10] = [
     "pooling.trip.completed",
     "pooling.fare.updated",
     "pooling.chat.message",
+    "pooling.offer.accepted",
+    "pooling.offer.declined",
 ];
 
-pub fn decide(event_type: &str, data: &Fields, settings: &Pooling) -> Result<Decision, Refusal> {
-    match event_type {
+/// Bytes of all messages of one fare: a thousand for each share. An answer has room for them, and a call has time.
+const FARE_BYTES_MAX: usize = ANSWER_BYTES_MAX / 4;
+
+/// Shares of one fare: more than a bus has seats. With all of them a call takes a third of its deadline.
+const SHARES_MAX: usize = 250;
+
+/// Members of all messages of one fare: twenty for each share, which take a call no longer.
+const FARE_MEMBERS_MAX: usize = 5_000;
+
+pub fn decide(event: &Event, data: &Fields, settings: &Pooling) -> Result<Decision, Refusal> {
+    match event.type_.as_str() {
         "pooling.request.created" => request_created(data, settings),
         "pooling.match.found" => match_found(data),
         "pooling.match.accepted" => match_accepted(data),
         "pooling.match.cancelled" => match_cancelled(data),
-        "pooling.driver.location" => driver_location(data, settings),
+        "pooling.driver.location" => driver_location(event, data, settings),
         "pooling.driver.arriving" => driver_arriving(data),
         "pooling.trip.started" => to_the_others("trip_started", data, "by", Priority::High),
         "pooling.trip.completed" => trip_completed(data),
         "pooling.fare.updated" => fare_updated(data),
         "pooling.chat.message" => chat_message(data),
-        _ => Err(Refusal::new("unknown_event", format!("`pooling` has no rule for `{event_type}`: it knows {}", EVENTS.join(", ")))),
+        "pooling.offer.accepted" | "pooling.offer.declined" => offer_answered(data),
+        other => Err(Refusal::new("unknown_event", format!("`pooling` has no rule for `{other}`: it knows {}", EVENTS.join(", ")))),
     }
 }
 
@@ -46,15 +60,16 @@ fn request_created(data: &Fields, settings: &Pooling) -> Result<Decision, Refusa
 /// Clients of the first hour read exactly these four members in this order; further ones follow them.
 fn match_found(data: &Fields) -> Result<Decision, Refusal> {
     data.id("request_id")?;
-    let both = [data.id("rider_id")?, data.id("driver_id")?];
-    let group = group(&data.id("pool_id")?);
+    let (rider, driver) = (data.id("rider_id")?, data.id("driver_id")?);
+    let pool = Pool::of(data)?;
+    pool.is_driven_by(&driver);
     let message = Object::new("pooling_match")
         .raw("request_id", data.require("request_id", Id::EXPECTED)?)
         .text("status", "matched")
         .text("details", "You have been matched for a pooling request!")
         .rest(data, &[]);
-    let joined = both.iter().fold(Decision::nothing(), |decision, user| decision.join(&group, user));
-    Ok(joined.deliver(tell(to::users(both), message).priority(Priority::High)))
+    let joined = Decision::nothing().join(&pool.group, &rider).join(&pool.group, &driver);
+    Ok(joined.deliver(tell(to::users([rider, driver]), message).priority(Priority::High)))
 }
 
 fn match_accepted(data: &Fields) -> Result<Decision, Refusal> {
@@ -62,41 +77,80 @@ fn match_accepted(data: &Fields) -> Result<Decision, Refusal> {
     to_the_others("pooling_accepted", data, "by", Priority::High)
 }
 
+/// A rider who cancels leaves, and the others go on. Without the driver, or without a rider, there is no ride.
 fn match_cancelled(data: &Fields) -> Result<Decision, Refusal> {
     data.id("request_id")?;
-    Ok(to_the_others("pooling_cancelled", data, "by", Priority::High)?.end_group(group(&data.id("pool_id")?)))
+    let told = to_the_others("pooling_cancelled", data, "by", Priority::High)?;
+    let (pool, by) = (Pool::of(data)?, data.id("by")?);
+    if !pool.ends_without(&by) {
+        return Ok(told.leave(pool.group, by));
+    }
+    pool.is_over();
+    Ok(told.end_group(pool.group))
 }
 
 fn trip_completed(data: &Fields) -> Result<Decision, Refusal> {
-    Ok(to_the_others("trip_completed", data, "by", Priority::High)?.end_group(group(&data.id("pool_id")?)))
+    let told = to_the_others("trip_completed", data, "by", Priority::High)?;
+    let pool = Pool::of(data)?;
+    pool.is_over();
+    Ok(told.end_group(pool.group))
 }
 
 /// Only the newest position is worth anything, and only to those who look at the map now: it replaces an unread one, it is
-/// not kept for the absent, and it goes first where a mailbox is full.
-fn driver_location(data: &Fields, settings: &Pooling) -> Result<Decision, Refusal> {
-    let (pool, driver) = (data.id("pool_id")?, data.id("driver_id")?);
+/// not kept for the absent, and it goes first when a mailbox is full.
+fn driver_location(event: &Event, data: &Fields, settings: &Pooling) -> Result<Decision, Refusal> {
+    let (pool, driver) = (Pool::of(data)?, data.id("driver_id")?);
     let position = Position { lat: degrees(data, "lat", 90)?, lon: degrees(data, "lon", 180)? };
-    // The length tells where the pool ends, since ids may contain colons.
-    let key = format!("location:{}:{pool}:{driver}", pool.len());
-    if !has_moved(&key, position, settings) {
+    let key = location_key(&pool, &driver)?;
+    let is_newest = event.unix_ns().is_none_or(|unix_ns| is_newest(&key, unix_ns, settings));
+    if !is_newest || !has_moved(&key, position, settings) {
         return Ok(Decision::nothing());
     }
-    let delivery = tell(to::group(group(&pool)), Object::new("driver_location").rest(data, &[])).except([driver]);
+    if pool.is_read_without(&driver) {
+        // A store without room must not hide the car: the position is sent, and so is the next one.
+        let _ = state::set_bytes(&key, &position.to_bytes(), Some(settings.location_repeat_ms));
+    } else {
+        // Nobody has this position, so it is no reason to keep the next one back.
+        state::delete(&key);
+    }
+    let delivery = tell(to::group(pool.group), Object::new("driver_location").rest(data, &[])).except([driver]);
     Ok(delivery.ttl_ms(settings.location_ttl_ms).keep_ms(0).collapse(key).priority(Priority::Low).into())
 }
 
-/// Compares a car's position with the one sent last, and remembers it if it is to be sent.
+/// The key of a car in a pool, under which a newer position replaces an older one.
+fn location_key(pool: &Pool, driver: &Id) -> Result<String, Refusal> {
+    let pool = pool.id.as_str();
+    // The length tells where the pool ends, since ids may contain colons.
+    let before = format!("location:{}:{pool}:", pool.len());
+    driver.prefixed(&before, "driver_id").map_err(|_| {
+        let bytes_max = NAME_BYTES_MAX - "location:100::".len();
+        let bytes = pool.len() + driver.as_str().len();
+        Refusal::new(
+            "invalid_field",
+            format!("`pool_id` and `driver_id` have {bytes} bytes: they should have at most {bytes_max} together"),
+        )
+    })
+}
+
+/// Remembers the time of a position unless a later one is known, and says whether none is.
+fn is_newest(key: &str, unix_ns: i64, settings: &Pooling) -> bool {
+    let key = format!("time:{key}");
+    let newest = state::get_bytes(&key).and_then(|bytes| bytes.try_into().ok()).map(i64::from_le_bytes);
+    let is_newest = newest.is_none_or(|newest| newest <= unix_ns);
+    if is_newest {
+        // Without room for it, positions are sent in the order in which they come.
+        let _ = state::set_bytes(&key, &unix_ns.to_le_bytes(), Some(settings.location_order_ms));
+    }
+    is_newest
+}
+
+/// Compares a car's position with the last one that was read.
 ///
 /// Two positions of one car in the same instant may both pass, since reading and writing are two steps: one message too many,
 /// and the collapse key lets the newer one win.
 fn has_moved(key: &str, position: Position, settings: &Pooling) -> bool {
     let last = state::get_bytes(key).and_then(|bytes| Position::from_bytes(&bytes));
-    let moved = location::is_worth_sending(last, position, settings.location_min_metres);
-    if moved {
-        // A store without room must not hide the car: the position is sent, and so is the next one.
-        let _ = state::set_bytes(key, &position.to_bytes(), Some(settings.location_repeat_ms));
-    }
-    moved
+    location::is_worth_sending(last, position, settings.location_min_metres)
 }
 
 fn driver_arriving(data: &Fields) -> Result<Decision, Refusal> {
@@ -108,6 +162,10 @@ fn driver_arriving(data: &Fields) -> Result<Decision, Refusal> {
 fn fare_updated(data: &Fields) -> Result<Decision, Refusal> {
     data.id("pool_id")?;
     let shares = data.objects("shares")?;
+    if shares.len() > SHARES_MAX {
+        return Err(data.invalid("shares", &format!("a list of at most {SHARES_MAX} objects")));
+    }
+    check_size(data, &shares)?;
     let deliveries = shares.iter().map(|share| {
         let rider = share.id("rider_id")?;
         share.text("currency")?;
@@ -122,31 +180,55 @@ fn fare_updated(data: &Fields) -> Result<Decision, Refusal> {
     deliveries.collect()
 }
 
+/// Each share's message repeats the rest of the data, so that they are more than the data's own bound allows for.
+fn check_size(data: &Fields, shares: &[Fields]) -> Result<(), Refusal> {
+    let size = |fields: &Fields| {
+        let members = fields.iter().filter(|(name, _)| *name != "shares");
+        members.fold((0, 0), |(members, bytes), (name, value)| (members + 1, bytes + name.len() + value.get().len()))
+    };
+    let (rest_members, rest_bytes) = size(data);
+    let (members, bytes) = shares
+        .iter()
+        .map(size)
+        .fold((0, 0), |(all_members, all_bytes), (members, bytes)| (all_members + members + rest_members, all_bytes + bytes + rest_bytes));
+    if members > FARE_MEMBERS_MAX || bytes > FARE_BYTES_MAX {
+        let detail = format!(
+            "`shares` makes {} messages, which would repeat the rest of the data and have {members} members and {bytes} bytes: they should \
+             have at most {FARE_MEMBERS_MAX} members and {FARE_BYTES_MAX} bytes together",
+            shares.len()
+        );
+        return Err(Refusal::new("invalid_field", detail));
+    }
+    Ok(())
+}
+
 fn chat_message(data: &Fields) -> Result<Decision, Refusal> {
     data.text("text")?;
     to_the_others("chat_message", data, "from", Priority::Normal)
 }
 
-/// The pool's group but the one who caused the event and so knows about it.
+/// A driver's answer to an offer is for the backend, and for nobody's socket.
+fn offer_answered(data: &Fields) -> Result<Decision, Refusal> {
+    data.id("request_id")?;
+    data.id("driver_id")?;
+    Ok(Decision::nothing())
+}
+
+/// Tells the pool's group, but not the user who caused the event and so knows about it.
 fn to_the_others(message_type: &str, data: &Fields, cause: &str, priority: Priority) -> Result<Decision, Refusal> {
-    let group = group(&data.id("pool_id")?);
+    let pool = Pool::of(data)?;
     let message = Object::new(message_type).rest(data, &[]);
-    Ok(tell(to::group(group), message).except([data.id(cause)?]).priority(priority).into())
+    Ok(tell(to::group(pool.group), message).except([data.id(cause)?]).priority(priority).into())
 }
 
-/// The `chat` plugin knows this name too: it asks whether a user is a member.
-fn group(pool: &str) -> String {
-    format!("pool:{pool}")
-}
-
-/// Degrees of latitude (`most` 90) or longitude (180).
+/// Reads degrees of latitude (`most` 90) or longitude (180).
 fn degrees(data: &Fields, name: &str, most: u8) -> Result<f64, Refusal> {
     let expected = format!("a number of degrees between -{most} and {most}");
     let degrees: f64 = data.parsed(name, &expected)?;
     if degrees.abs() <= f64::from(most) { Ok(degrees) } else { Err(data.invalid(name, &expected)) }
 }
 
-/// Money, as it was written: a number, or the string of those who do not trust a reader's numbers.
+/// Reads money as it was written: a number, or a string if the producer doesn't trust a reader's numbers.
 fn amount<'a>(data: &Fields<'a>, name: &str) -> Result<&'a RawValue, Refusal> {
     let expected = "an amount, which is a number or a decimal string";
     let value = data.require(name, expected)?;
@@ -163,7 +245,34 @@ mod tests {
 
     fn decide_json(event_type: &str, data: &str) -> Result<Decision, Refusal> {
         Host::new();
-        decide(event_type, &Fields::parse(data)?, &Pooling::default())
+        decide_here(event_type, data)
+    }
+
+    /// Keeps the host that the test has set up.
+    fn decide_here(event_type: &str, data: &str) -> Result<Decision, Refusal> {
+        let event = testing::event_of_json(event_type, data);
+        decide(&event, &event.fields()?, &Pooling::default())
+    }
+
+    /// Data with every field that any event needs, but for those given, which come first.
+    fn data_with(given: &str) -> String {
+        let known = [
+            ("request_id", "1"),
+            ("rider_id", "2"),
+            ("driver_id", "3"),
+            ("pool_id", "4"),
+            ("by", "3"),
+            ("from", "3"),
+            ("candidate_driver_ids", "[3]"),
+            ("lat", "52.5"),
+            ("lon", "13.4"),
+            ("eta_s", "60"),
+            ("text", "\"hi\""),
+            ("shares", r#"[{"rider_id":2,"amount":1,"currency":"EUR"}]"#),
+        ];
+        let others = known.iter().filter(|(name, _)| !given.contains(&format!("\"{name}\":")));
+        let others: Vec<String> = others.map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        format!("{{{given}{}{}}}", if given.is_empty() { "" } else { "," }, others.join(","))
     }
 
     /// The event's only delivery, and its message.
@@ -265,33 +374,214 @@ mod tests {
         assert_eq!(message, r#"{"type":"driver_location","pool_id":7,"driver_id":3,"lat":52.52000,"lon":13.40500000000000001}"#);
     }
 
+    /// How often a position was sent of those that are published one after the other: the time, if there is one, and the latitude.
+    fn sent(positions: &[(&str, f64)]) -> Vec<usize> {
+        let route = |(time, lat): &(&str, f64)| {
+            let data = json!({ "pool_id": 7, "driver_id": 3, "lat": lat, "lon": 13.4 });
+            let time = (!time.is_empty()).then(|| format!("2026-01-01T00:00:{time}Z"));
+            let event = Event { time, ..testing::event("pooling.driver.location", data) };
+            testing::route(&Pooling::default(), &event).unwrap().deliveries.len()
+        };
+        positions.iter().map(route).collect()
+    }
+
+    /// A host where rider 2 of pool 7 reads what driver 3 does.
+    fn ride() -> Host {
+        let host = Host::new();
+        host.join("pool:7", &["2", "3"]);
+        host.connect("2", 1);
+        host
+    }
+
     #[test]
     fn a_car_that_stands_still_is_not_sent_until_it_is_forgotten() {
-        let (host, pooling) = (Host::new(), Pooling::default());
-        let place = testing::event("pooling.driver.location", json!({ "pool_id": 7, "driver_id": 3, "lat": 52.5, "lon": 13.4 }));
-        let told = || testing::route(&pooling, &place).unwrap().deliveries.len();
-        assert_eq!((told(), told()), (1, 0));
+        let host = ride();
+        assert_eq!(sent(&[("", 52.5), ("", 52.5)]), [1, 0]);
         host.set_now_ms(30_000);
-        assert_eq!((told(), told()), (1, 0));
+        assert_eq!(sent(&[("", 52.5), ("", 52.5)]), [1, 0]);
+    }
+
+    #[test]
+    fn a_position_that_reached_nobody_does_not_suppress_the_next() {
+        let host = Host::new();
+        host.connect("3", 1);
+        assert_eq!(sent(&[("", 52.5), ("", 52.5)]), [1, 1], "nobody belongs to the pool");
+        host.join("pool:7", &["2", "3"]);
+        assert_eq!(sent(&[("", 52.5), ("", 52.5)]), [1, 1], "only the driver is connected");
+        host.connect("2", 1);
+        assert_eq!(sent(&[("", 52.5), ("", 52.5)]), [1, 0]);
+        host.connect("2", 0);
+        assert_eq!(sent(&[("", 52.6)]), [1], "it is elsewhere, and the rider is gone");
+        host.connect("2", 1);
+        assert_eq!(sent(&[("", 52.6), ("", 52.6)]), [1, 0]);
+    }
+
+    #[test]
+    fn an_older_position_never_replaces_a_newer_one() {
+        let host = ride();
+        for (positions, expected) in [
+            (&[("10", 1.0), ("09", 2.0), ("10", 3.0), ("11", 4.0)][..], &[1, 0, 1, 1][..]),
+            (&[("20", 4.0), ("19", 5.0)], &[0, 0]),
+            (&[("", 6.0), ("19", 7.0), ("21", 8.0)], &[1, 0, 1]),
+            (&[("21.5", 9.0), ("21.499999999", 1.0), ("21.500000001", 2.0)], &[1, 0, 1]),
+        ] {
+            assert_eq!(sent(positions), expected, "{positions:?}");
+        }
+        host.set_now_ms(599_999);
+        assert_eq!(sent(&[("21", 3.0)]), [0]);
+        host.set_now_ms(600_000);
+        assert_eq!(sent(&[("21", 3.0)]), [1], "a clock that was ahead hides no car for longer");
     }
 
     #[test]
     fn a_store_without_room_hides_no_car() {
-        let (host, pooling) = (Host::new(), Pooling::default());
+        let host = ride();
         host.fill_state();
-        let place = testing::event("pooling.driver.location", json!({ "pool_id": 7, "driver_id": 3, "lat": 52.5, "lon": 13.4 }));
-        for _ in 0..2 {
-            assert_eq!(testing::route(&pooling, &place).unwrap().deliveries.len(), 1);
-        }
+        assert_eq!(sent(&[("10", 52.5), ("11", 52.5)]), [1, 1]);
     }
 
     #[test]
     fn a_place_off_the_globe_is_refused_before_anyone_remembers_it() {
-        let host = Host::new();
-        let data = Fields::parse(r#"{"pool_id":7,"driver_id":3,"lat":91,"lon":13.4}"#).unwrap();
-        let decided = decide("pooling.driver.location", &data, &Pooling::default());
+        let host = ride();
+        let decided = decide_here("pooling.driver.location", r#"{"pool_id":7,"driver_id":3,"lat":91,"lon":13.4}"#);
         assert!(decided.unwrap_err().detail.contains("`lat`"));
         assert_eq!(host.state("location:1:7:3"), None);
+    }
+
+    #[test]
+    fn a_rider_who_cancels_leaves_and_the_others_go_on() {
+        let host = Host::new();
+        let cancelled = |by: &str| {
+            let decision = decide_here("pooling.match.cancelled", &format!(r#"{{"request_id":1,"pool_id":7,"by":{by}}}"#)).unwrap();
+            decision.to_string().lines().skip(1).collect::<Vec<_>>().join("\n")
+        };
+        for rider in ["1", "\"eve\""] {
+            decide_here("pooling.match.found", &data_with(&format!(r#""rider_id":{rider},"pool_id":7"#))).unwrap();
+        }
+        host.join("pool:7", &["1", "3", "eve"]);
+        assert_eq!(cancelled("1"), "leave pool:7: 1");
+        assert_eq!(cancelled("\"eve\""), "leave pool:7: eve");
+        assert_eq!(cancelled("\"support\""), "leave pool:7: support", "who is not a member leaves nothing");
+        assert_eq!(cancelled("\"3\""), "end pool:7", "the driver");
+        assert_eq!(host.state("driver:7"), None);
+        decide_here("pooling.match.found", &data_with(r#""pool_id":8"#)).unwrap();
+        host.join("pool:8", &["2", "3"]);
+        let decision = decide_here("pooling.match.cancelled", r#"{"request_id":1,"pool_id":8,"by":2}"#).unwrap();
+        assert_eq!(decision.ends, ["pool:8"], "the last rider");
+    }
+
+    #[test]
+    fn the_end_of_a_trip_forgets_its_driver() {
+        let host = Host::new();
+        decide_here("pooling.match.found", &data_with("")).unwrap();
+        assert_eq!(host.state("driver:4").as_deref(), Some("3"));
+        decide_here("pooling.trip.completed", &data_with("")).unwrap();
+        assert_eq!(host.state("driver:4"), None);
+    }
+
+    #[test]
+    fn a_drivers_answer_to_an_offer_is_told_to_nobody() {
+        for event_type in ["pooling.offer.accepted", "pooling.offer.declined"] {
+            assert_eq!(decide_json(event_type, r#"{"request_id":42,"driver_id":"bob"}"#), Ok(Decision::nothing()));
+        }
+    }
+
+    #[test]
+    fn an_id_that_the_server_would_not_take_is_refused_by_its_name_in_every_event() {
+        let fields: [(&str, &[&str]); 12] = [
+            ("pooling.request.created", &["request_id", "rider_id"]),
+            ("pooling.match.found", &["request_id", "rider_id", "driver_id", "pool_id"]),
+            ("pooling.match.accepted", &["request_id", "pool_id", "by"]),
+            ("pooling.match.cancelled", &["request_id", "pool_id", "by"]),
+            ("pooling.driver.location", &["pool_id", "driver_id"]),
+            ("pooling.driver.arriving", &["pool_id", "driver_id"]),
+            ("pooling.trip.started", &["pool_id", "by"]),
+            ("pooling.trip.completed", &["pool_id", "by"]),
+            ("pooling.fare.updated", &["pool_id"]),
+            ("pooling.chat.message", &["pool_id", "from"]),
+            ("pooling.offer.accepted", &["request_id", "driver_id"]),
+            ("pooling.offer.declined", &["request_id", "driver_id"]),
+        ];
+        let too_long = format!("\"{}\"", "x".repeat(129));
+        let many_digits = "1".repeat(129);
+        let values =
+            ["null", "true", "1.5", "[1]", "{}", r#""""#, r#""1001 ""#, r#"" 1001""#, r#""\t""#, r#""a\u0007b""#, &too_long, &many_digits];
+        for (event_type, names) in fields {
+            assert!(decide_json(event_type, &data_with("")).is_ok(), "{event_type}");
+            for (name, value) in names.iter().flat_map(|name| values.iter().map(move |value| (name, value))) {
+                let refusal = decide_json(event_type, &data_with(&format!("\"{name}\":{value}"))).unwrap_err();
+                assert_eq!(refusal.code, "invalid_field", "{event_type} {name}: {value}");
+                assert!(refusal.detail.starts_with(&format!("`{name}` should be an id: ")), "{event_type}: {}", refusal.detail);
+            }
+        }
+    }
+
+    #[test]
+    fn what_would_be_too_much_for_the_server_is_refused_by_its_name() {
+        let id = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
+        let list = |items: usize, item: &str| format!("[{}]", vec![item; items].join(","));
+        let share = r#"{"rider_id":2,"amount":1,"currency":"EUR"}"#;
+        let rest: String = (0..900).map(|member| format!("\"m{member}\":1,")).collect();
+        for (event_type, given, words) in [
+            ("pooling.trip.started", format!("\"pool_id\":{}", id(124)), "`pool_id` has 124 bytes: it should have at most 123"),
+            (
+                "pooling.driver.location",
+                format!("\"pool_id\":{},\"driver_id\":{}", id(100), id(15)),
+                "`pool_id` and `driver_id` have 115 bytes",
+            ),
+            (
+                "pooling.request.created",
+                format!("\"candidate_driver_ids\":{}", list(1001, "3")),
+                "`candidate_driver_ids` should be a list of at most 1000 ids",
+            ),
+            (
+                "pooling.request.created",
+                format!("\"candidate_driver_ids\":{}", list(2, "\" 3\"")),
+                "`candidate_driver_ids[0]` should be an id: ",
+            ),
+            ("pooling.request.created", "\"candidate_driver_ids\":3".to_owned(), "`candidate_driver_ids` should be a list"),
+            ("pooling.fare.updated", format!("\"shares\":{}", list(1001, share)), "`shares` should be a list of at most 1000 objects"),
+            ("pooling.fare.updated", format!("\"shares\":{},\"note\":{}", list(250, share), id(3000)), "`shares` makes 250 messages"),
+            ("pooling.fare.updated", format!("{rest}\"shares\":{}", list(100, share)), "`shares` makes 100 messages"),
+            (
+                "pooling.fare.updated",
+                format!("\"shares\":{}", list(1, r#"{"rider_id":" 2","amount":1,"currency":"EUR"}"#)),
+                "`shares[0].rider_id` should be an id: ",
+            ),
+            (
+                "pooling.fare.updated",
+                format!("\"shares\":{}", list(1, r#"{"rider_id":2,"amount":1,"currency":5}"#)),
+                "`shares[0].currency` should be a string",
+            ),
+            ("pooling.chat.message", format!("\"text\":{}", id(261_000)), "`text` has 261002 bytes: the event's data has "),
+            ("pooling.chat.message", r#""text":"\ud800""#.to_owned(), "`text` should be a string"),
+            ("pooling.driver.arriving", r#""eta_s":1e999"#.to_owned(), "`eta_s` should be a number"),
+            ("pooling.driver.location", r#""lon":-180.1"#.to_owned(), "`lon` should be a number of degrees between -180 and 180"),
+        ] {
+            let refusal = decide_json(event_type, &data_with(&given)).unwrap_err();
+            assert_eq!(refusal.code, "invalid_field", "{}", refusal.detail);
+            assert!(refusal.detail.starts_with(words), "{}", refusal.detail);
+        }
+    }
+
+    #[test]
+    fn what_is_just_not_too_much_is_routed() {
+        let id = |bytes: usize| format!("\"{}\"", "x".repeat(bytes));
+        let list = |items: usize, item: &str| format!("[{}]", vec![item; items].join(","));
+        let share = r#"{"rider_id":2,"amount":1,"currency":"EUR"}"#;
+        for (event_type, given, deliveries) in [
+            ("pooling.trip.started", format!("\"pool_id\":{},\"by\":{}", id(123), id(128)), 1),
+            ("pooling.driver.location", format!("\"pool_id\":{},\"driver_id\":{}", id(100), id(14)), 1),
+            ("pooling.request.created", format!("\"candidate_driver_ids\":{}", list(1000, "3")), 1),
+            ("pooling.fare.updated", format!("\"shares\":{}", list(250, share)), 250),
+            ("pooling.chat.message", format!("\"text\":{}", id(260_000)), 1),
+        ] {
+            let decision = decide_json(event_type, &data_with(&given)).unwrap();
+            assert_eq!(decision.deliveries.len(), deliveries, "{event_type}");
+            for delivery in decision.deliveries {
+                assert!(message(&delivery).len() <= 262_144 && delivery.collapse_key.unwrap_or_default().len() <= 128);
+            }
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The routing policy of shared rides: who is told about a pooling event, and what.
 //!
-//! `decisions` has one function per event, `location` says whether a car has moved. What clients are told in which language, and
-//! in which format, is the business of formatting policies.
+//! `decisions` has one function per event, `pool` knows who shares a ride, `location` says whether a car has moved. What clients are
+//! told in which language, and in which format, is the business of formatting policies.
 
 mod decisions;
 mod location;
+mod pool;
 
 use serde::Deserialize;
 use signalpost_plugin::{Decision, Event, Policy, Refusal, Routing, export};
@@ -20,14 +21,22 @@ struct Pooling {
     /// A car that moved less than this since the position sent last stays where it is on the map. It is about the error of
     /// a phone's GPS. 0 sends every position.
     location_min_metres: f64,
-    /// A car that stands still is sent again after this time, for riders who connected meanwhile. Nothing about a trip is
-    /// remembered for longer.
+    /// A car that stands still is sent again after this time, for riders who connected meanwhile.
     location_repeat_ms: u32,
+    /// A position is not sent after one with a later `time`, for this long after that one. Longer than a queue delays an event; and a car
+    /// whose clock was ahead is not hidden for longer.
+    location_order_ms: u32,
 }
 
 impl Default for Pooling {
     fn default() -> Pooling {
-        Pooling { offer_ttl_ms: 30_000, location_ttl_ms: 10_000, location_min_metres: 10.0, location_repeat_ms: 30_000 }
+        Pooling {
+            offer_ttl_ms: 30_000,
+            location_ttl_ms: 10_000,
+            location_min_metres: 10.0,
+            location_repeat_ms: 30_000,
+            location_order_ms: 600_000,
+        }
     }
 }
 
@@ -39,9 +48,10 @@ impl Policy for Pooling {
             ("offer_ttl_ms", self.offer_ttl_ms),
             ("location_ttl_ms", self.location_ttl_ms),
             ("location_repeat_ms", self.location_repeat_ms),
+            ("location_order_ms", self.location_order_ms),
         ] {
             if value == 0 {
-                return Err(format!("`{name}` is 0, and nothing would ever be read in time: give at least 1 millisecond"));
+                return Err(format!("`{name}` is 0, a time that is over at once: give at least 1 millisecond"));
             }
         }
         if self.location_min_metres < 0.0 {
@@ -53,7 +63,7 @@ impl Policy for Pooling {
 
 impl Routing for Pooling {
     fn route(&self, event: &Event) -> Result<Decision, Refusal> {
-        decisions::decide(&event.type_, &event.fields()?, self)
+        decisions::decide(event, &event.fields()?, self)
     }
 }
 
@@ -82,6 +92,7 @@ mod tests {
             (r#"{"offer_ttl_ms": 0}"#, "offer_ttl_ms"),
             (r#"{"location_ttl_ms": 0}"#, "location_ttl_ms"),
             (r#"{"location_repeat_ms": 0}"#, "location_repeat_ms"),
+            (r#"{"location_order_ms": 0}"#, "location_order_ms"),
             (r#"{"location_min_metres": -1}"#, "location_min_metres"),
         ] {
             let error = policy::<Pooling>(settings).unwrap_err();

@@ -2,6 +2,9 @@
 
 use crate::bindings::host::signalpost::policy::types::{Body, Decision, Delivery, Membership, Priority, Recipients, Refusal};
 
+/// Bytes of a refusal's detail: some sentences. It is in the receipt, and in a client's error frame.
+const DETAIL_BYTES_MAX: usize = 1_024;
+
 /// Whom a delivery is for: `to::group("pool:7")`.
 pub mod to {
     use crate::bindings::host::signalpost::policy::types::{Recipients, SessionAddress};
@@ -49,7 +52,7 @@ impl Delivery {
         self
     }
 
-    /// Worthless after so many milliseconds, and then not sent.
+    /// The message is worthless after this many milliseconds, and then not sent.
     pub fn ttl_ms(mut self, milliseconds: u32) -> Delivery {
         self.ttl_ms = Some(milliseconds);
         self
@@ -127,8 +130,24 @@ impl FromIterator<Delivery> for Decision {
 }
 
 impl Refusal {
-    /// `code` is stable, for programs: ASCII letters, digits, `_`, `-` and `.`. `detail` tells people what is wrong and what to do.
+    /// `code` is stable, for programs: ASCII letters, digits, `_`, `-` and `.`. `detail` tells people what is wrong and what to do; it is
+    /// cut to 1 KiB, since it may quote what a producer or a client wrote.
     pub fn new(code: impl Into<String>, detail: impl Into<String>) -> Refusal {
-        Refusal { code: code.into(), detail: detail.into() }
+        let mut detail = detail.into();
+        detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
+        Refusal { code: code.into(), detail }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusals_detail_is_cut_at_a_whole_character() {
+        let detail = |text: String| Refusal::new("invalid_field", text).detail.len();
+        assert_eq!(detail("x".repeat(1024)), 1024);
+        assert_eq!(detail("x".repeat(100_000)), 1024);
+        assert_eq!(detail(format!("{}é", "x".repeat(1023))), 1023);
     }
 }

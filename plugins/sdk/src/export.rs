@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use crate::Policy;
 use crate::bindings::plugin::exports::signalpost::policy::plugin::Description;
-use crate::misfit::Misfit;
+use crate::misfit;
 
 /// Makes a component of a policy: `export!(MyPolicy: routing, formatting);` exports the named roles, each of which the policy
 /// has to implement (`Routing`, `Formatting`, `Sessions`). Name and version are those of the crate.
@@ -41,7 +41,7 @@ macro_rules! export {
             #[allow(unused_imports)] // The policy may be named by a path.
             use super::*;
 
-            // Does nothing but where `signalpost plugin bench` runs it.
+            // Does nothing unless `signalpost plugin bench` runs it.
             #[test]
             fn run() {
                 $crate::baseline::run::<$policy>(&[$($crate::__baseline_role!($role $policy)),+]);
@@ -132,8 +132,7 @@ pub fn configure<P: Policy>(policy: &OnceCell<P>, name: &str, settings: &str) ->
 
 /// The policy with these settings.
 pub(crate) fn read<P: Policy>(name: &str, settings: &str) -> Result<P, String> {
-    let policy: P =
-        serde_json::from_str(settings).map_err(|error| format!("the settings of `{name}`: {}", Misfit::find(settings, &error)))?;
+    let policy: P = misfit::read(settings).map_err(|misfit| format!("the settings of `{name}`: {misfit}"))?;
     policy.check()?;
     Ok(policy)
 }

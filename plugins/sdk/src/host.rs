@@ -55,9 +55,11 @@ pub mod state {
 
     pub use crate::bindings::host::signalpost::policy::state::Error;
 
-    /// `None` where the key is absent, and where its value is not a `T`: an older version of the policy may have written it.
+    /// Returns the value of a key; `None` if the key is absent, or its value is not a `T`: an older version of the policy may have
+    /// written it.
     pub fn get<T: DeserializeOwned>(key: &str) -> Option<T> {
-        serde_json::from_slice(&get_bytes(key)?).ok()
+        // As text, like all other JSON: `from_slice` would bring a second reader into the component.
+        serde_json::from_str(std::str::from_utf8(&get_bytes(key)?).ok()?).ok()
     }
 
     /// Sets a value as JSON. Panics if `value` can't be JSON.

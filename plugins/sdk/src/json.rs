@@ -5,12 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor, value};
+use serde::forward_to_deserialize_any;
 use serde_json::value::RawValue;
 
-use crate::{Id, Refusal};
+use crate::bounds::{DATA_BYTES_MAX, ITEMS_MAX};
+use crate::{Id, List, Refusal};
 
-/// The members of one JSON object, in its order. Of a name that occurs twice, the last value counts.
+/// The members of one JSON object, at most 1000 (`bounds::ITEMS_MAX`), in its order. Of a name that occurs twice, the last value
+/// counts. It is for messages that pass on what they don't know; anything else is cheaper to read as a `T` (`Event::data`,
+/// `Body::data`), which skips the members that it doesn't have.
 ///
 /// What is wrong with a field is a refusal that names it: `missing_field` or `invalid_field`.
 pub struct Fields<'a> {
@@ -20,15 +24,18 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Refuses what is no object as `invalid_data`.
+    /// Refuses as `invalid_data` what is not an object, and one with too many members.
     pub fn parse(json: &'a str) -> Result<Fields<'a>, Refusal> {
         match serde_json::from_str(json) {
             Ok(members) => Ok(Fields { path: String::new(), members }),
+            Err(_) if json.trim_start().starts_with('{') => {
+                Err(Refusal::new("invalid_data", format!("the event's data has more than {ITEMS_MAX} members")))
+            }
             Err(_) => Err(Refusal::new("invalid_data", "the event's data should be a JSON object")),
         }
     }
 
-    /// The value as it was written; `None` where there is none.
+    /// The value as it was written; `None` if there is no such member.
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.members.get(name)
     }
@@ -44,16 +51,15 @@ impl<'a> Fields<'a> {
     }
 
     /// A user, a pool or the like.
-    pub fn id(&self, name: &str) -> Result<String, Refusal> {
-        Id::read(self.require(name, Id::EXPECTED)?).map(String::from).ok_or_else(|| self.invalid(name, Id::EXPECTED))
+    pub fn id(&self, name: &str) -> Result<Id, Refusal> {
+        Id::read(self.require(name, Id::EXPECTED)?).ok_or_else(|| self.invalid(name, Id::EXPECTED))
     }
 
-    /// A list of ids.
-    pub fn ids(&self, name: &str) -> Result<Vec<String>, Refusal> {
-        let expected = "a list of ids, each a whole number or a string that is not empty";
-        let list: Vec<&RawValue> = self.parsed(name, expected)?;
-        let id = |value| Id::read(value).map(String::from).ok_or_else(|| self.invalid(name, expected));
-        list.into_iter().map(id).collect()
+    /// A list of at most 1000 ids.
+    pub fn ids(&self, name: &str) -> Result<Vec<Id>, Refusal> {
+        let list: List<&RawValue> = self.parsed(name, &format!("a list of at most {ITEMS_MAX} ids"))?;
+        let id = |(index, value)| Id::read(value).ok_or_else(|| self.invalid(&format!("{name}[{index}]"), Id::EXPECTED));
+        list.into_iter().enumerate().map(id).collect()
     }
 
     /// A number.
@@ -66,9 +72,9 @@ impl<'a> Fields<'a> {
         self.parsed(name, "a string")
     }
 
-    /// A list of objects.
+    /// A list of at most 1000 objects.
     pub fn objects(&self, name: &str) -> Result<Vec<Fields<'a>>, Refusal> {
-        let list: Vec<Members<'a>> = self.parsed(name, "a list of objects")?;
+        let list: List<Members<'a>> = self.parsed(name, &format!("a list of at most {ITEMS_MAX} objects"))?;
         let fields = |(index, members)| Fields { path: format!("{}{name}[{index}].", self.path), members };
         Ok(list.into_iter().enumerate().map(fields).collect())
     }
@@ -84,26 +90,48 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A list, for its order, and each name's place in it: a client that sends ten thousand names costs no more than their sorting.
+/// Returns the refusal for data that a message could not pass on, which names the largest field.
+pub(crate) fn too_large(json: &str) -> Refusal {
+    let members: Members = serde_json::from_str(json).unwrap_or_default();
+    let largest = members.list.iter().max_by_key(|(_, value)| value.get().len());
+    let all = format!("the event's data has {} bytes and should have at most {DATA_BYTES_MAX}", json.len());
+    match largest {
+        Some((name, value)) => Refusal::new("invalid_field", format!("`{name}` has {} bytes: {all}", value.get().len())),
+        None => Refusal::new("invalid_data", all),
+    }
+}
+
+/// Names that are found fastest by looking at each: most objects have no more. Those of a larger object are in a tree too, or a producer
+/// could make it take longer than a call may.
+const FEW: usize = 16;
+
+/// A list, for its order, and the place of each name after the first few.
 #[derive(Default)]
-pub(crate) struct Members<'a> {
-    pub(crate) list: Vec<(Cow<'a, str>, &'a RawValue)>,
+struct Members<'a> {
+    list: Vec<(Cow<'a, str>, &'a RawValue)>,
     places: BTreeMap<Cow<'a, str>, usize>,
 }
 
 impl<'a> Members<'a> {
     fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.places.get(name).and_then(|&place| self.list.get(place)).map(|(_, value)| *value)
+        self.list.get(self.place(name)?).map(|(_, value)| *value)
     }
 
     fn insert(&mut self, name: Cow<'a, str>, value: &'a RawValue) {
-        match self.places.get(&name).and_then(|&place| self.list.get_mut(place)) {
+        match self.place(&name).and_then(|place| self.list.get_mut(place)) {
             Some(member) => member.1 = value,
             None => {
-                self.places.insert(name.clone(), self.list.len());
+                if self.list.len() >= FEW {
+                    self.places.insert(name.clone(), self.list.len());
+                }
                 self.list.push((name, value));
             }
         }
+    }
+
+    fn place(&self, wanted: &str) -> Option<usize> {
+        let among_the_first = self.list.iter().take(FEW).position(|(name, _)| name == wanted);
+        among_the_first.or_else(|| self.places.get(wanted).copied())
     }
 }
 
@@ -115,13 +143,16 @@ impl<'de> Deserialize<'de> for Members<'de> {
             type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
+                write!(f, "an object of at most {ITEMS_MAX} members")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Members::default();
                 while let Some(Name(name)) = map.next_key()? {
                     members.insert(name, map.next_value()?);
+                    if members.list.len() > ITEMS_MAX {
+                        return Err(A::Error::invalid_length(members.list.len(), &self));
+                    }
                 }
                 Ok(members)
             }
@@ -131,7 +162,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// A name is copied only where escapes make it another text.
+/// A name, which is copied only if escapes make it another text.
 struct Name<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Name<'de> {
@@ -172,12 +203,21 @@ impl<'de> Deserialize<'de> for Name<'de> {
 pub struct Object<'a> {
     /// All but the closing brace.
     json: Vec<u8>,
+    first_names: Vec<&'a str>,
+    /// After the first few.
     names: BTreeSet<&'a str>,
+    /// Of fields, which have each name once: they get into the tree only if more is put after them.
+    newest_names: Vec<&'a str>,
 }
+
+/// Room for a message of usual size, so that it seldom moves while it is written.
+const MESSAGE_BYTES: usize = 256;
 
 impl Default for Object<'_> {
     fn default() -> Self {
-        Object { json: b"{".to_vec(), names: BTreeSet::new() }
+        let mut json = Vec::with_capacity(MESSAGE_BYTES);
+        json.push(b'{');
+        Object { json, first_names: Vec::with_capacity(FEW), names: BTreeSet::new(), newest_names: Vec::new() }
     }
 }
 
@@ -210,8 +250,13 @@ impl<'a> Object<'a> {
 
     /// Adds all fields but those named, in their order.
     pub fn rest(mut self, fields: &'a Fields, but: &[&str]) -> Object<'a> {
+        self.settle();
         for (name, value) in fields.iter().filter(|(name, _)| !but.contains(name)) {
-            self = self.raw(name, value);
+            if !self.has(name) {
+                self.newest_names.push(name);
+                self.write_name(name);
+                self.json.extend_from_slice(value.get().as_bytes());
+            }
         }
         self
     }
@@ -224,19 +269,69 @@ impl<'a> Object<'a> {
 
     /// Writes the name, if it is a new one.
     fn begin(&mut self, name: &'a str) -> bool {
-        let is_new = self.names.insert(name);
+        self.settle();
+        let is_new = !self.has(name);
         if is_new {
-            if self.names.len() > 1 {
-                self.json.push(b',');
+            if self.first_names.len() < FEW {
+                self.first_names.push(name);
+            } else {
+                self.names.insert(name);
             }
-            write(&mut self.json, name);
-            self.json.push(b':');
+            self.write_name(name);
         }
         is_new
     }
+
+    /// Says whether a settled name is there.
+    fn has(&self, name: &str) -> bool {
+        self.first_names.contains(&name) || self.names.contains(name)
+    }
+
+    fn settle(&mut self) {
+        self.names.extend(self.newest_names.drain(..));
+    }
+
+    fn write_name(&mut self, name: &str) {
+        if self.json.len() > 1 {
+            self.json.push(b',');
+        }
+        write(&mut self.json, name);
+        self.json.push(b':');
+    }
 }
 
-/// Panics where a value can't be JSON: a defect of the policy, which its author finds in the fault report.
+/// Says whether a `T` is a struct and the JSON is not an object: serde would take the items of a list for the fields in their order.
+pub(crate) fn is_no_object_for_a_struct<'a, T: Deserialize<'a>>(json: &str) -> bool {
+    /// Asks a type what it is read from, and gives it nothing.
+    struct Probe<'p>(&'p mut bool);
+
+    impl<'de> Deserializer<'de> for Probe<'_> {
+        type Error = value::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, value::Error> {
+            Err(value::Error::custom("it is only asked"))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(self, _: &str, _: &[&str], visitor: V) -> Result<V::Value, value::Error> {
+            *self.0 = true;
+            self.deserialize_any(visitor)
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct
+            seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut is_struct = false;
+    if !json.trim_start().starts_with('{') {
+        // The answer is in the flag.
+        let _ = T::deserialize(Probe(&mut is_struct));
+    }
+    is_struct
+}
+
+/// Panics if a value can't be JSON: a defect of the policy, which its author finds in the fault report.
 pub(crate) fn text_of(value: &(impl Serialize + ?Sized)) -> String {
     serde_json::to_string(value).unwrap_or_else(|error| panic!("a value can't be JSON: {error}"))
 }
@@ -253,12 +348,12 @@ mod tests {
     #[test]
     fn a_whole_number_and_its_string_are_one_id() {
         let data = Fields::parse(r#"{"a": 1001, "b": "1001", "c": "alice", "d": -7, "e": 18446744073709551616}"#).unwrap();
-        let ids: Vec<String> = ["a", "b", "c", "d", "e"].iter().map(|name| data.id(name).unwrap()).collect();
+        let ids: Vec<String> = ["a", "b", "c", "d", "e"].iter().map(|name| data.id(name).unwrap().into()).collect();
         assert_eq!(ids, ["1001", "1001", "alice", "-7", "18446744073709551616"]);
     }
 
     #[test]
-    fn anything_else_is_no_id_and_the_refusal_names_the_field() {
+    fn a_field_that_is_not_an_id_is_refused_by_name() {
         for value in ["1.5", "1.0", "1e3", "-0", "null", "true", "\"\"", "[1]", "{}"] {
             let json = format!(r#"{{"driver_id": {value}}}"#);
             let refusal = Fields::parse(&json).unwrap().id("driver_id").unwrap_err();
@@ -278,10 +373,54 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_refused() {
+    fn data_that_are_not_an_object_are_refused() {
         for json in ["[]", "1", "null", "\"text\""] {
             assert_eq!(Fields::parse(json).err().unwrap().code, "invalid_data");
         }
+    }
+
+    #[test]
+    fn an_object_with_too_many_members_is_refused() {
+        let object = |members: usize| format!("{{{}}}", (0..members).map(|member| format!("\"{member}\":1")).collect::<Vec<_>>().join(","));
+        assert_eq!(Fields::parse(&object(1000)).unwrap().iter().count(), 1000);
+        let refusal = Fields::parse(&object(1001)).err().unwrap();
+        assert_eq!(refusal, Refusal::new("invalid_data", "the event's data has more than 1000 members"));
+        let doubled = format!("{{{}\"a\":1}}", "\"a\":0,".repeat(2000));
+        assert_eq!(Fields::parse(&doubled).unwrap().iter().count(), 1, "a member that is replaced is not one more");
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_refused_by_name_and_so_is_each_item() {
+        let list = |items: usize, item: &str| format!(r#"{{"list":[{}]}}"#, vec![item; items].join(","));
+        for (items, item, ids, objects) in [
+            (1000, "7", Ok(1000), Err("`list` should be a list of at most 1000 objects")),
+            (1001, "7", Err("`list` should be a list of at most 1000 ids"), Err("`list` should be a list of at most 1000 objects")),
+            (1000, "{}", Err("`list[0]` should be"), Ok(1000)),
+            (1001, "{}", Err("`list` should be a list of at most 1000 ids"), Err("`list` should be a list of at most 1000 objects")),
+            (1, r#""7 ""#, Err("`list[0]` should be an id: "), Err("`list` should be a list of at most 1000 objects")),
+        ] {
+            let json = list(items, item);
+            let data = Fields::parse(&json).unwrap();
+            let both = [(data.ids("list").map(|list| list.len()), ids), (data.objects("list").map(|list| list.len()), objects)];
+            for (found, expected) in both {
+                match (found, expected) {
+                    (Ok(found), Ok(expected)) => assert_eq!(found, expected),
+                    (Err(refusal), Err(words)) => {
+                        assert_eq!(refusal.code, "invalid_field");
+                        assert!(refusal.detail.starts_with(words), "{}", refusal.detail);
+                    }
+                    (found, expected) => panic!("{items} times {item}: {found:?} ≠ {expected:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_field_of_data_that_are_too_large_is_named() {
+        let refusal = too_large(r#"{"pool_id":7,"text":"hello"}"#);
+        let all = "the event's data has 28 bytes and should have at most 261120";
+        assert_eq!(refusal, Refusal::new("invalid_field", format!("`text` has 7 bytes: {all}")));
+        assert_eq!(too_large("[]").code, "invalid_data");
     }
 
     #[test]
@@ -289,6 +428,18 @@ mod tests {
         let data = Fields::parse(r#"{"a":1,"b":2,"\u0061":3}"#).unwrap();
         let members: Vec<_> = data.iter().map(|(name, value)| (name, value.get())).collect();
         assert_eq!(members, [("a", "3"), ("b", "2")]);
+    }
+
+    #[test]
+    fn a_large_object_keeps_its_order_and_each_name_once() {
+        let members: Vec<String> = (0..50).map(|member| format!("\"{member}\":{member}")).collect();
+        let doubled = format!("{{{},{}}}", members.join(","), members.join(",").replace(':', ":-"));
+        let data = Fields::parse(&doubled).unwrap();
+        let values: Vec<_> = data.iter().map(|(_, value)| value.get().to_owned()).collect();
+        assert_eq!(values, (0..50).map(|member| format!("-{member}")).collect::<Vec<_>>());
+        assert_eq!((data.get("3").unwrap().get(), data.get("49").unwrap().get(), data.get("50").is_none()), ("-3", "-49", true));
+        let object = Object::default().rest(&data, &[]).rest(&data, &[]).into_json();
+        assert_eq!(object, format!("{{{}}}", members.join(",").replace(':', ":-")));
     }
 
     #[test]

@@ -59,18 +59,21 @@
 pub mod baseline;
 #[doc(hidden)]
 pub mod bindings;
+pub mod bounds;
 mod decision;
 #[doc(hidden)]
 pub mod export;
 mod host;
 mod id;
 mod json;
+mod list;
 pub mod locale;
 mod message;
 mod misfit;
 mod response;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod time;
 
 use serde::de::DeserializeOwned;
 
@@ -83,6 +86,7 @@ pub use decision::{forward, tell, to};
 pub use host::{clock, groups, log, metrics, presence, state};
 pub use id::Id;
 pub use json::{Fields, Object};
+pub use list::List;
 pub use message::Reader;
 pub use serde_json::value::RawValue;
 pub use serde_json::{self, Value, json};

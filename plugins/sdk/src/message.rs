@@ -7,15 +7,16 @@ use crate::Refusal;
 use crate::bindings::formatting::exports::signalpost::policy::formatting::Message;
 use crate::bindings::host::signalpost::policy::types::{Attributes, Body, Event};
 use crate::bindings::sessions::exports::signalpost::policy::sessions::Session;
-use crate::json::{Fields, Object, text_of};
-use crate::misfit::Misfit;
+use crate::bounds::DATA_BYTES_MAX;
+use crate::json::{Fields, Object, is_no_object_for_a_struct, text_of, too_large};
+use crate::misfit;
+use crate::time;
 
 impl Event {
-    /// The event's data as a `T`. It is refused where there is none, where it isn't JSON, and where it isn't a `T`, by the name of
-    /// the field.
+    /// The event's data as a `T`. A refusal names the field that is missing or wrong; data that are not JSON, or too large to be
+    /// passed on (`bounds::DATA_BYTES_MAX`), are refused too. Members that `T` doesn't have are skipped.
     pub fn data<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Refusal> {
-        let json = self.json()?;
-        serde_json::from_str(json).map_err(|error| Misfit::find(json, &error).into_refusal("the event's data"))
+        misfit::read(self.json()?).map_err(|misfit| misfit.into_refusal("the event's data"))
     }
 
     /// The event's data as an object whose values stay as the producer wrote them.
@@ -28,14 +29,20 @@ impl Event {
         value_of(&self.extensions, name)
     }
 
+    /// The event's `time` in nanoseconds since the Unix epoch; `None` if it has none.
+    pub fn unix_ns(&self) -> Option<i64> {
+        time::unix_ns(self.time.as_deref()?)
+    }
+
     fn json(&self) -> Result<&str, Refusal> {
         let json = self.data.as_ref().and_then(Body::as_json);
-        json.ok_or_else(|| Refusal::new("invalid_data", "the event's data should be a JSON object, and it has none that is JSON"))
+        let json = json.ok_or_else(|| Refusal::new("invalid_data", "the event's data should be JSON, and it has none that is"))?;
+        if json.len() > DATA_BYTES_MAX { Err(too_large(json)) } else { Ok(json) }
     }
 }
 
 impl Body {
-    /// A body of JSON. Panics if `value` can't be JSON, as a map whose keys are lists.
+    /// Makes a body of JSON. Panics if `value` can't be JSON, as a map whose keys are lists.
     pub fn json(value: &impl Serialize) -> Body {
         Body::Json(text_of(value))
     }
@@ -46,6 +53,13 @@ impl Body {
             Body::Json(json) => Some(json),
             Body::Text(_) | Body::Binary(_) => None,
         }
+    }
+
+    /// The body as a `T`; `None` if it isn't JSON of that shape. Members that `T` doesn't have are skipped and not kept, so this is the
+    /// way to read what clients send: what they add costs next to nothing.
+    pub fn data<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
+        let json = self.as_json().filter(|json| !is_no_object_for_a_struct::<T>(json))?;
+        serde_json::from_str(json).ok()
     }
 }
 
@@ -70,9 +84,9 @@ impl Session {
 }
 
 impl Message {
-    /// The body as a `T`: `None` where it isn't JSON of that shape.
+    /// The body as a `T`; `None` if it isn't JSON of that shape.
     pub fn data<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
-        serde_json::from_str(self.body.as_json()?).ok()
+        self.body.data()
     }
 }
 
@@ -81,7 +95,7 @@ impl Message {
 pub struct Reader(pub Attributes);
 
 impl Reader {
-    /// The value of a varied attribute; `None` where the reader has none, and for one that `VARY` doesn't name.
+    /// The value of a varied attribute; `None` if the reader has none, and for one that `VARY` doesn't name.
     pub fn get(&self, name: &str) -> Option<&str> {
         value_of(&self.0, name)
     }

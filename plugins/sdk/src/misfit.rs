@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde_json::value::RawValue;
+use serde::Deserialize;
 
-use crate::Refusal;
-use crate::json::Members;
+use crate::json::is_no_object_for_a_struct;
+use crate::{Id, Refusal};
 
 /// Why JSON is not what it should be, and where: serde knows the line and the column, people know fields.
 pub(crate) struct Misfit {
@@ -15,17 +15,22 @@ pub(crate) struct Misfit {
     reason: String,
 }
 
+/// Reads a `T`.
+pub(crate) fn read<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Misfit> {
+    if is_no_object_for_a_struct::<T>(json) {
+        return Err(Misfit { field: String::new(), is_missing: false, reason: "should be a JSON object".to_owned() });
+    }
+    serde_json::from_str(json).map_err(|error| Misfit::find(json, &error))
+}
+
 impl Misfit {
-    pub(crate) fn find(json: &str, error: &serde_json::Error) -> Misfit {
+    fn find(json: &str, error: &serde_json::Error) -> Misfit {
         let reason = error.to_string();
         let reason = match reason.rfind(" at line ") {
             Some(end) if error.line() > 0 => &reason[..end],
             _ => &reason,
         };
-        let mut field = String::new();
-        if let Some(place) = offset(json, error) {
-            descend(json, place, &mut field);
-        }
+        let mut field = offset(json, error).map(|place| path(json, place)).unwrap_or_default();
         // serde's derive says "missing field `name`" of the object that lacks it.
         let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
         if let Some(name) = missing {
@@ -41,7 +46,11 @@ impl Misfit {
             (false, true) => "invalid_data",
             (false, false) => "invalid_field",
         };
-        let detail = if self.field.is_empty() { format!("{whole}: {}", self.reason) } else { self.to_string() };
+        let detail = match self.field.as_str() {
+            "" if self.reason.starts_with("should be") => format!("{whole} {}", self.reason),
+            "" => format!("{whole}: {}", self.reason),
+            _ => self.to_string(),
+        };
         Refusal::new(code, detail)
     }
 }
@@ -51,40 +60,65 @@ impl fmt::Display for Misfit {
         match (self.is_missing, self.field.is_empty()) {
             (true, _) => write!(f, "`{}` is missing", self.field),
             (false, true) => f.write_str(&self.reason),
+            // In the words of `Fields::id`, whatever stands there instead.
+            (false, false) if self.reason.ends_with(Id::EXPECTED) => write!(f, "`{}` should be {}", self.field, Id::EXPECTED),
             (false, false) => write!(f, "`{}`: {}", self.field, self.reason),
         }
     }
 }
 
-/// How many bytes serde had read.
+/// Returns how many bytes serde had read.
 fn offset(json: &str, error: &serde_json::Error) -> Option<usize> {
     let line_start: usize = json.split_inclusive('\n').take(error.line().checked_sub(1)?).map(str::len).sum();
     Some(line_start + error.column())
 }
 
-/// Adds the names of the values around this place, from the outside in.
-fn descend(json: &str, place: usize, field: &mut String) {
-    let holds = |value: &RawValue| {
-        let start = value.get().as_ptr() as usize - json.as_ptr() as usize;
-        // What is wrong has been read, but for a list or an object that serde refused by its bracket.
-        let unread = place == start && value.get().starts_with(['[', '{']);
-        (unread || (start + 1..=start + value.get().len()).contains(&place)).then_some(start)
-    };
-    if let Ok(members) = serde_json::from_str::<Members>(json) {
-        for (name, value) in &members.list {
-            if let Some(start) = holds(value) {
-                add_name(field, name);
-                return descend(value.get(), place - start, field);
+/// A value around a place: an object with the name of the member that was begun last, in its quotes, or a list with the item's index.
+enum Around<'a> {
+    Object(Option<&'a str>),
+    List(usize),
+}
+
+/// Returns the names of the values around a place, from the outside in. The JSON is valid, so that its brackets, commas and colons tell
+/// where that is; a producer may send thousands of members, and nothing is kept of them.
+fn path(json: &str, place: usize) -> String {
+    let (bytes, mut at, mut around, mut text) = (json.as_bytes(), 0, Vec::new(), "");
+    while at < place.min(bytes.len()) {
+        let begin = at;
+        at += 1;
+        match bytes[begin] {
+            b'"' => {
+                while at < bytes.len() && bytes[at] != b'"' {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+                text = json.get(begin..at).unwrap_or_default();
             }
-        }
-    } else if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(json) {
-        for (index, value) in items.iter().enumerate() {
-            if let Some(start) = holds(value) {
-                field.push_str(&format!("[{index}]"));
-                return descend(value.get(), place - start, field);
+            b'{' => around.push(Around::Object(None)),
+            b'[' => around.push(Around::List(0)),
+            b'}' | b']' => {
+                around.pop();
             }
+            byte => match (byte, around.last_mut()) {
+                (b':', Some(object)) => *object = Around::Object(Some(text)),
+                (b',', Some(Around::List(index))) => *index += 1,
+                (b',', Some(object)) => *object = Around::Object(None),
+                _ => {}
+            },
         }
     }
+    // A list or an object that is wrong as a whole may be refused behind its bracket, where nothing in it has been read.
+    if json.get(..at).is_some_and(|read| read.ends_with(['{', '['])) {
+        around.pop();
+    }
+    around.into_iter().fold(String::new(), |mut field, around| {
+        match around {
+            Around::Object(Some(name)) => add_name(&mut field, &serde_json::from_str::<String>(name).unwrap_or_default()),
+            Around::Object(None) => {}
+            Around::List(index) => field.push_str(&format!("[{index}]")),
+        }
+        field
+    })
 }
 
 fn add_name(field: &mut String, name: &str) {
@@ -97,7 +131,6 @@ fn add_name(field: &mut String, name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Id;
 
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -130,7 +163,7 @@ mod tests {
             (
                 r#"{"seats":1,"rider":1.5}"#,
                 "invalid_field",
-                "`rider`: invalid type: floating point `1.5`, expected an id, which is a whole number or a string that is not empty",
+                "`rider` should be an id: a whole number, or a string, of 1 to 128 bytes, without control characters and without blanks at its ends",
             ),
             (r#"{"rider":1,"seats":1,"stops":[{"lat":"x"}]}"#, "invalid_field", "`stops[0].lat`: invalid type: string \"x\", expected f64"),
             (
@@ -142,7 +175,7 @@ mod tests {
             (
                 r#"{"rider":[1],"seats":1}"#,
                 "invalid_field",
-                "`rider`: invalid type: sequence, expected an id, which is a whole number or a string that is not empty",
+                "`rider` should be an id: a whole number, or a string, of 1 to 128 bytes, without control characters and without blanks at its ends",
             ),
             (r#"{"rider":1,"seats":[[1]]}"#, "invalid_field", "`seats`: invalid type: sequence, expected u8"),
             (
@@ -150,11 +183,21 @@ mod tests {
                 "invalid_field",
                 "`stops[0]`: invalid type: string \"Hbf\", expected struct Stop",
             ),
+            (
+                r#"{"a\"}":["{",[],{"\\":1}],"rider":1,"seats":1,"st\u006fps":[{"lat":1},{"lat":1,"l\u0061t":2}]}"#,
+                "invalid_data",
+                "the data: unknown field `a\"}`, expected one of `rider`, `seats`, `stops`",
+            ),
+            (
+                r#"{"st\u006fps":[{"lat":1,"x\"]}":["{",[[]],{"\\":1}]},{"name":"x","lat":{}}],"rider":1,"seats":1}"#,
+                "invalid_field",
+                "`stops[1].lat`: invalid type: map, expected f64",
+            ),
             (r#"{"rider":1,"seat":1}"#, "invalid_data", "the data: unknown field `seat`, expected one of `rider`, `seats`, `stops`"),
-            ("7", "invalid_data", "the data: invalid type: integer `7`, expected struct Trip"),
+            (r#"[1, 2, []]"#, "invalid_data", "the data should be a JSON object"),
+            ("7", "invalid_data", "the data should be a JSON object"),
         ] {
-            let error = serde_json::from_str::<Trip>(json).unwrap_err();
-            let refusal = Misfit::find(json, &error).into_refusal("the data");
+            let refusal = read::<Trip>(json).unwrap_err().into_refusal("the data");
             assert_eq!((refusal.code.as_str(), refusal.detail.as_str()), (code, detail), "{json}");
         }
     }

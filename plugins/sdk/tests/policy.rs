@@ -161,6 +161,9 @@ fn data_that_do_not_fit_are_refused_by_the_fields_name() {
         (r#"{"ride_id":7,"rider_id":[1],"seats":1}"#, "invalid_field", "`rider_id`"),
         (r#"{"ride_id":7,"rider_id":1,"seats":-1}"#, "invalid_field", "`seats`"),
         ("[]", "invalid_data", "the event's data"),
+        (r#"[7, 1001, 1, "gate 3"]"#, "invalid_data", "the event's data"),
+        (r#"{"ride_id":7,"rider_id":"1001 ","seats":1}"#, "invalid_field", "`rider_id`"),
+        (r#"{"ride_id":7,"rider_id":null,"seats":1}"#, "invalid_field", "`rider_id`"),
         ("7", "invalid_data", "the event's data"),
     ] {
         let refusal = decide("ride.booked", data).unwrap_err();
@@ -217,4 +220,32 @@ fn state_keeps_typed_values() {
     assert!(!state::delete("list"), "its time is over");
     state::set_bytes("list", &[0xff], None).unwrap();
     assert_eq!((state::get::<u32>("list"), state::delete("list"), state::delete("list")), (None, true, false));
+}
+
+#[test]
+fn a_body_is_read_as_what_it_should_be_or_not_at_all() {
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Ping {
+        n: u8,
+    }
+    let read = |json: &str| Body::Json(json.to_owned()).data::<Ping>();
+    assert_eq!(read(r#" {"a":[{}],"n":7,"b":1.50}"#), Some(Ping { n: 7 }));
+    for json in ["[7]", " [7]", "7", "null", "{}", r#"{"n":"7"}"#, r#"{"n":7,"n":8}"#] {
+        assert_eq!(read(json), None, "{json}");
+    }
+    assert_eq!(Body::Json("[7]".to_owned()).data::<Vec<u8>>(), Some(vec![7]));
+    assert_eq!(Body::Text(r#"{"n":7}"#.to_owned()).data::<Ping>(), None);
+}
+
+#[test]
+fn data_that_no_message_could_pass_on_are_refused_and_the_largest_field_is_named() {
+    let _host = Host::new();
+    let booked = |bytes: usize| {
+        let data = r#"{"ride_id":7,"rider_id":1,"seats":1,"note":""}"#;
+        decide("ride.booked", &data.replace("\"\"", &format!("\"{}\"", "x".repeat(bytes - data.len()))))
+    };
+    assert!(booked(261_120).is_ok());
+    let refusal = booked(261_121).unwrap_err();
+    assert_eq!(refusal.code, "invalid_field");
+    assert_eq!(refusal.detail, "`note` has 261077 bytes: the event's data has 261121 bytes and should have at most 261120");
 }

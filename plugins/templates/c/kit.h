@@ -1,4 +1,5 @@
-// What a policy in C needs beside policy.h, which `signalpost plugin build` generates from wit/: texts, and JSON.
+// What a policy in C needs beside policy.h, which `signalpost plugin build` generates from wit/: texts, JSON that keeps every digit, ids,
+// and refusals.
 //
 // Memory: what a call gets, and what it returns, is freed after it by the code of policy.h. So whatever goes into a result has to be
 // allocated, as the functions below do it; a piece of a call's own arguments has to be copied first.
@@ -14,10 +15,24 @@ typedef policy_string_t text_t;
 // A text that stands in the source, to be read only.
 #define TEXT(literal) ((text_t){(uint8_t *)(literal), sizeof(literal) - 1})
 
-// No memory is the end of the call: the server counts a fault, and goes on with a new instance.
+// Bytes of an event's data. Reading more, once for each member that is looked for, would take a call longer than it may
+// (limits.call_deadline_ms).
+#define JSON_BYTES_MAX 16384
+
+// What the server takes by default: sockets.user_id_bytes_max, groups.name_bytes_max.
+#define ID_BYTES_MAX 128
+#define NAME_BYTES_MAX 128
+
+#define ID "an id: a whole number, or a string, of 1 to 128 bytes, without control characters and without blanks at its ends"
+
+// Without memory the call ends: the server's fault report says so, and the server goes on with a new instance.
 static inline void *need(void *memory, size_t size) {
     void *grown = realloc(memory, size ? size : 1);
-    if (!grown) abort();
+    if (!grown) {
+        text_t why = TEXT("out of memory");
+        diagnostics_panicked(&why);
+        abort();
+    }
     return grown;
 }
 
@@ -32,6 +47,12 @@ static inline text_t copy(text_t text) {
     text_t copied = {0};
     add(&copied, text);
     return copied;
+}
+
+static inline void add_number(text_t *text, size_t number) {
+    if (number >= 10) add_number(text, number / 10);
+    uint8_t digit = '0' + number % 10;
+    add(text, (text_t){&digit, 1});
 }
 
 static inline bool same(text_t one, text_t other) {
@@ -55,28 +76,27 @@ static inline void json_skip_space(text_t *json) {
 static inline text_t json_take(text_t *json) {
     json_skip_space(json);
     size_t end = 0, depth = 0;
-    bool inside_string = false;
     while (end < json->len) {
-        uint8_t byte = json->ptr[end++];
-        if (inside_string) {
-            if (byte == '\\') end++;
-            if (byte == '"') inside_string = false;
-        } else if (byte == '"') {
-            inside_string = true;
+        uint8_t byte = json->ptr[end];
+        bool is_end = depth == 0 && end > 0 && (byte == ',' || byte == ':' || byte <= ' ');
+        if (is_end || (depth == 0 && (byte == '}' || byte == ']'))) break;
+        end++;
+        if (byte == '"') {
+            while (end < json->len && json->ptr[end] != '"') end += json->ptr[end] == '\\' ? 2 : 1;
+            end++;
         } else if (byte == '{' || byte == '[') {
             depth++;
         } else if (byte == '}' || byte == ']') {
             depth--;
         }
-        bool more = end < json->len && !memchr(" \t\r\n,:]}", json->ptr[end], 8);
-        if (depth == 0 && !inside_string && (byte == '"' || byte == '}' || byte == ']' || !more)) break;
+        if (depth == 0 && (byte == '"' || byte == '}' || byte == ']')) break;
     }
     text_t value = {json->ptr, end};
     json->ptr += end, json->len -= end;
     return value;
 }
 
-// The members of an object, one for each call: begin with a copy of the object. False where there is none left, and where it is no object.
+// The members of an object, one for each call: begin with a copy of the object. False if there is none left, or it is not an object.
 static inline bool json_next(text_t *object, text_t *name, text_t *value) {
     json_skip_space(object);
     if (object->len > 0 && object->ptr[0] == '{') object->ptr++, object->len--;
@@ -101,7 +121,8 @@ static inline void json_add_utf8(text_t *text, uint32_t c) {
     add(text, (text_t){bytes, len});
 }
 
-// What a JSON string says, newly allocated. False where the value is no string.
+// What a JSON string says, newly allocated. False if the value is not a string, or one with half of a surrogate pair, which is not a
+// character.
 static inline bool json_text(text_t value, text_t *text) {
     *text = (text_t){0};
     if (value.len < 2 || value.ptr[0] != '"') return false;
@@ -123,20 +144,28 @@ static inline bool json_text(text_t value, text_t *text) {
             c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
             at += 6;
         }
-        json_add_utf8(text, c >= 0xd800 && c < 0xe000 ? 0xfffd : c);
+        if (c >= 0xd800 && c < 0xe000) {
+            free(text->ptr);
+            *text = (text_t){0};
+            return false;
+        }
+        json_add_utf8(text, c);
     }
     return true;
 }
 
-// Whether a JSON string says this.
+// Whether a JSON string says this. Most have no escapes, and are compared as they are: a client may send thousands of names.
 static inline bool json_says(text_t value, text_t expected) {
+    if (!memchr(value.ptr, '\\', value.len)) {
+        return value.len == expected.len + 2 && value.ptr[0] == '"' && memcmp(value.ptr + 1, expected.ptr, expected.len) == 0;
+    }
     text_t text;
     bool says = json_text(value, &text) && same(text, expected);
     free(text.ptr);
     return says;
 }
 
-// The member of this name. False where there is none.
+// The member of this name. False if there is none.
 static inline bool json_get(text_t object, text_t wanted, text_t *value) {
     for (text_t name; json_next(&object, &name, value);) {
         if (json_says(name, wanted)) return true;
@@ -144,12 +173,91 @@ static inline bool json_get(text_t object, text_t wanted, text_t *value) {
     return false;
 }
 
-// The name of a user or the like, newly allocated: a string that is not empty, or a number as it is written.
+// Whether the server takes this for a user: it has no control characters, and no blanks at its ends.
+static inline bool is_id(text_t text) {
+    // The white space of Unicode that is not a control character.
+    static const char *const blanks[] = {
+        " ", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004", "\u2005", "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
+        "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
+    if (text.len == 0 || text.len > ID_BYTES_MAX) return false;
+    for (size_t at = 0; at < sizeof blanks / sizeof *blanks; at++) {
+        size_t len = strlen(blanks[at]);
+        if (text.len < len) continue;
+        if (memcmp(text.ptr, blanks[at], len) == 0 || memcmp(text.ptr + text.len - len, blanks[at], len) == 0) return false;
+    }
+    for (size_t at = 0; at < text.len; at++) {
+        uint8_t byte = text.ptr[at];
+        // In UTF-8 the control characters after ASCII are C2 80 to C2 9F.
+        bool is_control = byte < 0x20 || byte == 0x7f || (byte == 0xc2 && at + 1 < text.len && text.ptr[at + 1] < 0xa0);
+        if (is_control) return false;
+    }
+    return true;
+}
+
+// The id of a user or the like, newly allocated: a string, or a whole number as it is written. False if it is not one.
 static inline bool json_id(text_t value, text_t *id) {
-    if (json_text(value, id)) return id->len > 0;
-    bool is_whole = value.len > 0 && strspn((const char *)value.ptr, "-0123456789") >= value.len;
+    if (json_text(value, id)) {
+        if (is_id(*id)) return true;
+        free(id->ptr);
+        *id = (text_t){0};
+        return false;
+    }
+    size_t digits = value.len > 0 && value.ptr[0] == '-' ? 1 : 0;
+    for (size_t at = digits; at < value.len; at++) {
+        if (value.ptr[at] < '0' || value.ptr[at] > '9') return false;
+    }
+    bool is_whole = value.len > digits && value.len <= ID_BYTES_MAX && !same(value, TEXT("-0"));
     if (is_whole) *id = copy(value);
     return is_whole;
+}
+
+// Refuses an event, and returns false: its producer finds the code and the detail in the receipt.
+static inline bool refuse(policy_refusal_t *refusal, text_t code, text_t name, text_t why) {
+    refusal->code = copy(code);
+    refusal->detail = (text_t){0};
+    if (name.len > 0) add(&refusal->detail, TEXT("`")), add(&refusal->detail, name), add(&refusal->detail, TEXT("` "));
+    add(&refusal->detail, why);
+    return false;
+}
+
+// The members of an event's data. Refuses what is not an object.
+static inline bool read_members(const policy_event_t *event, text_t *data, policy_refusal_t *refusal) {
+    text_t none = {0}, code = TEXT("invalid_data");
+    bool is_json = event->data.is_some && event->data.val.tag == POLICY_BODY_JSON;
+    *data = is_json ? event->data.val.val.json : none;
+    if (data->len > JSON_BYTES_MAX) return refuse(refusal, code, none, TEXT("the event's data has more than 16384 bytes"));
+    text_t inside = *data;
+    json_skip_space(&inside);
+    if (inside.len == 0 || inside.ptr[0] != '{') return refuse(refusal, code, none, TEXT("the event's data should be a JSON object"));
+    return true;
+}
+
+// The member of this name as it was written.
+static inline bool read_member(text_t data, text_t name, text_t *value, policy_refusal_t *refusal) {
+    return json_get(data, name, value) || refuse(refusal, TEXT("missing_field"), name, TEXT("is missing"));
+}
+
+// The id of this name, newly allocated.
+static inline bool read_id(text_t data, text_t name, text_t *id, policy_refusal_t *refusal) {
+    text_t value;
+    if (!read_member(data, name, &value, refusal)) return false;
+    return json_id(value, id) || refuse(refusal, TEXT("invalid_field"), name, TEXT("should be " ID));
+}
+
+// The name of a group, or a collapse key, that is made of an id, newly allocated: `prefixed(TEXT("pool:"), pool, TEXT("pool_id"), …)`.
+static inline bool prefixed(text_t prefix, text_t id, text_t name, text_t *made, policy_refusal_t *refusal) {
+    if (prefix.len + id.len > NAME_BYTES_MAX) {
+        text_t why = copy(TEXT("has "));
+        add_number(&why, id.len);
+        add(&why, TEXT(" bytes: it should have at most "));
+        add_number(&why, NAME_BYTES_MAX - prefix.len);
+        refuse(refusal, TEXT("invalid_field"), name, why);
+        free(why.ptr);
+        return false;
+    }
+    *made = copy(prefix);
+    add(made, id);
+    return true;
 }
 
 // Adds a text as a JSON string.
@@ -167,12 +275,20 @@ static inline void json_add_text(text_t *json, text_t text) {
     add(json, TEXT("\""));
 }
 
-// Adds a member, whose value is JSON already, to an object that is being written: begin with an empty text, end with `json_end`.
-static inline void json_add(text_t *object, text_t name, text_t value) {
+// Adds a member, whose name and value are JSON already, to an object that is being written: begin with an empty text, end with `json_end`.
+static inline void json_add_raw(text_t *object, text_t name, text_t value) {
     add(object, object->len == 0 ? TEXT("{") : TEXT(","));
-    json_add_text(object, name);
+    add(object, name);
     add(object, TEXT(":"));
     add(object, value);
+}
+
+// Adds a member, whose value is JSON already.
+static inline void json_add(text_t *object, text_t name, text_t value) {
+    text_t json = {0};
+    json_add_text(&json, name);
+    json_add_raw(object, json, value);
+    free(json.ptr);
 }
 
 static inline void json_end(text_t *object) {

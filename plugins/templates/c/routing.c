@@ -16,24 +16,17 @@ bool exports_plugin_configure(policy_string_t *settings, policy_string_t *reason
     text_t rest = *settings;
     for (text_t name, value; json_next(&rest, &name, &value);) {
         if (!json_says(name, TEXT("text"))) {
-            add(reason, TEXT("unknown setting "));
+            *reason = copy(TEXT("unknown setting "));
             add(reason, name);
+            return false;
+        }
+        if (value.ptr[0] != '"') {
+            *reason = copy(TEXT("`text` should be a string"));
             return false;
         }
         text = copy(value);
     }
     return true;
-}
-
-// False, with a code and a detail, refuses the event: its producer finds both in the receipt.
-static bool required(text_t data, const char *name, text_t *value, policy_refusal_t *refusal) {
-    text_t wanted = {(uint8_t *)name, strlen(name)};
-    if (json_get(data, wanted, value)) return true;
-    refusal->code = copy(TEXT("missing_field"));
-    add(&refusal->detail, TEXT("`"));
-    add(&refusal->detail, wanted);
-    add(&refusal->detail, TEXT("` is missing"));
-    return false;
 }
 
 static policy_list_delivery_t tell(text_t user, text_t message) {
@@ -47,18 +40,20 @@ static policy_list_delivery_t tell(text_t user, text_t message) {
     return list;
 }
 
-static bool route(text_t data, policy_decision_t *decision, policy_refusal_t *refusal) {
-    text_t order, customer, user, message = {0};
-    if (!required(data, "order_id", &order, refusal)) return false;
-    if (!required(data, "user_id", &customer, refusal)) return false;
-    if (!json_id(customer, &user)) {
-        refusal->code = copy(TEXT("invalid_field"));
-        refusal->detail = copy(TEXT("`user_id` should be a number or a text"));
+// False, with a code and a detail, refuses the event.
+static bool route(const policy_event_t *event, policy_decision_t *decision, policy_refusal_t *refusal) {
+    text_t data, order, total, order_id = {0}, user = {0}, message = {0};
+    if (!read_members(event, &data, refusal) || !read_id(data, TEXT("user_id"), &user, refusal)) return false;
+    if (!read_id(data, TEXT("order_id"), &order_id, refusal)) {
+        free(user.ptr);
         return false;
     }
+    free(order_id.ptr);
+    json_get(data, TEXT("order_id"), &order);
     json_add(&message, TEXT("type"), TEXT("\"order_shipped\""));
     json_add(&message, TEXT("order_id"), order);
     json_add(&message, TEXT("text"), text);
+    if (json_get(data, TEXT("total"), &total) && !same(total, TEXT("null"))) json_add(&message, TEXT("total"), total);
     json_end(&message);
     decision->deliveries = tell(user, message);
     return true;
@@ -67,8 +62,7 @@ static bool route(text_t data, policy_decision_t *decision, policy_refusal_t *re
 bool exports_routing_route(policy_event_t *event, policy_decision_t *decision, policy_refusal_t *refusal) {
     *decision = (policy_decision_t){0};
     *refusal = (policy_refusal_t){0};
-    bool has_data = event->data.is_some && event->data.val.tag == POLICY_BODY_JSON;
-    bool routed = route(has_data ? event->data.val.val.json : TEXT("{}"), decision, refusal);
+    bool routed = route(event, decision, refusal);
     policy_event_free(event);
     return routed;
 }

@@ -1,18 +1,20 @@
 // Gives readers who ask for `format=text` the text of a message, without the JSON around it.
 
-export const plugin = {
+import { parse, reporting } from "./kit.js";
+
+export const plugin = reporting({
   describe() {
     return { name: "template", version: "0.1.0", events: ["*"] };
   },
 
-  // What is thrown refuses the plugin when it is loaded.
+  // A text that is thrown refuses the plugin when it is loaded.
   configure(json) {
     const [unknown] = Object.keys(JSON.parse(json));
     if (unknown) throw `unknown setting \`${unknown}\``;
   },
-};
+});
 
-export const formatting = {
+export const formatting = reporting({
   vary() {
     return ["format"];
   },
@@ -20,8 +22,7 @@ export const formatting = {
   // `null` would drop the message for these readers.
   format(message, reader) {
     const { format } = Object.fromEntries(reader);
-    if (format !== "text" || message.body.tag !== "json") return message.body;
-    const text = JSON.parse(message.body.val)?.text;
-    return typeof text === "string" ? { tag: "text", val: text } : message.body;
+    const text = format === "text" ? parse(message.body)?.text : undefined;
+    return typeof text === "string" && text.isWellFormed() ? { tag: "text", val: text } : message.body;
   },
-};
+});

@@ -1,36 +1,34 @@
 // Tells a customer that an order was shipped.
 
+import { id, members, reporting } from "./kit.js";
+
 let settings = { text: "Your order is on its way." };
 
-export const plugin = {
+export const plugin = reporting({
   describe() {
     return { name: "template", version: "0.1.0", events: ["order.shipped"] };
   },
 
-  // What is thrown refuses the plugin when it is loaded.
+  // A text that is thrown refuses the plugin when it is loaded.
   configure(json) {
     const given = JSON.parse(json);
-    for (const name of Object.keys(given)) {
-      if (!(name in settings)) throw `unknown setting \`${name}\``;
+    for (const [name, value] of Object.entries(given)) {
+      if (!Object.hasOwn(settings, name)) throw `unknown setting \`${name}\``;
+      if (typeof value !== "string") throw `\`${name}\` should be a string`;
     }
     settings = { ...settings, ...given };
   },
-};
+});
 
-export const routing = {
+export const routing = reporting({
   route(event) {
-    const data = event.data?.tag === "json" ? JSON.parse(event.data.val) : {};
-    const message = { type: "order_shipped", order_id: required(data, "order_id"), text: settings.text };
-    const user = String(required(data, "user_id"));
+    const data = members(event.data);
+    const user = id(data, "user_id");
+    id(data, "order_id");
+    const message = { type: "order_shipped", order_id: data.order_id, text: settings.text, total: data.total ?? undefined };
     return { joins: [], deliveries: [tell({ tag: "user", val: user }, message)], leaves: [], ends: [] };
   },
-};
-
-// A refusal is thrown too: the producer finds it in the receipt.
-function required(data, name) {
-  if (data[name] === undefined) throw { code: "missing_field", detail: `\`${name}\` is missing` };
-  return data[name];
-}
+});
 
 function tell(to, message) {
   return {

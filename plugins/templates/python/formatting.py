@@ -4,12 +4,14 @@ import json
 from typing import List, Optional, Tuple
 
 from componentize_py_types import Err
+from kit import is_text, parse, reporting
 from wit_world import exports
 from wit_world.exports.formatting import Message
 from wit_world.exports.plugin import Description
-from wit_world.imports.types import Body, Body_Json, Body_Text
+from wit_world.imports.types import Body, Body_Text
 
 
+@reporting
 class Plugin(exports.Plugin):
     def describe(self) -> Description:
         return Description("template", "0.1.0", ["*"])
@@ -20,14 +22,13 @@ class Plugin(exports.Plugin):
             raise Err(f"unknown setting `{name}`")
 
 
+@reporting
 class Formatting(exports.Formatting):
     def vary(self) -> List[str]:
         return ["format"]
 
     def format(self, message: Message, reader: List[Tuple[str, str]]) -> Optional[Body]:
         """`None` would drop the message for these readers."""
-        if dict(reader).get("format") != "text" or not isinstance(message.body, Body_Json):
-            return message.body
-        shown = json.loads(message.body.value)
+        shown = parse(message.body) if dict(reader).get("format") == "text" else None
         text = shown.get("text") if isinstance(shown, dict) else None
-        return Body_Text(text) if isinstance(text, str) else message.body
+        return Body_Text(text) if is_text(text) else message.body

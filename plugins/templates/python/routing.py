@@ -3,13 +3,15 @@
 import json
 
 from componentize_py_types import Err
+from kit import id_of, members, reporting, write
 from wit_world import exports
 from wit_world.exports.plugin import Description
-from wit_world.imports.types import Body_Json, Decision, Delivery, Event, Priority, Recipients_User, Refusal
+from wit_world.imports.types import Body_Json, Decision, Delivery, Event, Priority, Recipients_User
 
 settings = {"text": "Your order is on its way."}
 
 
+@reporting
 class Plugin(exports.Plugin):
     def describe(self) -> Description:
         return Description("template", "0.1.0", ["order.shipped"])
@@ -19,23 +21,22 @@ class Plugin(exports.Plugin):
         for name, value in json.loads(settings_json).items():
             if name not in settings:
                 raise Err(f"unknown setting `{name}`")
+            if not isinstance(value, str):
+                raise Err(f"`{name}` should be a string")
             settings[name] = value
 
 
+@reporting
 class Routing(exports.Routing):
     def route(self, event: Event) -> Decision:
-        data = json.loads(event.data.value) if isinstance(event.data, Body_Json) else {}
-        message = {"type": "order_shipped", "order_id": required(data, "order_id"), "text": settings["text"]}
-        customer = Recipients_User(str(required(data, "user_id")))
+        data = members(event.data)
+        customer = Recipients_User(id_of(data, "user_id"))
+        id_of(data, "order_id")
+        message = {"type": "order_shipped", "order_id": data["order_id"], "text": settings["text"]}
+        if data.get("total") is not None:
+            message["total"] = data["total"]
         return Decision(joins=[], deliveries=[tell(customer, message)], leaves=[], ends=[])
 
 
-def required(data: dict, name: str):
-    """An `Err` refuses the event: its producer finds it in the receipt."""
-    if name not in data:
-        raise Err(Refusal("missing_field", f"`{name}` is missing"))
-    return data[name]
-
-
 def tell(to, message) -> Delivery:
-    return Delivery(to, [], Body_Json(json.dumps(message)), None, None, None, Priority.NORMAL)
+    return Delivery(to, [], Body_Json(write(message)), None, None, None, Priority.NORMAL)

@@ -57,9 +57,9 @@ macro_rules! folder {
 
 const CONTRACT: [(&str, &str); 3] = folder!("wit": "policy.wit", "host.wit", "worlds.wit");
 
-const SDK: [(&str, &str); 14] = folder!(
-    "plugins/sdk": "Cargo.toml", "src/lib.rs", "src/baseline.rs", "src/bindings.rs", "src/decision.rs", "src/export.rs", "src/host.rs", "src/id.rs",
-    "src/json.rs", "src/locale.rs", "src/message.rs", "src/misfit.rs", "src/response.rs", "src/testing.rs",
+const SDK: [(&str, &str); 17] = folder!(
+    "plugins/sdk": "Cargo.toml", "src/lib.rs", "src/baseline.rs", "src/bindings.rs", "src/bounds.rs", "src/decision.rs", "src/export.rs", "src/host.rs",
+    "src/id.rs", "src/json.rs", "src/list.rs", "src/locale.rs", "src/message.rs", "src/misfit.rs", "src/response.rs", "src/testing.rs", "src/time.rs",
 );
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
@@ -137,6 +137,7 @@ fn javascript(name: &str, role: Role) -> Files {
     };
     let mut files = world(role);
     files.push(("package.json".into(), renamed(repository!("plugins/templates/js/package.json"), name)));
+    files.push(("kit.js".into(), repository!("plugins/templates/js/kit.js").into()));
     files.extend([("policy.js".into(), renamed(source, name)), (".gitignore".into(), "/node_modules\n".into())]);
     files
 }
@@ -149,6 +150,7 @@ fn python(name: &str, role: Role) -> Files {
     };
     let mut files = world(role);
     files.push(("pyproject.toml".into(), renamed(repository!("plugins/templates/python/pyproject.toml"), name)));
+    files.push(("kit.py".into(), repository!("plugins/templates/python/kit.py").into()));
     files.extend([("policy.py".into(), renamed(source, name)), (".gitignore".into(), "/.venv\n__pycache__\n".into())]);
     files
 }

@@ -42,7 +42,7 @@ fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
 fn no_file_is_needed_and_every_default_is_shown() {
     let (config, settings) = Config::load(None, Table::new(), std::iter::empty()).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
-    assert_eq!(config.policies["pooling"].grants, [Grant::State]);
+    assert_eq!(config.policies["pooling"].grants, [Grant::Groups, Grant::Presence, Grant::State]);
     assert_eq!(settings[0].path, "listen");
     assert!(settings.iter().all(|setting| setting.source == Source::Default));
     let sockets = settings.iter().find(|setting| setting.path == "sockets.per_user_max").unwrap();

@@ -166,10 +166,10 @@ async fn a_direct_message_is_shown_with_its_shape_and_the_time_that_took() {
 async fn settings_take_effect_on_a_save_too_and_so_does_the_contract() {
     let developing = Developing::start(&bundled().join("pooling.wasm"));
     developing.says("serves: built in", 1);
-    developing.write("c.toml", "[policies.it]\ngrants = [\"state\"]\nsettings = { offer_ttl_ms = 0 }\n");
+    developing.write("c.toml", "[policies.it]\ngrants = [\"groups\", \"presence\", \"state\"]\nsettings = { offer_ttl_ms = 0 }\n");
     let log = developing.says(KEEPS, 1);
     assert!(log.contains("`offer_ttl_ms` is 0"), "{log}");
-    developing.write("c.toml", "[policies.it]\ngrants = [\"state\"]\nsettings = { offer_ttl_ms = 777 }\n");
+    developing.write("c.toml", "[policies.it]\ngrants = [\"groups\", \"presence\", \"state\"]\nsettings = { offer_ttl_ms = 777 }\n");
     developing.says("serves: built in", 2);
     let offer = json!({ "request_id": 1, "rider_id": 1, "candidate_driver_ids": [2] });
     developing.server.publish("pooling.request.created", offer).await;

@@ -23,7 +23,7 @@ fn a_plugin_is_shown_with_all_that_there_is_to_know() {
         ("roles", json!(["sessions"])),
         ("contract", json!("signalpost:policy@0.1.0")),
         ("events", json!([])),
-        ("grants", json!(["groups"])),
+        ("grants", json!(["groups", "state"])),
         ("bytes", json!(std::fs::metadata(bundled().join("chat.wasm")).unwrap().len())),
     ] {
         assert_eq!(chat[member], value, "{member}");
@@ -63,7 +63,7 @@ fn a_missing_grant_is_told_with_the_table_that_mends_it() {
     std::fs::copy(bundled().join("chat.wasm"), dir.path().join("talk.wasm")).unwrap();
     let refused = plugin(dir.path(), &["check", "talk.wasm"]);
     assert_eq!(refused.code, 1);
-    assert!(refused.err.contains("imports groups, which is not granted"), "{}", refused.err);
+    assert!(refused.err.contains("imports groups, state, which are not granted"), "{}", refused.err);
     let (_, table) = refused.err.split_once("\n\n[policies").unwrap();
     std::fs::write(dir.path().join("c.toml"), format!("[policies{table}")).unwrap();
     let taken = plugin(dir.path(), &["check", "talk.wasm", "--config", "c.toml"]);
@@ -79,7 +79,7 @@ fn a_missing_grant_is_told_with_the_table_that_mends_it() {
 fn settings_are_checked_in_the_plugins_own_words_and_by_the_configured_name() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(bundled().join("pooling.wasm"), dir.path().join("v2.wasm")).unwrap();
-    let config = "plugins.dir = \".\"\n[policies.rides]\nfile = \"v2.wasm\"\ngrants = [\"state\"]\nsettings = { offer_ttl_ms = 0 }\n";
+    let config = "plugins.dir = \".\"\n[policies.rides]\nfile = \"v2.wasm\"\ngrants = [\"groups\", \"presence\", \"state\"]\nsettings = { offer_ttl_ms = 0 }\n";
     std::fs::write(dir.path().join("c.toml"), config).unwrap();
     let ran = plugin(dir.path(), &["check", "v2.wasm", "--config", "c.toml"]);
     assert_eq!(ran.code, 1);

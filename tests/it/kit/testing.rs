@@ -103,8 +103,8 @@ fn steps_share_groups_sessions_and_what_the_policy_remembers() {
     let found = json!({ "type": "pooling.match.found", "data": { "request_id": 1, "rider_id": 1, "driver_id": "d", "pool_id": 7 } });
     let case = Case::bundled(
         "pooling",
-        &json!({ "about": "", "steps": [{ "event": location }, { "event": location }, { "event": found }],
-        "state_after": {}, "groups_after": {} }),
+        &json!({ "about": "", "host": { "groups": { "pool:7": ["1"] }, "sessions": [{ "user": "1" }] },
+        "steps": [{ "event": location }, { "event": location }, { "event": found }], "state_after": {}, "groups_after": {} }),
     );
     assert_eq!(case.test(&["--update"]).code, 0);
     let recorded = case.read();
@@ -113,7 +113,7 @@ fn steps_share_groups_sessions_and_what_the_policy_remembers() {
     let state = &recorded["state_after"]["location:1:7:d"]["$base64"];
     assert_eq!(state.as_str().map(str::len), Some(24), "{recorded}");
     // What one fixture recorded, the next one can start from.
-    let host = json!({ "state": recorded["state_after"], "groups": recorded["groups_after"] });
+    let host = json!({ "state": recorded["state_after"], "groups": recorded["groups_after"], "sessions": [{ "user": "1" }] });
     case.write(&json!({ "about": "", "host": host, "steps": [{ "event": location, "decides": {} }] }));
     assert_eq!(case.test(&[]).code, 0);
 }
@@ -147,7 +147,7 @@ fn faults_refused_settings_and_missing_grants_are_told() {
     assert_eq!(broken.read()["steps"][3]["circuit_open"], json!(true), "the breaker is the server's");
     let settings = json!({ "about": "", "settings": { "text_chars_max": 0 }, "steps": [] });
     Case::bundled("chat", &settings).fails("`text_chars_max` is 0");
-    Case::bundled("chat", &json!({ "about": "", "grants": [], "steps": [] })).fails("imports groups, which is not granted");
+    Case::bundled("chat", &json!({ "about": "", "grants": [], "steps": [] })).fails("imports groups, state, which are not granted");
 }
 
 #[test]

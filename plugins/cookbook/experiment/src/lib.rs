@@ -4,6 +4,7 @@
 //! variant they are (`?variant=b`), vary by that.
 
 use serde::Deserialize;
+use signalpost_plugin::bounds::MESSAGE_BYTES_MAX;
 use signalpost_plugin::{Body, Formatting, Message, Object, Policy, RawValue, Reader, Refusal, export, serde_json};
 
 #[derive(Deserialize)]
@@ -38,10 +39,10 @@ fn bucket(name: &str, user: &str) -> u64 {
     name.bytes().chain([b'/']).chain(user.bytes()).fold(0xcbf2_9ce4_8422_2325, hash) % 100
 }
 
-/// The message in a card; `None` where it is no JSON.
+/// Returns the message in a card; `None` if there is no room for the card around it.
 fn card(json: &str) -> Option<String> {
     let message: &RawValue = serde_json::from_str(json).ok()?;
-    Some(Object::new("card").raw("of", message).into_json())
+    Some(Object::new("card").raw("of", message).into_json()).filter(|card| card.len() <= MESSAGE_BYTES_MAX)
 }
 
 export!(Experiment: formatting);

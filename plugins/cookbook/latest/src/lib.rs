@@ -1,7 +1,7 @@
 //! Only the newest of each price is worth reading: it replaces an unread one, and is not kept for those who are away.
 
 use serde::Deserialize;
-use signalpost_plugin::{Decision, Event, Policy, Priority, Refusal, Routing, export, forward, to};
+use signalpost_plugin::{Decision, Event, Id, Policy, Priority, Refusal, Routing, export, forward, to};
 
 /// It has no settings.
 #[derive(Deserialize)]
@@ -10,7 +10,7 @@ struct Latest {}
 
 #[derive(Deserialize)]
 struct Price {
-    symbol: String,
+    symbol: Id,
 }
 
 impl Policy for Latest {
@@ -20,8 +20,10 @@ impl Policy for Latest {
 impl Routing for Latest {
     fn route(&self, event: &Event) -> Result<Decision, Refusal> {
         let Price { symbol } = event.data()?;
-        let delivery = forward(to::group(format!("watch:{symbol}"))).collapse(format!("price:{symbol}"));
-        // Where a mailbox is full, prices go before anything that can't be had again.
+        // Names are bounded: a symbol that is too long for one is refused by the name of its field.
+        let watchers = to::group(symbol.prefixed("watch:", "symbol")?);
+        let delivery = forward(watchers).collapse(symbol.prefixed("price:", "symbol")?);
+        // When a mailbox is full, prices go before anything that can't be had again.
         Ok(delivery.keep_ms(0).priority(Priority::Low).into())
     }
 }

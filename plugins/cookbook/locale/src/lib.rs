@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use signalpost_plugin::bounds::MESSAGE_BYTES_MAX;
 use signalpost_plugin::{Body, Fields, Formatting, Message, Object, Policy, Reader, Refusal, export, locale};
 
 #[derive(Deserialize)]
@@ -35,7 +36,7 @@ impl Formatting for Locale {
 }
 
 impl Locale {
-    /// `None`: nothing is known to be said.
+    /// Returns the message with its text; `None` if no text is known, or there is no room for it.
     fn told(&self, json: &str, wanted: &str) -> Option<String> {
         let fields = Fields::parse(json).ok()?;
         let texts = self.texts.get(&fields.text("type").ok()?)?;
@@ -43,7 +44,7 @@ impl Locale {
         let text = locale::pick(&tags, wanted).copied().or_else(|| texts.get(&self.default))?;
         let object =
             fields.iter().filter(|(name, _)| *name != "text").fold(Object::default(), |object, (name, value)| object.raw(name, value));
-        Some(object.text("text", text).into_json())
+        Some(object.text("text", text).into_json()).filter(|told| told.len() <= MESSAGE_BYTES_MAX)
     }
 }
 

@@ -46,11 +46,11 @@ impl Quiet {
     }
 }
 
-/// What the reader's clock is ahead of UTC.
+/// Returns by how much the reader's clock is ahead of UTC.
 fn utc_offset_min(data: &Fields) -> Result<i64, Refusal> {
     let expected = "minutes between -1440 and 1440";
     let minutes: i64 = data.parsed("utc_offset_min", expected)?;
-    if minutes.abs() <= DAY_MIN { Ok(minutes) } else { Err(data.invalid("utc_offset_min", expected)) }
+    if (-DAY_MIN..=DAY_MIN).contains(&minutes) { Ok(minutes) } else { Err(data.invalid("utc_offset_min", expected)) }
 }
 
 export!(Quiet: routing);

@@ -20,17 +20,21 @@ impl Formatting for Redact {
 
     fn format(&self, message: Message, reader: &Reader) -> Result<Option<Body>, Refusal> {
         let may_see_all = reader.get("role").is_some_and(|role| self.roles.iter().any(|known| known == role));
-        let shown = message.body.as_json().filter(|_| !may_see_all).and_then(|json| self.redacted(json));
+        let shown = message.body.as_json().filter(|_| !may_see_all).map(|json| self.redacted(json)).transpose()?.flatten();
         Ok(Some(shown.map_or(message.body, Body::Json)))
     }
 }
 
 impl Redact {
-    /// `None` for what is no object.
-    fn redacted(&self, json: &str) -> Option<String> {
-        let fields = Fields::parse(json).ok()?;
+    /// Returns the message without the fields; `None` if it is not an object. One that has too many members to be looked through is
+    /// refused, and so shown to nobody.
+    fn redacted(&self, json: &str) -> Result<Option<String>, Refusal> {
+        if !json.trim_start().starts_with('{') {
+            return Ok(None);
+        }
+        let fields = Fields::parse(json)?;
         let shown = fields.iter().filter(|(name, _)| !self.fields.iter().any(|hidden| hidden == name));
-        Some(shown.fold(Object::default(), |object, (name, value)| object.raw(name, value)).into_json())
+        Ok(Some(shown.fold(Object::default(), |object, (name, value)| object.raw(name, value)).into_json()))
     }
 }
 

@@ -15,7 +15,7 @@ impl Policy for Rooms {
 impl Routing for Rooms {
     fn route(&self, event: &Event) -> Result<Decision, Refusal> {
         let data = event.fields()?;
-        let room = format!("room:{}", data.id("room_id")?);
+        let room = data.id("room_id")?.prefixed("room:", "room_id")?;
         let user = || data.id("user_id");
         let others = |message_type| Ok::<_, Refusal>(tell(to::group(&room), message(message_type, &data)).except([user()?]));
         Ok(match event.type_.as_str() {

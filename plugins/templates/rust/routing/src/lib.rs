@@ -1,7 +1,7 @@
 //! Tells a customer that an order was shipped.
 
 use serde::Deserialize;
-use signalpost_plugin::{Decision, Event, Id, Policy, Refusal, Routing, export, json, tell, to};
+use signalpost_plugin::{Decision, Event, Id, Object, Policy, RawValue, Refusal, Routing, export, tell, to};
 
 /// Settings, from the server's configuration.
 #[derive(Deserialize)]
@@ -18,9 +18,12 @@ impl Default for Shop {
 
 /// The data of `order.shipped`.
 #[derive(Deserialize)]
-struct Shipped {
-    order_id: u64,
+struct Shipped<'a> {
+    order_id: Id,
     user_id: Id,
+    /// As it was written: 12.50 stays 12.50.
+    #[serde(borrow)]
+    total: Option<&'a RawValue>,
 }
 
 impl Policy for Shop {
@@ -29,8 +32,10 @@ impl Policy for Shop {
 
 impl Routing for Shop {
     fn route(&self, event: &Event) -> Result<Decision, Refusal> {
+        // Data that don't fit are refused by the name of the field, and the producer finds that in the receipt.
         let shipped: Shipped = event.data()?;
-        let message = json!({ "type": "order_shipped", "order_id": shipped.order_id, "text": self.text });
+        let message = Object::new("order_shipped").value("order_id", &shipped.order_id).text("text", &self.text);
+        let message = if let Some(total) = shipped.total { message.raw("total", total) } else { message };
         Ok(tell(to::user(shipped.user_id), message).into())
     }
 }
@@ -40,12 +45,20 @@ export!(Shop: routing);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use signalpost_plugin::testing::{event, route};
+    use signalpost_plugin::testing::{event_of_json, route};
 
     #[test]
     fn the_customer_is_told() {
-        let shipped = event("order.shipped", json!({ "order_id": 7, "user_id": 1001 }));
+        let shipped = event_of_json("order.shipped", r#"{"order_id":7,"user_id":1001,"total":12.50}"#);
         let decision = route(&Shop::default(), &shipped).unwrap().to_string();
-        assert_eq!(decision, r#"tell 1001: {"type":"order_shipped","order_id":7,"text":"Your order is on its way."}"#);
+        assert_eq!(decision, r#"tell 1001: {"type":"order_shipped","order_id":7,"text":"Your order is on its way.","total":12.50}"#);
+    }
+
+    #[test]
+    fn data_that_name_no_user_are_refused() {
+        for (user_id, code) in [("null", "invalid_field"), (r#""1001 ""#, "invalid_field"), ("1.5", "invalid_field")] {
+            let shipped = event_of_json("order.shipped", &format!(r#"{{"order_id":7,"user_id":{user_id}}}"#));
+            assert_eq!(route(&Shop::default(), &shipped).unwrap_err().code, code, "{user_id}");
+        }
     }
 }
