@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, ensure};
-use parking_lot::RwLock;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
@@ -20,14 +21,9 @@ const ALPN: &[u8] = b"http/1.1";
 #[derive(Debug)]
 pub struct Tls {
     files: config::Tls,
-    current: RwLock<Current>,
-}
-
-#[derive(Debug)]
-struct Current {
-    config: Arc<ServerConfig>,
+    current: ArcSwap<ServerConfig>,
     /// The files' times when they were last read, whether or not that succeeded.
-    seen: [Option<SystemTime>; 2],
+    seen: Mutex<[Option<SystemTime>; 2]>,
 }
 
 impl Tls {
@@ -40,8 +36,7 @@ impl Tls {
             return Ok(None);
         }
         let seen = seen(files);
-        let current = RwLock::new(Current { config: read(files)?, seen });
-        Ok(Some(Tls { files: files.clone(), current }))
+        Ok(Some(Tls { files: files.clone(), current: ArcSwap::new(read(files)?), seen: Mutex::new(seen) }))
     }
 
     /// Returns the TLS state of a new connection.
@@ -49,22 +44,20 @@ impl Tls {
     /// # Errors
     /// rustls refuses the configuration.
     pub fn accept(&self) -> Result<Connection, rustls::Error> {
-        let config = self.current.read().config.clone();
-        Ok(ServerConnection::new(config)?.into())
+        Ok(ServerConnection::new(self.current.load_full())?.into())
     }
 
     /// Reloads changed files for new connections. If they can't be used, the certificate stays as it is.
     pub fn refresh(&self) {
         let now = seen(&self.files);
-        if self.current.read().seen == now {
+        let mut seen = self.seen.lock();
+        if *seen == now {
             return;
         }
-        let read = read(&self.files);
-        let mut current = self.current.write();
-        current.seen = now;
-        match read {
+        *seen = now;
+        match read(&self.files) {
             Ok(config) => {
-                current.config = config;
+                self.current.store(config);
                 tracing::info!("the certificate was read again");
             }
             Err(error) => tracing::error!("the certificate stays as it is: {error:#}"),
