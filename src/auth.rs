@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::net::problem::Problem;
 use crate::types::event::UserId;
 use api_keys::ApiKeys;
+use origin::Origins;
 use tokens::Tokens;
 
 /// What precedes a token among the offered subprotocols, the only header that a browser's WebSocket can set.
@@ -29,8 +30,7 @@ const TOKEN_PARAMETER: &str = "access_token";
 pub struct Auth {
     keys: ApiKeys,
     tokens: Option<Tokens>,
-    origins: Vec<String>,
-    own: origin::Own,
+    origins: Origins,
     token_in_query: bool,
     expiry_grace: Duration,
     first_frame_deadline: Duration,
@@ -70,8 +70,7 @@ impl Auth {
         Ok(Auth {
             keys,
             tokens,
-            own: if asks_all { origin::Own::Named } else { origin::Own::Numbered },
-            origins: config.origins.clone(),
+            origins: Origins::new(&config.origins, if asks_all { origin::Own::Named } else { origin::Own::Numbered }),
             token_in_query: config.users.token_in_query,
             expiry_grace: Duration::from_millis(config.users.expiry_grace_ms),
             first_frame_deadline: Duration::from_millis(config.users.first_frame_deadline_ms),
@@ -101,16 +100,17 @@ impl Auth {
         }
     }
 
-    /// Whether the page that asks, if it is one, may.
+    /// Checks the `Origin` of a request, if it has one.
     ///
     /// # Errors
-    /// It comes from an origin that is neither listed nor the server's own.
+    /// The origin is neither listed nor the server's own.
     pub fn origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        origin::allowed(headers, &self.origins, self.own).map_err(|()| {
-            self.refused("origin");
-            let detail = "pages of this origin may not use this server; auth.origins lists those that may";
-            Problem::new(StatusCode::FORBIDDEN, "origin", detail)
-        })
+        if self.origins.allow(headers) {
+            return Ok(());
+        }
+        self.refused("origin");
+        let detail = "pages of this origin may not use this server; auth.origins lists those that may";
+        Err(Problem::new(StatusCode::FORBIDDEN, "origin", detail))
     }
 
     /// What the handshake's token says of the user whose socket is asked for; `None` where the token has to come in the

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use load::{Problems, Setting, Source};
+pub use origin::{Authority, Origin, default_port};
 
 /// The defaults, as text: the reference of all settings.
 pub const DEFAULTS: &str = include_str!("config/default.toml");

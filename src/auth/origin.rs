@@ -1,48 +1,54 @@
-//! Origins: which web pages may use the server from a browser (RFC 6454). Other clients send none and are not asked.
-
-use std::net::{Ipv4Addr, Ipv6Addr};
+//! Origins: which web pages may use the server from a browser (RFC 6454). Other clients send no `Origin` and are not checked.
 
 use http::header::{HOST, HeaderMap, ORIGIN};
 
-/// Whose pages are the server's own.
+use crate::config::{Authority, Origin, default_port};
+
+/// The origins whose pages may use the server.
+#[derive(Debug)]
+pub struct Origins {
+    listed: Vec<Origin>,
+    own: Own,
+}
+
+/// Which pages count as the server's own, because their origin is the host that the request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Own {
-    /// Those of the host that is asked, whatever its name.
+    /// Those of any host.
     Named,
-    /// Only where that is an address or this machine: whoever owns a name can have it mean this server's address (DNS rebinding), and their
-    /// page would be let in to a server that asks nobody.
+    /// Only if the host is an IP address or `localhost`. A DNS name can be rebound to this server's address, and its pages would then
+    /// count as same-origin on a server without authentication.
     Numbered,
 }
 
-/// # Errors
-/// The request comes from a page that is neither of a listed origin nor of the server's own.
-pub fn allowed(headers: &HeaderMap, listed: &[String], own: Own) -> Result<(), ()> {
-    let mut origins = headers.get_all(ORIGIN).iter();
-    let (origin, None) = (origins.next(), origins.next()) else { return Err(()) };
-    let Some(origin) = origin else { return Ok(()) };
-    let origin = origin.to_str().map_err(|_| ())?;
-    if listed.iter().any(|listed| listed == origin) || is_own(origin, headers, own) {
-        return Ok(());
+impl Origins {
+    /// `listed` are settings, which were checked when they were read.
+    pub fn new(listed: &[String], own: Own) -> Origins {
+        Origins { listed: listed.iter().filter_map(|origin| Origin::parse(origin)).collect(), own }
     }
-    Err(())
-}
 
-/// Whether the page was served by the host that it asks. The scheme is not compared: TLS may end in front of this server.
-fn is_own(origin: &str, headers: &HeaderMap, own: Own) -> bool {
-    let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    let mut hosts = headers.get_all(HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
-    let Ok(host) = host.to_str() else { return false };
-    !host.is_empty() && authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host)) && (own == Own::Named || is_numbered(host))
-}
+    /// Says whether a request comes from no page, from one of a listed origin, or from one of the server's own.
+    pub fn allow(&self, headers: &HeaderMap) -> bool {
+        let mut origins = headers.get_all(ORIGIN).iter();
+        let origin = match (origins.next(), origins.next()) {
+            (None, _) => return true,
+            (Some(origin), None) => origin.to_str().ok().and_then(Origin::parse),
+            (Some(_), Some(_)) => None,
+        };
+        origin.is_some_and(|origin| self.listed.contains(&origin) || self.is_own(&origin, headers))
+    }
 
-/// Whether a name server has no say in what this host, with a port or without, means.
-fn is_numbered(host: &str) -> bool {
-    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
-    let inner = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<Ipv4Addr>().is_ok()
-        || inner.is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok())
+    /// Says whether the page was served by the host that the request names. The scheme is not compared: TLS may end in front of this
+    /// server. A `Host` without a port has the default one of the origin's scheme.
+    fn is_own(&self, origin: &Origin, headers: &HeaderMap) -> bool {
+        let mut hosts = headers.get_all(HOST).iter();
+        let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+        let Some(host) = host.to_str().ok().and_then(Authority::parse) else { return false };
+        matches!(origin.scheme.as_str(), "http" | "https")
+            && host.host == origin.authority.host
+            && host.port.or(default_port(&origin.scheme)) == origin.authority.port
+            && (self.own == Own::Named || host.host.is_numbered())
+    }
 }
 
 #[cfg(test)]
@@ -50,40 +56,64 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn ask(headers: &[(&'static str, &str)]) -> Result<(), ()> {
-        ask_as(Own::Named, headers)
+    fn allows(headers: &[(&'static str, &str)]) -> bool {
+        allows_as(Own::Named, headers)
     }
 
-    fn ask_as(own: Own, headers: &[(&'static str, &str)]) -> Result<(), ()> {
+    fn allows_as(own: Own, headers: &[(&'static str, &str)]) -> bool {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        allowed(&map, &["https://app.example.com".to_owned(), "https://staging.example.com:8443".to_owned()], own)
+        Origins::new(&["https://app.example.com".to_owned(), "https://staging.example.com:8443".to_owned()], own).allow(&map)
     }
 
     #[test]
     fn pages_of_listed_origins_and_of_the_server_itself_may() {
-        for origin in ["https://app.example.com", "https://staging.example.com:8443", "http://localhost:8080", "https://localhost:8080"] {
-            assert_eq!(ask(&[("host", "localhost:8080"), ("origin", origin)]), Ok(()), "{origin}");
+        for origin in [
+            "https://app.example.com",
+            "https://app.example.com:443",
+            "HTTPS://APP.EXAMPLE.COM",
+            "https://staging.example.com:8443",
+            "http://localhost:8080",
+            "https://localhost:8080",
+        ] {
+            assert!(allows(&[("host", "localhost:8080"), ("origin", origin)]), "{origin}");
         }
-        assert_eq!(ask(&[("host", "localhost:8080")]), Ok(()), "no browser, no origin");
-        assert_eq!(ask(&[("host", "LocalHost:8080"), ("origin", "http://localhost:8080")]), Ok(()));
+        assert!(allows(&[("host", "localhost:8080")]), "no browser, no origin");
+        assert!(allows(&[("host", "LocalHost:8080"), ("origin", "http://localhost:8080")]));
+    }
+
+    #[test]
+    fn a_default_port_is_the_same_whether_it_is_named_or_not() {
+        for (host, origin) in [
+            ("a", "http://a:80"),
+            ("a:80", "http://a"),
+            ("a", "https://a:443"),
+            ("a:443", "https://a"),
+            ("a:", "http://a"),
+            ("[::1]:80", "http://[::1]"),
+        ] {
+            assert!(allows(&[("host", host), ("origin", origin)]), "{host} {origin}");
+        }
+        for (host, origin) in [("a:443", "http://a"), ("a:80", "https://a"), ("a", "http://a:443"), ("a", "https://a:80")] {
+            assert!(!allows(&[("host", host), ("origin", origin)]), "{host} {origin}");
+        }
     }
 
     #[test]
     fn a_name_that_was_made_to_mean_this_server_is_not_its_own() {
-        for host in ["evil.net", "evil.net:8080", "localhost.evil.net:8080", "127.0.0.1.evil.net", "[evil]:80", "localhost:80:80"] {
+        for host in ["evil.net", "evil.net:8080", "localhost.evil.net:8080", "127.0.0.1.evil.net"] {
             let origin = format!("http://{host}");
-            assert_eq!(ask(&[("host", host), ("origin", &origin)]), Ok(()), "{host}");
-            assert_eq!(ask_as(Own::Numbered, &[("host", host), ("origin", &origin)]), Err(()), "{host}");
+            assert!(allows(&[("host", host), ("origin", &origin)]), "{host}");
+            assert!(!allows_as(Own::Numbered, &[("host", host), ("origin", &origin)]), "{host}");
         }
         for host in ["localhost", "LocalHost:8080", "127.0.0.1:8080", "192.0.2.1", "[::1]:8080", "[2001:db8::1]"] {
             let origin = format!("http://{host}");
-            assert_eq!(ask_as(Own::Numbered, &[("host", host), ("origin", &origin)]), Ok(()), "{host}");
+            assert!(allows_as(Own::Numbered, &[("host", host), ("origin", &origin)]), "{host}");
         }
         let listed = [("host", "app.example.com"), ("origin", "https://app.example.com")];
-        assert_eq!(ask_as(Own::Numbered, &listed), Ok(()));
+        assert!(allows_as(Own::Numbered, &listed));
     }
 
     /// What published bypasses looked like: prefixes, suffixes, substrings, other schemes and ports, null, user info.
@@ -103,9 +133,10 @@ mod tests {
             "https://appxexample.com",
             "http://app.example.com",
             "https://app.example.com:444",
+            "https://app.example.com:80",
             "https://app.example.com/",
             "https://app.example.com ,https://evil.net",
-            "HTTPS://APP.EXAMPLE.COM",
+            "HTTP://APP.EXAMPLE.COM",
             "https://sub.app.example.com",
             "https://example.com",
             "app.example.com",
@@ -118,13 +149,15 @@ mod tests {
             "https://\u{e4}pp.example.com",
         ];
         for origin in bad {
-            assert_eq!(ask(&[("host", "localhost:8080"), ("origin", origin)]), Err(()), "{origin}");
+            assert!(!allows(&[("host", "localhost:8080"), ("origin", origin)]), "{origin}");
         }
-        assert_eq!(ask(&[("origin", "http://localhost:8080")]), Err(()), "no host");
-        assert_eq!(ask(&[("host", ""), ("origin", "http://")]), Err(()));
+        assert!(!allows(&[("origin", "http://localhost:8080")]), "no host");
+        for host in ["", "[evil]:80", "localhost:80:80"] {
+            assert!(!allows(&[("host", host), ("origin", &format!("http://{host}"))]), "{host}");
+        }
         let twice = [("host", "localhost:8080"), ("origin", "https://app.example.com"), ("origin", "https://evil.net")];
-        assert_eq!(ask(&twice), Err(()));
+        assert!(!allows(&twice));
         let hosts = [("host", "localhost:8080"), ("host", "evil.net"), ("origin", "https://evil.net")];
-        assert_eq!(ask(&hosts), Err(()));
+        assert!(!allows(&hosts));
     }
 }

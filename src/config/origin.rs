@@ -1,12 +1,110 @@
-//! What an origin is, as a setting.
+//! Web origins (RFC 6454) and the authority that `Host` names (RFC 3986, section 3.2), in the form in which they are compared.
 
-/// Whether a setting is an origin as browsers write it: scheme, host and a port that is not the scheme's own.
-pub fn is_origin(text: &str) -> bool {
-    let Some((scheme, authority)) = text.split_once("://") else { return false };
-    let is_scheme = !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || b"+-.".contains(&byte));
-    let is_host = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._:[]".contains(&byte);
-    let has_default_port = (scheme == "https" && authority.ends_with(":443")) || (scheme == "http" && authority.ends_with(":80"));
-    is_scheme && !authority.is_empty() && authority.bytes().all(is_host) && !has_default_port
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// A host, and a port if one is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    pub host: Host,
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// A name or an IPv4 address, in small letters.
+    Name(String),
+    V6(Ipv6Addr),
+}
+
+/// An origin, with its port even if that is the scheme's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub scheme: String,
+    pub authority: Authority,
+}
+
+/// A host as it is written.
+enum Written<'a> {
+    Name(&'a str),
+    V6(Ipv6Addr),
+}
+
+impl Authority {
+    /// Reads an authority without user information. Returns `None` if the text is not one.
+    pub fn parse(text: &str) -> Option<Authority> {
+        let (host, port) = written(text)?;
+        let host = match host {
+            Written::Name(name) => Host::Name(name.to_ascii_lowercase()),
+            Written::V6(address) => Host::V6(address),
+        };
+        Some(Authority { host, port })
+    }
+
+    /// Says whether a text is an authority without user information.
+    pub fn is_one(text: &str) -> bool {
+        written(text).is_some()
+    }
+}
+
+fn written(text: &str) -> Option<(Written<'_>, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, rest) = rest.split_once(']')?;
+            (Written::V6(address.parse().ok()?), if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
+        }
+        None => {
+            let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+            let is_name = !name.is_empty() && name.bytes().all(is_name_byte);
+            (Written::Name(is_name.then_some(name)?), port)
+        }
+    };
+    // A colon without a port is the default port.
+    let port = port.filter(|port| !port.is_empty());
+    if port.is_some_and(|port| !port.bytes().all(|byte| byte.is_ascii_digit())) {
+        return None;
+    }
+    Some((host, port.map(str::parse).transpose().ok()?))
+}
+
+impl Host {
+    /// Says whether the host is an address or this machine, so that no name server decides what it means.
+    pub fn is_numbered(&self) -> bool {
+        match self {
+            Host::V6(_) => true,
+            Host::Name(name) => name == "localhost" || name.parse::<Ipv4Addr>().is_ok(),
+        }
+    }
+}
+
+impl Origin {
+    /// Reads an origin as browsers write it, in any case. Returns `None` if the text is not one.
+    pub fn parse(text: &str) -> Option<Origin> {
+        let (scheme, rest) = text.split_once("://")?;
+        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        let is_plain = rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte));
+        if !is_scheme || !is_plain || rest.ends_with(':') {
+            return None;
+        }
+        let scheme = scheme.to_ascii_lowercase();
+        let Authority { host, port } = Authority::parse(rest)?;
+        let port = port.or(default_port(&scheme));
+        Some(Origin { scheme, authority: Authority { host, port } })
+    }
+}
+
+/// Returns the port that a scheme has if none is named.
+pub fn default_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    }
+}
+
+/// RFC 3986's `reg-name`: unreserved characters, percent-encoding and sub-delimiters.
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte)
 }
 
 #[cfg(test)]
@@ -14,21 +112,70 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_are_origins_as_browsers_write_them() {
-        for good in ["https://app.example.com", "http://localhost:3000", "http://[::1]:3000", "capacitor://localhost"] {
-            assert!(is_origin(good), "{good}");
+    fn an_origin_is_a_scheme_a_host_and_a_port() {
+        for good in ["https://app.example.com", "http://localhost:3000", "http://[::1]:3000", "capacitor://localhost", "http://a:80"] {
+            assert!(Origin::parse(good).is_some(), "{good}");
         }
         for bad in [
+            "",
             "*",
             "null",
             "app.example.com",
+            "://a",
+            "1://a",
+            "https://",
+            "https://:443",
+            "https://a:",
+            "https://a:port",
+            "https://a:65536",
+            "https://a:1:1",
             "https://app.example.com/",
-            "https://App.example.com",
-            "https://a:443",
-            "http://a:80",
+            "https://app.example.com?x",
+            "https://user@a",
             "https://*.a",
+            "https://[a]",
+            "https://[::1]x",
+            "https://[::1",
+            "https://ä",
         ] {
-            assert!(!is_origin(bad), "{bad}");
+            assert_eq!(Origin::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins_are_equal_in_any_case_and_with_or_without_the_default_port() {
+        for same in [
+            ["http://a", "http://a:80"],
+            ["https://a", "https://a:443"],
+            ["https://a:0443", "https://a"],
+            ["HTTPS://App.Example.COM", "https://app.example.com"],
+            ["http://[::1]", "http://[0:0:0:0:0:0:0:1]:80"],
+            ["http://[2001:DB8::A]:81", "http://[2001:db8::a]:81"],
+        ] {
+            assert_eq!(Origin::parse(same[0]), Origin::parse(same[1]), "{same:?}");
+        }
+        for different in [
+            ["http://a", "https://a"],
+            ["http://a", "http://a:443"],
+            ["https://a", "https://a:80"],
+            ["http://a", "http://a.b"],
+            ["http://a", "http://a."],
+            ["capacitor://a", "capacitor://a:80"],
+        ] {
+            assert_ne!(Origin::parse(different[0]), Origin::parse(different[1]), "{different:?}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_a_host_with_or_without_a_port() {
+        let named = |name: &str, port| Some(Authority { host: Host::Name(name.into()), port });
+        assert_eq!(Authority::parse("A.example"), named("a.example", None));
+        assert_eq!(Authority::parse("a:8080"), named("a", Some(8080)));
+        assert_eq!(Authority::parse("a:"), named("a", None));
+        assert_eq!(Authority::parse("a_b~%41"), named("a_b~%41", None));
+        assert_eq!(Authority::parse("[::1]:1"), Some(Authority { host: Host::V6(Ipv6Addr::LOCALHOST), port: Some(1) }));
+        for bad in ["", ":80", "a b", "a/b", "u@a", "a,b:x", "a:-1", "a:+1", "a:1:2", "a:99999", "::1", "[::1", "[::1]1", "[v]", "ä"] {
+            assert_eq!(Authority::parse(bad), None, "{bad}");
         }
     }
 }

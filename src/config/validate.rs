@@ -3,8 +3,8 @@
 use toml::{Table, Value};
 
 use super::Config;
+use super::Origin;
 use super::known::{KeyPath, dotted};
-use super::origin::is_origin;
 
 /// Here zero has a meaning: none, never, or as many as there are cores. Everywhere else it would stop all work, so a new
 /// setting is checked until it is named here.
@@ -95,10 +95,10 @@ fn operate_listen(config: &Config) -> Option<String> {
 
 fn auth(config: &Config, found: &mut Vec<String>) {
     let auth = &config.auth;
-    for origin in auth.origins.iter().filter(|origin| !is_origin(origin)) {
+    for origin in auth.origins.iter().filter(|origin| Origin::parse(origin).is_none()) {
         found.push(format!(
-            "\"auth.origins\" holds \"{origin}\"; an origin is a scheme and a host in small letters, and a port that is not the \
-             scheme's own, as in \"https://app.example.com\""
+            "\"auth.origins\" holds \"{origin}\"; an origin is a scheme, a host and, if it is not the scheme's own, a port, \
+             without a path, as in \"https://app.example.com\""
         ));
     }
     for (position, key) in auth.keys.iter().enumerate() {
