@@ -8,13 +8,14 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use http::StatusCode;
+use http::header::HOST;
+use http::{StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
 use crate::auth::{self, Auth};
-use crate::config::{Config, Scope};
+use crate::config::{Authority, Config, Scope};
 use crate::http::ingress::{self, Ingress};
 use crate::http::operate::{self, Operate, dead_letters};
 use crate::metrics::Metrics;
@@ -42,13 +43,13 @@ impl Front {
         Arc::new(Front { auth: auth.clone(), metrics: operate.node.metrics.clone(), routes: TowerToHyperService::new(routes) })
     }
 
-    /// Answers a request: refuses pages of other origins, passes the client on to the routes, and counts problems. Not a layer of the
-    /// router, which would cost each request two allocations.
+    /// Answers a request: checks its `Host`, refuses pages of other origins, passes the client on to the routes, and counts problems. Not
+    /// a layer of the router, which would cost each request two allocations.
     ///
     /// # Errors
     /// Never.
     pub async fn answer(self: Arc<Front>, client: Client, mut request: http::Request<Incoming>) -> Result<Response, Infallible> {
-        let response = match self.auth.origin(request.headers()) {
+        let response = match host(&request).and_then(|()| self.auth.origin(request.headers())) {
             Ok(()) => {
                 request.extensions_mut().insert(client);
                 self.routes.call(request).await?
@@ -60,6 +61,18 @@ impl Front {
         }
         Ok(response)
     }
+}
+
+/// Checks that a request names its host once: RFC 9112, section 3.2.
+fn host<B>(request: &http::Request<B>) -> Result<(), Problem> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let is_named = match (hosts.next(), hosts.next()) {
+        (None, _) => request.version() < Version::HTTP_11,
+        (Some(host), None) => host.to_str().is_ok_and(Authority::is_one),
+        (Some(_), Some(_)) => false,
+    };
+    let problem = || Problem::new(StatusCode::BAD_REQUEST, "host", "a request has one Host header, a host with or without a port");
+    is_named.then_some(()).ok_or_else(problem)
 }
 
 /// Returns the routes of clients and producers, and those of operators. Paths are written out, since a nested router costs each request

@@ -781,6 +781,38 @@ mod connections {
     use super::*;
 
     #[tokio::test]
+    async fn a_request_names_its_host_once_whatever_it_asks_for() {
+        let server = TestServer::start().await;
+        let ask = async |request: &str, version: &str, hosts: &str| {
+            let mut raw = Raw::connect(server.address).await;
+            raw.write(format!("{request} HTTP/{version}\r\n{hosts}Connection: close\r\nContent-Length: 0\r\n\r\n").as_bytes()).await;
+            let answer = raw.rest().await;
+            (answer[9..12].parse::<u16>().unwrap(), answer.contains(r#""code":"host""#))
+        };
+        let requests = ["GET /healthz", "GET /metrics", "GET /nothing", "POST /api/pool/events", "GET /api/pool/ws/1", "PUT /healthz"];
+        for request in requests {
+            for bad in [
+                "",
+                "Host: a\r\nHost: a\r\n",
+                "Host:\r\n",
+                "Host: a b\r\n",
+                "Host: me@a\r\n",
+                "Host: a/b\r\n",
+                "Host: a:b\r\n",
+                "Host: [a]\r\n",
+            ] {
+                assert_eq!(ask(request, "1.1", bad).await, (400, true), "{request} with {bad:?}");
+            }
+            for good in ["Host: a\r\n", "host: A.b-c:8080\r\n", "Host: [::1]:1\r\n", "Host: 127.0.0.1\r\n", "Host: a_b:\r\n"] {
+                assert!(!ask(request, "1.1", good).await.1, "{request} with {good:?}");
+            }
+        }
+        assert_eq!(ask("GET /healthz", "1.0", "").await, (200, false), "HTTP/1.0 has no Host");
+        assert_eq!(ask("GET /healthz", "1.0", "Host: a\r\nHost: b\r\n").await, (400, true));
+        assert_eq!(server.metric(r#"signalpost_http_problems_total{code="host"}"#).await, 8.0 * requests.len() as f64 + 1.0);
+    }
+
+    #[tokio::test]
     async fn a_request_head_that_does_not_arrive_in_time_ends_the_connection() {
         let server = TestServer::with("[http]\nheader_deadline_ms = 100").await;
         for half in ["GET /healthz HTTP/1.1\r\nHost: x\r\n", "GE", ""] {
