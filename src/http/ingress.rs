@@ -20,7 +20,7 @@ use crate::config;
 use crate::dispatch::{Receipt, UnderWay};
 use crate::explain::Explained;
 use crate::metrics::EventOutcome;
-use crate::net::problem::{self, Document, Problem};
+use crate::net::problem::{self, CONTENT_ENCODING, Document, Problem};
 use crate::node::Node;
 use crate::types::delivery::Terms;
 use crate::types::event::{self, Body};
@@ -51,7 +51,7 @@ impl Ingress {
     }
 }
 
-/// A request's body, for which there is room while this is there.
+/// A request's body, which holds its room until it is dropped.
 struct Whole<'a> {
     headers: HeaderMap,
     body: Bytes,
@@ -179,6 +179,19 @@ fn under_way(UnderWay: UnderWay) -> Problem {
     Problem::new(StatusCode::CONFLICT, "under_way", detail)
 }
 
+/// Checks that a body is not compressed: its bytes are the message.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+    let values = headers.get_all(http::header::CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("an unreadable name"));
+    let coding = values.flat_map(|value| value.split(',')).map(str::trim).find(|coding| !is_identity(coding));
+    let Some(coding) = coding else { return Ok(()) };
+    let detail = format!("the content coding {coding:?} is not served: send the body as it is, without Content-Encoding");
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, CONTENT_ENCODING, detail))
+}
+
+fn is_identity(coding: &str) -> bool {
+    coding.is_empty() || coding.eq_ignore_ascii_case("identity")
+}
+
 fn bad_query(error: &QueryRejection, known: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "query", format!("{}; {known}", error.body_text()))
 }
@@ -203,9 +216,10 @@ impl Ingress {
         self.node.metrics.event(EventOutcome::Rejected);
     }
 
-    /// The whole body, within its limit, the limit of all, and its deadline.
+    /// Reads the whole body, within its limit, the limit of all, and its deadline.
     async fn read(&self, request: Request<HttpBody>) -> Result<Whole<'_>, Problem> {
         let (parts, body) = request.into_parts();
+        check_encoding(&parts.headers)?;
         let deadline_ms = self.node.config.http.body_deadline_ms;
         let Ok(read) = tokio::time::timeout(Duration::from_millis(deadline_ms), self.collect(body)).await else {
             let detail = format!("the body did not arrive within {deadline_ms} ms (http.body_deadline_ms)");
@@ -215,8 +229,8 @@ impl Ingress {
         Ok(Whole { headers: parts.headers, body, _room: room })
     }
 
-    /// Each part but the first, which the connection's own buffer had room for, finds room before the next one is waited for: who sends
-    /// little is not refused because others send much.
+    /// Reads a body part by part. Each part but the first, which the connection's own buffer had room for, takes room before the next one
+    /// is waited for, so that small bodies are not refused because of large ones.
     async fn collect(&self, body: HttpBody) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem> {
         let bytes_max = self.limits().body_bytes_max;
         let mut body = Limited::new(body, bytes_max);

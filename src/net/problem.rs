@@ -4,7 +4,7 @@ use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::types::event::UserId;
@@ -15,13 +15,16 @@ pub const DETAIL_BYTES_MAX: usize = 1024;
 /// `Retry-After` in seconds, for requests that can't be served now.
 const RETRY_AFTER_S: &str = "2";
 
+/// The code of a body in a content coding that is not served.
+pub const CONTENT_ENCODING: &str = "content_encoding";
+
 /// Why a request can't be served.
 #[derive(Clone, Debug)]
 pub struct Problem {
     pub status: StatusCode,
-    /// Stable, for programs.
+    /// A stable name, for programs.
     pub code: &'static str,
-    /// For people: what is wrong and what to do.
+    /// A sentence for people: what is wrong and what to do.
     pub detail: String,
 }
 
@@ -79,17 +82,23 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self.into_document()).unwrap_or_default();
         let mut response = (status, body).into_response();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::UPGRADE_REQUIRED {
-            // RFC 9110, section 15.5.22: name what to upgrade to.
-            response.headers_mut().insert(http::header::UPGRADE, HeaderValue::from_static("websocket"));
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        for (name, value) in headers(status, code) {
+            response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         response.extensions_mut().insert(ProblemCode(code));
         response
+    }
+}
+
+/// Returns the headers that say what would be served instead, or when.
+fn headers(status: StatusCode, code: &str) -> &'static [(&'static str, &'static str)] {
+    match status {
+        // RFC 9110, section 15.5.22.
+        StatusCode::UPGRADE_REQUIRED => &[("upgrade", "websocket")],
+        // RFC 9110, section 15.5.16.
+        StatusCode::UNSUPPORTED_MEDIA_TYPE if code == CONTENT_ENCODING => &[("accept-encoding", "identity")],
+        StatusCode::UNAUTHORIZED => &[("www-authenticate", "Bearer")],
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => &[("retry-after", RETRY_AFTER_S)],
+        _ => &[],
     }
 }

@@ -304,6 +304,33 @@ async fn a_batch_answers_each_of_its_events_and_the_good_ones_are_published() {
 }
 
 #[tokio::test]
+async fn a_body_in_a_content_coding_is_refused_and_not_taken_for_the_message() {
+    let mut witness = Witness::start().await;
+    for path in ["/events", "/users/data/messages"] {
+        let post = |coding: &'static [&'static str]| {
+            let body = json!({ "type": "a", "data": coding }).to_string();
+            let request = witness.server.http.post(witness.server.url(path)).header("content-type", "application/json").body(body);
+            coding.iter().fold(request, |request, coding| request.header("content-encoding", *coding)).send()
+        };
+        for coding in [&["gzip"][..], &["GZIP"], &["br"], &["identity, gzip"], &["identity", "deflate"], &["x"]] {
+            let response = post(coding).await.unwrap();
+            assert_eq!(response.headers()["accept-encoding"], "identity", "{coding:?}");
+            assert_eq!(response.headers()["content-type"], "application/problem+json");
+            assert_eq!(response.status(), 415, "{coding:?}");
+            assert_eq!(response.json::<Value>().await.unwrap()["code"], "content_encoding");
+        }
+        for coding in [&[][..], &[""], &["identity"], &["Identity, IDENTITY"]] {
+            assert_eq!(post(coding).await.unwrap().status(), 202, "{coding:?}");
+            assert!(witness.data.text().await.contains(&json!(coding).to_string()));
+        }
+        witness.data.quiet().await;
+    }
+    let other =
+        witness.server.http.post(witness.server.url("/events")).header("content-type", "text/plain").body("x").send().await.unwrap();
+    assert_eq!((other.status().as_u16(), other.headers().get("accept-encoding")), (415, None), "a media type is no coding");
+}
+
+#[tokio::test]
 async fn the_short_form_gets_an_id_and_a_source() {
     let mut witness = Witness::start().await;
     let receipt = witness.publish(&[("content-type", "application/json")], r#"{"type":"a.b","data":{"x": 1}}"#).await.accepted();
