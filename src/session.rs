@@ -76,7 +76,7 @@ pub async fn connect(
     mut request: Request<axum::body::Body>,
 ) -> Result<Response, Problem> {
     let user = problem::user(user, sessions.sockets.user_id_bytes_max)?;
-    let handshake = Handshake::read(request.method(), request.headers())?;
+    let handshake = Handshake::read(&request)?;
     if !sessions.ready.load(Ordering::Relaxed) {
         return Err(Problem::stopping());
     }

@@ -93,8 +93,8 @@ impl IntoResponse for Problem {
 /// Returns the headers that say what would be served instead, or when.
 fn headers(status: StatusCode, code: &str) -> &'static [(&'static str, &'static str)] {
     match status {
-        // RFC 9110, section 15.5.22.
-        StatusCode::UPGRADE_REQUIRED => &[("upgrade", "websocket")],
+        // RFC 9110, section 15.5.22, and RFC 6455, section 4.2.2.
+        StatusCode::UPGRADE_REQUIRED => &[("upgrade", "websocket"), ("connection", "Upgrade"), ("sec-websocket-version", "13")],
         // RFC 9110, section 15.5.16.
         StatusCode::UNSUPPORTED_MEDIA_TYPE if code == CONTENT_ENCODING => &[("accept-encoding", "identity")],
         StatusCode::UNAUTHORIZED => &[("www-authenticate", "Bearer")],

@@ -1,14 +1,23 @@
-//! The opening handshake of RFC 6455, section 4.2: what the request must say, and what the session learns from it.
+//! The opening handshake of RFC 6455, section 4.2: what the request must have, and what the session learns from it.
 
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use http::header::{
     CONNECTION, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use super::protocol::V1;
 use crate::config::Sockets;
 use crate::net::problem::Problem;
 use crate::net::websocket;
+
+/// Bytes of a client's key.
+const KEY_BYTES: usize = 16;
+
+/// Reads the key of any client that encodes 16 bytes, also if the bits that its last letter leaves over are not zero.
+const KEY_ENCODING: GeneralPurpose = GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
 /// A request that may become a session.
 #[derive(Debug)]
@@ -18,31 +27,37 @@ pub struct Handshake {
 }
 
 impl Handshake {
+    /// Reads a request for a WebSocket.
+    ///
     /// # Errors
     /// What the request lacks.
-    pub fn read(method: &Method, headers: &HeaderMap) -> Result<Handshake, Problem> {
+    pub fn read<B>(request: &Request<B>) -> Result<Handshake, Problem> {
+        let headers = request.headers();
         let names = |name, token| tokens(headers, name).any(|part| part.eq_ignore_ascii_case(token));
-        if method != Method::GET || !names(UPGRADE, "websocket") || !names(CONNECTION, "upgrade") {
+        let upgrades = names(UPGRADE, "websocket") && names(CONNECTION, "upgrade");
+        if request.method() != Method::GET || request.version() < Version::HTTP_11 || !upgrades {
             return Err(Problem::new(
                 StatusCode::UPGRADE_REQUIRED,
                 "websocket_required",
-                "this is a WebSocket address: connect with a WebSocket client, as `Connection: Upgrade` and `Upgrade: websocket` say",
+                "this is a WebSocket address: connect with a WebSocket client, which sends `Connection: Upgrade` and `Upgrade: websocket` \
+                 over HTTP/1.1",
             ));
         }
-        if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
-            let detail = "Sec-WebSocket-Version must be 13";
+        if only(headers, SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+            let detail = "there must be one Sec-WebSocket-Version, which is 13";
             return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "websocket_version", detail));
         }
-        let Some(key) = headers.get(SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24) else {
-            let detail = "Sec-WebSocket-Key must be 16 bytes in base64";
+        let is_key = |key: &&HeaderValue| KEY_ENCODING.decode(key.as_bytes()).is_ok_and(|bytes| bytes.len() == KEY_BYTES);
+        let Some(key) = only(headers, SEC_WEBSOCKET_KEY).filter(is_key) else {
+            let detail = "there must be one Sec-WebSocket-Key, which is 16 bytes in base64";
             return Err(Problem::new(StatusCode::BAD_REQUEST, "websocket_key", detail));
         };
-        // Letter by letter: a client fails the connection when what is selected is not what it offered.
+        // Case-sensitive: the selected subprotocol must be exactly one that the client offered (RFC 6455, section 4.1).
         let subprotocol = tokens(headers, SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == V1).then_some(V1);
         Ok(Handshake { accept: websocket::accept_key(key.as_bytes()), subprotocol })
     }
 
-    /// The 101 that makes it a WebSocket.
+    /// Makes the 101 that turns the connection into a WebSocket.
     pub fn response<B: Default>(&self) -> Response<B> {
         let mut response = Response::new(B::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -82,9 +97,15 @@ pub fn attributes(query: &str, sockets: &Sockets) -> Result<Vec<(String, String)
     Ok(attributes)
 }
 
-/// The parts of a comma-separated header.
+/// Returns the parts of a comma-separated header.
 fn tokens(headers: &HeaderMap, name: http::HeaderName) -> impl Iterator<Item = &str> {
     headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// Returns the value of a header that is there once.
+fn only(headers: &HeaderMap, name: http::HeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
 }
 
 #[cfg(test)]
@@ -93,8 +114,9 @@ mod tests {
     use crate::config::Config;
 
     /// The request of RFC 6455, section 1.3, and these headers over it; an empty value takes one away.
-    fn request(changes: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn request(changes: &[(&'static str, &'static str)]) -> Request<()> {
+        let mut request = Request::new(());
+        let headers = request.headers_mut();
         let whole = [
             ("connection", "Upgrade"),
             ("upgrade", "websocket"),
@@ -107,11 +129,15 @@ mod tests {
                 headers.insert(*name, HeaderValue::from_static(value));
             }
         }
-        headers
+        request
     }
 
     fn read(changes: &[(&'static str, &'static str)]) -> Result<Handshake, (u16, &'static str)> {
-        Handshake::read(&Method::GET, &request(changes)).map_err(|problem| (problem.status.as_u16(), problem.code))
+        refused(&request(changes))
+    }
+
+    fn refused(request: &Request<()>) -> Result<Handshake, (u16, &'static str)> {
+        Handshake::read(request).map_err(|problem| (problem.status.as_u16(), problem.code))
     }
 
     fn sockets() -> Sockets {
@@ -131,9 +157,9 @@ mod tests {
 
     #[test]
     fn tokens_are_found_in_any_case_and_among_others() {
-        let mut headers = request(&[("connection", "keep-alive,  UPGRADE"), ("upgrade", "h2c")]);
-        headers.append("upgrade", HeaderValue::from_static("WebSocket"));
-        assert!(Handshake::read(&Method::GET, &headers).is_ok());
+        let mut proxied = request(&[("connection", "keep-alive,  UPGRADE"), ("upgrade", "h2c")]);
+        proxied.headers_mut().append("upgrade", HeaderValue::from_static("WebSocket"));
+        assert!(Handshake::read(&proxied).is_ok());
         assert_eq!(read(&[("connection", "upgraded")]).unwrap_err(), (426, "websocket_required"));
     }
 
@@ -145,10 +171,37 @@ mod tests {
         assert_eq!(read(&[("upgrade", "h2c")]).unwrap_err(), required);
         assert_eq!(read(&[("sec-websocket-version", "")]).unwrap_err(), (426, "websocket_version"));
         assert_eq!(read(&[("sec-websocket-version", "8")]).unwrap_err(), (426, "websocket_version"));
-        assert_eq!(read(&[("sec-websocket-key", "")]).unwrap_err(), (400, "websocket_key"));
-        assert_eq!(read(&[("sec-websocket-key", "dGhlIHNhbXBsZQ==")]).unwrap_err(), (400, "websocket_key"));
-        let problem = Handshake::read(&Method::POST, &request(&[])).unwrap_err();
-        assert_eq!((problem.status.as_u16(), problem.code), required);
+        let mut post = request(&[]);
+        *post.method_mut() = Method::POST;
+        assert_eq!(refused(&post).unwrap_err(), required);
+        let mut old = request(&[]);
+        *old.version_mut() = Version::HTTP_10;
+        assert_eq!(refused(&old).unwrap_err(), required);
+    }
+
+    #[test]
+    fn a_key_is_16_bytes_in_base64_and_there_once() {
+        for bad in [
+            "",
+            "dGhlIHNhbXBsZQ==",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            "dGhlIHNhbXBsZSBub25jZQ=",
+            "dGhlIHNhbXBsZSBub25jZSE=",
+            "dGhlIHNhbXBsZSBub25jZSEh",
+            "dGhlIHNhbXBsZSBub25jZ===",
+            "dGhlIHNhbXBsZSBub25-_w==",
+            "dGhlIHNhbXBsZSBub25j Q==",
+            "????????????????????????",
+        ] {
+            assert_eq!(read(&[("sec-websocket-key", bad)]).unwrap_err(), (400, "websocket_key"), "{bad}");
+        }
+        assert!(read(&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZR==")]).is_ok(), "bits that are left over don't matter");
+        let mut two = request(&[]);
+        two.headers_mut().append("sec-websocket-key", HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+        assert_eq!(refused(&two).unwrap_err(), (400, "websocket_key"));
+        let mut two = request(&[]);
+        two.headers_mut().append("sec-websocket-version", HeaderValue::from_static("13"));
+        assert_eq!(refused(&two).unwrap_err(), (426, "websocket_version"));
     }
 
     #[test]
