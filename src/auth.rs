@@ -6,6 +6,7 @@ pub mod api_keys;
 pub mod origin;
 pub mod tokens;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -122,9 +123,9 @@ impl Auth {
         if self.tokens.is_none() {
             return Ok(Some(Identity::default()));
         }
-        let in_query = || query.split('&').find_map(|pair| pair.strip_prefix(TOKEN_PARAMETER)?.strip_prefix('='));
-        let token = bearer(headers).or_else(|| offered(headers)).or_else(|| in_query().filter(|_| self.token_in_query));
-        token.map(|token| self.token(user, token)).transpose()
+        let shown = bearer(headers).or_else(|| offered(headers)).map(Cow::Borrowed);
+        let token = shown.or_else(|| self.token_in_query.then(|| queried(query)).flatten());
+        token.map(|token| self.token(user, &token)).transpose()
     }
 
     /// What a token says of a user, at the start of a session or later.
@@ -201,4 +202,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 fn offered(headers: &HeaderMap) -> Option<&str> {
     let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
     offers.flat_map(|value| value.split(',')).find_map(|offer| offer.trim().strip_prefix(TOKEN_SUBPROTOCOL))
+}
+
+/// Returns the token in the query string.
+fn queried(query: &str) -> Option<Cow<'_, str>> {
+    form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == TOKEN_PARAMETER).map(|(_, token)| token)
 }

@@ -74,25 +74,22 @@ impl Handshake {
     }
 }
 
-/// The session attributes in a query string: those that the configuration names; the first of each.
+/// Returns the session attributes in a query string: those that the configuration names; of each the first.
 ///
 /// # Errors
 /// A value is over its limit.
 pub fn attributes(query: &str, sockets: &Sockets) -> Result<Vec<(String, String)>, Problem> {
     let mut attributes: Vec<(String, String)> = Vec::new();
-    for pair in query.split('&') {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let known = sockets.attributes.iter().any(|known| known == name) && !attributes.iter().any(|(seen, _)| seen == name);
-        if !known {
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let is_wanted = sockets.attributes.iter().any(|known| *known == name) && !attributes.iter().any(|(seen, _)| *seen == name);
+        if !is_wanted {
             continue;
         }
-        let value = value.replace('+', " ");
-        let value = percent_encoding::percent_decode_str(&value).decode_utf8_lossy().into_owned();
         if value.len() > sockets.attribute_bytes_max {
             let detail = format!("the attribute {name} has {} bytes, over the limit of {}", value.len(), sockets.attribute_bytes_max);
             return Err(Problem::new(StatusCode::BAD_REQUEST, "attribute_too_long", detail));
         }
-        attributes.push((name.to_owned(), value));
+        attributes.push((name.into_owned(), value.into_owned()));
     }
     Ok(attributes)
 }
@@ -225,6 +222,7 @@ mod tests {
         assert_eq!(read("locale=de&format=compact&locale=fr"), [pair("locale", "de"), pair("format", "compact")]);
         assert_eq!(read("format&locale=a=b"), [pair("format", ""), pair("locale", "a=b")]);
         assert_eq!(read("locale=%C3%A9+%2B%26"), [pair("locale", "é +&")]);
+        assert_eq!(read("%6Cocale=de&locale=fr"), [pair("locale", "de")], "names are decoded too");
         assert_eq!(read("locale=%FF%"), [pair("locale", "\u{FFFD}%")]);
     }
 
