@@ -7,3 +7,4 @@ pub mod drop_reason;
 pub mod event;
 pub mod fault;
 pub mod time;
+pub mod timestamp;

@@ -331,6 +331,22 @@ async fn a_body_in_a_content_coding_is_refused_and_not_taken_for_the_message() {
 }
 
 #[tokio::test]
+async fn a_time_keeps_all_that_rfc_3339_allows() {
+    let mut witness = Witness::with("dedup_window_ms = 0").await;
+    for time in [
+        "9999-12-31T23:59:59Z",
+        "2018-04-05T17:31:00.123456789012Z",
+        "2018-04-05t17:31:00z",
+        "2016-12-31T23:59:60Z",
+        "2018-04-05T17:31:00-00:00",
+    ] {
+        let event = format!(r#"{{"specversion":"1.0","type":"a","source":"/s","id":"1","time":"{time}","data":1}}"#);
+        witness.publish(&[STRUCTURED], event).await.accepted();
+        witness.sees(&format!("1\n/s\na\n-\n{time}\napplication/json"), &Message::text("1")).await;
+    }
+}
+
+#[tokio::test]
 async fn the_short_form_gets_an_id_and_a_source() {
     let mut witness = Witness::start().await;
     let receipt = witness.publish(&[("content-type", "application/json")], r#"{"type":"a.b","data":{"x": 1}}"#).await.accepted();
@@ -422,6 +438,11 @@ async fn each_bad_event_is_refused_by_name_and_the_neighbour_reads_on() {
         (vec![STRUCTURED], event(r#","data_base64":7"#), 400, "attribute"),
         (vec![STRUCTURED], event(r#","time":"tomorrow""#), 400, "attribute"),
         (vec![STRUCTURED], event(r#","time":"2018-04-05""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","time":"2018-W14-4T17:31:00Z""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","time":"2018-04-05T17:31:00""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","time":"2018-04-05T17:31:00,5Z""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","time":"20180405T173100Z""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","time":"2018-04-05T24:00:00Z""#), 400, "attribute"),
         (vec![STRUCTURED], event(r#","source":"not a uri""#), 400, "attribute"),
         (vec![STRUCTURED], event(r#","no_such":"x""#), 400, "attribute"),
         (vec![STRUCTURED], event(r#","Upper":"x""#), 400, "attribute"),
