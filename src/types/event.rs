@@ -26,7 +26,7 @@ pub struct Event {
     pub time: Option<String>,
     /// `datacontenttype`; `application/json` if the producer named none.
     pub content_type: String,
-    /// Extension attributes in their string form.
+    /// Extension attributes in their string form, and `dataschema`.
     pub extensions: Vec<(String, String)>,
     pub data: Option<Body>,
 }
@@ -147,6 +147,31 @@ fn raw(text: &str) -> serde_json::Result<&RawValue> {
     serde_json::from_str(text)
 }
 
+/// Checks that the strings in a JSON value are Unicode text. The grammar lets an escape stand for half of a surrogate pair, which most
+/// languages can't read or write (RFC 8259, section 8.2).
+///
+/// # Errors
+/// Which half stands alone, and where.
+pub fn check_surrogates(json: &str) -> Result<(), serde_json::Error> {
+    let escape = |at: usize| json.get(at..)?.strip_prefix("\\u")?.get(..4).and_then(|digits| u16::from_str_radix(digits, 16).ok());
+    let mut at = 0;
+    while let Some(found) = json.get(at..).and_then(|rest| rest.find('\\')) {
+        at += found;
+        let (first, second) = (escape(at), escape(at + 6));
+        at += match (first, second) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+            (Some(half @ 0xD800..=0xDFFF), _) => {
+                let words = format!("\\u{half:04x} at byte {at} is half of a character: it must be one of a surrogate pair");
+                return Err(serde::de::Error::custom(words));
+            }
+            (Some(_), _) => 6,
+            // A backslash and what it escapes.
+            (None, _) => 2,
+        };
+    }
+    Ok(())
+}
+
 impl Body {
     /// Returns a body of one JSON value (RFC 8259), kept as it was written: numbers keep their digits.
     ///
@@ -154,6 +179,7 @@ impl Body {
     /// The text is not one JSON value.
     pub fn json(text: String) -> Result<Body, serde_json::Error> {
         let value: &RawValue = serde_json::from_str(&text)?;
+        check_surrogates(value.get())?;
         // Surrounding whitespace is not part of the value.
         if value.get().len() == text.len() { Ok(Body::Json(text)) } else { Ok(Body::Json(value.get().to_owned())) }
     }
@@ -199,6 +225,27 @@ mod tests {
         assert_eq!(body, Body::Json("{\"n\": 1.10000000000000000001e400}".into()));
         assert!(Body::json("{} {}".into()).is_err());
         assert!(Body::json(String::new()).is_err());
+    }
+
+    #[test]
+    fn a_json_body_is_unicode_text() {
+        for good in [r#""\ud83d\ude97 \u00e4\uFFFF \uD83D\uDE97""#, r#""\\ud800""#, r#""\"\\\\ud800 \u005cud800""#, r#"{"\ud83d\ude97":1}"#]
+        {
+            assert!(Body::json(good.into()).is_ok(), "{good}");
+        }
+        for bad in [
+            r#""\ud800""#,
+            r#""\uDFFF""#,
+            r#""\ud800 \udc00""#,
+            r#""\ude97\ud83d""#,
+            r#""\ud83d\ud83d\ude97""#,
+            r#"{"a":["\\\ud83d"]}"#,
+            r#"{"\udc00":1}"#,
+        ] {
+            let error = Body::json(bad.into()).unwrap_err().to_string();
+            assert!(error.contains("half of a character"), "{bad}: {error}");
+        }
+        assert_eq!(Body::sniff(r#""\ud800""#.into()), Body::Text(r#""\ud800""#.into()));
     }
 
     #[test]

@@ -220,7 +220,7 @@ async fn the_examples_of_the_json_format_are_taken_in_binary_mode() {
     ];
     for (id, content_type, body, data) in [
         ("A234-1234-1234", "application/vnd.apache.thrift.binary", &b"\0\x01\xfe\xff"[..], Message::binary(vec![0, 1, 254, 255])),
-        ("B234-1234-1234", "application/xml", b"<much wow=\"xml\"/>", Message::binary(b"<much wow=\"xml\"/>".to_vec())),
+        ("B234-1234-1234", "application/xml", b"<much wow=\"xml\"/>", Message::text("<much wow=\"xml\"/>")),
         (
             "C234-1234-1234",
             "application/json",
@@ -331,6 +331,17 @@ async fn a_body_in_a_content_coding_is_refused_and_not_taken_for_the_message() {
 }
 
 #[tokio::test]
+async fn a_policy_sees_the_dataschema_among_the_extensions() {
+    let mut witness = Witness::start().await;
+    let event = r#"{"specversion":"1.0","type":"a","source":"/s","id":"1","dataschema":"https://example.com/s#1","x":1,"data":1}"#;
+    witness.publish(&[STRUCTURED], event).await.accepted();
+    witness.sees("1\n/s\na\n-\n-\napplication/json\ndataschema=https://example.com/s#1\nx=1", &Message::text("1")).await;
+    let headers = [("ce-specversion", "1.0"), ("ce-type", "a"), ("ce-source", "/s"), ("ce-id", "2"), ("ce-dataschema", "urn:a:1")];
+    witness.publish(&headers, "2").await.accepted();
+    witness.sees("2\n/s\na\n-\n-\napplication/json\ndataschema=urn:a:1", &Message::text("2")).await;
+}
+
+#[tokio::test]
 async fn a_time_keeps_all_that_rfc_3339_allows() {
     let mut witness = Witness::with("dedup_window_ms = 0").await;
     for time in [
@@ -344,6 +355,15 @@ async fn a_time_keeps_all_that_rfc_3339_allows() {
         witness.publish(&[STRUCTURED], event).await.accepted();
         witness.sees(&format!("1\n/s\na\n-\n{time}\napplication/json"), &Message::text("1")).await;
     }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_before_json_is_ignored() {
+    let mut witness = Witness::start().await;
+    witness.publish(&[], "\u{feff}{\"type\":\"a\",\"data\":1}").await.accepted();
+    assert_eq!(witness.data.text().await, "1");
+    request(&witness.server, Method::POST, "/users/data/messages", &[], "\u{feff}[2]").await.accepted();
+    assert_eq!(witness.data.text().await, "[2]");
 }
 
 #[tokio::test]
@@ -443,6 +463,13 @@ async fn each_bad_event_is_refused_by_name_and_the_neighbour_reads_on() {
         (vec![STRUCTURED], event(r#","time":"2018-04-05T17:31:00,5Z""#), 400, "attribute"),
         (vec![STRUCTURED], event(r#","time":"20180405T173100Z""#), 400, "attribute"),
         (vec![STRUCTURED], event(r#","time":"2018-04-05T24:00:00Z""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","subject":"""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","dataschema":"""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","dataschema":"/relative""#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","dataschema":7"#), 400, "attribute"),
+        (vec![STRUCTURED], event(r#","data":"\ud800""#), 400, "json"),
+        (vec![STRUCTURED], event(r#","subject":"\udc00""#), 400, "json"),
+        (plain.into(), br#"{"type":"\ud83d"}"#.into(), 400, "json"),
         (vec![STRUCTURED], event(r#","source":"not a uri""#), 400, "attribute"),
         (vec![STRUCTURED], event(r#","no_such":"x""#), 400, "attribute"),
         (vec![STRUCTURED], event(r#","Upper":"x""#), 400, "attribute"),
@@ -456,6 +483,7 @@ async fn each_bad_event_is_refused_by_name_and_the_neighbour_reads_on() {
         (vec![("content-type", "text/plain")], b"hello".into(), 415, "media_type"),
         (vec![("content-type", "application/x-www-form-urlencoded")], b"type=a".into(), 415, "media_type"),
         (vec![("content-type", "application/cloudevents+avro")], b"Obj".into(), 415, "event_format"),
+        (vec![("content-type", "application/cloudevents+xml")], b"<event/>".into(), 415, "event_format"),
         (vec![("content-type", "application/cloudevents-batch+protobuf")], b"".into(), 415, "event_format"),
         (without("ce-specversion"), b"".into(), 400, "missing_attribute"),
         (without("ce-type"), b"".into(), 400, "missing_attribute"),
@@ -463,6 +491,9 @@ async fn each_bad_event_is_refused_by_name_and_the_neighbour_reads_on() {
         (without("ce-id"), b"".into(), 400, "missing_attribute"),
         (with("content-type", "application/json"), b"{".into(), 400, "data"),
         (with("content-type", "application/json"), b"\xff".into(), 400, "data"),
+        (with("content-type", "application/json"), br#""\ud800""#.into(), 400, "data"),
+        (with("ce-subject", ""), b"".into(), 400, "attribute"),
+        (with("ce-dataschema", "relative"), b"".into(), 400, "attribute"),
         (with("content-type", "text/plain"), long.clone().into_bytes(), 413, "event_too_large"),
         (with("ce-time", "noon"), b"".into(), 400, "attribute"),
         (with("ce-no-such", "x"), b"".into(), 400, "attribute"),
@@ -590,6 +621,8 @@ async fn a_bad_direct_message_is_refused() {
         ("/users/1001/messages", b"hello".into(), 400, "json"),
         ("/users/1001/messages", b"1 2".into(), 400, "json"),
         ("/users/1001/messages", b"\"\xff\"".into(), 400, "json"),
+        ("/users/1001/messages", br#""\ud800""#.into(), 400, "json"),
+        ("/users/1001/messages", br#"{"\udfff":1}"#.into(), 400, "json"),
         ("/users/1001/messages", format!("\"{}\"", "x".repeat(1024)).into(), 413, "event_too_large"),
         ("/users/1001/messages", vec![b' '; 2049], 413, "body_too_large"),
         ("/users/1001/messages?ttl=5", b"1".into(), 400, "query"),
