@@ -58,13 +58,25 @@ struct Whole<'a> {
     _room: Option<SemaphorePermit<'a>>,
 }
 
-/// The answer to one event; to a batch, one for each in its order.
+/// The answer to one event; a batch is answered with one for each event, in its order.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Item {
     Receipt(Box<Receipt>),
     Explained(Box<Explained>),
     Problem(Document),
+}
+
+impl Item {
+    /// Returns the status of a batch: 202 if all of it was accepted, also if it is empty; 207 if a part was; 400 if nothing was.
+    fn status(items: &[Item]) -> StatusCode {
+        let refused = items.iter().filter(|item| matches!(item, Item::Problem(_))).count();
+        match refused {
+            0 => StatusCode::ACCEPTED,
+            all if all == items.len() => StatusCode::BAD_REQUEST,
+            _ => StatusCode::MULTI_STATUS,
+        }
+    }
 }
 
 /// What a producer wants to know, and whether anything is to happen.
@@ -75,8 +87,8 @@ pub struct PublishQuery {
     dry_run: bool,
 }
 
-/// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems. With `explain=true` a receipt has
-/// the whole story; with `dry_run=true` it is told what would happen, and nothing does.
+/// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With
+/// `explain=true` a receipt has the whole story; with `dry_run=true` it says what would happen, and nothing does.
 ///
 /// # Errors
 /// What is wrong with the request, or with its only event.
@@ -89,7 +101,7 @@ pub async fn publish(
     let Query(query) = query.map_err(|error| bad_query(&error, "publishing takes explain and dry_run, each true or false"))?;
     let whole = ingress.read(request).await?;
     match cloudevents::read(&whole.headers, &whole.body, ingress.limits()).inspect_err(|_| ingress.rejected())? {
-        cloudevents::Request::One(parsed) => Ok(accepted(&ingress.dispatch(parsed, query).await?)),
+        cloudevents::Request::One(parsed) => Ok(answer(StatusCode::ACCEPTED, &ingress.dispatch(parsed, query).await?)),
         cloudevents::Request::Batch(parsed) => {
             let mut items = Vec::with_capacity(parsed.len());
             for parsed in parsed {
@@ -101,7 +113,7 @@ pub async fn publish(
                     }
                 });
             }
-            Ok(accepted(&items))
+            Ok(answer(Item::status(&items), &items))
         }
     }
 }
@@ -154,10 +166,10 @@ pub async fn tell(
     let once = idempotency_key(&headers)?;
     let (receipt, ticket) = ingress.node.dispatch.tell(user, body, terms, once.as_deref()).map_err(under_way)?;
     ticket.stored().await;
-    Ok(accepted(&receipt))
+    Ok(answer(StatusCode::ACCEPTED, &receipt))
 }
 
-/// The key by which a message is sent once: the same key for the same user again, within the window, does nothing.
+/// Returns the key by which a message is sent once: the same key for the same user again, within the window, does nothing.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(key) = headers.get(&IDEMPOTENCY_KEY) else { return Ok(None) };
     let wrong = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "idempotency_key", format!("Idempotency-Key: {detail}"));
@@ -266,12 +278,12 @@ impl Ingress {
     }
 }
 
-fn accepted<T: Serialize>(answer: &T) -> Response {
+fn answer<T: Serialize>(status: StatusCode, answer: &T) -> Response {
     let mut body = Vec::with_capacity(RECEIPT_BYTES);
     // Receipts are structs of strings and numbers: serializing them can't fail.
     let _ = serde_json::to_writer(&mut body, answer);
     let mut response = Response::new(HttpBody::from(body));
-    *response.status_mut() = StatusCode::ACCEPTED;
+    *response.status_mut() = status;
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -162,7 +162,12 @@ struct Answer {
 
 impl Answer {
     fn accepted(self) -> Value {
-        assert_eq!((self.status, self.media_type.as_str()), (202, "application/json"), "{}", self.body);
+        self.batch(202)
+    }
+
+    /// The answer to a batch, with this status.
+    fn batch(self, status: u16) -> Value {
+        assert_eq!((self.status, self.media_type.as_str()), (status, "application/json"), "{}", self.body);
         self.body
     }
 
@@ -291,7 +296,7 @@ async fn a_batch_answers_each_of_its_events_and_the_good_ones_are_published() {
         17,
         {"specversion":"1.0","type":"a","source":"/s","id":"6","data":6}
     ]"#;
-    let items = witness.publish(&[BATCHED], batch).await.accepted();
+    let items = witness.publish(&[BATCHED], batch).await.batch(207);
     let codes: Vec<&Value> = items.as_array().unwrap().iter().map(|item| &item["code"]).collect();
     assert_eq!(codes, [&Value::Null, &json!("missing_attribute"), &json!("specversion"), &Value::Null, &json!("json"), &Value::Null]);
     assert_eq!((&items[1]["status"], &items[1]["title"]), (&json!(400), &json!("Bad Request")));
@@ -301,6 +306,34 @@ async fn a_batch_answers_each_of_its_events_and_the_good_ones_are_published() {
     assert_eq!(witness.server.metric(r#"signalpost_events_total{outcome="rejected"}"#).await, 3.0);
     assert_eq!(witness.server.metric(r#"signalpost_events_total{outcome="duplicate"}"#).await, 1.0);
     assert_eq!(witness.server.metric(r#"signalpost_events_total{outcome="routed"}"#).await, 2.0);
+}
+
+#[tokio::test]
+async fn the_status_of_a_batch_says_whether_all_of_it_was_accepted_or_a_part_or_nothing() {
+    let mut witness = Witness::start().await;
+    let good = |id: u32| format!(r#"{{"specversion":"1.0","type":"a","source":"/s","id":"{id}","data":{id}}}"#);
+    let bad = r#"{"specversion":"1.0","type":"a","source":"/s"}"#.to_owned();
+    for (batch, status) in [
+        (vec![good(1), good(2)], 202),
+        // A repetition was accepted before.
+        (vec![good(1)], 202),
+        (vec![good(3), bad.clone()], 207),
+        (vec![bad.clone(), good(3)], 207),
+        (vec![bad.clone()], 400),
+        (vec![bad.clone(), bad.clone()], 400),
+    ] {
+        let items = witness.publish(&[BATCHED], format!("[{}]", batch.join(","))).await.batch(status);
+        assert_eq!(items.as_array().unwrap().len(), batch.len());
+        for (item, event) in items.as_array().unwrap().iter().zip(&batch) {
+            assert_eq!(item["code"].is_null(), *event != bad, "{items}");
+        }
+    }
+    for id in [1, 2, 3] {
+        assert_eq!(witness.data.text().await, id.to_string());
+    }
+    witness.data.quiet().await;
+    let looked = request(&witness.server, Method::POST, "/events?dry_run=true", &[BATCHED], format!("[{},{bad}]", good(4))).await;
+    looked.batch(207);
 }
 
 #[tokio::test]
