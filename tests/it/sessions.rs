@@ -471,7 +471,8 @@ mod frames {
         }
         let mut v1 = server.connect_v1("2002").await;
         v1.json().await;
-        for message in [Message::text(r#"{"type":"message","data":{"type":"unknown"}}"#), Message::binary([0, 255].as_slice())] {
+        let message = |data: &str| Message::text(format!(r#"{{"type":"message","data":{data}}}"#));
+        for message in [message(r#"{"type":"unknown"}"#), message("null"), Message::binary([0, 255].as_slice())] {
             v1.send(message).await;
             assert_eq!(v1.text().await, json!({ "type": "error", "data": { "code": "unhandled", "detail": detail } }).to_string());
         }
@@ -479,7 +480,7 @@ mod frames {
             server.post(&format!("/users/{user}/messages"), json!("open")).await;
             assert!(client.text().await.contains("open"));
         }
-        assert_eq!(server.metric(r#"signalpost_client_messages_total{outcome="unhandled"}"#).await, 5.0);
+        assert_eq!(server.metric(r#"signalpost_client_messages_total{outcome="unhandled"}"#).await, 6.0);
     }
 
     #[tokio::test]
@@ -488,20 +489,24 @@ mod frames {
         let mut client = server.connect_v1("1001").await;
         client.json().await;
         let frames = [
-            "",
-            "hello",
-            "[]",
-            r#"{"type":"subscribe"}"#,
-            r#"{"type":"ack"}"#,
-            r#"{"type":"ack","seq":-1}"#,
-            r#"{"type":"resume","seq":1}"#,
-            r#"{"type":"message"}"#,
+            ("", "JSON object"),
+            ("hello", "JSON object"),
+            ("[]", "JSON object"),
+            (r#"{"type":"subscribe"}"#, "`type`"),
+            (r#"{"type":"ack"}"#, "needs a `seq`"),
+            (r#"{"type":"ack","seq":-1}"#, "`seq` must be a whole number"),
+            (r#"{"type":"ack","seq":"1"}"#, "`seq` must be a whole number"),
+            (r#"{"type":"resume","seq":1.5,"epoch":"e"}"#, "`seq` must be a whole number"),
+            (r#"{"type":"resume","seq":1}"#, "`epoch`"),
+            (r#"{"type":"message"}"#, "`data`"),
+            (r#"{"type":"message","data":"\ud800"}"#, "half of a surrogate pair"),
         ];
-        for frame in frames {
+        for (frame, says) in frames {
             client.send(Message::text(frame)).await;
             let answer = client.json().await;
             assert_eq!((&answer["type"], &answer["data"]["code"]), (&json!("error"), &json!("invalid_frame")), "{frame}");
-            assert!(answer["data"]["detail"].is_string());
+            let detail = answer["data"]["detail"].as_str().unwrap();
+            assert!(detail.contains(says), "{frame}: {detail}");
         }
         assert_eq!(server.metric(r#"signalpost_client_messages_total{outcome="invalid"}"#).await, frames.len() as f64);
         server.post("/users/1001/messages", json!(1)).await;
