@@ -27,7 +27,7 @@ use crate::types::delivery::{Message, Recipients, Terms};
 use crate::types::event::{self, Body, Event, UserId};
 use apply::{Applied, Letter};
 use plan::{Answer, Decided, Plan, Planned, Step};
-pub use receipt::{Outcome, Receipt};
+pub use receipt::{Consulted, Dropped, Outcome, Receipt};
 use session_policies::Asked;
 
 /// Dispatches events from producers and policies to mailboxes.

@@ -61,7 +61,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 impl Arguments {
-    /// The path below the base path, and the body.
+    /// Returns the path below the base path, and the body.
     fn request(&self) -> anyhow::Result<(String, String)> {
         let (event_type, data) = match (&self.user, self.words.as_slice(), &self.file) {
             (None, [event_type, data], None) => (Some(event_type), Some(data)),

@@ -1,9 +1,13 @@
 //! Receipts: the answer to a producer, as a view of the event's plan and its outcome.
+//!
+//! The command line reads receipts too, perhaps those of a server of another version: unknown members are ignored, missing members
+//! have their defaults, and unknown words stay as they are.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::apply::Applied;
 use super::plan::{Answer, Plan, Step};
@@ -17,7 +21,8 @@ use crate::types::fault::Fault;
 const NAMED_USERS_MAX: usize = 10;
 
 /// The answer to a producer: what happened to one event.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Receipt {
     pub id: String,
     pub source: String,
@@ -35,25 +40,39 @@ pub struct Receipt {
     #[serde(skip_serializing_if = "is_zero")]
     pub joins_refused: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<&'static str>,
+    pub note: Option<Cow<'static, str>>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Consulted {
     pub name: Arc<str>,
+    #[serde(default)]
     pub version: Arc<str>,
     pub outcome: Outcome,
+    #[serde(default)]
     pub deliveries: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub fault: Option<Box<Fault>>,
+    pub fault: Option<Box<FaultReport>>,
     /// Id of the dead letter in which the event is kept for this policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// A fault of which the server knows everything, or the part that a receipt's reader shows.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum FaultReport {
+    #[serde(skip_deserializing)]
+    Whole(Fault),
+    Read {
+        kind: String,
+        detail: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Routed,
@@ -61,14 +80,27 @@ pub enum Outcome {
     Faulted,
     /// The policy faulted too often in a row, and was not called.
     CircuitOpen,
+    /// An outcome that only a server of another version knows.
+    #[serde(untagged)]
+    Other(String),
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Dropped {
-    pub reason: DropReason,
+    pub reason: DroppedBecause,
+    #[serde(default)]
     pub count: usize,
     /// The first of these users.
+    #[serde(default)]
     pub users: Vec<UserId>,
+}
+
+/// A reason, or one that only a server of another version knows.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum DroppedBecause {
+    Known(DropReason),
+    Other(String),
 }
 
 fn is_zero(count: &usize) -> bool {
@@ -81,7 +113,9 @@ impl Receipt {
         let receipt = Receipt { id, recipients: 1, ..Receipt::default() };
         match outcome {
             Posted::Posted { .. } => Receipt { posted: 1, ..receipt },
-            Posted::Dropped(reason) => Receipt { dropped: vec![Dropped { reason, count: 1, users: vec![user.clone()] }], ..receipt },
+            Posted::Dropped(reason) => {
+                Receipt { dropped: vec![Dropped { reason: DroppedBecause::Known(reason), count: 1, users: vec![user.clone()] }], ..receipt }
+            }
         }
     }
 
@@ -102,7 +136,7 @@ impl Receipt {
             posted,
             dropped,
             joins_refused: plan.steps.iter().map(Step::joins_refused).sum(),
-            note: plan.steps.is_empty().then_some("no policy wanted this event type"),
+            note: plan.steps.is_empty().then_some("no policy wanted this event type".into()),
             policies,
         }
     }
@@ -116,15 +150,47 @@ impl Consulted {
         Some(match &step.answer {
             Answer::Decided(decided) => Consulted { deliveries: decided.deliveries.len(), ..consulted },
             Answer::Refused(refusal) => Consulted { outcome: Outcome::Refused, refusal: Some(refusal.clone()), ..consulted },
-            Answer::Faulted(fault) => Consulted { outcome: Outcome::Faulted, fault: Some(fault.clone()), ..consulted },
+            Answer::Faulted(fault) => {
+                Consulted { outcome: Outcome::Faulted, fault: Some(Box::new(FaultReport::Whole((**fault).clone()))), ..consulted }
+            }
             Answer::CircuitOpen => Consulted { outcome: Outcome::CircuitOpen, ..consulted },
         })
     }
 }
 
 impl Outcome {
-    pub fn is_failure(self) -> bool {
+    pub fn is_failure(&self) -> bool {
         matches!(self, Outcome::Faulted | Outcome::CircuitOpen)
+    }
+
+    /// Returns the word that a receipt has for it.
+    pub fn name(&self) -> &str {
+        match self {
+            Outcome::Routed => "routed",
+            Outcome::Refused => "refused",
+            Outcome::Faulted => "faulted",
+            Outcome::CircuitOpen => "circuit_open",
+            Outcome::Other(name) => name,
+        }
+    }
+}
+
+impl DroppedBecause {
+    /// Returns the word that a receipt has for it.
+    pub fn name(&self) -> &str {
+        match self {
+            DroppedBecause::Known(reason) => reason.name(),
+            DroppedBecause::Other(name) => name,
+        }
+    }
+}
+
+impl FaultReport {
+    pub fn kind_and_detail(&self) -> (&str, &str) {
+        match self {
+            FaultReport::Whole(fault) => (fault.defect.kind.name(), &fault.defect.detail),
+            FaultReport::Read { kind, detail } => (kind, detail),
+        }
     }
 }
 
@@ -146,7 +212,8 @@ fn count(plan: &Plan, applied: &Applied) -> (usize, Vec<Dropped>) {
     let mut posted = 0;
     let mut dropped: BTreeMap<DropReason, Dropped> = BTreeMap::new();
     let mut drop = |reason, count, users: &[UserId]| {
-        let dropped = dropped.entry(reason).or_insert_with(|| Dropped { reason, count: 0, users: Vec::new() });
+        let dropped =
+            dropped.entry(reason).or_insert_with(|| Dropped { reason: DroppedBecause::Known(reason), count: 0, users: Vec::new() });
         dropped.count += count;
         dropped.users.extend(users.iter().take(NAMED_USERS_MAX - dropped.users.len()).cloned());
     };
@@ -160,4 +227,36 @@ fn count(plan: &Plan, applied: &Applied) -> (usize, Vec<Dropped>) {
         drop(DropReason::TooManyRecipients, planned.beyond, &planned.beyond_users);
     }
     (posted, dropped.into_values().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_of_another_version_is_read_with_its_own_words() {
+        let answer = r#"{"id":"e1","new":{"a":1},"policies":[
+            {"name":"a","outcome":"postponed","until":"2030"},
+            {"name":"b","version":"2","outcome":"circuit_open","dead_letter":7},
+            {"name":"c","version":"2","outcome":"faulted","fault":{"kind":"melted","detail":"it is gone","policy":"c","digest":7}}],
+            "dropped":[{"reason":"unread","count":3,"users":["1"],"more":2},{"reason":"away","count":1,"users":[]}]}"#;
+        let receipt: Receipt = serde_json::from_str(answer).unwrap();
+        let outcomes: Vec<&str> = receipt.policies.iter().map(|consulted| consulted.outcome.name()).collect();
+        assert_eq!(outcomes, ["postponed", "circuit_open", "faulted"]);
+        assert_eq!(receipt.policies[1].outcome, Outcome::CircuitOpen);
+        assert_eq!(receipt.policies[2].fault.as_ref().unwrap().kind_and_detail(), ("melted", "it is gone"));
+        assert_eq!(receipt.dropped[0].reason, DroppedBecause::Other("unread".into()));
+        assert_eq!(receipt.dropped[1].reason, DroppedBecause::Known(DropReason::Away));
+        assert_eq!((receipt.recipients, receipt.duplicate, receipt.note), (0, false, None));
+    }
+
+    #[test]
+    fn an_outcome_is_written_as_it_is_named() {
+        for outcome in [Outcome::Routed, Outcome::Refused, Outcome::Faulted, Outcome::CircuitOpen, Outcome::Other("new".into())] {
+            assert_eq!(serde_json::to_value(&outcome).unwrap(), outcome.name());
+        }
+        for reason in DropReason::ALL {
+            assert_eq!(serde_json::to_value(DroppedBecause::Known(reason)).unwrap(), reason.name());
+        }
+    }
 }

@@ -89,7 +89,7 @@ pub struct Draft {
 }
 
 /// A policy's refusal of an event, a client's message, a session or a reader.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub struct Refusal {
     pub code: String,
     pub detail: String,

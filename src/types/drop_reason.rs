@@ -1,7 +1,9 @@
 //! Why messages are dropped: one table, the same in receipts, metrics and docs.
 
+use serde::{Deserialize, Serialize};
+
 /// Why a user did not read a message that was for them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DropReason {
     /// The user has no session, and the message was for open sessions only.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::ser::{Error as _, SerializeMap as _};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 /// The `type` that policies see for a message that was sent to a user directly.
@@ -106,6 +106,13 @@ impl UserId {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Reads an id that a server wrote. The length that this server allows is not known here.
+impl<'de> Deserialize<'de> for UserId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UserId, D::Error> {
+        UserId::new(&String::deserialize(deserializer)?, usize::MAX).map_err(serde::de::Error::custom)
     }
 }
 

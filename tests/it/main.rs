@@ -5,6 +5,7 @@
 mod admission;
 mod bounds;
 mod bundled;
+mod commands;
 mod dead_letters;
 mod doors;
 mod events;

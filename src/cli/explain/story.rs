@@ -242,7 +242,7 @@ pooling (12 µs)
 
     #[test]
     fn an_explanation_may_lack_anything() {
-        assert_eq!(for_people("{}"), "published\n");
+        assert_eq!(for_people("{}"), "published → 0 recipients, 0 posted\n");
         assert!(for_people("[]").contains("an unknown format"));
     }
 }

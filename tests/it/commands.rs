@@ -1,0 +1,72 @@
+//! `signalpost send` and `listen` against a real server.
+
+use serde_json::json;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::support::process::signalpost;
+use crate::support::wat::Guest;
+use crate::support::{TestServer, plugins};
+
+/// Runs the command, and returns what it prints.
+fn runs(server: &TestServer, arguments: &[&str]) -> JoinHandle<String> {
+    let mut command = signalpost();
+    let (name, rest) = arguments.split_first().unwrap();
+    command.arg(name).args(["--url", &format!("http://{}/api/pool", server.address)]).args(rest);
+    spawn_blocking(move || {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    })
+}
+
+/// Sends, and returns the lines of the receipt; the first without the event's id.
+async fn sends(server: &TestServer, arguments: &[&str]) -> Vec<String> {
+    let text = runs(server, &[&["send"], arguments].concat()).await.unwrap();
+    let mut lines: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
+    if let Some((_, numbers)) = lines[0].split_once(" → ") {
+        lines[0] = numbers.to_owned();
+    }
+    lines
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn send_shows_what_the_receipt_says() {
+    let dir = plugins(&["pooling"]);
+    let boom = Guest { events: &["boom"], ..Guest::routing("unreachable") };
+    std::fs::write(dir.path().join("boom.wasm"), boom.component()).unwrap();
+    let settings = format!("[plugins]\ndir = {:?}\n[groups]\nmembers_max = 4\n[limits]\nbreaker_faults = 1\n", dir.path());
+    let server = TestServer::with(&settings).await;
+    let found = |rider: u32| json!({ "request_id": rider, "rider_id": rider, "driver_id": 2002, "pool_id": 7 }).to_string();
+    for rider in [1001, 1002, 1003] {
+        let lines = sends(&server, &["pooling.match.found", &found(rider)]).await;
+        assert_eq!(lines, ["2 recipients, 2 posted", "pooling 0.1.0  routed: 1 delivery"]);
+    }
+
+    let lines = sends(&server, &["pooling.match.found", &found(1004)]).await;
+    assert_eq!(lines[0], "2 recipients, 2 posted");
+    assert_eq!(lines[2], "1 join refused by a limit on groups");
+
+    let mut online = server.connect("1002").await;
+    let moved = |lat: f64| json!({ "pool_id": 7, "driver_id": 2002, "lat": lat, "lon": 13.4 }).to_string();
+    let lines = sends(&server, &["pooling.driver.location", &moved(52.5)]).await;
+    let expected = ["3 recipients, 1 posted, 2 dropped", "pooling 0.1.0  routed: 1 delivery", "2 dropped: away, for 1001, 1003"];
+    assert_eq!(lines, expected);
+    assert_eq!(online.json().await["type"], "pooling_match");
+    assert_eq!(online.json().await["type"], "driver_location");
+
+    let lines = sends(&server, &["pooling.match.found", "{}"]).await;
+    assert_eq!(lines[0], "0 recipients, 0 posted");
+    assert!(lines[1].starts_with("pooling 0.1.0  refused: ") && lines[1].contains("request_id"), "{lines:?}");
+
+    let lines = sends(&server, &["boom", "1"]).await;
+    assert!(lines[1].starts_with("wat 1.0.0  faulted: trap: ") || lines[1].starts_with("boom 1.0.0  faulted: trap: "), "{lines:?}");
+    assert!(lines[1].ends_with("; kept as dead letter 1"), "{lines:?}");
+    let lines = sends(&server, &["boom", "2"]).await;
+    assert!(lines[1].ends_with(" 1.0.0  circuit_open; kept as dead letter 2"), "{lines:?}");
+
+    assert_eq!(sends(&server, &["nothing.wants.this", "1"]).await[1], "note: no policy wanted this event type");
+    assert_eq!(sends(&server, &["--user", "1001", "1"]).await, ["1 recipient, 1 posted"]);
+    sends(&server, &["--id", "7", "pooling.match.found", &found(1001)]).await;
+    let again = sends(&server, &["--id", "7", "pooling.match.found", &found(1001)]).await;
+    assert_eq!(again, ["duplicate 7: published before, so nothing was posted again"]);
+}
