@@ -3,7 +3,7 @@
 
 pub mod dev;
 pub mod fixture;
-mod json;
+pub mod json;
 pub mod workbench;
 
 pub use workbench::Workbench;

@@ -80,7 +80,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     })
 }
 
-/// Ends well after the last message that was asked for, or when told to stop.
+/// Returns after the last message that was asked for, or when `stop` resolves.
 async fn listen(
     arguments: &Arguments,
     screen: Screen,
@@ -93,7 +93,7 @@ async fn listen(
     let mut backoff = Backoff::default();
     let mut stop = pin!(stop);
     loop {
-        // Only a connection that was made can have held; a slow failure is no good one.
+        // Only a connection that was made can have held; a slow failure is not a good connection.
         let mut made = None;
         let lost = tokio::select! {
             () = &mut stop => return Ok(()),
@@ -161,7 +161,7 @@ fn not_upgraded(error: SocketError) -> Lost {
     }
 }
 
-/// One connection from its first frame to its last. Breaks when nothing more is wanted.
+/// Reads one connection from its first frame to its last. Breaks when nothing more is wanted.
 ///
 /// All branches of its `select!` are cancel safe: a frame or a line that was not taken is there the next time.
 async fn converse(
@@ -218,7 +218,7 @@ fn closed(frame: Option<CloseFrame>) -> Lost {
     Lost { reason: format!("the server closed with {code}{gap}{}", super::terminal::plain(&reason)), after: After::close(code) }
 }
 
-/// Our messages have reached the server when it answers; if it doesn't, nobody here can do more.
+/// Closes the connection. When the server answers, all that was sent before has reached it.
 async fn close(mut socket: Socket) {
     let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
     let _ = timeout(CLOSE_DEADLINE, async {
@@ -229,7 +229,7 @@ async fn close(mut socket: Socket) {
     .await;
 }
 
-/// A thread of its own: a read from a keyboard can't be cancelled, and must not keep the process alive.
+/// Reads lines in a thread of its own: a read from a keyboard can't be cancelled, and must not keep the process alive.
 fn typed_lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(LINES_MAX);
     std::thread::spawn(move || {

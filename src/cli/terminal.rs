@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 
 use serde_json::Value;
 
+use crate::kit::json::Json;
+
 /// ANSI's "bold cyan"; one colour is enough to find the types.
 const HIGHLIGHT: &str = "\x1b[1;36m";
 const RESET: &str = "\x1b[0m";
@@ -31,16 +33,25 @@ pub(super) fn plain(text: &str) -> String {
     out
 }
 
-/// Returns JSON on one line: an object as `key: value  key: value` without the member `without`, anything else as it is.
-pub(super) fn compact(value: &Value, without: &str) -> String {
-    let Value::Object(members) = value else { return word(value) };
+/// Returns JSON on one line, with its digits as they were sent: an object as `key: value  key: value` without the member `without`,
+/// anything else as it is.
+pub(super) fn compact(json: &Json, without: &str) -> String {
+    let Json::Object(members) = json else { return shown(json) };
     let mut out = String::new();
     for (key, value) in members.iter().filter(|(key, _)| *key != without) {
         let gap = if out.is_empty() { "" } else { "  " };
         // Writing to a string can't fail.
-        let _ = write!(out, "{gap}{}: {}", plain(key), word(value));
+        let _ = write!(out, "{gap}{}: {}", plain(key), shown(value));
     }
     out
+}
+
+/// Returns a string without its quotes, anything else as JSON with its digits as they were sent.
+pub(super) fn shown(json: &Json) -> String {
+    match json {
+        Json::String(text) => plain(text),
+        other => plain(&other.to_string()),
+    }
 }
 
 /// Returns a string without its quotes, anything else as JSON.
@@ -58,20 +69,30 @@ pub(super) fn count(number: u64, one: &str, many: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    fn json(text: &str) -> Json {
+        Json::parse(text).unwrap()
+    }
 
     #[test]
     fn a_message_cannot_repaint_the_terminal() {
-        assert_eq!(compact(&json!({"text": "a\u{1b}[2Jb\nc"}), ""), r"text: a\u{1b}[2Jb\nc");
+        assert_eq!(compact(&json(r#"{"text":"a\u001b[2Jb\nc"}"#), ""), r"text: a\u{1b}[2Jb\nc");
     }
 
     #[test]
     fn an_object_is_shown_on_one_line_in_its_own_order() {
-        let message = json!({"type": "pooling_match", "request_id": 42, "status": "matched", "pool": {"id": 7}});
+        let message = json("{\"type\": \"pooling_match\", \"request_id\": 42,\n \"status\": \"matched\", \"pool\": {\"id\": 7}}");
         assert_eq!(compact(&message, "type"), r#"request_id: 42  status: matched  pool: {"id":7}"#);
-        assert_eq!(compact(&json!([1, "a"]), "type"), r#"[1,"a"]"#);
-        assert_eq!(compact(&json!("hello"), "type"), "hello");
+        assert_eq!(compact(&json(r#"[1, "a"]"#), "type"), r#"[1,"a"]"#);
+        assert_eq!(compact(&json(r#""hello""#), "type"), "hello");
+    }
+
+    #[test]
+    fn numbers_are_shown_with_the_digits_that_were_sent() {
+        let numbers = r#"{"a":9007199254740993,"b":12.50,"c":[1E400,-0.0],"d":{"e":0.1000000000000000055511151231257827}}"#;
+        let shown = r#"a: 9007199254740993  b: 12.50  c: [1E400,-0.0]  d: {"e":0.1000000000000000055511151231257827}"#;
+        assert_eq!(compact(&json(numbers), ""), shown);
+        assert_eq!(compact(&json("12.50"), ""), "12.50");
     }
 }

@@ -2,10 +2,11 @@
 
 use serde_json::json;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Duration, sleep, timeout};
 
 use crate::support::process::signalpost;
 use crate::support::wat::Guest;
-use crate::support::{TestServer, plugins};
+use crate::support::{SOON, TestServer, plugins};
 
 /// Runs the command, and returns what it prints.
 fn runs(server: &TestServer, arguments: &[&str]) -> JoinHandle<String> {
@@ -69,4 +70,24 @@ async fn send_shows_what_the_receipt_says() {
     sends(&server, &["--id", "7", "pooling.match.found", &found(1001)]).await;
     let again = sends(&server, &["--id", "7", "pooling.match.found", &found(1001)]).await;
     assert_eq!(again, ["duplicate 7: published before, so nothing was posted again"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listen_shows_numbers_with_the_digits_that_were_sent() {
+    let server = TestServer::start().await;
+    for further in [&[][..], &["--v1"]] {
+        let listening = runs(&server, &[&["listen", "1001", "--count", "1"], further].concat());
+        let connected = async {
+            while server.get("/users/1001").await["online"] == false {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(SOON, connected).await.expect("a connection in time");
+        let body = r#"{"type":"fare","id":9007199254740993,"share":12.50,"list":[1E2, -0.0]}"#;
+        let sent = server.http.post(server.url("/users/1001/messages")).body(body).send().await.unwrap();
+        assert_eq!(sent.status(), 202);
+        let shown = timeout(SOON, listening).await.expect("it ends after its count").unwrap();
+        assert!(shown.trim_end().ends_with("fare  id: 9007199254740993  share: 12.50  list: [1E2,-0.0]"), "{shown}");
+        server.metric_reaches("signalpost_sessions", 0.0).await;
+    }
 }

@@ -1,4 +1,4 @@
-//! What a frame means: what is printed and what is answered. No sockets here.
+//! What the frames mean: what is printed and what is answered. No sockets here.
 //!
 //! Messages go to the output, and everything about the connection to the notes, so that `--json` can be piped.
 
@@ -7,9 +7,11 @@ use std::io::{self, Write};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::cli::terminal::{compact, highlight, plain, word};
+use crate::cli::terminal::{compact, highlight, plain, shown, word};
+use crate::kit::json::Json;
 
 pub(super) struct Screen {
     pub output: Box<dyn Write + Send>,
@@ -24,7 +26,7 @@ pub(super) struct Reader {
     /// Whether frames are `signalpost.v1` envelopes.
     pub v1: bool,
     pub acks: bool,
-    /// Messages still wanted; without, all that come.
+    /// Messages still wanted; `None` wants all that come.
     pub wanted: Option<u64>,
     /// Where a v1 client is in its mailbox.
     position: Option<Position>,
@@ -44,9 +46,27 @@ struct Envelope {
     #[serde(rename = "type")]
     kind: String,
     seq: Option<u64>,
-    #[serde(default)]
-    data: Value,
+    data: Option<Box<RawValue>>,
     data_base64: Option<String>,
+}
+
+impl Envelope {
+    /// Returns the data, with its digits as they were sent.
+    fn json(&self) -> Json {
+        let data = self.data.as_ref().map_or("null", |data| data.get());
+        match &self.data_base64 {
+            Some(data) => base64(data),
+            None => Json::parse(data).unwrap_or_else(|_| Json::string(data)),
+        }
+    }
+
+    fn value(&self) -> Value {
+        self.data.as_ref().and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default()
+    }
+}
+
+fn base64(data: &str) -> Json {
+    Json::object([("data_base64", Some(Json::string(data)))])
 }
 
 impl Reader {
@@ -65,7 +85,7 @@ impl Reader {
     /// Returns the frame to answer, if any.
     pub fn text(&mut self, text: &str) -> io::Result<Option<String>> {
         if !self.v1 {
-            let message = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+            let message = Json::parse(text).unwrap_or_else(|_| Json::string(text));
             return self.message(None, text, &message).map(|()| None);
         }
         let Ok(envelope) = serde_json::from_str::<Envelope>(text) else {
@@ -73,21 +93,20 @@ impl Reader {
             return Ok(None);
         };
         match envelope.kind.as_str() {
-            "hello" => self.hello(envelope.data),
-            "resume" => self.resumed(&envelope.data).map(|()| None),
-            "message" => self.enveloped(text, envelope),
-            "error" => self.note(&format!("the server refused: {}", compact(&envelope.data, ""))).map(|()| None),
-            other => self.note(&format!("{other}: {}", compact(&envelope.data, ""))).map(|()| None),
+            "hello" => self.hello(envelope.value()),
+            "resume" => self.resumed(&envelope.value()).map(|()| None),
+            "message" => self.enveloped(text, &envelope),
+            "error" => self.note(&format!("the server refused: {}", compact(&envelope.json(), ""))).map(|()| None),
+            other => self.note(&format!("{other}: {}", compact(&envelope.json(), ""))).map(|()| None),
         }
     }
 
     pub fn binary(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let data = BASE64_STANDARD.encode(bytes);
-        let line = json!({"data_base64": data});
+        let line = base64(&BASE64_STANDARD.encode(bytes));
         self.message(None, &line.to_string(), &line)
     }
 
-    /// What a line from the keyboard is sent as.
+    /// Returns what a line from the keyboard is sent as.
     pub fn typed(&self, line: String) -> String {
         match serde_json::from_str::<&serde_json::value::RawValue>(line.trim()) {
             // The data's text is taken over as it is, so that no number loses digits.
@@ -119,18 +138,16 @@ impl Reader {
         self.note(&format!("not recovered: messages may have been missed; from {from}"))
     }
 
-    fn enveloped(&mut self, text: &str, envelope: Envelope) -> io::Result<Option<String>> {
-        let Envelope { seq, data, data_base64, .. } = envelope;
-        let data = data_base64.map(|data| json!({"data_base64": data})).unwrap_or(data);
-        self.message(seq, text, &data)?;
-        let Some(seq) = seq else { return Ok(None) };
+    fn enveloped(&mut self, text: &str, envelope: &Envelope) -> io::Result<Option<String>> {
+        self.message(envelope.seq, text, &envelope.json())?;
+        let Some(seq) = envelope.seq else { return Ok(None) };
         if let Some(position) = &mut self.position {
             position.seq = seq;
         }
         Ok(self.acks.then(|| json!({"type": "ack", "seq": seq}).to_string()))
     }
 
-    fn message(&mut self, seq: Option<u64>, text: &str, message: &Value) -> io::Result<()> {
+    fn message(&mut self, seq: Option<u64>, text: &str, message: &Json) -> io::Result<()> {
         if let Some(wanted) = &mut self.wanted {
             *wanted = wanted.saturating_sub(1);
         }
@@ -145,10 +162,10 @@ impl Reader {
     }
 }
 
-fn line(seq: Option<u64>, message: &Value, color: bool) -> String {
+fn line(seq: Option<u64>, message: &Json, color: bool) -> String {
     let time = jiff::Timestamp::now().strftime("%H:%M:%SZ").to_string();
     let seq = seq.map(|seq| format!("#{seq}"));
-    let kind = message.get("type").map(|kind| highlight(&word(kind), color));
+    let kind = message.get("type").map(|kind| highlight(&shown(kind), color));
     let body = Some(compact(message, "type")).filter(|body| !body.is_empty());
     [Some(time), seq, kind, body].into_iter().flatten().collect::<Vec<_>>().join("  ")
 }
@@ -206,9 +223,10 @@ mod tests {
 
     #[test]
     fn a_message_is_shown_with_its_type_first() {
-        let shown = line(Some(7), &json!({"details": "hi", "type": "pooling_match"}), true);
+        let message = Json::parse(r#"{"details":"hi","type":"pooling_match"}"#).unwrap();
+        let shown = line(Some(7), &message, true);
         let (_, rest) = shown.split_once("Z  ").unwrap();
         assert_eq!(rest, "#7  \x1b[1;36mpooling_match\x1b[0m  details: hi");
-        assert!(line(None, &json!("text"), true).ends_with("Z  text"));
+        assert!(line(None, &Json::string("text"), true).ends_with("Z  text"));
     }
 }

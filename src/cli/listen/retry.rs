@@ -22,9 +22,9 @@ impl After {
     }
 }
 
-/// A connection that held this long was a good one: what happens next is a new trouble.
+/// A connection that held this long was a good one: what happens next is a new failure.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
-/// "Now" for a whole crowd of clients would be one moment.
+/// The most that "now" is put off, so that many clients don't come back in one moment.
 const NOW_MAX: Duration = Duration::from_millis(100);
 const FIRST: Duration = Duration::from_millis(250);
 const LAST: Duration = Duration::from_secs(10);
@@ -36,7 +36,8 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// How long to wait, after a connection that held for `held`. `chance` is from 0 to 1. None: don't connect again.
+    /// Returns how long to wait, after a connection that held for `held`. `chance` is from 0 to 1. Returns `None` if the client must not
+    /// connect again.
     pub fn pause(&mut self, after: After, held: Duration, chance: f64) -> Option<Duration> {
         if held >= GOOD_AFTER {
             self.failures = 0;
@@ -54,7 +55,7 @@ impl Backoff {
     }
 }
 
-/// The random bits of a version 4 UUID: there is no need for another source.
+/// Returns a random number from 0 to 1, of the bits of a version 4 UUID.
 pub(super) fn chance() -> f64 {
     let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
     (high >> 32) as f64 / f64::from(u32::MAX)

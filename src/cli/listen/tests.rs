@@ -88,14 +88,14 @@ async fn a_plain_listener_prints_what_it_is_sent_and_ends_after_its_count() {
     let bench = Bench::new(&["a b/ü", "--attribute", "locale=de", "--attribute", "x=&", "--count", "2"]).await;
     let (mut socket, path) = bench.accept().await;
     assert_eq!(path, "/api/pool/ws/a%20b%2F%C3%BC?locale=de&x=%26");
-    socket.send(Message::text(r#"{"type":"pooling_match","request_id":42}"#)).await.unwrap();
+    socket.send(Message::text(r#"{"type":"pooling_match","request_id":9007199254740993,"share":12.50}"#)).await.unwrap();
     socket.send(Message::binary(vec![0_u8])).await.unwrap();
     let Some(Ok(Message::Close(Some(frame)))) = socket.next().await else { panic!("no close") };
     assert_eq!(u16::from(frame.code), 1000);
     drop(socket);
     bench.listening.await.unwrap().unwrap();
     let lines: Vec<_> = bench.output.text().lines().map(|line| line.split_once("Z  ").unwrap().1.to_owned()).collect();
-    assert_eq!(lines, ["pooling_match  request_id: 42", "data_base64: AA=="]);
+    assert_eq!(lines, ["pooling_match  request_id: 9007199254740993  share: 12.50", "data_base64: AA=="]);
     assert_eq!(bench.notes.text(), "connected\n");
 }
 
