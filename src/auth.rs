@@ -4,6 +4,7 @@
 
 pub mod api_keys;
 pub mod origin;
+mod reason;
 pub mod tokens;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use crate::net::problem::Problem;
 use crate::types::event::UserId;
 use api_keys::ApiKeys;
 use origin::Origins;
+pub use reason::Reason;
 use tokens::Tokens;
 
 /// What precedes a token among the offered subprotocols, the only header that a browser's WebSocket can set.
@@ -89,14 +91,14 @@ impl Auth {
             return Ok(());
         }
         match bearer(headers) {
-            None => Err(self.refused("no API key")),
+            None => Err(self.refused(Reason::NoKey)),
             Some(key) => match self.keys.find(key) {
                 Some((_, scopes)) if scopes.contains(&scope) => Ok(()),
                 Some((name, _)) => {
                     tracing::debug!(key = name, ?scope, "an API key lacks the scope");
-                    Err(self.refused("scope of the API key"))
+                    Err(self.refused(Reason::Scope))
                 }
-                None => Err(self.refused("unknown API key")),
+                None => Err(self.refused(Reason::UnknownKey)),
             },
         }
     }
@@ -109,7 +111,7 @@ impl Auth {
         if self.origins.allow(headers) {
             return Ok(());
         }
-        self.refused("origin");
+        self.refused(Reason::Origin);
         let detail = "pages of this origin may not use this server; auth.origins lists those that may";
         Err(Problem::new(StatusCode::FORBIDDEN, "origin", detail))
     }
@@ -135,9 +137,9 @@ impl Auth {
     pub fn token(&self, user: &UserId, token: &str) -> Result<Identity, Refused> {
         let Some(tokens) = &self.tokens else { return Ok(Identity::default()) };
         match tokens.verify(token, user) {
-            Ok(mut pass) => {
-                pass.ends = pass.ends.and_then(|expires| expires.checked_add(self.expiry_grace));
-                Ok(pass)
+            Ok(mut identity) => {
+                identity.ends = identity.ends.and_then(|expires| expires.checked_add(self.expiry_grace));
+                Ok(identity)
             }
             Err(reason) => Err(self.refused(reason)),
         }
@@ -179,9 +181,10 @@ impl Auth {
         }
     }
 
-    fn refused(&self, reason: &'static str) -> Refused {
-        tracing::debug!(reason, "refused");
-        self.metrics.auth_refused.with_label_values(&[reason]).inc();
+    /// Logs and counts a refusal.
+    pub fn refused(&self, reason: Reason) -> Refused {
+        tracing::debug!(reason = reason.name(), "refused");
+        self.metrics.auth_refused.with_label_values(&[reason.name()]).inc();
         Refused
     }
 }

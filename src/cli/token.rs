@@ -75,7 +75,7 @@ impl Signer {
             bail!("\"auth.users.algorithms\" is empty: this server does not check tokens. Name its configuration with --config");
         };
         let algorithm = tokens::algorithm(*first);
-        let header = Header { typ: users.token_types.first().cloned(), ..Header::new(algorithm) };
+        let header = Header { typ: users.token_types.first().filter(|named| !named.is_empty()).cloned(), ..Header::new(algorithm) };
         let key = match (private_key, algorithm.family()) {
             (_, AlgorithmFamily::Hmac) => {
                 EncodingKey::from_secret(&tokens::secret(&users).context("\"auth.users.key_files\" names no file with a secret")?)

@@ -1,4 +1,4 @@
-//! The doors: users' tokens, API keys and origins, as clients and producers meet them.
+//! Authentication: users' tokens, API keys and origins, as clients and producers meet them.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -171,7 +171,15 @@ async fn bad_tokens_are_refused_with_one_generic_error() {
         ("a critical extension", with_header(r#"{"typ":"JWT","alg":"HS256","crit":["exp"],"exp":1}"#, &good_text)),
         ("an unencoded payload", with_header(r#"{"typ":"JWT","alg":"HS256","crit":["b64"],"b64":false}"#, &good_text)),
         ("another type", with_header(r#"{"typ":"secevent+jwt","alg":"HS256"}"#, &good_text)),
-        ("no type", with_header(r#"{"alg":"HS256"}"#, &good_text)),
+        ("another type as a media type", with_header(r#"{"typ":"application/secevent+jwt","alg":"HS256"}"#, &good_text)),
+        ("a type of another family", with_header(r#"{"typ":"text/jwt","alg":"HS256"}"#, &good_text)),
+        ("an empty type", with_header(r#"{"typ":"","alg":"HS256"}"#, &good_text)),
+        ("a type that is null", with_header(r#"{"typ":null,"alg":"HS256"}"#, &good_text)),
+        ("a type that is a number", with_header(r#"{"typ":7,"alg":"HS256"}"#, &good_text)),
+        ("a key id that is a number", with_header(r#"{"alg":"HS256","kid":7}"#, &good_text)),
+        ("no critical extensions", with_header(r#"{"alg":"HS256","crit":[]}"#, &good_text)),
+        ("critical extensions that are null", with_header(r#"{"alg":"HS256","crit":null}"#, &good_text)),
+        ("a critical extension that is a text", with_header(r#"{"alg":"HS256","crit":"exp"}"#, &good_text)),
         ("a header that is a list", with_header(r#"["HS256"]"#, &good_text)),
         ("claims that are no JSON", with_header(r#"{"typ":"JWT","alg":"HS256"}"#, "sub=1001")),
         ("claims that are a list", with_header(r#"{"typ":"JWT","alg":"HS256"}"#, "[]")),
@@ -193,9 +201,11 @@ async fn bad_tokens_are_refused_with_one_generic_error() {
         ("an expiry that is a text", signed(&claims(json!({ "exp": (now() + 60).to_string() })))),
         ("a negative expiry", signed(&claims(json!({ "exp": -1 })))),
         ("not yet valid", signed(&claims(json!({ "nbf": now() + 60 })))),
+        ("a list of issuers", signed(&claims(json!({ "iss": ["https://id.example.com"] })))),
         ("another issuer", signed(&claims(json!({ "iss": "https://id.example.com.evil.net" })))),
         ("no issuer", signed(&claims(json!({ "iss": null })))),
         ("another audience", signed(&claims(json!({ "aud": "billing" })))),
+        ("an audience that is a number", signed(&claims(json!({ "aud": 7 })))),
         ("other audiences", signed(&claims(json!({ "aud": ["billing", "signalpost-admin"] })))),
         ("no audience", signed(&claims(json!({ "aud": null })))),
     ];
@@ -213,6 +223,51 @@ async fn bad_tokens_are_refused_with_one_generic_error() {
     ask(&server, "1001", &bearer(&valid)).await.unwrap();
     let twice = [bearer(&valid), bearer(&valid)].concat();
     assert!(ask(&server, "1001", &twice).await.is_ok_and(|_| true), "two headers are none: a first frame is waited for");
+}
+
+#[tokio::test]
+async fn header_members_that_are_not_known_are_ignored_whatever_their_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = asking(dir.path(), "", "").await;
+    for members in [
+        r#""x":7,"nested":{"a":[1]},"none":null,"b64":true"#,
+        r#""jku":7,"x5u":[],"x5c":{},"x5t":true,"cty":null,"jwk":"a","nonce":1,"url":{},"enc":7,"zip":[]"#,
+    ] {
+        let token = with_header(&format!(r#"{{"typ":"JWT","alg":"HS256",{members}}}"#), &good().to_string());
+        assert!(ask(&server, "1001", &bearer(&token)).await.is_ok(), "{members}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_has_one_of_the_configured_types() {
+    let dir = tempfile::tempdir().unwrap();
+    let typed = |token_type: Option<&str>| {
+        let named = token_type.map(|named| format!(r#""typ":"{named}","#)).unwrap_or_default();
+        with_header(&format!(r#"{{{named}"alg":"HS256"}}"#), &good().to_string())
+    };
+    for (setting, taken, refused) in [
+        (
+            "",
+            &[None, Some("JWT"), Some("jwt"), Some("at+jwt"), Some("application/at+jwt"), Some("Application/AT+JWT")][..],
+            &[Some("logout+jwt"), Some("application/logout+jwt")][..],
+        ),
+        (
+            "token_types = [\"at+jwt\"]",
+            &[Some("at+jwt"), Some("application/at+jwt")],
+            &[None, Some("JWT"), Some("application/jwt"), Some("at+jwt2"), Some("application/application/at+jwt")],
+        ),
+        ("token_types = [\"application/at+jwt\"]", &[Some("AT+jwt"), Some("application/at+jwt")], &[None, Some("JWT")]),
+        ("token_types = []", &[None, Some("logout+jwt")], &[]),
+    ] {
+        let server = asking(dir.path(), setting, "").await;
+        for token_type in taken {
+            assert!(ask(&server, "1001", &bearer(&typed(*token_type))).await.is_ok(), "{setting}: {token_type:?}");
+        }
+        for token_type in refused {
+            let status = ask(&server, "1001", &bearer(&typed(*token_type))).await.err().map(|(status, _)| status);
+            assert_eq!(status, Some(401), "{setting}: {token_type:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -484,6 +539,28 @@ async fn public_keys_of_each_kind_verify_and_a_public_key_is_no_secret() {
         let key = if name == "EdDSA" { EncodingKey::from_ed_pem(&pem).unwrap() } else { continue };
         let token = encode(&Header::new(algorithm), &for_others, &key).unwrap();
         assert_eq!(ask(&server, "1001", &bearer(&token)).await.err().unwrap().0, 401, "an audience that is not ours");
+    }
+}
+
+/// A modulus is a number: issuers who write numbers with a sign put a zero byte before it.
+#[tokio::test]
+async fn an_rsa_key_with_a_leading_zero_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let (private, set) = (dir.path().join("private.pem"), dir.path().join("keys.json"));
+    openssl(&["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", private.to_str().unwrap()]);
+    let modulus = std::process::Command::new("openssl").args(["rsa", "-noout", "-modulus", "-in"]).arg(&private).output().unwrap();
+    let digits = String::from_utf8(modulus.stdout).unwrap();
+    let digits = digits.trim().strip_prefix("Modulus=").unwrap();
+    let modulus: Vec<u8> = (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect();
+    assert_eq!(modulus.len(), 256);
+    let key = EncodingKey::from_rsa_pem(&std::fs::read(&private).unwrap()).unwrap();
+    let token = encode(&Header::new(Algorithm::RS256), &json!({ "sub": 1001, "exp": now() + 60 }), &key).unwrap();
+    for (zeros, exponent) in [(0, "AQAB"), (1, "AQAB"), (3, "AAEAAQ")] {
+        use ::base64::Engine as _;
+        let n = ::base64::prelude::BASE64_URL_SAFE_NO_PAD.encode([vec![0; zeros], modulus.clone()].concat());
+        std::fs::write(&set, json!({ "keys": [{ "kty": "RSA", "n": n, "e": exponent }] }).to_string()).unwrap();
+        let server = TestServer::with(&format!("[auth.users]\nalgorithms = [\"RS256\"]\nkey_files = [{set:?}]\n")).await;
+        ask(&server, "1001", &bearer(&token)).await.unwrap_or_else(|(_, body)| panic!("{zeros} zeros: {body}"));
     }
 }
 

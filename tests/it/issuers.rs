@@ -1,4 +1,4 @@
-//! Issuers that publish their keys, as the doors follow them.
+//! Issuers that publish their keys, and how the server follows them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::support::{SOON, TestServer};
+use crate::support::process::ServerProcess;
+use crate::support::{SOON, TestServer, plugins};
 
 /// An identity provider: its address, what it publishes there, and how often that was fetched.
 struct Issuer {
@@ -77,7 +78,11 @@ impl Signer {
 }
 
 fn set(keys: &[&Signer]) -> String {
-    json!({ "keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>() }).to_string()
+    set_of(keys.iter().map(|key| key.jwk()).collect())
+}
+
+fn set_of(members: Vec<Value>) -> String {
+    json!({ "keys": members }).to_string()
 }
 
 async fn serve(issuers: &[String]) -> TestServer {
@@ -133,14 +138,82 @@ async fn a_new_key_is_fetched_when_a_token_names_it_and_no_more_often_than_allow
     assert!(fetched <= most, "{fetched} fetches, {most} at most");
 }
 
+/// Members of a set that can't verify anything here, as issuers publish them: of kinds that are newer than this server, for encryption,
+/// and broken.
+fn unusable() -> Vec<Value> {
+    let broken = json!({ "kty": "EC", "crv": "P-256", "kid": "broken", "x": "AQ", "y": "AQ" });
+    vec![
+        json!({ "kty": "AKP", "kid": "pq", "alg": "ML-DSA-44", "pub": "AQAB" }),
+        json!({ "kty": "EC", "crv": "P-521", "kid": "long", "x": "AQ", "y": "AQ" }),
+        json!({ "kty": "RSA", "use": "enc", "kid": "enc", "alg": "RSA-OAEP", "n": "AQ", "e": "AQAB" }),
+        json!({ "kty": "OKP", "crv": "X25519", "kid": "dh", "key_ops": ["deriveKey"], "x": "AQ" }),
+        broken,
+        json!({ "kid": "kind-less" }),
+        json!("a word"),
+    ]
+}
+
+/// What is said of each of them.
+const UNUSABLE: [&str; 7] = [
+    r#"key 1 ("pq"): its `kty` "AKP""#,
+    r#"key 2 ("long"): its `crv` "P-521""#,
+    r#"key 3 ("enc"): its `use` is "enc""#,
+    r#"key 4 ("dh"): its `key_ops` lack "verify""#,
+    r#"key 5 ("broken"): its `x` has 1 bytes instead of 32"#,
+    r#"key 6 ("kind-less"): it is not a JWK"#,
+    "key 7: it is not a JWK",
+];
+
 #[tokio::test]
-async fn what_is_no_set_leaves_the_keys_as_they_are() {
+async fn a_published_key_that_cannot_be_used_leaves_the_others_in_use() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let issuer = Issuer::new(&[]).await;
+    issuer.publishes(set_of([unusable(), vec![old.jwk()]].concat()));
+    let server = serve(&[issuer.settings("https://id.example")]).await;
+    assert!(is_let_in(&server, &old.token("https://id.example")).await, "at the start");
+    issuer.publishes(set_of([vec![new.jwk()], unusable()].concat()));
+    comes_in(&server, &new.token("https://id.example")).await;
+    assert!(!is_let_in(&server, &old.token("https://id.example")).await, "a withdrawn key is withdrawn, whatever is beside the new one");
+    assert_eq!(server.metric("signalpost_jwks_fetches_total{outcome=\"failed\"}").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_key_file_with_members_that_cannot_be_used_serves_the_others() {
+    let key = Signer::new("key");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.json");
+    std::fs::write(&file, set_of([unusable(), vec![key.jwk()]].concat())).unwrap();
+    let settings = format!("[auth.users]\nalgorithms = [\"ES256\"]\nkey_files = [{file:?}]\n");
+    let plugins = plugins(&["pooling"]);
+    let process = ServerProcess::start(plugins.path(), &settings);
+    assert!(is_let_in(&process.server, &key.token("https://id.example")).await);
+    for reason in UNUSABLE {
+        // The log is JSON.
+        assert_eq!(process.logged(&reason.replace('"', "\\\"")), 1, "{reason}: {}", process.log());
+    }
+    assert_eq!(process.logged("a key of users' tokens is not used: "), UNUSABLE.len(), "{}", process.log());
+}
+
+#[tokio::test]
+async fn a_key_file_without_a_usable_member_is_refused_with_the_reason_of_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys.json");
+    std::fs::write(&file, set_of(unusable())).unwrap();
+    let config = crate::support::config(&format!("[auth.users]\nalgorithms = [\"ES256\"]\nkey_files = [{file:?}]\n"));
+    let said = format!("{:#}", signalpost::server::Server::new(config).await.map(drop).unwrap_err());
+    for reason in UNUSABLE.into_iter().chain(["keys.json"]) {
+        assert!(said.contains(reason), "{reason} is not in {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_fetched_set_that_cannot_be_used_leaves_the_keys_as_they_are() {
     let key = Signer::new("key");
     let token = key.token("https://id.example");
     let issuer = Issuer::new(&[&key]).await;
     let server = serve(&[issuer.settings("https://id.example")]).await;
     let secret = json!({ "keys": [{ "kty": "oct", "kid": "key", "alg": "HS256", "k": BASE64_URL_SAFE_NO_PAD.encode([7; 64]) }] });
-    for bad in [String::new(), "<html>".into(), r#"{"keys":[]}"#.into(), secret.to_string(), "x".repeat(2 << 20)] {
+    for bad in [String::new(), "<html>".into(), r#"{"keys":[]}"#.into(), set_of(unusable()), secret.to_string(), "x".repeat(2 << 20)] {
         let before = server.metric("signalpost_jwks_fetches_total{outcome=\"failed\"}").await;
         issuer.publishes(bad);
         let failed = async {

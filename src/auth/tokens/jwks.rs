@@ -1,22 +1,23 @@
 //! JWK sets that issuers publish (RFC 7517): fetched at the start, from time to time, and when a token names a key that isn't there. The
-//! address is the configuration's; nothing that a token says is in the request.
+//! address comes from the configuration; nothing that a token says is in the request.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST};
 use http::{Request, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
-use parking_lot::RwLock;
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::keys::{self, FILE_BYTES_MAX, Key};
+use super::keys::{self, FILE_BYTES_MAX, Key, Skipped};
 use crate::config::{JwkSet, Users};
 use crate::metrics::Metrics;
 use crate::net::tls;
@@ -32,8 +33,10 @@ pub struct Published {
     algorithms: Vec<Algorithm>,
     interval: Duration,
     pause: Duration,
-    keys: RwLock<Arc<Vec<Key>>>,
-    /// A token named a key that isn't there.
+    keys: ArcSwap<Vec<Key>>,
+    /// The members that the last set had and that can't be used, so that each is logged once.
+    skipped: Mutex<Vec<Skipped>>,
+    /// Notified when a token names a key that isn't there.
     wanted: Notify,
     metrics: Arc<Metrics>,
 }
@@ -42,48 +45,50 @@ impl Published {
     pub fn new(source: JwkSet, config: &Users, metrics: Arc<Metrics>) -> Published {
         Published {
             source,
-            // A secret that is published is none.
+            // A secret that is published is not a secret.
             algorithms: keys::algorithms(config).filter(|algorithm| algorithm.family() != AlgorithmFamily::Hmac).collect(),
             interval: Duration::from_millis(config.jwks_interval_ms),
             pause: Duration::from_millis(config.jwks_pause_ms),
-            keys: RwLock::default(),
+            keys: ArcSwap::default(),
+            skipped: Mutex::default(),
             wanted: Notify::new(),
             metrics,
         }
     }
 
-    /// Whose keys they are: tokens of others are not verified with them.
+    /// Returns the issuer, whose tokens alone are verified with these keys.
     pub fn issuer(&self) -> &str {
         &self.source.issuer
     }
 
     pub fn keys(&self) -> Arc<Vec<Key>> {
-        self.keys.read().clone()
+        self.keys.load_full()
     }
 
-    /// The issuer may have another key by now.
+    /// Asks for a fetch: the issuer may have another key by now.
     pub fn want(&self) {
         self.wanted.notify_one();
     }
 
-    /// Fetches for ever. What can't be fetched leaves the keys as they are.
+    /// Fetches for ever.
     pub async fn follow(&self) {
         loop {
             sleep(self.pause).await;
-            // After a failure, and without keys, it isn't left at that.
+            // Without keys, no token can be verified: it fetches again after the pause.
             let rest = if self.keys().is_empty() { Duration::ZERO } else { self.interval.saturating_sub(self.pause) };
             let _ = timeout(rest, self.wanted.notified()).await;
             self.fetch().await;
         }
     }
 
-    /// Fetches once.
+    /// Fetches once. A set that can't be fetched, or has no key that can be used, leaves the keys as they are.
     pub async fn fetch(&self) {
         let fetched = timeout(DEADLINE, get(&self.source.url)).await.unwrap_or_else(|_| Err(anyhow::Error::msg("no answer in time")));
-        let outcome = match fetched.and_then(|set| keys::jwk_set(&set, &self.algorithms)) {
-            Ok(keys) => {
+        let outcome = match fetched.and_then(|set| Ok(keys::jwk_set(&set, &self.algorithms)?)) {
+            Ok((keys, skipped)) => {
                 tracing::debug!(issuer = self.source.issuer, keys = keys.len(), "the issuer's keys were fetched");
-                *self.keys.write() = Arc::new(keys);
+                self.keys.store(Arc::new(keys));
+                self.skip(skipped);
                 "taken"
             }
             Err(error) => {
@@ -93,9 +98,18 @@ impl Published {
         };
         self.metrics.jwks_fetches.with_label_values(&[outcome]).inc();
     }
+
+    /// Logs the members that can't be used, unless they were the same the last time.
+    fn skip(&self, skipped: Vec<Skipped>) {
+        let mut before = self.skipped.lock();
+        for skipped in skipped.iter().filter(|skipped| !before.contains(skipped)) {
+            tracing::warn!(issuer = self.source.issuer, "a published key is not used: {skipped}");
+        }
+        *before = skipped;
+    }
 }
 
-/// The body of a good answer. Redirections are not followed: the issuer's address is to be configured as it is.
+/// Returns the body of a good answer. Redirections are not followed: the configuration names the address that answers.
 async fn get(url: &str) -> anyhow::Result<Bytes> {
     let uri: Uri = url.parse()?;
     let host = uri.host().context("names no host")?;

@@ -1,4 +1,6 @@
-//! Key files: a PEM with a public key, a JWK set, or a secret as it is.
+//! Keys that verify tokens, from files and from what issuers publish: a PEM with a public key, a JWK set (RFC 7517), or a secret.
+
+mod jwk;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,19 +8,22 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
-use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 use crate::config::{self, Users};
+use jwk::Unusable;
+pub use jwk::{Skipped, jwk_set};
 
 /// Bytes of a key file or of a published set. A JWK set has some KiB.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 /// RFC 7518, section 3.3: an RSA key has at least 2048 bits.
-const RSA_BYTES_MIN: usize = 256;
-/// Fewer different bytes than this are no random secret.
+const RSA_BITS_MIN: usize = 2048;
+/// The longest RSA key that the cryptography in use verifies with.
+const RSA_BITS_MAX: usize = 8192;
+/// A secret with fewer different bytes than this is not random.
 const DIFFERENT_BYTES_MIN: usize = 8;
 
-/// When a file changed and how long it is; `None` where it can't be seen.
+/// When a file changed and how long it is; `None` if it can't be read.
 pub type Stamp = Option<(SystemTime, u64)>;
 
 pub fn stamp(file: &Path) -> Stamp {
@@ -29,30 +34,30 @@ pub fn stamp(file: &Path) -> Stamp {
 /// A key and what may be verified with it.
 pub struct Key {
     id: Option<String>,
-    /// Where the key says so itself.
-    algorithm: Option<Algorithm>,
+    /// The configured algorithms whose signatures it can verify; never empty.
+    algorithms: Vec<Algorithm>,
     pub decoding: DecodingKey,
 }
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Not the key.
-        f.debug_struct("Key").field("id", &self.id).finish_non_exhaustive()
+        // Not the key itself.
+        f.debug_struct("Key").field("id", &self.id).field("algorithms", &self.algorithms).finish_non_exhaustive()
     }
 }
 
 impl Key {
-    /// Whether a token with this header may be verified with it. An id that both name must be the same.
+    /// Says whether a token with this header may be verified with the key. If both have an id, it must be the same.
     pub fn fits(&self, algorithm: Algorithm, id: Option<&str>) -> bool {
         let same_id = match (&self.id, id) {
             (Some(own), Some(named)) => own == named,
             _ => true,
         };
-        same_id && self.decoding.family() == algorithm.family() && self.algorithm.is_none_or(|own| own == algorithm)
+        same_id && self.algorithms.contains(&algorithm)
     }
 }
 
-/// The library's name of a configured algorithm.
+/// Returns the library's name of a configured algorithm.
 pub fn algorithm(algorithm: config::Algorithm) -> Algorithm {
     use config::Algorithm as Configured;
     match algorithm {
@@ -71,15 +76,15 @@ pub fn algorithm(algorithm: config::Algorithm) -> Algorithm {
     }
 }
 
-/// The configured algorithms.
+/// Returns the configured algorithms.
 pub fn algorithms(config: &Users) -> impl Iterator<Item = Algorithm> {
     config.algorithms.iter().map(|named| algorithm(*named))
 }
 
-/// All keys of the configured files.
+/// Reads all keys of the configured files. Members of a JWK set that can't be used are logged and skipped.
 ///
 /// # Errors
-/// A file can't be read, or holds what is no key, a weak one, or one of another algorithm.
+/// A file can't be read, or holds no key that can be used; or an algorithm has no key.
 pub fn read(config: &Users) -> anyhow::Result<Vec<Key>> {
     let algorithms: Vec<Algorithm> = algorithms(config).collect();
     let mut keys = Vec::new();
@@ -88,22 +93,21 @@ pub fn read(config: &Users) -> anyhow::Result<Vec<Key>> {
         let length = fs::metadata(file).with_context(name)?.len();
         ensure!(length <= FILE_BYTES_MAX, "{} has {length} bytes; a key file has at most {FILE_BYTES_MAX}", name());
         let bytes = fs::read(file).with_context(name)?;
-        for key in parse(&bytes, &algorithms).with_context(name)? {
-            let family = key.decoding.family();
-            let of_use = algorithms.iter().any(|algorithm| algorithm.family() == family);
-            ensure!(of_use, "{} is a key of none of auth.users.algorithms; name its algorithm there, or leave it out", name());
-            keys.push(key);
+        let (read, skipped) = parse(&bytes, &algorithms).with_context(name)?;
+        for skipped in skipped {
+            tracing::warn!(file = %file.display(), "a key of users' tokens is not used: {skipped}");
         }
+        keys.extend(read);
     }
     for algorithm in algorithms {
         let is_published = !config.jwks.is_empty() && algorithm.family() != AlgorithmFamily::Hmac;
-        let served = is_published || keys.iter().any(|key| key.decoding.family() == algorithm.family());
-        ensure!(served, "auth.users.algorithms names {algorithm:?}, and there is no key for it in auth.users.key_files");
+        let is_served = is_published || keys.iter().any(|key| key.decoding.family() == algorithm.family());
+        ensure!(is_served, "auth.users.algorithms names {algorithm:?}, and there is no key for it in auth.users.key_files");
     }
     Ok(keys)
 }
 
-/// The first configured secret, with which tokens can be made as well as verified.
+/// Returns the first configured secret, with which tokens can be made as well as verified.
 pub fn secret(config: &Users) -> Option<Vec<u8>> {
     let is_secret =
         |bytes: &Vec<u8>| !bytes.trim_ascii_start().starts_with(b"{") && !bytes.windows(11).any(|window| window == b"-----BEGIN ");
@@ -111,86 +115,56 @@ pub fn secret(config: &Users) -> Option<Vec<u8>> {
     Some(found.trim_ascii_end().to_vec())
 }
 
-fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Vec<Key>> {
-    let key = |decoding| vec![Key { id: None, algorithm: None, decoding }];
+fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<(Vec<Key>, Vec<Skipped>)> {
     let text = String::from_utf8_lossy(bytes);
     if text.contains("PRIVATE KEY-----") {
-        bail!("is a private key; whoever verifies tokens needs the public one only");
-    }
-    if text.contains("-----BEGIN ") {
-        let parsed =
-            DecodingKey::from_rsa_pem(bytes).or_else(|_| DecodingKey::from_ec_pem(bytes)).or_else(|_| DecodingKey::from_ed_pem(bytes));
-        let parsed = parsed.context("is no public key of RSA, EC or Ed25519")?;
-        long(&parsed)?;
-        return Ok(key(parsed));
+        bail!("it is a private key; whatever verifies tokens needs the public one only");
     }
     if text.trim_start().starts_with('{') {
-        return jwk_set(bytes, algorithms);
+        return Ok(jwk_set(bytes, algorithms)?);
     }
-    let secret = bytes.trim_ascii_end();
-    strong(secret, algorithms)?;
-    Ok(key(DecodingKey::from_secret(secret)))
+    let (family, decoding) = if text.contains("-----BEGIN ") { pem(bytes)? } else { plain_secret(bytes, algorithms)? };
+    let algorithms: Vec<Algorithm> = algorithms.iter().copied().filter(|algorithm| family.contains(algorithm)).collect();
+    ensure!(!algorithms.is_empty(), "{}; name one of them there, or leave the file out", Unusable::NotConfigured(family.to_vec()));
+    Ok((vec![Key { id: None, algorithms, decoding }], Vec::new()))
 }
 
-/// The set's signature keys of the configured algorithms; a set may hold others as well.
-///
-/// # Errors
-/// It is none, or has no such key.
-pub fn jwk_set(bytes: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<Vec<Key>> {
-    let set: JwkSet = serde_json::from_slice(bytes).context("is no JWK set (RFC 7517)")?;
-    let mut keys = Vec::new();
-    for jwk in &set.keys {
-        let Ok(decoding) = DecodingKey::from_jwk(jwk) else { continue };
-        let for_encryption = matches!(jwk.common.public_key_use, Some(jsonwebtoken::jwk::PublicKeyUse::Encryption));
-        if for_encryption || !algorithms.iter().any(|algorithm| algorithm.family() == decoding.family()) {
-            continue;
-        }
-        if let Ok(secret) = decoding.try_get_hmac_secret() {
-            strong(secret, algorithms)?;
-        }
-        long(&decoding)?;
-        let named = jwk.common.key_algorithm.map(|named| named.to_string().parse::<Algorithm>());
-        let Ok(algorithm) = named.transpose() else { continue };
-        keys.push(Key { id: jwk.common.key_id.clone(), algorithm, decoding });
-    }
-    ensure!(!keys.is_empty(), "has no key of auth.users.algorithms");
-    Ok(keys)
-}
-
-/// An RSA key that can be factored is no secret of its owner's.
-fn long(key: &DecodingKey) -> anyhow::Result<()> {
-    let bytes = match key.kind() {
-        // Leading zeros are no length.
-        DecodingKeyKind::RsaModulusExponent { n, .. } => n.iter().skip_while(|byte| **byte == 0).count(),
-        // In DER, which is longer than the modulus in it by a dozen bytes. Verifying refuses what hides in those.
-        DecodingKeyKind::SecretOrDer(der) => der.len(),
+/// Reads a public key, and returns it with the algorithms that it is for.
+fn pem(bytes: &[u8]) -> anyhow::Result<(&'static [Algorithm], DecodingKey)> {
+    let parsed = DecodingKey::from_rsa_pem(bytes).or_else(|_| DecodingKey::from_ec_pem(bytes)).or_else(|_| DecodingKey::from_ed_pem(bytes));
+    let key = parsed.context("it is not a public key of RSA, EC or Ed25519")?;
+    // The key in DER: an RSA key's is longer than its modulus by a dozen bytes, and verifying refuses what those could hide.
+    let bytes = key.as_bytes().len();
+    let algorithms = match key.family() {
+        AlgorithmFamily::Rsa if bytes * 8 < RSA_BITS_MIN => bail!(Unusable::RsaLength { bits: bytes * 8 }),
+        AlgorithmFamily::Rsa => jwk::RSA,
+        AlgorithmFamily::Ec => jwk::ec(bytes.saturating_sub(1) / 2).context("it is on a curve other than P-256 and P-384")?,
+        AlgorithmFamily::Ed => jwk::ED,
+        AlgorithmFamily::Hmac => jwk::HMAC,
     };
-    ensure!(
-        key.family() != AlgorithmFamily::Rsa || bytes >= RSA_BYTES_MIN,
-        "is an RSA key of fewer than {} bits; have its issuer take a longer one",
-        RSA_BYTES_MIN * 8
-    );
-    Ok(())
+    Ok((algorithms, key))
 }
 
-/// RFC 7518, section 3.2: a secret has as many bytes as the hash. A phrase that is repeated is no secret either.
-fn strong(secret: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<()> {
+fn plain_secret(bytes: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<(&'static [Algorithm], DecodingKey)> {
+    let secret = bytes.trim_ascii_end();
+    let own: Vec<Algorithm> = algorithms.iter().copied().filter(|algorithm| algorithm.family() == AlgorithmFamily::Hmac).collect();
+    ensure!(!own.is_empty(), "it is a secret, and auth.users.algorithms has no HS…");
+    check_secret(secret, &own)?;
+    Ok((jwk::HMAC, DecodingKey::from_secret(secret)))
+}
+
+/// Checks that a secret is as long as the hash of each algorithm (RFC 7518, section 3.2), and not a repeated phrase.
+fn check_secret(secret: &[u8], algorithms: &[Algorithm]) -> Result<(), Unusable> {
     let needed = |algorithm: &Algorithm| match algorithm {
         Algorithm::HS256 => 32,
         Algorithm::HS384 => 48,
         Algorithm::HS512 => 64,
         _ => 0,
     };
-    let min = algorithms.iter().map(needed).max().unwrap_or_default();
-    ensure!(
-        algorithms.iter().any(|algorithm| algorithm.family() == AlgorithmFamily::Hmac),
-        "is a secret, and auth.users.algorithms has no HS…"
-    );
+    let needed = algorithms.iter().map(needed).max().unwrap_or_default();
     let different = secret.iter().collect::<BTreeSet<_>>().len();
-    ensure!(
-        secret.len() >= min && different >= DIFFERENT_BYTES_MIN,
-        "is a weak secret of {} bytes; take at least {min} random ones, as of `openssl rand -hex {min}`",
-        secret.len()
-    );
+    if secret.len() < needed || different < DIFFERENT_BYTES_MIN {
+        return Err(Unusable::WeakSecret { bytes: secret.len(), needed });
+    }
     Ok(())
 }
