@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::auth::{Auth, Identity, Refused};
+use crate::auth::{Auth, Identity};
 use crate::config;
 use crate::dispatch::{Dispatch, session_policies};
 use crate::format::Format;
@@ -34,12 +34,11 @@ use crate::net::permits::{Client, ConnectionPermit, Full, SessionPermit, Session
 use crate::net::problem::{self, Problem};
 use crate::net::rate::Bucket;
 use crate::net::stream::Stream;
-use crate::net::websocket::encode_close;
 use crate::net::wire::Wire;
 use crate::registry::SessionHandle;
 use crate::types::close::Close;
 use crate::types::event::UserId;
-use conversation::Conversation;
+use conversation::{Conversation, End};
 use framing::Framing;
 use handshake::Handshake;
 use socket::Session;
@@ -173,19 +172,18 @@ impl Visitor {
     }
 
     /// Waits for the token in the first frame, but not while the server stops.
-    async fn identify(self, sessions: &Sessions, wire: &mut Wire, input: &mut BytesMut) -> Result<Entered, Close> {
+    async fn identify(self, sessions: &Sessions, wire: &mut Wire, input: &mut BytesMut) -> Result<Entered, End> {
         let stopping = sessions.stopping.notified();
         tokio::pin!(stopping);
         stopping.as_mut().enable();
-        sessions.welcome()?;
-        let token = tokio::select! {
+        sessions.welcome().map_err(End::Close)?;
+        let identity = tokio::select! {
             biased;
-            () = stopping => return Err(Close::Restart),
+            () = stopping => return Err(End::Close(Close::Restart)),
             // Dropped together with the socket when the stop comes first.
-            token = entry::token(wire, input, sessions.auth.first_frame()) => token?,
+            identity = entry::identify(&sessions.auth, &self.user, wire, input) => identity?,
         };
-        let pass = sessions.auth.token(&self.user, &token).map_err(|Refused| Close::Unauthorized)?;
-        self.enter(sessions, pass)
+        self.enter(sessions, identity).map_err(End::Close)
     }
 }
 
@@ -208,7 +206,7 @@ async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated
         return None;
     };
     let entered = match entry {
-        Entry::Decided(entered) => entered,
+        Entry::Decided(entered) => entered.map_err(End::Close),
         Entry::Asked(visitor) => visitor.identify(&sessions, &mut wire, &mut input).await,
     };
     match entered {
@@ -216,11 +214,13 @@ async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated
             let conversation = Conversation::new(sessions, reader, ends);
             Some((Session::new(conversation, wire, input, (permit, seated)), head))
         }
-        Err(close) => {
-            let mut out = Vec::new();
-            encode_close(close.code(), &close.reason(), &mut out);
-            wire.part(&out, Duration::from_millis(sessions.sockets.close_deadline_ms)).await;
-            sessions.metrics.sessions_closed.with_label_values(&[&close.code().to_string()]).inc();
+        Err(end) => {
+            if !matches!(end, End::Lost) {
+                let mut out = Vec::new();
+                end.encode(&mut out);
+                wire.part(&out, Duration::from_millis(sessions.sockets.close_deadline_ms)).await;
+            }
+            sessions.metrics.sessions_closed.with_label_values(&[&end.label()]).inc();
             None
         }
     }

@@ -28,6 +28,10 @@ pub enum Reason {
     MissingClaim,
     /// The token is for another user.
     OtherUser,
+    /// The first frame did not come in time.
+    FirstFrameLate,
+    /// The first frame was not a token.
+    FirstFrame,
 }
 
 impl Reason {
@@ -49,6 +53,8 @@ impl Reason {
             Reason::Audience => "audience",
             Reason::MissingClaim => "missing_claim",
             Reason::OtherUser => "other_user",
+            Reason::FirstFrameLate => "first_frame_late",
+            Reason::FirstFrame => "first_frame",
         }
     }
 }

@@ -66,6 +66,17 @@ impl End {
         }
     }
 
+    /// Appends the close frame. Nothing is to be sent if the connection is gone.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            End::Close(close) => encode_close(close.code(), &close.reason(), out),
+            // The closing handshake echoes the client's code.
+            End::Closed(Some(code)) => encode_close(*code, "", out),
+            End::Closed(None) => encode(Opcode::Close, &[], out),
+            End::Lost => {}
+        }
+    }
+
     /// The code as the metrics have it.
     pub fn label(&self) -> String {
         match self {
@@ -201,18 +212,10 @@ impl Conversation {
     pub fn take_leave(&mut self, end: &End) {
         let after_ms = self.return_after_ms();
         let (framing, out) = self.outbox.frames();
-        match end {
-            End::Close(close) => {
-                if *close == Close::Restart {
-                    framing.reconnect(after_ms, out);
-                }
-                encode_close(close.code(), &close.reason(), out);
-            }
-            // The closing handshake echoes the client's code.
-            End::Closed(Some(code)) => encode_close(*code, "", out),
-            End::Closed(None) => encode(Opcode::Close, &[], out),
-            End::Lost => {}
+        if let End::Close(Close::Restart) = end {
+            framing.reconnect(after_ms, out);
         }
+        end.encode(out);
     }
 
     /// When to come back after a restart: the session's id is random.

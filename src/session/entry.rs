@@ -1,15 +1,17 @@
-//! The entry of a socket whose handshake had no token: its first frame has to bring one.
+//! The token of a socket whose handshake had none: its first frame has to bring one.
 
 use std::io::ErrorKind;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use serde::Deserialize;
 use tokio::time::timeout;
 
+use super::conversation::End;
+use crate::auth::{Auth, Identity, Reason, Refused};
 use crate::net::websocket::{Decoder, Incoming};
 use crate::net::wire::Wire;
 use crate::types::close::Close;
+use crate::types::event::UserId;
 
 const READ_BYTES: usize = 2048;
 
@@ -20,35 +22,50 @@ struct Frame {
     token: String,
 }
 
-/// The token in a frame `{"type":"auth","token":"…"}`; `None` where it is another.
+/// Returns the token in a frame `{"type":"auth","token":"…"}`, or `None` if the frame is another.
 pub fn shown(frame: &[u8]) -> Option<String> {
-    serde_json::from_slice::<Frame>(frame).ok().filter(|frame| frame.kind == "auth").map(|frame| frame.token)
+    // serde would read a list as the members in their order.
+    let is_object = frame.trim_ascii_start().starts_with(b"{");
+    let frame = is_object.then(|| serde_json::from_slice::<Frame>(frame).ok()).flatten()?;
+    (frame.kind == "auth").then_some(frame.token)
 }
 
-/// The token in the first frame, within its deadline and its bytes. What follows it stays in `input`.
+/// Waits for the first frame, and returns what its token says of this user. What follows the frame stays in `input`.
 ///
 /// # Errors
-/// It didn't come in time, or something else did.
-pub async fn token(wire: &mut Wire, input: &mut BytesMut, (deadline, bytes_max): (Duration, usize)) -> Result<String, Close> {
-    timeout(deadline, first(wire, input, bytes_max)).await.unwrap_or(Err(Close::Unauthorized))
+/// The frame did not come in time, was not a token, or its token is not valid for this user; or the client went away.
+pub async fn identify(auth: &Auth, user: &UserId, wire: &mut Wire, input: &mut BytesMut) -> Result<Identity, End> {
+    let (deadline, bytes_max) = auth.first_frame();
+    let refuse = |reason| {
+        let Refused = auth.refused(reason);
+        End::Close(Close::Unauthorized)
+    };
+    match timeout(deadline, first(wire, input, bytes_max)).await {
+        Ok(Ok(Some(token))) => auth.token(user, &token).map_err(|Refused| End::Close(Close::Unauthorized)),
+        Ok(Ok(None)) => Err(refuse(Reason::FirstFrame)),
+        Ok(Err(ended)) => Err(ended),
+        Err(_) => Err(refuse(Reason::FirstFrameLate)),
+    }
 }
 
-async fn first(wire: &mut Wire, input: &mut BytesMut, bytes_max: usize) -> Result<String, Close> {
+/// Reads the first frame, and returns its token, or `None` if it has none.
+async fn first(wire: &mut Wire, input: &mut BytesMut, bytes_max: usize) -> Result<Option<String>, End> {
     let mut decoder = Decoder::new(bytes_max);
     loop {
         match decoder.decode(input) {
             Ok(None) => {}
             // Nothing is answered yet, and RFC 6455 lets a pong take its time.
             Ok(Some(Incoming::Ping(_) | Incoming::Pong(_))) => continue,
-            Ok(Some(Incoming::Text(text))) => return shown(&text).ok_or(Close::Unauthorized),
-            Ok(Some(Incoming::Binary(_) | Incoming::Close { .. })) => return Err(Close::Unauthorized),
-            Err(error) => return Err(Close::Protocol { code: error.close_code(), reason: error.reason() }),
+            Ok(Some(Incoming::Text(text))) => return Ok(shown(&text)),
+            Ok(Some(Incoming::Binary(_))) => return Ok(None),
+            Ok(Some(Incoming::Close { code, .. })) => return Err(End::Closed(code)),
+            Err(error) => return Err(End::Close(Close::Protocol { code: error.close_code(), reason: error.reason() })),
         }
-        wire.readable().await.map_err(|_| Close::Unauthorized)?;
+        wire.readable().await.map_err(|_| End::Lost)?;
         input.reserve(READ_BYTES);
         match wire.try_read_buf(input) {
-            Ok(0) => return Err(Close::Unauthorized),
-            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(Close::Unauthorized),
+            Ok(0) => return Err(End::Lost),
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(End::Lost),
             Ok(_) | Err(_) => {}
         }
     }

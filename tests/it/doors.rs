@@ -271,6 +271,43 @@ async fn a_token_has_one_of_the_configured_types() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_away_before_its_token_is_lost_and_not_refused() {
+    use crate::support::raw::{CLOSE, Raw, TEXT};
+    let dir = tempfile::tempdir().unwrap();
+    let server = asking(dir.path(), "first_frame_deadline_ms = 3000", "").await;
+    let closed = |code: &str| format!("signalpost_sessions_closed_total{{code=\"{code}\"}}");
+    let refused = |reason: &str| format!("signalpost_auth_refused_total{{reason=\"{reason}\"}}");
+    for count in 1..=3_u8 {
+        let mut raw = Raw::open(&server, "1001", "").await;
+        // At once, within a frame, and after a half of one.
+        raw.write(&[0x81, 0xFE][..usize::from(count) - 1]).await;
+        drop(raw);
+        server.metric_reaches(&closed("1006"), f64::from(count)).await;
+    }
+    // A code of ours from a client is not counted as ours.
+    for (code, label) in [(1001_u16, "1001"), (4205, "other")] {
+        let mut polite = Raw::open(&server, "1001", "").await;
+        polite.send(CLOSE, &code.to_be_bytes()).await;
+        assert_eq!(polite.closed().await.0, code, "its code is echoed");
+        server.metric_reaches(&closed(label), 1.0).await;
+    }
+    for reason in ["first_frame", "first_frame_late"] {
+        assert_eq!(server.metric(&refused(reason)).await, 0.0, "{reason}");
+    }
+    let mut other = Raw::open(&server, "1001", "").await;
+    other.send(TEXT, b"hello").await;
+    assert_eq!(other.closed().await.0, 4205);
+    let mut listed = Raw::open(&server, "1001", "").await;
+    listed.send(TEXT, format!(r#"["auth",{:?}]"#, signed(&good())).as_bytes()).await;
+    assert_eq!(listed.closed().await.0, 4205, "a list is not a frame");
+    let mut silent = Raw::open(&server, "1001", "").await;
+    assert_eq!(silent.closed().await.0, 4205);
+    drop((other, listed, silent));
+    server.metric_reaches(&closed("4205"), 3.0).await;
+    assert_eq!([server.metric(&refused("first_frame")).await, server.metric(&refused("first_frame_late")).await], [2.0, 1.0]);
+}
+
+#[tokio::test]
 async fn a_socket_without_a_token_is_closed_when_the_first_frame_brings_none() {
     let dir = tempfile::tempdir().unwrap();
     let server = asking(dir.path(), "first_frame_deadline_ms = 300", "").await;
