@@ -1,6 +1,6 @@
-//! The doors: which user a socket belongs to, what a producer or an operator may do, and which web pages may ask at all.
+//! Authentication: which user a socket belongs to, what a producer or an operator may do, and which web pages may use the server.
 //!
-//! Whoever is refused gets one and the same answer; the reason is in the log at debug level and in a counter.
+//! Every refusal gets the same answer; the reason is in the log at debug level and in a counter.
 
 pub mod api_keys;
 pub mod origin;
@@ -25,10 +25,10 @@ use tokens::Tokens;
 
 /// What precedes a token among the offered subprotocols, the only header that a browser's WebSocket can set.
 const TOKEN_SUBPROTOCOL: &str = "signalpost.token.";
-/// The query parameter that carries a token, where `auth.users.token_in_query` allows it.
+/// The query parameter that carries a token, if `auth.users.token_in_query` allows it.
 const TOKEN_PARAMETER: &str = "access_token";
 
-/// Who may do what.
+/// The keys, tokens and origins that the server accepts.
 #[derive(Debug)]
 pub struct Auth {
     keys: ApiKeys,
@@ -44,13 +44,13 @@ pub struct Auth {
 /// What a valid token says of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// When the session has to end unless it shows another token; `None` where tokens aren't asked for.
+    /// When the session has to end unless it shows another token; `None` if no tokens are asked for.
     pub ends: Option<SystemTime>,
     /// Claims that become session attributes.
     pub attributes: Vec<(String, String)>,
 }
 
-/// A refusal. There is nothing in it to learn from.
+/// A refusal. It carries nothing, so that a client learns nothing from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
@@ -65,7 +65,7 @@ impl Auth {
     /// Reads the key files.
     ///
     /// # Errors
-    /// One can't be read, holds no key of the configured algorithms, or a weak one.
+    /// A key file can't be read, holds no key of the configured algorithms, or a weak one.
     pub fn new(config: &config::Auth, metrics: Arc<Metrics>) -> anyhow::Result<Auth> {
         let tokens = (!config.users.algorithms.is_empty()).then(|| Tokens::new(config.users.clone(), &metrics)).transpose()?;
         let keys = ApiKeys::new(&config.keys)?;
@@ -82,10 +82,10 @@ impl Auth {
         })
     }
 
-    /// Whether a request with this method may do what its route does.
+    /// Checks that a request shows an API key with this scope, if any keys are configured.
     ///
     /// # Errors
-    /// No key with the scope is shown.
+    /// It shows none, or one without the scope.
     pub fn permits(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Refused> {
         if self.keys.is_open() {
             return Ok(());
@@ -116,7 +116,7 @@ impl Auth {
         Err(Problem::new(StatusCode::FORBIDDEN, "origin", detail))
     }
 
-    /// What the handshake's token says of the user whose socket is asked for; `None` where the token has to come in the
+    /// Returns what the handshake's token says of the user whose socket is asked for, or `None` if the token has to come in the
     /// first frame.
     ///
     /// # Errors
@@ -130,10 +130,10 @@ impl Auth {
         token.map(|token| self.token(user, &token)).transpose()
     }
 
-    /// What a token says of a user, at the start of a session or later.
+    /// Returns what a token says of a user, at the start of a session or later.
     ///
     /// # Errors
-    /// It isn't valid for this user.
+    /// The token isn't valid for this user.
     pub fn token(&self, user: &UserId, token: &str) -> Result<Identity, Refused> {
         let Some(tokens) = &self.tokens else { return Ok(Identity::default()) };
         match tokens.verify(token, user) {
@@ -145,17 +145,17 @@ impl Auth {
         }
     }
 
-    /// Whether the query string may set this session attribute: not where a claim does.
+    /// Says whether the query string may set this session attribute: not if a claim does.
     pub fn is_for_clients(&self, attribute: &str) -> bool {
         self.tokens.as_ref().is_none_or(|tokens| !tokens.claims().iter().any(|claim| claim == attribute))
     }
 
-    /// How long a socket without a token may take to bring one, and in how many bytes.
+    /// Returns how long a socket without a token may take to send one, and in how many bytes.
     pub fn first_frame(&self) -> (Duration, usize) {
         (self.first_frame_deadline, self.first_frame_bytes_max)
     }
 
-    /// Whether producers and operators have to show a key, and users a token.
+    /// Says whether producers and operators have to show a key, and users a token.
     pub fn asks(&self) -> (bool, bool) {
         (!self.keys.is_open(), self.tokens.is_some())
     }
@@ -174,7 +174,7 @@ impl Auth {
         }
     }
 
-    /// Takes changed key files; what can't be taken leaves the keys as they are.
+    /// Reads changed key files. If they can't be used, the keys stay as they are.
     pub fn refresh(&self) {
         if let Some(tokens) = &self.tokens {
             tokens.refresh();
@@ -189,12 +189,12 @@ impl Auth {
     }
 }
 
-/// What a request does to an operating address.
+/// Returns the scope that a request to an operating address needs.
 pub fn operating_scope(method: &Method) -> Scope {
     if *method == Method::GET || *method == Method::HEAD { Scope::Read } else { Scope::Operate }
 }
 
-/// The credentials of RFC 6750. Several headers are none: whoever stands in front might have read another one than we do.
+/// Returns the credentials of RFC 6750. More than one `Authorization` header counts as none: a proxy may have checked a different one.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -202,6 +202,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
+/// Returns the token among the offered subprotocols.
 fn offered(headers: &HeaderMap) -> Option<&str> {
     let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
     offers.flat_map(|value| value.split(',')).find_map(|offer| offer.trim().strip_prefix(TOKEN_SUBPROTOCOL))

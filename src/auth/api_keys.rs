@@ -1,4 +1,4 @@
-//! API keys of producers and operators. The configuration holds their digests only.
+//! API keys of producers and operators. The configuration holds only their digests.
 
 use anyhow::Context;
 use base64::Engine as _;
@@ -8,10 +8,10 @@ use subtle::ConstantTimeEq as _;
 
 use crate::config::{ApiKey, Scope};
 
-/// So that a key is known for what it is wherever it turns up.
+/// Begins every key, so that secret scanners and people recognize one.
 const PREFIX: &str = "signalpost_";
 
-/// The known keys. Several of one producer at a time let it change from one to the next.
+/// The configured keys. A producer may have several at a time, to change from one to the next.
 #[derive(Debug)]
 pub struct ApiKeys(Vec<Known>);
 
@@ -23,8 +23,10 @@ struct Known {
 }
 
 impl ApiKeys {
+    /// Reads the digests.
+    ///
     /// # Errors
-    /// A digest is none.
+    /// A digest is not 64 hex digits.
     pub fn new(keys: &[ApiKey]) -> anyhow::Result<ApiKeys> {
         let known = |key: &ApiKey| {
             let digest = from_hex(&key.sha256).with_context(|| {
@@ -35,12 +37,12 @@ impl ApiKeys {
         Ok(ApiKeys(keys.iter().map(known).collect::<anyhow::Result<_>>()?))
     }
 
-    /// Nobody is asked for a key.
+    /// Says whether no keys are configured, so that nobody is asked for one.
     pub fn is_open(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The name and the scopes of a key. All digests are compared, each in constant time: how long it takes tells nothing.
+    /// Returns the name and the scopes of a key. All digests are compared, each in constant time, so that the time taken reveals nothing.
     pub fn find(&self, key: &str) -> Option<(&str, &[Scope])> {
         let shown: [u8; 32] = Sha256::digest(key).into();
         self.0.iter().fold(None, |found, known| {
@@ -50,7 +52,8 @@ impl ApiKeys {
     }
 }
 
-/// A new key and its digest in hex. A random key of 244 bits can't be guessed from its digest, so that no slow hash is needed.
+/// Makes a key, and returns it with its digest in hex. A key of 244 random bits can't be guessed from its digest, so that no slow hash is
+/// needed.
 pub fn generate() -> (String, String) {
     let random = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
     let key = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random));
@@ -58,7 +61,7 @@ pub fn generate() -> (String, String) {
     (key, digest)
 }
 
-/// As the configuration has it.
+/// Returns a key's digest as the configuration has it.
 pub fn hex_digest(key: &str) -> String {
     Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -90,14 +93,14 @@ mod tests {
         let keys = ApiKeys::new(&config).unwrap();
         for (n, (key, digest)) in made.iter().enumerate() {
             assert_eq!(keys.find(key).unwrap().0, format!("k{n}"));
-            assert!(keys.find(digest).is_none(), "a digest is no key");
+            assert!(keys.find(digest).is_none(), "a digest is not a key");
             assert!(keys.find(&key[..key.len() - 1]).is_none());
         }
         assert!(keys.find("").is_none());
     }
 
     #[test]
-    fn a_digest_that_is_none_is_refused() {
+    fn a_digest_that_is_not_64_hex_digits_is_refused() {
         for sha256 in ["", "00", &"g".repeat(64), &"0".repeat(65), &"+1".repeat(32)] {
             let key = ApiKey { name: "backend".into(), sha256: sha256.into(), scopes: vec![] };
             assert!(ApiKeys::new(&[key]).unwrap_err().to_string().contains("backend"), "{sha256}");

@@ -144,7 +144,7 @@ async fn a_head_over_its_bytes_or_its_lines_is_refused() {
     assert!(ask(format!("X: {}\r\n", "x".repeat(20_000))).await.starts_with("HTTP/1.1 431 "));
 }
 
-/// Each bound at the doors, as `signalpost check` names it.
+/// Each bound on clients and producers, as `signalpost check` names it.
 #[test]
 fn every_bound_is_shown_by_check() {
     let bounds = [

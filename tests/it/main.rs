@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod admission;
+mod authentication;
 mod bounds;
 mod bundled;
 mod commands;
 mod dead_letters;
-mod doors;
 mod events;
 mod explain;
 mod faults;
