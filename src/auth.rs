@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use http::header::{AUTHORIZATION, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
 use http::{Method, StatusCode};
 
-use crate::config::{self, Scope};
+use crate::config::{self, Scope, TOKEN_PARAMETER};
 use crate::metrics::Metrics;
 use crate::net::problem::Problem;
 use crate::types::event::UserId;
@@ -25,8 +25,6 @@ use tokens::Tokens;
 
 /// What precedes a token among the offered subprotocols, the only header that a browser's WebSocket can set.
 const TOKEN_SUBPROTOCOL: &str = "signalpost.token.";
-/// The query parameter that carries a token, if `auth.users.token_in_query` allows it.
-const TOKEN_PARAMETER: &str = "access_token";
 
 /// The keys, tokens and origins that the server accepts.
 #[derive(Debug)]
@@ -75,9 +73,9 @@ impl Auth {
             tokens,
             origins: Origins::new(&config.origins, if asks_all { origin::Own::Named } else { origin::Own::Numbered }),
             token_in_query: config.users.token_in_query,
-            expiry_grace: Duration::from_millis(config.users.expiry_grace_ms),
-            first_frame_deadline: Duration::from_millis(config.users.first_frame_deadline_ms),
-            first_frame_bytes_max: config.users.first_frame_bytes_max,
+            expiry_grace: *config.users.expiry_grace_ms,
+            first_frame_deadline: *config.users.first_frame_deadline_ms,
+            first_frame_bytes_max: config.users.first_frame_bytes_max.get(),
             metrics,
         })
     }

@@ -7,7 +7,6 @@ mod client;
 mod dev;
 mod explain;
 mod listen;
-mod load;
 mod plugin;
 mod plugin_build;
 mod send;
@@ -30,6 +29,7 @@ use toml::{Table, Value};
 
 use crate::config::{Config, Problems, Setting};
 use crate::log;
+use crate::net::open_files;
 use crate::policy::compile::{self, CHILD_COMMAND};
 use crate::server;
 
@@ -58,13 +58,11 @@ enum Command {
     Explain(explain::Arguments),
     /// Show a user's messages as they arrive, and send what you type.
     Listen(listen::Arguments),
-    /// Open many sockets, publish, and check that each message reaches exactly its readers; exits with 0 only if so.
-    Load(load::Arguments),
     /// Make a user's token for development, or an API key for a producer or an operator.
     Token(token::Arguments),
     /// Serve a plugin while you write it: build it on each save, run its fixtures, swap it in, and show what it does.
     Dev(dev::Arguments),
-    /// Make, inspect, check and test plugins.
+    /// Make, build, inspect, check, test and measure plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
     /// Compile a component, or one of its modules, from standard input, as the server's child process.
@@ -84,7 +82,7 @@ struct ServerFlags {
     /// The address to serve, as in 127.0.0.1:8080; port 0 takes a free port.
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
-    /// The folder of the plugins.
+    /// The folder with the plugins.
     #[arg(long, value_name = "DIR")]
     plugins: Option<String>,
     /// The configuration file (TOML); SIGNALPOST_CONFIG by default.
@@ -110,7 +108,6 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Send(arguments) => send::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
-        Command::Load(arguments) => load::run_command(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Plugin(command) => plugin::run(&command),
@@ -138,12 +135,10 @@ fn report(error: &anyhow::Error) -> ExitCode {
 fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
     let (config, _) = flags.load()?;
     let _log = log::start(&config.log);
-    let open_files = crate::load::raise_open_files_limit();
-    if open_files.is_some_and(|max| max < config.http.connections_max as u64) {
+    let connections_max = config.http.connections_max.get();
+    if let Some(max) = open_files::raise_limit().filter(|max| *max < connections_max as u64) {
         tracing::warn!(
-            "there may be {} open files, fewer than the {} connections of http.connections_max; raise the limit (ulimit -n)",
-            open_files.unwrap_or_default(),
-            config.http.connections_max
+            "the limit of open files is {max}, below the {connections_max} connections of http.connections_max; raise it (ulimit -n)"
         );
     }
     let mut builder = Builder::new_multi_thread();
@@ -152,7 +147,7 @@ fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
     }
     let runtime = builder.enable_all().build().context("can't start the threads that serve")?;
     // Spawned: if this thread accepted connections, each would have to wake a worker thread.
-    let patience = Duration::from_millis(config.stop_notice_ms + config.stop_deadline_ms) + STOP_MARGIN;
+    let patience = *config.stop_notice_ms + *config.stop_deadline_ms + STOP_MARGIN;
     let signals::Signals { stop, reloads } = signals::receive(patience)?;
     let stop = async { drop(stop.await) };
     let serving = runtime.spawn(server::run(config, stop, reloads));
@@ -233,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_flags_need_no_word() {
+    fn the_servers_flags_need_no_command() {
         let bare = parse("signalpost --listen 127.0.0.1:0 --plugins p").unwrap();
         assert!(bare.command.is_none());
         let Some(Command::Serve(named)) = parse("signalpost serve --listen 127.0.0.1:0 --plugins p").unwrap().command else {

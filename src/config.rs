@@ -1,25 +1,35 @@
 //! Settings: one TOML file and environment variables over the commented defaults in `config/default.toml`.
 //!
-//! Read once at the start; nothing else reads the environment. Every bound's reason stands beside its default there.
+//! They are read once at the start; nothing else reads the environment. The defaults and the reason of each limit are in
+//! `default.toml`. The types say which settings may be zero: those with a meaning for it, such as "never" or "no limit".
 
 mod known;
 mod load;
+mod milliseconds;
 mod origin;
 mod validate;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use load::{Problems, Setting, Source};
+pub use milliseconds::Milliseconds;
 pub use origin::{Authority, Origin, default_port};
 
 /// The defaults, as text: the reference of all settings.
 pub const DEFAULTS: &str = include_str!("config/default.toml");
 
-/// TOML has no null: an address that isn't there is an empty text.
+/// The parameter of a socket's query string that may hold a token, and therefore never becomes a session attribute.
+pub const TOKEN_PARAMETER: &str = "access_token";
+
+/// Bytes of a policy's name, of the name and version that its plugin states, and of an attribute that it varies on.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// TOML has no null, so an empty string stands for no address.
 mod empty_is_none {
     use std::net::SocketAddr;
 
@@ -36,41 +46,66 @@ mod empty_is_none {
     }
 }
 
-/// All settings. See `config/default.toml` for each one's meaning, unit and reason.
+/// All settings.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// Where HTTP and WebSocket are served.
     pub listen: SocketAddr,
+    /// Whether a server without authentication may listen on an address that other machines can reach.
     pub listen_beyond_loopback_without_authentication: bool,
+    /// A separate address for operators, if there is one.
     #[serde(with = "empty_is_none")]
     pub operate_listen: Option<SocketAddr>,
+    /// The path before `/ws`, `/events`, `/users` and `/policies`; empty or without a slash at its end.
     pub base_path: String,
-    pub stop_notice_ms: u64,
-    pub stop_deadline_ms: u64,
-    pub stop_closes_per_second_max: u32,
+    /// How long a server that is told to stop goes on serving while it reports that it isn't ready.
+    pub stop_notice_ms: Milliseconds<0>,
+    /// How long a stop may take after that.
+    pub stop_deadline_ms: Milliseconds,
+    /// The rate at which a stop closes sockets.
+    pub stop_closes_per_second_max: NonZeroU32,
+    /// The time over which a stop spreads the reconnecting clients.
     pub stop_return_within_ms: u32,
+    /// Threads that serve; 0 for one per core.
     pub worker_threads: usize,
+    /// What is logged, and how.
     pub log: Log,
+    /// Who may publish, operate and connect.
     pub auth: Auth,
+    /// The server's certificate.
     pub tls: Tls,
+    /// Limits on connections and requests.
     pub http: Http,
+    /// Limits on users' sessions.
     pub sockets: Sockets,
+    /// Limits on messages that are kept for users.
     pub mailboxes: Mailboxes,
+    /// Limits on published events.
     pub events: Events,
+    /// Limits on groups.
     pub groups: Groups,
+    /// Limits on dead letters.
     pub dead_letters: DeadLetters,
+    /// Where plugins are, and how they are loaded.
     pub plugins: Plugins,
+    /// Limits on each policy.
     pub limits: Limits,
+    /// The policies' own settings, by name.
     pub policies: BTreeMap<String, Policy>,
 }
 
+/// What is logged, and how.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
+    /// The least severe level that is logged.
     pub level: LogLevel,
+    /// For people or for machines.
     pub format: LogFormat,
 }
 
+/// A severity.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -81,9 +116,11 @@ pub enum LogLevel {
     Trace,
 }
 
+/// A log format.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
     Auto,
     Text,
     Json,
@@ -93,22 +130,27 @@ pub enum LogFormat {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
+    /// API keys of producers and operators.
     pub keys: Vec<ApiKey>,
+    /// Origins of web pages that may use this server besides its own.
     pub origins: Vec<String>,
+    /// Users' tokens.
     pub users: Users,
 }
 
-/// A key that a producer or an operator shows, known by its digest.
+/// A key that a producer or an operator shows. Only its digest is known.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
+    /// Names the key in the log.
     pub name: String,
-    /// In hex.
+    /// The digest of the key, as 64 hexadecimal digits.
     pub sha256: String,
+    /// What the key's holder may do.
     pub scopes: Vec<Scope>,
 }
 
-/// What the holder of a key may do.
+/// A permission of an API key's holder.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
@@ -117,37 +159,53 @@ pub enum Scope {
     Operate,
 }
 
-/// Users' tokens.
+/// Users' tokens (JWT).
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Users {
+    /// The signature algorithms that are accepted. Without any, users need no token.
     pub algorithms: Vec<Algorithm>,
+    /// Files with keys: public keys in PEM, JWK sets, or secrets.
     pub key_files: Vec<PathBuf>,
+    /// JWK sets that issuers publish.
     pub jwks: Vec<JwkSet>,
-    pub jwks_interval_ms: u64,
-    pub jwks_pause_ms: u64,
+    /// How often each set is fetched.
+    pub jwks_interval_ms: Milliseconds,
+    /// The least time between two fetches of a set.
+    pub jwks_pause_ms: Milliseconds,
+    /// Accepted issuers (`iss`); empty accepts any.
     pub issuers: Vec<String>,
+    /// Accepted audiences (`aud`); empty accepts any.
     pub audiences: Vec<String>,
+    /// Accepted types (`typ`); empty accepts any.
     pub token_types: Vec<String>,
+    /// The tolerated difference between clocks, in seconds.
     pub leeway_s: u64,
+    /// The claim that names the user.
     pub user_claim: String,
+    /// Claims that become session attributes.
     pub claims: Vec<String>,
+    /// Whether a token in the query string is accepted.
     pub token_in_query: bool,
-    pub first_frame_deadline_ms: u64,
-    pub first_frame_bytes_max: usize,
-    pub expiry_grace_ms: u64,
+    /// How long a socket without a token in its handshake may take to send one.
+    pub first_frame_deadline_ms: Milliseconds,
+    /// Bytes of that frame.
+    pub first_frame_bytes_max: NonZeroUsize,
+    /// How long a session outlives its token.
+    pub expiry_grace_ms: Milliseconds<0>,
 }
 
 /// Keys that an issuer publishes for its tokens.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct JwkSet {
-    /// As `iss` has it.
+    /// The value of `iss` in the issuer's tokens.
     pub issuer: String,
+    /// The https URL of the set.
     pub url: String,
 }
 
-/// A signature's algorithm, by its name in RFC 7518 and RFC 8037.
+/// A signature's algorithm, by its name in RFC 7518 or RFC 8037.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 pub enum Algorithm {
     HS256,
@@ -164,49 +222,80 @@ pub enum Algorithm {
     EdDSA,
 }
 
-/// The server's certificate.
+/// The server's certificate; empty paths for a server without TLS.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
+    /// The certificate with its chain, in PEM.
     pub certificate_file: PathBuf,
+    /// The certificate's private key, in PEM.
     pub key_file: PathBuf,
 }
 
+/// Limits on connections and requests.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
-    pub connections_max: usize,
+    /// TCP connections, sockets included.
+    pub connections_max: NonZeroUsize,
+    /// TCP connections from one address; 0 for no limit.
     pub connections_per_address_max: usize,
-    pub operate_connections_max: usize,
-    pub backlog: u32,
-    pub header_deadline_ms: u64,
-    pub body_deadline_ms: u64,
-    pub bodies_bytes_max: usize,
-    pub header_bytes_max: usize,
-    pub headers_max: usize,
+    /// TCP connections to `operate_listen`.
+    pub operate_connections_max: NonZeroUsize,
+    /// Connections that the system holds until they are accepted.
+    pub backlog: NonZeroU32,
+    /// How long the head of a request may take.
+    pub header_deadline_ms: Milliseconds,
+    /// How long the body of a request may take.
+    pub body_deadline_ms: Milliseconds,
+    /// Bytes of all bodies together.
+    pub bodies_bytes_max: NonZeroUsize,
+    /// Bytes of a request's head.
+    pub header_bytes_max: NonZeroUsize,
+    /// Header lines of a request.
+    pub headers_max: NonZeroUsize,
 }
 
+/// Limits on users' sessions.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sockets {
-    pub sessions_max: usize,
+    /// Open sessions in all.
+    pub sessions_max: NonZeroUsize,
+    /// Open sessions from one address; 0 for no limit.
     pub per_address_max: usize,
-    pub per_user_max: usize,
+    /// Open sessions of one user.
+    pub per_user_max: NonZeroUsize,
+    /// What happens to a session over `per_user_max`.
     pub too_many: TooMany,
-    pub user_id_bytes_max: usize,
+    /// Bytes of a user id, after percent-decoding.
+    pub user_id_bytes_max: NonZeroUsize,
+    /// Names in the query string that become session attributes.
     pub attributes: Vec<String>,
-    pub attribute_bytes_max: usize,
-    pub message_bytes_max: usize,
-    pub ping_interval_ms: u64,
-    pub pong_deadline_ms: u64,
-    pub idle_deadline_ms: u64,
-    pub write_deadline_ms: u64,
-    pub write_bytes_max: usize,
-    pub resume_wait_ms: u64,
-    pub messages_per_second_max: u32,
-    pub bytes_per_second_max: u32,
-    pub handshakes_per_second_max: u32,
-    pub close_deadline_ms: u64,
+    /// Bytes of an attribute's value.
+    pub attribute_bytes_max: NonZeroUsize,
+    /// Bytes of a message from a client.
+    pub message_bytes_max: NonZeroUsize,
+    /// How long a client may be silent before it is pinged.
+    pub ping_interval_ms: Milliseconds,
+    /// How long a client may take to answer a ping.
+    pub pong_deadline_ms: Milliseconds,
+    /// How long a session without messages stays open; 0 for ever.
+    pub idle_deadline_ms: Milliseconds<0>,
+    /// How long a write may make no progress.
+    pub write_deadline_ms: Milliseconds,
+    /// Bytes of messages that one write may gather.
+    pub write_bytes_max: NonZeroUsize,
+    /// How long a resumable session waits for its client's resume.
+    pub resume_wait_ms: Milliseconds<0>,
+    /// The rate of messages from one client.
+    pub messages_per_second_max: NonZeroU32,
+    /// The rate of bytes from one client.
+    pub bytes_per_second_max: NonZeroU32,
+    /// The rate of handshakes in all.
+    pub handshakes_per_second_max: NonZeroU32,
+    /// How long to wait for the client's half of the closing handshake.
+    pub close_deadline_ms: Milliseconds,
 }
 
 /// What happens to a user's session over `per_user_max`.
@@ -217,58 +306,92 @@ pub enum TooMany {
     RefuseNewest,
 }
 
+/// Limits on messages that are kept for users.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mailboxes {
-    pub messages_max: usize,
-    pub bytes_max: usize,
-    pub keep_ms: u64,
-    pub resume_ms: u64,
-    pub total_messages_max: usize,
-    pub total_bytes_max: usize,
-    pub mailboxes_max: usize,
+    /// Messages in one mailbox.
+    pub messages_max: NonZeroUsize,
+    /// Bytes of the messages in one mailbox.
+    pub bytes_max: NonZeroUsize,
+    /// How long a message is kept.
+    pub keep_ms: Milliseconds,
+    /// How long an empty mailbox is remembered for a client that may resume; 0 remembers none.
+    pub resume_ms: Milliseconds<0>,
+    /// Messages in all mailboxes.
+    pub total_messages_max: NonZeroUsize,
+    /// Bytes of the messages in all mailboxes.
+    pub total_bytes_max: NonZeroUsize,
+    /// Users who have a mailbox.
+    pub mailboxes_max: NonZeroUsize,
+    /// Bytes of formatted messages that are kept for further readers; 0 keeps none.
     pub shapes_bytes_max: usize,
 }
 
+/// Limits on published events.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Events {
-    pub body_bytes_max: usize,
-    pub event_bytes_max: usize,
-    pub batch_max: usize,
-    pub dedup_window_ms: u64,
-    pub dedup_entries_max: usize,
+    /// Bytes of a request's body.
+    pub body_bytes_max: NonZeroUsize,
+    /// Bytes of an event's data, and of a message.
+    pub event_bytes_max: NonZeroUsize,
+    /// Events in a batch.
+    pub batch_max: NonZeroUsize,
+    /// How long an event with the same source and id counts as published already; 0 for never.
+    pub dedup_window_ms: Milliseconds<0>,
+    /// Ids that are remembered for that.
+    pub dedup_entries_max: NonZeroUsize,
 }
 
+/// Limits on groups.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Groups {
-    pub name_bytes_max: usize,
-    pub groups_max: usize,
-    pub members_max: usize,
-    pub memberships_max: usize,
+    /// Bytes of a group's name.
+    pub name_bytes_max: NonZeroUsize,
+    /// Groups in all.
+    pub groups_max: NonZeroUsize,
+    /// Members of one group.
+    pub members_max: NonZeroUsize,
+    /// Memberships in all.
+    pub memberships_max: NonZeroUsize,
 }
 
+/// Limits on dead letters.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeadLetters {
-    pub letters_max: usize,
-    pub bytes_max: usize,
+    /// Dead letters that are kept.
+    pub letters_max: NonZeroUsize,
+    /// Bytes of the dead letters that are kept.
+    pub bytes_max: NonZeroUsize,
 }
 
+/// Where plugins are, and how they are loaded.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plugins {
+    /// The folder with the plugins.
     pub dir: PathBuf,
+    /// What a plugin that can't be loaded does to the start.
     pub on_bad: OnBad,
+    /// Whether changed files are loaded without a restart.
     pub watch: bool,
-    pub watch_interval_ms: u64,
-    pub file_bytes_max: u64,
-    pub compile_deadline_ms: u64,
-    pub compile_memory_bytes_max: u64,
+    /// How often the folder is checked for changes.
+    pub watch_interval_ms: Milliseconds,
+    /// Bytes of a plugin's file.
+    pub file_bytes_max: NonZeroU64,
+    /// How long the compilation of a plugin may take.
+    pub compile_deadline_ms: Milliseconds,
+    /// Memory that the compilation of a plugin may use.
+    pub compile_memory_bytes_max: NonZeroU64,
+    /// The binary that compiles; this one if empty.
     pub compiler: Option<PathBuf>,
+    /// The folder with compiled plugins; if empty, systemd's or the user's.
     pub cache_dir: Option<PathBuf>,
-    pub retire_ms: u64,
+    /// How long replaced policies go on formatting messages that were routed before the reload.
+    pub retire_ms: Milliseconds<0>,
 }
 
 /// What a plugin that can't be loaded does to the start.
@@ -279,20 +402,28 @@ pub enum OnBad {
     Skip,
 }
 
-/// One policy's own settings.
+/// The settings of one policy.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
+    /// The plugin's file, relative to `plugins.dir`; by default `NAME.wasm`.
     pub file: Option<PathBuf>,
+    /// Whether the policy is loaded; true by default.
     pub enabled: Option<bool>,
+    /// Policies are called in this order; 0 by default.
     pub order: Option<i32>,
+    /// Host interfaces that the plugin may import.
     #[serde(default)]
     pub grants: Vec<Grant>,
+    /// Event types that the policy is called for; all that the plugin wants by default.
     pub events: Option<Vec<String>>,
+    /// What happens when the policy faults.
     #[serde(default)]
     pub on_fault: OnFault,
+    /// Whether instances are reused.
     #[serde(default)]
     pub isolation: Isolation,
+    /// Passed to the plugin's `configure`.
     #[serde(default)]
     pub settings: toml::Table,
     /// Complete once loaded: the global limits with the policy's own over them. `Config::limits_for` reads them.
@@ -309,40 +440,47 @@ pub enum Grant {
     Metrics,
     Presence,
     State,
-    /// One that denies everything.
+    /// A WASI whose functions all deny access.
     Wasi,
 }
 
-/// What becomes of that for which a policy was called when it faults, by role.
+/// What happens, in each role, when the policy faults.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct OnFault {
+    /// What happens to the event.
     pub routing: RoutingFault,
+    /// What happens to the message.
     pub formatting: FormattingFault,
+    /// What happens to the socket.
     pub sessions: SessionsFault,
 }
 
-/// What becomes of an event.
+/// What happens to an event.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum RoutingFault {
+    /// It is kept for a retry.
     #[default]
     DeadLetter,
+    /// It is counted.
     Drop,
 }
 
-/// What becomes of a message, for the readers who were to see this shape of it.
+/// What happens to a message, for the readers of the class that it was being formatted for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum FormattingFault {
+    /// It is kept for a retry.
     #[default]
     DeadLetter,
+    /// It is counted.
     Drop,
-    /// It goes on as it came to the policy.
+    /// It is passed on as the policy received it.
     Pass,
 }
 
-/// What becomes of a socket that the policy was asked about.
+/// What happens to a socket that the policy was called for.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionsFault {
@@ -351,39 +489,63 @@ pub enum SessionsFault {
     Admit,
 }
 
-/// Whether calls of a policy may meet what an earlier call left in the guest's memory.
+/// Whether a call may find what an earlier call left in the guest's memory.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
+    /// An instance serves many calls.
     #[default]
     Reuse,
+    /// Each call has an instance of its own.
     Fresh,
 }
 
-/// Bounds on one policy.
+/// Limits on one policy.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    pub call_deadline_ms: u64,
-    pub configure_deadline_ms: u64,
-    pub memory_bytes_max: usize,
-    pub table_elements_max: usize,
-    pub output_bytes_max: usize,
-    pub calls_per_instance_max: u64,
-    pub instance_kept_bytes_max: usize,
-    pub host_calls_max: u32,
+    /// Processor time of a call of a role function.
+    pub call_deadline_ms: Milliseconds,
+    /// Processor time of instantiation, `describe`, `configure` and `vary`.
+    pub configure_deadline_ms: Milliseconds,
+    /// Linear memory of one instance.
+    pub memory_bytes_max: NonZeroUsize,
+    /// Elements in the tables of one instance.
+    pub table_elements_max: NonZeroUsize,
+    /// Bytes that a call may pass to the host at a time.
+    pub output_bytes_max: NonZeroUsize,
+    /// Calls after which an instance is replaced.
+    pub calls_per_instance_max: NonZeroU64,
+    /// Memory above which an instance is replaced after a call.
+    pub instance_kept_bytes_max: NonZeroUsize,
+    /// Host calls of one call.
+    pub host_calls_max: NonZeroU32,
+    /// Calls for which a new version is on trial.
     pub trial_calls: u64,
-    pub breaker_faults: u32,
-    pub breaker_pause_ms: u64,
-    pub breaker_pause_max_ms: u64,
-    pub items_max: usize,
-    pub recipients_max: usize,
-    pub groups_max: usize,
-    pub memberships_max: usize,
+    /// Consecutive faults that open the circuit breaker.
+    pub breaker_faults: NonZeroU32,
+    /// How long the circuit is open the first time.
+    pub breaker_pause_ms: Milliseconds,
+    /// How long the circuit is open at most.
+    pub breaker_pause_max_ms: Milliseconds,
+    /// Deliveries, replies, drafts and group changes that a call may return.
+    pub items_max: NonZeroUsize,
+    /// Recipients of one event.
+    pub recipients_max: NonZeroUsize,
+    /// Groups that the policy may open.
+    pub groups_max: NonZeroUsize,
+    /// Memberships that the policy may give.
+    pub memberships_max: NonZeroUsize,
+    /// Log lines of one call.
     pub log_lines_max: u32,
+    /// Bytes of one log line.
     pub log_line_bytes_max: usize,
+    /// Keys of the policy's state.
     pub state_keys_max: usize,
+    /// Bytes of the policy's state.
     pub state_bytes_max: usize,
-    pub state_value_bytes_max: usize,
+    /// Bytes of one value in the policy's state.
+    pub state_value_bytes_max: NonZeroUsize,
+    /// Names of the policy's own counters.
     pub metric_names_max: usize,
 }

@@ -42,17 +42,17 @@
 
 pub mod config;
 
-mod log;
-
 mod types;
+
+mod log;
 
 mod metrics;
 
 mod net;
 
-mod auth;
-
 mod registry;
+
+mod auth;
 
 mod model;
 
@@ -76,8 +76,7 @@ pub mod server;
 
 // Around the server: its tools.
 
-pub mod load;
-
+#[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
 

@@ -2,7 +2,6 @@
 //! else.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::bail;
 
@@ -85,7 +84,7 @@ impl Foundations {
     /// A node with these policies.
     pub fn node(&self, set: PolicySet, rejected: Vec<Rejected>) -> Arc<Node> {
         let Foundations { config, metrics, model, loader } = self;
-        let retire_after = Duration::from_millis(config.plugins.retire_ms);
+        let retire_after = *config.plugins.retire_ms;
         let policies = Arc::new(Policies::new(set, rejected, retire_after));
         let store = Store::Memory;
         let format = Format::new(policies.clone(), model.clone(), store.clone(), config.mailboxes.shapes_bytes_max);

@@ -1,7 +1,8 @@
 //! Policies are values: an event takes one immutable [`PolicySet`] for its whole journey. A reload builds a new set and swaps
 //! it, or keeps the old one and says why.
 
-pub mod bindings;
+// Private: nothing outside this folder names the types that are generated from the WIT.
+mod bindings;
 pub mod breaker;
 pub mod compile;
 pub mod contract;
@@ -10,6 +11,7 @@ pub mod fault;
 pub mod host;
 pub mod inspect;
 pub mod load;
+mod load_error;
 pub mod plugin;
 pub mod source;
 pub mod ticker;
@@ -26,7 +28,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use crate::types::delivery::PolicySetId;
+pub use bindings::Bounds;
 pub use contract::Role;
+pub use load_error::LoadError;
 pub use plugin::{CallError, Policy};
 
 /// The policies that are called together, in the configured order.

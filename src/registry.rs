@@ -82,7 +82,7 @@ impl ReadMark {
 
 impl Registry {
     pub fn new(sockets: &config::Sockets) -> Registry {
-        Registry { per_user_max: sockets.per_user_max, too_many: sockets.too_many, admitted: AtomicUsize::new(0) }
+        Registry { per_user_max: sockets.per_user_max.get(), too_many: sockets.too_many, admitted: AtomicUsize::new(0) }
     }
 
     /// The number of admitted sessions of all users.
@@ -283,12 +283,14 @@ impl Wake {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
     use crate::config::Config;
 
     fn registry(per_user_max: usize, too_many: TooMany) -> Registry {
         let mut sockets = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0.sockets;
-        (sockets.per_user_max, sockets.too_many) = (per_user_max, too_many);
+        (sockets.per_user_max, sockets.too_many) = (NonZeroUsize::new(per_user_max).unwrap(), too_many);
         Registry::new(&sockets)
     }
 

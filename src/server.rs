@@ -112,8 +112,8 @@ impl Server {
             auth: auth.clone(),
             ready,
             stopping: stopping.clone(),
-            permits: SessionPermits::new(config.sockets.sessions_max, config.sockets.per_address_max),
-            handshakes: Mutex::new(Bucket::full(config.sockets.handshakes_per_second_max)),
+            permits: SessionPermits::new(config.sockets.sessions_max.get(), config.sockets.per_address_max),
+            handshakes: Mutex::new(Bucket::full(config.sockets.handshakes_per_second_max.get())),
             dispatch: node.dispatch.clone(),
             format: node.format.clone(),
             mailboxes: node.model.mailboxes.clone(),
@@ -124,7 +124,7 @@ impl Server {
         });
         let ingress = Arc::new(Ingress::new(node.clone()));
         let (outside, inside) = routers(&config, &auth, ingress, sessions, operate.clone());
-        let listener = |address| bind(address, config.http.backlog).with_context(|| format!("can't listen on {address}"));
+        let listener = |address| bind(address, config.http.backlog.get()).with_context(|| format!("can't listen on {address}"));
         let listeners = match config.operate_listen {
             None => vec![(listener(config.listen)?, outside.merge(inside))],
             Some(address) => vec![(listener(config.listen)?, outside), (listener(address)?, inside)],
@@ -159,8 +159,8 @@ impl Server {
         let metrics = &self.node.metrics;
         let http = &self.node.config.http;
         let permits = [
-            ConnectionPermits::new(http.connections_max, http.connections_per_address_max, metrics.clone()),
-            ConnectionPermits::new(http.operate_connections_max, 0, metrics.clone()),
+            ConnectionPermits::new(http.connections_max.get(), http.connections_per_address_max, metrics.clone()),
+            ConnectionPermits::new(http.operate_connections_max.get(), 0, metrics.clone()),
         ];
         let (stopping, _) = watch::channel(Stage::Serving);
         let (working, mut idle) = mpsc::channel::<()>(1);
@@ -170,7 +170,7 @@ impl Server {
         metrics.exposed.set(self.operate.exposed.is_some().into());
         let chores = [
             tokio::spawn(chores::watch_plugins(self.node.clone())),
-            tokio::spawn(chores::watch_keys(self.auth.clone(), self.tls.clone(), self.node.config.plugins.watch_interval_ms)),
+            tokio::spawn(chores::watch_keys(self.auth.clone(), self.tls.clone(), *self.node.config.plugins.watch_interval_ms)),
             tokio::spawn(chores::sweep(self.node.clone())),
             tokio::spawn(chores::follow_issuers(self.auth.clone())),
         ];
@@ -180,7 +180,7 @@ impl Server {
         }
         self.operate.ready.store(false, Ordering::Relaxed);
         self.stopping.notify_waiters();
-        let notice = Duration::from_millis(self.node.config.stop_notice_ms);
+        let notice = *self.node.config.stop_notice_ms;
         let _ = timeout(notice, self.accept_all(&permits, &stopping, &working)).await;
         drop(working);
         for chore in chores {
@@ -190,14 +190,14 @@ impl Server {
         drop(listeners);
         let (mailboxes, config) = (&node.model.mailboxes, &node.config);
         tracing::info!(sessions = mailboxes.totals().sessions, "stopping");
-        let drained = timeout(Duration::from_millis(config.stop_deadline_ms), async {
+        let drained = timeout(*config.stop_deadline_ms, async {
             // Accepted requests are answered, and their messages are in the mailboxes, before the readers' sockets are closed.
             let _ = stopping.send(Stage::Finishing);
             let _ = timeout(REQUEST_GRACE, idle.recv()).await;
             let _ = stopping.send(Stage::Over);
             for round in 0..Mailboxes::SWEEP_ROUNDS {
                 let ended = u32::try_from(mailboxes.end_part(round, &Close::Restart)).unwrap_or(u32::MAX);
-                tokio::time::sleep(Duration::from_secs(1) * ended / config.stop_closes_per_second_max).await;
+                tokio::time::sleep(Duration::from_secs(1) * ended / config.stop_closes_per_second_max.get()).await;
             }
             for permits in &permits {
                 permits.all_free().await;

@@ -12,7 +12,7 @@ mod socket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
@@ -74,12 +74,12 @@ pub async fn connect(
     RawQuery(query): RawQuery,
     mut request: Request<axum::body::Body>,
 ) -> Result<Response, Problem> {
-    let user = problem::user(user, sessions.sockets.user_id_bytes_max)?;
+    let user = problem::user(user, sessions.sockets.user_id_bytes_max.get())?;
     let handshake = Handshake::read(&request)?;
     if !sessions.ready.load(Ordering::Relaxed) {
         return Err(Problem::stopping());
     }
-    let per_second = sessions.sockets.handshakes_per_second_max;
+    let per_second = sessions.sockets.handshakes_per_second_max.get();
     if !sessions.handshakes.lock().take(1, per_second, per_second) {
         let detail = format!("more than {per_second} handshakes a second (sockets.handshakes_per_second_max); come back later");
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_handshakes", detail));
@@ -218,7 +218,7 @@ async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated
             if !matches!(end, End::Lost) {
                 let mut out = Vec::new();
                 end.encode(&mut out);
-                wire.part(&out, Duration::from_millis(sessions.sockets.close_deadline_ms)).await;
+                wire.part(&out, *sessions.sockets.close_deadline_ms).await;
             }
             sessions.metrics.sessions_closed.with_label_values(&[&end.label()]).inc();
             None

@@ -297,7 +297,7 @@ mod stations {
         });
     }
 
-    /// 2,000 readers of one message, who fall into so many classes.
+    /// 2,000 readers of one message, in this many classes.
     #[divan::bench(args = [1, 8, 2_000])]
     fn shape_for_2000_readers_of_classes(bencher: Bencher<'_, '_>, classes: usize) {
         let attributes = |index: usize| vec![("locale".to_owned(), format!("x{}", index % classes))];

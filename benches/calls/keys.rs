@@ -17,7 +17,7 @@ use signalpost::config::Config;
 use signalpost::internals::benching::{Door, digest, new_key};
 
 const TRIES: usize = 10_000;
-/// A clock that ticks every few dozen nanoseconds measures so many calls better than one.
+/// Calls per measurement, since the clock ticks only every few dozen nanoseconds.
 const CALLS: u32 = 8;
 /// What the scheduler and interrupts add is cut off: the slowest tenth of each kind.
 const KEPT: usize = TRIES / 10 * 9;

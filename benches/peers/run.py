@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Signalpost beside its peers: what a message, a socket and a reconnect cost, on one core, with every message checked.
 
-Each server is started afresh, pinned to one core, for each scenario and round; `signalpost load` runs on another core. The rounds are
+Each server is started afresh, pinned to one core, for each scenario and round; `signalpost-load` runs on another core. The rounds are
 interleaved, so that a machine that slows down slows all of them. Figures are medians, and a ratio is the median of the ratios to the floor of
-the same round. `benches/peers/install` brings the peers that are not in this repository; what isn't there is left out.
+the same round. `benches/peers/install` installs the peers that are not in this repository; missing ones are skipped.
 """
 
 import argparse
@@ -34,7 +34,7 @@ OPEN_FILES_MAX = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 START_DEADLINE_S = 30
 STOP_DEADLINE_S = 15
 WARM_UP_S = 1
-# Of a core. Beyond that it's the generator who is waited for.
+# The share of a core from which on the generator is the bottleneck.
 GENERATOR_BUSY = 0.95
 
 # What differs from a server as it comes, for each of them. All have an empty configuration but for this, and one core.
@@ -92,7 +92,7 @@ DIRECT = ["--users", "1000", "--producers", "16"]
 ROUTED = ["pooling"]
 FORMATTED = ["pooling", "compact"]
 FAN_OUT = ["fan-out", "--users", "2000", "--producers", "1"]
-# Name → what load is told, who can do it, which policies it needs, and whose floor it is compared with. `timed` ones last --seconds, after a warm-up.
+# Name → the load generator's arguments, the peers that support it, the policies it needs, and the scenario of its floor. `timed` ones last --seconds, after a warm-up.
 SCENARIOS = {
     "direct": {"load": ["direct", *DIRECT], "peers": ALL, "timed": True},
     "batch": {"load": ["batch", *DIRECT], "peers": OWN, "timed": True},
@@ -115,7 +115,7 @@ def message(report):
     return report["server"]["processor_us_per_delivery"]
 
 
-# Each figure: of which scenarios, its title, and where load's report has it. The first is the scenario's main one.
+# The figures of each scenario: a title, and the value in the generator's report. The first is the main one.
 COST = ("processor time per delivered message, µs", message)
 FIGURES = {
     "open-loop": [("p99 at 2,000 messages/s, µs", lambda report: report["latency"]["p99_us"]), COST],
@@ -220,8 +220,8 @@ class Server:
         raise RuntimeError(f"it doesn't listen: {self.log.read_text(errors='replace')[-500:]}")
 
     def load(self, arguments, seconds, core):
-        """Load's report, whatever its exit code says; that is in the report too."""
-        command = ["taskset", "-c", str(core), self.tools["signalpost"], "load", *arguments, "--url", self.url, *self.more]
+        """The generator's report. Its exit code adds nothing to it."""
+        command = ["taskset", "-c", str(core), self.tools["signalpost-load"], *arguments, "--url", self.url, *self.more]
         command += ["--requests", str(10**12), "--pid", str(self.process.pid), "--json"]
         if seconds:
             command += ["--seconds", str(seconds)]
@@ -229,7 +229,7 @@ class Server:
         try:
             return json.loads(done.stdout)
         except ValueError:
-            raise RuntimeError(done.stderr.strip()[-500:] or f"load ended with {done.returncode}") from None
+            raise RuntimeError(done.stderr.strip()[-500:] or f"signalpost-load ended with {done.returncode}") from None
 
     def format_calls(self):
         """How often the compact policy was asked."""
@@ -384,7 +384,7 @@ def panels(results):
 
 
 def find_tools(options):
-    """Where the programs are; a peer that isn't there is left out."""
+    """Where the programs are; missing peers are skipped."""
     folder = Path(options.folder)
     tools = {
         "original": folder / "original/bin/uvicorn",
@@ -398,16 +398,20 @@ def find_tools(options):
     return found | build(options.programs)
 
 
+# What cargo builds for a comparison: the server, the generator, and the floor.
+PROGRAMS = ("signalpost", "signalpost-load", "floor")
+
+
 def build(programs):
-    """Signalpost and the floor, in copies that nobody builds over while they are measured."""
+    """Builds the programs, and copies them so that another build can't replace them during a measurement."""
     if programs:
-        return {name: str(Path(programs, name).resolve()) for name in ("signalpost", "floor")}
-    command = [os.environ.get("CARGO", "cargo"), "build", "--release", "--locked", "--message-format=json-render-diagnostics", "-p", "signalpost", "-p", "floor"]
+        return {name: str(Path(programs, name).resolve()) for name in PROGRAMS}
+    command = [os.environ.get("CARGO", "cargo"), "build", "--release", "--locked", "--message-format=json-render-diagnostics", *(f"-p{name}" for name in PROGRAMS)]
     lines = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     built = [line["executable"] for line in map(json.loads, lines) if line.get("executable")]
     folder = tempfile.mkdtemp(prefix="peers-programs-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return {name: shutil.copy(next(path for path in built if Path(path).name == name), folder) for name in ("signalpost", "floor")}
+    return {name: shutil.copy(next(path for path in built if Path(path).name == name), folder) for name in PROGRAMS}
 
 
 def versions(tools):
@@ -450,7 +454,7 @@ def main():
     parser.add_argument("--peers", type=names(ALL), default=ALL, help=",".join(ALL))
     parser.add_argument("--cores", type=lambda text: [int(core) for core in text.split(",")], default=[0, 1], help="the server's, the generator's")
     parser.add_argument("--folder", default=CACHE / "signalpost-peers", help="where `install` put the peers")
-    parser.add_argument("--programs", help="a folder with signalpost and floor, instead of building them")
+    parser.add_argument("--programs", help="a folder with signalpost, signalpost-load and floor, instead of building them")
     parser.add_argument("--out", type=Path, help="a folder for results.json, tables.md and chart.svg")
     options = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES_MAX, OPEN_FILES_MAX))

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use signalpost::load::{client_frame, first_frame};
+use signalpost_load::{client_frame, first_frame};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -54,7 +54,7 @@ async fn connections(server: &Server, count: u32, bytes: &[u8]) -> anyhow::Resul
     Ok(connections)
 }
 
-/// All end; the latest after so many milliseconds.
+/// Waits until all have ended. Returns after how many milliseconds the last one did.
 async fn all_end(connections: Vec<TcpStream>) -> anyhow::Result<u128> {
     let ends = futures_util::future::try_join_all(connections.into_iter().map(end)).await?;
     Ok(ends.iter().map(|end| end.after.as_millis()).max().unwrap_or_default())

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use signalpost::load::{Plan, Scenario, run};
+use signalpost_load::{Plan, Scenario, run};
 use tokio::time::sleep;
 
 use crate::attacks::{SETTINGS, socket};

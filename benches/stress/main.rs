@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use signalpost::load::raise_open_files_limit;
+use signalpost_load::raise_open_files_limit;
 use tokio::time::timeout;
 
 /// One that hangs is cut off.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use signalpost::load::{Plan, Report, Scenario, Traffic, run};
+use signalpost_load::{Plan, Report, Scenario, Traffic, run};
 
 use crate::server::{Plugins, Server};
 

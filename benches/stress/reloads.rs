@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use signalpost::load::{Crowd, Pace, Random, Readers};
+use signalpost_load::{Crowd, Pace, Readers};
 
 use crate::server::{Plugins, Server, Usage};
 use crate::wat::Guest;
@@ -20,7 +20,7 @@ const WARM_RELOADS: u32 = 200;
 const EVENTS_PER_SECOND: f64 = 2000.0;
 const USERS: u32 = 100;
 const PRODUCERS: u32 = 4;
-/// Of ten reloads, one is of garbage and one is of a component that ends too early.
+/// Two of ten reloads are of a bad file: one of garbage, one of a component that ends too early.
 const BAD_EVERY: u32 = 10;
 
 /// An allocator's ups and downs. Eight hundred instances, or compiled policies, that were not given back would be 100 MiB.
@@ -112,13 +112,13 @@ pub async fn run(seed: u64) -> anyhow::Result<String> {
 /// Events to users by chance, at this lane's part of the rate; how many.
 async fn publish(server: &Server, crowd: &Crowd, lane: u32, seed: u64, over: &Cell<bool>) -> anyhow::Result<u64> {
     let mut producer = server.producer().await?;
-    let mut random = Random::new(seed ^ u64::from(lane));
+    let mut random = fastrand::Rng::with_seed(seed ^ u64::from(lane));
     let mut pace = Pace::new(Duration::from_secs_f64(f64::from(PRODUCERS) / EVENTS_PER_SECOND))?;
     let start = crowd.now();
     let (mut body, mut count) = (Vec::new(), 0);
     while !over.get() {
         let due = start + pace.tick().await?;
-        let user = random.below(USERS);
+        let user = random.u32(..USERS);
         body.clear();
         write!(body, r#"{{"type":"stamp","subject":"{}","data":{{"#, crowd.user(user))?;
         crowd.ledger().send(lane, due, &[user], &mut body);
@@ -133,7 +133,7 @@ async fn publish(server: &Server, crowd: &Crowd, lane: u32, seed: u64, over: &Ce
 /// What the server had in use when warm, how many reloads swapped, and how long all of them took.
 async fn reload(server: &Server, versions: &[Version; 2], seed: u64) -> anyhow::Result<(Usage, u32, f64)> {
     let mut producer = server.producer().await?;
-    let mut random = Random::new(seed);
+    let mut random = fastrand::Rng::with_seed(seed);
     let began = std::time::Instant::now();
     let (mut serving, mut swaps, mut warm) = (0, 0, None);
     let mut interval = tokio::time::interval(RELOAD_INTERVAL);
@@ -143,13 +143,13 @@ async fn reload(server: &Server, versions: &[Version; 2], seed: u64) -> anyhow::
         let bad = match round % BAD_EVERY {
             3 => {
                 // Garbage that is new every time: what was refused before isn't looked at again.
-                let garbage: Vec<u8> = (0..100).flat_map(|_| random.number().to_le_bytes()).collect();
+                let garbage: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(800).collect();
                 server.replace("route.wasm", &garbage)?;
                 true
             }
             7 => {
-                let end = random.below(u32::try_from(next.format.len())?);
-                server.replace("format.wasm", &next.format[..end as usize])?;
+                let end = random.usize(..next.format.len());
+                server.replace("format.wasm", &next.format[..end])?;
                 true
             }
             _ => {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use signalpost::load::{Process, Producer, Target};
+use signalpost_load::{Process, Producer, Target};
 use tokio::time::sleep;
 
 /// A start compiles up to three plugins.
@@ -45,7 +45,7 @@ impl Server {
         Server::start_with_files(settings, plugins, None).await
     }
 
-    /// With only so many file descriptors.
+    /// With a limit of file descriptors.
     pub async fn start_with_files(settings: &str, plugins: Plugins<'_>, open_files_max: Option<u32>) -> anyhow::Result<Server> {
         let folder = tempfile::tempdir()?;
         let dir = folder.path().join("plugins");

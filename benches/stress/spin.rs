@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::ensure;
-use signalpost::load::Pace;
+use signalpost_load::Pace;
 
 use crate::neighbours::{live, p99_ms, plan};
 use crate::server::{Plugins, Server};

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -26,7 +27,7 @@ impl ApiKeys {
     /// Reads the digests.
     ///
     /// # Errors
-    /// A digest is not 64 hex digits.
+    /// A digest is not 64 hexadecimal digits.
     pub fn new(keys: &[ApiKey]) -> anyhow::Result<ApiKeys> {
         let known = |key: &ApiKey| {
             let digest = from_hex(&key.sha256).with_context(|| {
@@ -63,19 +64,11 @@ pub fn generate() -> (String, String) {
 
 /// Returns a key's digest as the configuration has it.
 pub fn hex_digest(key: &str) -> String {
-    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&Sha256::digest(key))
 }
 
 fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    let digits = text.as_bytes();
-    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 #[cfg(test)]

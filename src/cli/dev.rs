@@ -142,12 +142,11 @@ impl Workshop {
             self.built = Some(sources);
         }
         let built = Instant::now();
-        let needed = dev.compile(&self.staging).map_err(anyhow::Error::msg)?;
+        let needed = dev.compile(&self.staging)?;
         let compiled = Instant::now();
         let passed = self.test(dev, &needed)?;
         let tested = Instant::now();
-        let Swapped { version, took, granted, keeps_no_instance } =
-            dev.swap(&self.staging, &needed, config.clone()).map_err(anyhow::Error::msg)?;
+        let Swapped { version, took, granted, keeps_no_instance } = dev.swap(&self.staging, &needed, config.clone())?;
         println!(
             "{} {version} serves: built in {} ms, and {} ms later swapped in: compiled in {} ms, {passed} in {} ms, loaded and swapped in {} ms",
             self.name,

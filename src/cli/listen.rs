@@ -24,10 +24,10 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use super::client::{Address, DEADLINE, credentials, encoded, problem};
 use super::terminal::wants_color;
 use crate::net::wire::Wire;
+use crate::session::protocol::V1;
 use reader::{Reader, Screen};
-use retry::{After, Backoff, chance};
+use retry::{After, Backoff};
 
-const SUBPROTOCOL: &str = "signalpost.v1";
 /// The server's half of the closing handshake.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 /// Lines typed ahead while there is no connection.
@@ -109,7 +109,7 @@ async fn listen(
             },
         };
         let held = made.map(|made| made.elapsed()).unwrap_or_default();
-        let Some(pause) = backoff.pause(lost.after, held, chance()) else { bail!(lost.reason) };
+        let Some(pause) = backoff.pause(lost.after, held, fastrand::f64()) else { bail!(lost.reason) };
         reader.note(&format!("{}; connecting again in {:.1} s", lost.reason, pause.as_secs_f64()))?;
         tokio::select! {
             () = &mut stop => return Ok(()),
@@ -128,7 +128,7 @@ impl Arguments {
         let url = format!("ws://{}{}/ws/{}{query}", address.authority, address.base_path, encoded(&self.user));
         let mut request = url.into_client_request().context("can't make a request of this")?;
         if self.v1 {
-            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(V1));
         }
         if let Some(credentials) = credentials("SIGNALPOST_TOKEN")? {
             request.headers_mut().insert(AUTHORIZATION, credentials);
@@ -155,7 +155,7 @@ fn not_upgraded(error: SocketError) -> Lost {
             Lost { reason, after: if later { After::BackOff } else { After::Stop } }
         }
         SocketError::Protocol(ProtocolError::SecWebSocketSubProtocolError(_)) => {
-            Lost { reason: format!("the server doesn't speak {SUBPROTOCOL}"), after: After::Stop }
+            Lost { reason: format!("the server doesn't speak {V1}"), after: After::Stop }
         }
         other => Lost::network(other),
     }

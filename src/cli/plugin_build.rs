@@ -1,8 +1,8 @@
-//! Makes a component of a plugin. Of one that is written in Rust cargo builds the core module, and `wit-component` wraps it; other
-//! languages have tools of their own.
+//! Builds the component of a plugin. For a plugin in Rust, cargo builds the core module, and `wit-component` makes the component;
+//! other languages have tools of their own.
 //!
-//! The target is `wasm32-unknown-unknown`, which has no WASI: the component imports what its world names and nothing
-//! else. A component notes the digest of its sources, so that CI can tell a stale one without rebuilding it.
+//! The target is `wasm32-unknown-unknown`, which has no WASI: the component imports only what its world names. A component contains
+//! the digest of its sources, so that CI can detect a stale one without rebuilding it.
 
 mod languages;
 mod sources;
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
+use wasm_encoder::{CustomSection, Section as _};
+use wasmparser::{Parser, Payload};
 use wit_component::{ComponentEncoder, DecodedWasm};
 
 pub use languages::Language;
@@ -25,18 +27,18 @@ const SOURCES_SECTION: &str = "signalpost:sources";
 
 const TARGET: &str = "wasm32-unknown-unknown";
 
-/// A component that was built.
+/// The result of a build.
 #[derive(Debug)]
 pub struct Built {
     pub output: PathBuf,
     pub bytes: usize,
-    /// Interfaces, without the types that they share.
+    /// Interfaces, except those that only define types.
     pub imports: Vec<String>,
     pub exports: Vec<String>,
     pub took: Duration,
 }
 
-/// Builds the plugin in `dir` and writes its component to `output`, or beside `dir` under its name.
+/// Builds the plugin in `dir`, and writes its component to `output`; by default beside `dir`, under its name.
 pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
     let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
     let started = Instant::now();
@@ -51,7 +53,7 @@ pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
         None if language == Language::C => c(&dir)?,
         None => languages::javascript(&dir)?,
     };
-    append_custom_section(&mut component, SOURCES_SECTION, sources.as_bytes());
+    CustomSection { name: SOURCES_SECTION.into(), data: sources.as_bytes().into() }.append_to(&mut component);
 
     let output = output.map_or_else(|| self::output(&dir), |output| Ok(output.to_path_buf()))?;
     let (imports, exports) = interfaces(&component)?;
@@ -59,22 +61,22 @@ pub fn build(dir: &Path, output: Option<&Path>) -> Result<Built> {
     Ok(Built { output, bytes: component.len(), imports, exports, took: started.elapsed() })
 }
 
-/// What a component imports and exports, as a policy's author thinks of it.
+/// Returns the interfaces that a component imports and exports, by their short names.
 fn interfaces(component: &[u8]) -> Result<(Vec<String>, Vec<String>)> {
-    let DecodedWasm::Component(resolve, world) = wit_component::decode(component)? else { bail!("what was built is no component") };
-    let world = resolve.worlds.get(world).context("what was built has no world")?;
+    let DecodedWasm::Component(resolve, world) = wit_component::decode(component)? else { bail!("the build did not make a component") };
+    let world = resolve.worlds.get(world).context("the component has no world")?;
     let short = |name: String| match name.strip_prefix("signalpost:policy/").and_then(|rest| rest.split('@').next()) {
         Some(interface) => interface.to_owned(),
         None => name,
     };
     let imports = world.imports.keys().map(|key| short(resolve.name_world_key(key)));
     let exports = world.exports.keys().map(|key| short(resolve.name_world_key(key)));
-    // Tools export what they need themselves too, which only `inspect` shows.
+    // Some tools export interfaces for their own use, which only `inspect` shows.
     let exports = exports.filter(|name| ["plugin", "routing", "formatting", "sessions"].contains(&name.as_str()));
     Ok((imports.filter(|name| name != "types" && name != "diagnostics").collect(), exports.collect()))
 }
 
-/// Finds the tools and the crate. Its versions are locked from here on: the first build would otherwise add to the sources.
+/// Finds the tools and the crate. Locks its dependencies first, since otherwise the first build would add a file to the sources.
 fn prepare(dir: &Path) -> Result<(Package, Toolchain)> {
     let toolchain = Toolchain::find(dir)?;
     let package = Package::read(dir, &toolchain)?;
@@ -88,55 +90,55 @@ fn prepare(dir: &Path) -> Result<(Package, Toolchain)> {
 fn rust(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<Vec<u8>> {
     let core = run_cargo(dir, package, toolchain)?;
     let module = fs::read(&core).with_context(|| format!("cargo built no {}", core.display()))?;
-    encode(&module).context("the module is not a component's: does the plugin call `signalpost_plugin::export!`, or wit-bindgen's?")
+    encode(&module).context("the module has no component's world: does the plugin call `signalpost_plugin::export!`, or wit-bindgen's?")
 }
 
 fn c(dir: &Path) -> Result<Vec<u8>> {
     let module = languages::c(dir)?;
     encode(&module).context(
-        "the module is not a component's: does it define what its world exports, and do without the files, streams, clock and \
-         environment of C's library?",
+        "the module has no component's world: does it define what its world exports, and avoid the files, streams, clock and \
+         environment of the C library?",
     )
 }
 
-/// A component from a core module that has its world in it.
+/// Makes a component from a core module that contains its world.
 fn encode(module: &[u8]) -> Result<Vec<u8>> {
     ComponentEncoder::default().validate(true).module(module).and_then(|encoder| encoder.encode())
 }
 
-/// Where `build` writes a plugin's component: beside its folder.
+/// Returns the file that `build` writes by default: beside the plugin's folder.
 pub fn output(dir: &Path) -> Result<PathBuf> {
     let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
     let name = match Language::of(&dir)? {
         Language::Rust => sources::package_name(&dir)?,
-        // Their tools don't name a component.
+        // The tools of these languages don't name a component.
         Language::JavaScript | Language::Python | Language::C => dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
     };
     Ok(dir.parent().unwrap_or(&dir).join(format!("{name}.wasm")))
 }
 
-/// The digest that `build` noted in a component.
+/// Returns the digest that `build` wrote into a component.
 pub fn recorded_digest(wasm: &[u8]) -> Option<String> {
-    // After magic and version come sections: an id, a length, and so many bytes (component-model, Binary.md).
-    let mut rest = wasm.get(8..)?;
-    while let Some((&id, after_id)) = rest.split_first() {
-        let (section, after) = split_prefixed(after_id)?;
-        if id == 0 {
-            let (name, content) = split_prefixed(section)?;
-            if name == SOURCES_SECTION.as_bytes() {
-                return String::from_utf8(content.to_vec()).ok();
+    // The depth of nested components and modules, whose own sections don't count.
+    let mut depth = 0;
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload.ok()? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::CustomSection(section) if depth == 0 && section.name() == SOURCES_SECTION => {
+                return String::from_utf8(section.data().to_vec()).ok();
             }
+            _ => {}
         }
-        rest = after;
     }
     None
 }
 
-/// Who can compile for the target.
+/// A compiler for the target.
 enum Toolchain {
     /// `rustc` on the path has the target's standard library.
     Installed,
-    /// Debian's own compiler, which has the library's source instead and builds it along.
+    /// Debian's own compiler, which has the source of the library and builds it too.
     Debian,
 }
 
@@ -171,7 +173,7 @@ impl Toolchain {
                 command.env("RUSTC", Toolchain::DEBIAN_RUSTC);
                 // `-Zbuild-std` is unstable, and this compiler calls itself stable.
                 command.env("RUSTC_BOOTSTRAP", "1");
-                // Where rustup's cargo started this process, it left traces that its compiler reads.
+                // If rustup's cargo started this process, it set variables that Debian's must not see.
                 command.env_remove("RUSTUP_TOOLCHAIN").env_remove("LD_LIBRARY_PATH");
                 command
             }
@@ -181,18 +183,18 @@ impl Toolchain {
     }
 }
 
-/// Builds what runs here, and not in a server.
+/// Returns cargo for programs that run on this machine.
 pub fn cargo_for_this_machine(dir: &Path) -> Command {
     let is_there = Command::new("cargo").arg("--version").current_dir(dir).output().is_ok_and(|answer| answer.status.success());
     if is_there { Toolchain::Installed.cargo(dir) } else { Toolchain::Debian.cargo(dir) }
 }
 
-/// What cargo knows of the plugin.
+/// What cargo reports about the plugin.
 struct Package {
     name: String,
     library: String,
     workspace: PathBuf,
-    /// The plugins' own, or each build would throw away what another one with other flags has built.
+    /// A target directory for plugins only, since a build with other flags would discard the results.
     target: PathBuf,
 }
 
@@ -222,7 +224,7 @@ impl Package {
         ensure!(answer.status.success(), "cargo: {}", String::from_utf8_lossy(&answer.stderr).trim());
         let metadata: Metadata = serde_json::from_slice(&answer.stdout).context("cargo metadata")?;
         let package = metadata.packages.into_iter().find(|package| package.manifest_path == manifest);
-        let package = package.with_context(|| format!("{} is not a package's", manifest.display()))?;
+        let package = package.with_context(|| format!("{} is not the manifest of a package", manifest.display()))?;
         let library = package.targets.into_iter().find(|target| target.crate_types.iter().any(|kind| kind == "cdylib"));
         let library = library.with_context(|| format!("{} has no `crate-type = [\"cdylib\"]`", manifest.display()))?;
         Ok(Package {
@@ -234,18 +236,18 @@ impl Package {
     }
 }
 
-/// Returns the path of the core module.
+/// Builds the core module, and returns its path.
 fn run_cargo(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<PathBuf> {
     let mut cargo = toolchain.cargo(dir);
     cargo.args(["build", "--release", "--lib", "--target", TARGET, "--target-dir"]).arg(&package.target);
     if let Toolchain::Debian = toolchain {
         cargo.arg("-Zbuild-std=std,panic_abort");
     }
-    // The plugin's own profile need not care, and a workspace's is the server's. Names of functions stay, for backtraces.
+    // The same profile for every plugin; a workspace's would be the server's. Function names stay, for backtraces.
     for (key, value) in [("OPT_LEVEL", "s"), ("LTO", "true"), ("CODEGEN_UNITS", "1"), ("PANIC", "abort"), ("STRIP", "debuginfo")] {
         cargo.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
     }
-    // Instead of the user's own flags: they are for the machine, and a component should not depend on who built it.
+    // These replace the user's own flags, which are for the machine: a component must not depend on who built it.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", path_flags(package));
     let status = cargo.status().context("cannot run cargo")?;
     ensure!(status.success(), "cargo did not build {}", package.name);
@@ -253,23 +255,23 @@ fn run_cargo(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<Pat
     Ok(package.target.join(TARGET).join("release").join(module))
 }
 
-/// Messages of panics name source files: none of this machine's paths should get into a component.
+/// Returns flags that remap paths: panic messages name source files, and a component must not contain paths of this machine.
 fn path_flags(package: &Package) -> OsString {
     let home = std::env::home_dir();
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".cargo")));
-    // Of several that match, the compiler takes the last.
+    // If several match, the compiler takes the last.
     let remapped = [
         (home, "/home"),
         (Some(package.workspace.clone()), "/workspace"),
         (cargo_home.clone(), "/cargo"),
         (Some(PathBuf::from(Toolchain::DEBIAN_LIBRARY)), "/rust/library"),
     ];
-    // The folder of each registry is named after its host. The last name that fits is taken.
+    // The folder of each registry is named after its host.
     let registries = cargo_home.as_ref().map(|home| home.join("registry/src")).and_then(|sources| fs::read_dir(sources).ok());
     let registries = registries.into_iter().flatten().flatten().map(|registry| (Some(registry.path()), "/crates"));
     let mut flags = OsString::new();
     for (path, name) in remapped.into_iter().chain(registries).filter_map(|(path, name)| Some((path?, name))) {
-        // Cargo separates encoded flags by this character.
+        // Cargo separates encoded flags with this character.
         flags.push(if flags.is_empty() { "" } else { "\u{1f}" });
         flags.push("--remap-path-prefix=");
         flags.push(path);
@@ -278,7 +280,7 @@ fn path_flags(package: &Package) -> OsString {
     flags
 }
 
-/// A reader sees the old component or the new one: a server may be watching the directory.
+/// Writes a file so that readers see either the old content or the new one: a server may be watching the directory.
 pub fn write_atomically(output: &Path, bytes: &[u8]) -> Result<()> {
     let name = output.file_name().with_context(|| format!("{} is not a file's name", output.display()))?;
     let mut temporary_name = OsString::from(".");
@@ -287,60 +289,52 @@ pub fn write_atomically(output: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = output.with_file_name(temporary_name);
     let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, output));
     if written.is_err() {
-        // Best effort: the first error is the one to tell.
+        // Best effort: the first error is the one to report.
         let _ = fs::remove_file(&temporary);
     }
     written.with_context(|| format!("cannot write {}", output.display()))
 }
 
-fn append_custom_section(wasm: &mut Vec<u8>, name: &str, content: &[u8]) {
-    let mut section = Vec::new();
-    push_leb128(&mut section, name.len());
-    section.extend_from_slice(name.as_bytes());
-    section.extend_from_slice(content);
-    wasm.push(0);
-    push_leb128(wasm, section.len());
-    wasm.extend_from_slice(&section);
-}
-
-fn push_leb128(bytes: &mut Vec<u8>, mut value: usize) {
-    while value >= 0x80 {
-        bytes.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-}
-
-/// Splits off what a LEB128 length says; `None` where the bytes end too early.
-fn split_prefixed(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut length = 0usize;
-    for (index, byte) in bytes.iter().enumerate().take(5) {
-        length |= usize::from(byte & 0x7f).checked_shl(7 * index as u32)?;
-        if byte & 0x80 == 0 {
-            return bytes.get(index + 1..)?.split_at_checked(length);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
+    use wasm_encoder::{Component, NestedComponentSection};
+
     use super::*;
 
-    #[test]
-    fn a_digest_is_found_again() {
-        let mut wasm = b"\0asm\x0d\0\x01\0".to_vec();
-        append_custom_section(&mut wasm, "other", &[7; 300]);
-        assert_eq!(recorded_digest(&wasm), None);
-        append_custom_section(&mut wasm, SOURCES_SECTION, b"abc");
-        append_custom_section(&mut wasm, "later", b"");
-        assert_eq!(recorded_digest(&wasm).as_deref(), Some("abc"));
+    const EMPTY: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    fn append(wasm: &mut Vec<u8>, name: &str, data: &[u8]) {
+        CustomSection { name: name.into(), data: data.into() }.append_to(wasm);
     }
 
     #[test]
-    fn no_cut_component_confuses_the_reader() {
-        let mut wasm = b"\0asm\x0d\0\x01\0".to_vec();
-        append_custom_section(&mut wasm, SOURCES_SECTION, b"abc");
+    fn the_digest_is_found_among_other_sections() {
+        let mut wasm = EMPTY.to_vec();
+        append(&mut wasm, "other", &[7; 300]);
+        assert_eq!(recorded_digest(&wasm), None);
+        append(&mut wasm, SOURCES_SECTION, b"abc");
+        append(&mut wasm, "later", b"");
+        assert_eq!(recorded_digest(&wasm).as_deref(), Some("abc"));
+        // The bytes of the format (component-model, Binary.md): an id, a length, the name with its length, and the data.
+        assert!(wasm.windows(24).any(|bytes| bytes == b"\x00\x16\x12signalpost:sourcesabc"), "{wasm:?}");
+    }
+
+    #[test]
+    fn the_digest_of_a_nested_component_is_not_the_outer_ones() {
+        let mut inner = Component::new();
+        inner.section(&CustomSection { name: SOURCES_SECTION.into(), data: b"inner".into() });
+        let mut outer = Component::new();
+        outer.section(&NestedComponentSection(&inner));
+        let mut wasm = outer.finish();
+        assert_eq!(recorded_digest(&wasm), None);
+        append(&mut wasm, SOURCES_SECTION, b"outer");
+        assert_eq!(recorded_digest(&wasm).as_deref(), Some("outer"));
+    }
+
+    #[test]
+    fn a_truncated_component_has_no_digest() {
+        let mut wasm = EMPTY.to_vec();
+        append(&mut wasm, SOURCES_SECTION, b"abc");
         for length in 0..wasm.len() {
             assert_eq!(recorded_digest(&wasm[..length]), None, "{length}");
         }

@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let (key, digest) = api_keys::generate();
         println!("{key}");
         let scopes = if arguments.scope.is_empty() { &[Scope::Publish][..] } else { &arguments.scope };
-        eprintln!("It is shown this once. The server's configuration gets:\n\n[[auth.keys]]");
+        eprintln!("The key is shown only once. Add this to the server's configuration:\n\n[[auth.keys]]");
         eprintln!("name = {}\nsha256 = \"{digest}\"\nscopes = {}", json!(name), json!(scopes));
         return Ok(());
     }
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Makes tokens that a server with this configuration accepts.
-pub(super) struct Signer {
+struct Signer {
     users: Users,
     header: Header,
     key: EncodingKey,
@@ -70,7 +70,7 @@ impl Signer {
     ///
     /// # Errors
     /// The server has no token algorithms, or the key that signs can't be read.
-    pub fn new(users: Users, private_key: Option<&Path>) -> anyhow::Result<Signer> {
+    fn new(users: Users, private_key: Option<&Path>) -> anyhow::Result<Signer> {
         let Some(first) = users.algorithms.first() else {
             bail!("\"auth.users.algorithms\" is empty: this server does not check tokens. Name its configuration with --config");
         };
@@ -100,7 +100,7 @@ impl Signer {
     ///
     /// # Errors
     /// A claim is not `NAME=VALUE`.
-    pub fn sign(&self, user: &str, lifetime_s: u64, further: &[String]) -> anyhow::Result<String> {
+    fn sign(&self, user: &str, lifetime_s: u64, further: &[String]) -> anyhow::Result<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let mut claims = Map::new();
         claims.insert(self.users.user_claim.clone(), json!(user));

@@ -1,30 +1,30 @@
-//! The names that settings may have, taken from the defaults' text and the types, so that there is no third list to keep.
+//! The names of all settings. They come from the defaults' text and from the types, so that there is no further list to maintain.
 
 use anyhow::Context;
 use toml::{Table, Value};
 
 use super::{Config, DEFAULTS, Policy};
 
-/// A setting's place in the tree of tables, from the root.
+/// A setting's path in the tree of tables, from the root.
 pub(super) type KeyPath = Vec<String>;
 
 const PREFIX: &str = "SIGNALPOST_";
-/// Below this likeness a suggestion would be a guess that leads astray.
+/// Below this likeness, a suggestion would be a guess.
 const LIKENESS_MIN: f64 = 0.6;
 const SOCKET_ADDRESS: &str = "expected an address and a port, as in \"127.0.0.1:8080\"";
 
-/// What may stand at a path.
+/// What a path refers to.
 pub(super) enum Place<'a> {
     Table,
     /// A setting, with its default or an example of its type.
     Value(&'a Value),
-    /// Inside a policy's own settings, which only its plugin knows.
+    /// Something inside a policy's own settings, which only its plugin knows.
     Free,
 }
 
 pub(super) struct Known {
     pub defaults: Table,
-    /// Every field of a policy, each with some value of its type.
+    /// Every field of a policy, with an example of its type.
     policy: Table,
 }
 
@@ -32,7 +32,7 @@ impl Known {
     pub fn new() -> anyhow::Result<Known> {
         let defaults: Table = DEFAULTS.parse().context("the built-in defaults don't parse")?;
         let config = resolve(&defaults).context("the built-in defaults don't fit the settings")?;
-        // All fields are named here, so that a new one can't be forgotten.
+        // The compiler requires every field here, so a new one can't be forgotten.
         let policy = Policy {
             file: Some("NAME.wasm".into()),
             enabled: Some(true),
@@ -56,8 +56,8 @@ impl Known {
         }
     }
 
-    /// Checks a value's type and range by the types themselves: the defaults with this one value in them must deserialize.
-    /// The error says what was expected.
+    /// Checks a value's type and range by deserializing the defaults with this one value in them. The error says what was
+    /// expected.
     pub fn fits(&self, path: &[String], value: &Value) -> Result<(), String> {
         let mut trial = self.defaults.clone();
         insert(&mut trial, path, value.clone());
@@ -67,7 +67,7 @@ impl Known {
             _ => None,
         };
         if let (Some(Value::String(_)), false) = (sample, value.is_str()) {
-            // Of something that is no string, serde says less than of a wrong one: not which words are allowed.
+            // serde lists the allowed words only if the value is a string.
             self.fits(path, &Value::String(String::new()))?;
         }
         Err(match error.message().rsplit_once("expected ") {
@@ -80,12 +80,12 @@ impl Known {
         })
     }
 
-    /// The environment variable of every setting, those of the named policies included.
+    /// Returns the paths of all settings, including those of the named policies.
     pub fn settings<'a>(&self, policies: impl Iterator<Item = &'a String>) -> Vec<KeyPath> {
         self.paths(policies).into_iter().filter(|path| !matches!(self.get(path), None | Some(Place::Table))).collect()
     }
 
-    /// The known name most like a mistyped one. A right name in a wrong table, or one cut short, counts as nearly right.
+    /// Returns the known name most like a mistyped one. A right name in the wrong table, or its beginning, counts as nearly right.
     pub fn nearest(&self, path: &[String]) -> Option<String> {
         let policy = path.get(1).filter(|_| path.first().is_some_and(|first| first == "policies"));
         let likeness = |known: &KeyPath| {
@@ -100,7 +100,8 @@ impl Known {
         best(self.paths(policy.into_iter()), likeness).map(|path| dotted(&path))
     }
 
-    /// The setting that a variable names, of a policy in `policies` or of a new one, whose name is then in small letters.
+    /// Returns the path of the setting that a variable names. If it is a setting of a policy that no other source names, the policy's
+    /// name is the one in the variable, in lower case.
     pub fn by_variable(&self, name: &str, settings: &[KeyPath]) -> Result<KeyPath, String> {
         let mut named = settings.iter().filter(|path| variable(path) == name);
         match (named.next(), named.next()) {
@@ -126,7 +127,7 @@ impl Known {
             let policy = rest.strip_suffix(variable(&field).strip_prefix(PREFIX)?)?.strip_suffix('_')?;
             (!policy.is_empty()).then(|| [vec!["policies".to_owned(), policy.to_lowercase()], field].concat())
         };
-        // The longest field leaves the shortest policy's name.
+        // Of several readings, takes the longest field.
         fields.into_iter().filter_map(split).max_by_key(Vec::len)
     }
 
@@ -141,7 +142,7 @@ impl Known {
     }
 }
 
-/// The settings of a complete table; each policy's limits are the global ones with its own over them.
+/// Deserializes a complete table. Each policy's limits become the global ones with its own over them.
 pub(super) fn resolve(table: &Table) -> Result<Config, toml::de::Error> {
     let mut table = table.clone();
     let global = table.get("limits").cloned();
@@ -159,7 +160,7 @@ pub(super) fn resolve(table: &Table) -> Result<Config, toml::de::Error> {
     table.try_into()
 }
 
-/// Puts a value at a path and makes the tables on the way.
+/// Puts a value at a path, and makes the tables on the way.
 pub(super) fn insert(table: &mut Table, path: &[String], value: Value) {
     match path {
         [] => {}
@@ -176,7 +177,7 @@ pub(super) fn insert(table: &mut Table, path: &[String], value: Value) {
     }
 }
 
-/// All paths in a table, tables before what is in them.
+/// Appends all paths in a table; a table comes before its content.
 pub(super) fn flatten(table: &Table, prefix: &mut KeyPath, into: &mut Vec<KeyPath>) {
     for (key, value) in table {
         prefix.push(key.clone());
@@ -188,12 +189,13 @@ pub(super) fn flatten(table: &Table, prefix: &mut KeyPath, into: &mut Vec<KeyPat
     }
 }
 
+/// Returns the environment variable of a setting.
 pub(super) fn variable(path: &[String]) -> String {
     let name = path.join("_").to_uppercase();
     PREFIX.to_owned() + &name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
 }
 
-/// A path as TOML writes it.
+/// Writes a path as TOML does.
 pub(super) fn dotted(path: &[String]) -> String {
     let bare = |key: &String| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     let keys: Vec<String> = path.iter().map(|key| if bare(key) { key.clone() } else { Value::String(key.clone()).to_string() }).collect();
@@ -214,10 +216,11 @@ fn best(candidates: Vec<KeyPath>, likeness: impl Fn(&KeyPath) -> f64) -> Option<
     best.filter(|(score, _)| *score >= LIKENESS_MIN).map(|(_, path)| path)
 }
 
-/// serde speaks of Rust's types; an operator writes TOML.
+/// Translates serde's words for Rust's types into those of TOML.
 fn for_people(expected: &str) -> String {
     match expected {
         "usize" | "u64" | "u32" => "a whole number, 0 or more".to_owned(),
+        "a nonzero usize" | "a nonzero u64" | "a nonzero u32" => "a whole number, 1 or more".to_owned(),
         "i32" => "a whole number".to_owned(),
         "a boolean" => "true or false".to_owned(),
         "a sequence" => "a list".to_owned(),

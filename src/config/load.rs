@@ -1,5 +1,5 @@
-//! Merges the layers (defaults, file, environment, flags) into one `Config`, and remembers where each value came from.
-//! Every problem of every layer is found before it gives up, so that an operator mends a file once.
+//! Merges the layers (defaults, file, environment, flags) into one `Config`, and remembers the source of each value. All problems of all
+//! layers are reported together, so that an operator can correct them in one go.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use toml::{Table, Value};
 use super::known::{KeyPath, Known, Place, dotted, flatten, insert, resolve, variable};
 use super::{Config, DEFAULTS, Limits, validate};
 
-/// One setting as it is in force.
+/// A setting with its value in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
     /// Its key, as in `sockets.per_user_max`.
@@ -23,7 +23,7 @@ pub struct Setting {
     pub source: Source,
 }
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     Default,
@@ -44,7 +44,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// All that is wrong with the settings, a sentence each.
+/// Everything that is wrong with the settings, a sentence each.
 #[derive(Debug)]
 pub struct Problems(pub Vec<String>);
 
@@ -57,8 +57,11 @@ impl fmt::Display for Problems {
 impl std::error::Error for Problems {}
 
 impl Config {
-    /// Flags stand over the environment, the environment over the file, the file over the defaults. Tables merge by key,
-    /// anything else is replaced. Fails with [`Problems`], or with the reason why the file can't be read.
+    /// Loads the settings. Flags override the environment, the environment overrides the file, the file overrides the defaults. Tables are
+    /// merged by key; any other value is replaced.
+    ///
+    /// # Errors
+    /// [`Problems`], or the reason why the file can't be read.
     pub fn load(
         file: Option<&Path>,
         overrides: Table,
@@ -69,7 +72,10 @@ impl Config {
         Config::merge(name.as_deref().zip(text.as_deref()), overrides, environment)
     }
 
-    /// [`Config::load`] of a file that has been read: its name and text.
+    /// Does the same as [`Config::load`] for a file that has been read: its name and text.
+    ///
+    /// # Errors
+    /// [`Problems`].
     pub fn merge(
         file: Option<(&str, &str)>,
         overrides: Table,
@@ -84,11 +90,11 @@ impl Config {
         merge.layer(&mut Vec::new(), Value::Table(overrides), &Source::Flag, &|path| format!("\"{}\" on the command line", dotted(path)));
 
         let config = resolve(&merge.merged).context("the settings don't fit together")?;
-        merge.problems.extend(validate::problems(&config, &merge.merged));
+        merge.problems.extend(validate::problems(&config));
         if merge.problems.is_empty() { Ok((config, merge.settings())) } else { Err(Problems(merge.problems).into()) }
     }
 
-    /// The bounds on a policy: the global ones with its own over them.
+    /// Returns the limits of a policy: the global ones with its own over them.
     pub fn limits_for(&self, policy: &str) -> Limits {
         let own = self.policies.get(policy).and_then(|policy| policy.limits.as_ref());
         own.unwrap_or(&self.limits).clone()
@@ -97,7 +103,7 @@ impl Config {
 
 struct Merge {
     known: Known,
-    /// Holds only values that were checked one by one, so that it always deserializes.
+    /// Contains only values that were checked one by one, so it always deserializes.
     merged: Table,
     sources: BTreeMap<KeyPath, Source>,
     problems: Vec<String>,
@@ -115,7 +121,7 @@ impl Merge {
                 self.problems.push(problem);
             }
         }
-        // A file with a slip in it has still been read as far as it goes, but what it means is then a guess.
+        // The parser recovers from errors, but what follows one may be misunderstood, so nothing of such a file is used.
         let (true, Ok(table)) = (errors.is_empty(), text.parse::<Table>()) else { return };
         let mut offsets = BTreeMap::new();
         locate(document.get_ref(), &mut Vec::new(), &mut offsets);
@@ -129,7 +135,7 @@ impl Merge {
     fn environment(&mut self, environment: impl Iterator<Item = (String, String)>) {
         let mut variables: Vec<_> =
             environment.filter(|(name, value)| name.starts_with("SIGNALPOST_") && !is_foreign(name, value)).collect();
-        // So that the problems come in the same order each time.
+        // In a stable order, for the problems.
         variables.sort();
         let policies = self.merged.get("policies").and_then(Value::as_table).cloned().unwrap_or_default();
         let mut settings = self.known.settings(policies.keys());
@@ -147,7 +153,7 @@ impl Merge {
         }
     }
 
-    /// What a variable's text means depends on what it sets: `5` may be a number or a string.
+    /// Parses a variable's text by the type of its setting: `5` may be a number or a string.
     fn value_of(&self, path: &[String], text: &str) -> Value {
         let literal = || Value::String(text.to_owned());
         let sample = match self.known.get(path) {
@@ -164,7 +170,7 @@ impl Merge {
         }
     }
 
-    /// Takes over what is right in a layer and notes what is wrong. `place` names a path for a person.
+    /// Merges the valid values of a layer, and notes the problems. `place` describes a path to a person.
     fn layer(&mut self, path: &mut KeyPath, value: Value, source: &Source, place: &dyn Fn(&KeyPath) -> String) {
         let Some(known) = self.known.get(path) else {
             let hint = self.known.nearest(path).map(|name| format!("; did you mean \"{name}\"?"));
@@ -172,7 +178,7 @@ impl Merge {
         };
         match (known, value) {
             (Place::Table | Place::Free, Value::Table(table)) => {
-                // An empty [policies.NAME] is a policy too.
+                // Even an empty [policies.NAME] makes a policy.
                 if !value_at(&self.merged, path).is_some_and(Value::is_table) {
                     insert(&mut self.merged, path, Value::Table(Table::new()));
                 }
@@ -193,7 +199,7 @@ impl Merge {
         }
     }
 
-    /// In the order of `default.toml`; the policies, of which it knows only some, last and by name.
+    /// Returns all settings in the order of `default.toml`, then the policies by name.
     fn settings(&self) -> Vec<Setting> {
         let mut offsets = BTreeMap::new();
         locate(DeTable::parse_recoverable(DEFAULTS).0.get_ref(), &mut Vec::new(), &mut offsets);
@@ -232,8 +238,8 @@ fn locate(table: &DeTable<'_>, prefix: &mut KeyPath, offsets: &mut BTreeMap<KeyP
     }
 }
 
-/// Whether a variable is no setting. `SIGNALPOST_CONFIG` names the file. The others are what Kubernetes and Docker links put
-/// into the environment beside a service that is called `signalpost`; to refuse them would stop the server there.
+/// Returns whether a variable is not a setting. `SIGNALPOST_CONFIG`, `_KEY` and `_TOKEN` are read by commands. Kubernetes and Docker
+/// links set the others for a service with the name `signalpost`; refusing them would keep the server from starting there.
 fn is_foreign(name: &str, value: &str) -> bool {
     let Some(rest) = name.strip_prefix("SIGNALPOST_") else { return true };
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));

@@ -1,43 +1,10 @@
-//! What the types can't say: bounds that must not be zero, names, and settings that contradict each other.
+//! Checks that the types can't express: names, and settings that contradict each other.
 
-use toml::{Table, Value};
+use super::{Config, Milliseconds, NAME_BYTES_MAX, Origin, TOKEN_PARAMETER};
 
-use super::Config;
-use super::Origin;
-use super::known::{KeyPath, dotted};
-
-/// Here zero has a meaning: none, never, or as many as there are cores. Everywhere else it would stop all work, so a new
-/// setting is checked until it is named here.
-const MAY_BE_ZERO: [&str; 20] = [
-    "connections_per_address_max",
-    "per_address_max",
-    "stop_notice_ms",
-    "stop_return_within_ms",
-    "leeway_s",
-    "expiry_grace_ms",
-    "shapes_bytes_max",
-    "worker_threads",
-    "idle_deadline_ms",
-    "resume_wait_ms",
-    "resume_ms",
-    "dedup_window_ms",
-    "retire_ms",
-    "order",
-    "log_lines_max",
-    "log_line_bytes_max",
-    "state_keys_max",
-    "trial_calls",
-    "state_bytes_max",
-    "metric_names_max",
-];
-/// `auth`'s, which is a higher module.
-const TOKEN_PARAMETER: &str = "access_token";
-const POLICY_NAME_BYTES_MAX: usize = 64;
-
-/// Each problem as a sentence that says what to do. `table` is what `config` was read from.
-pub(super) fn problems(config: &Config, table: &Table) -> Vec<String> {
+/// Returns each problem as a sentence that says what to do.
+pub(super) fn problems(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
-    zeros(table, &mut Vec::new(), &mut found);
     found.extend(listen(config));
     found.extend(operate_listen(config));
     auth(config, &mut found);
@@ -47,22 +14,6 @@ pub(super) fn problems(config: &Config, table: &Table) -> Vec<String> {
     found.extend(config.policies.keys().filter_map(|name| policy_name(name)));
     contradictions(config, &mut found);
     found
-}
-
-fn zeros(table: &Table, path: &mut KeyPath, found: &mut Vec<String>) {
-    for (key, value) in table {
-        path.push(key.clone());
-        match value {
-            // What is in a policy's settings is its plugin's affair.
-            Value::Table(_) if path.len() == 3 && key == "settings" => {}
-            Value::Table(below) => zeros(below, path, found),
-            Value::Integer(0) if !MAY_BE_ZERO.contains(&key.as_str()) => {
-                found.push(format!("\"{}\" is 0; it must be at least 1", dotted(path)));
-            }
-            _ => {}
-        }
-        path.pop();
-    }
 }
 
 fn listen(config: &Config) -> Option<String> {
@@ -75,9 +26,9 @@ fn listen(config: &Config) -> Option<String> {
     };
     (!is_loopback && !config.listen_beyond_loopback_without_authentication).then(|| {
         format!(
-            "\"listen\" is {}, which other machines can reach, and {lacks} empty, so that Signalpost doesn't ask who connects or \
-             publishes; set both, listen on 127.0.0.1, or set \"listen_beyond_loopback_without_authentication\" to true where \
-             something in front of it asks",
+            "\"listen\" is {}, which other machines can reach, and {lacks} empty, so that anybody there could connect or publish; \
+             set both, listen on 127.0.0.1, or set \"listen_beyond_loopback_without_authentication\" to true if a proxy in front \
+             authenticates",
             config.listen
         )
     })
@@ -97,7 +48,7 @@ fn auth(config: &Config, found: &mut Vec<String>) {
     let auth = &config.auth;
     for origin in auth.origins.iter().filter(|origin| Origin::parse(origin).is_none()) {
         found.push(format!(
-            "\"auth.origins\" holds \"{origin}\"; an origin is a scheme, a host and, if it is not the scheme's own, a port, \
+            "\"auth.origins\" contains \"{origin}\"; an origin is a scheme, a host and, if it is not the scheme's default, a port, \
              without a path, as in \"https://app.example.com\""
         ));
     }
@@ -106,11 +57,11 @@ fn auth(config: &Config, found: &mut Vec<String>) {
             found.push(format!("the API key \"{}\" has no scopes; give it some of \"publish\", \"read\" and \"operate\"", key.name));
         }
         if auth.keys.iter().take(position).any(|earlier| earlier.name == key.name) {
-            found.push(format!("two API keys are named \"{}\"; the name tells them apart in the log, so rename one", key.name));
+            found.push(format!("two API keys are named \"{}\"; rename one, so that the log can distinguish them", key.name));
         }
     }
     if auth.users.claims.iter().any(|claim| claim == "user") {
-        found.push("\"auth.users.claims\" holds \"user\"; a policy that varies by \"user\" means the reader".to_owned());
+        found.push("\"auth.users.claims\" contains \"user\", which is what policies call the reader's id; leave it out".to_owned());
     }
     for set in &auth.users.jwks {
         let uri = set.url.parse::<http::Uri>().ok();
@@ -122,7 +73,8 @@ fn auth(config: &Config, found: &mut Vec<String>) {
         };
         if !is_safe {
             found.push(format!(
-                "\"auth.users.jwks\" holds the url \"{}\"; it must be an https URL, since whoever can change what it answers can be any user",
+                "\"auth.users.jwks\" contains the url \"{}\"; it must be an https URL, since anybody who can change its answer can pose as \
+                 any user",
                 set.url
             ));
         }
@@ -153,8 +105,8 @@ fn base_path(path: &str) -> Option<String> {
     let is_path = path.is_empty() || path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_name));
     (!is_path).then(|| {
         format!(
-            "\"base_path\" is \"{path}\"; it must be empty, or start with / and not end with it, and hold only letters, digits \
-             and - _ . ~ between, as in \"/api/pool\""
+            "\"base_path\" is \"{path}\"; it must be empty, or start with / and not end with /, and have only letters, digits and \
+             - _ . ~ between, as in \"/api/pool\""
         )
     })
 }
@@ -163,43 +115,43 @@ fn attributes(names: &[String], found: &mut Vec<String>) {
     let is_name_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b);
     for (position, name) in names.iter().enumerate() {
         let reason = if name.is_empty() || !name.bytes().all(is_name_byte) {
-            "an attribute's name has small letters, digits, _ and - only"
+            "an attribute's name has only lower-case letters, digits, _ and -"
         } else if name == "user" {
-            "a policy that varies by \"user\" means the reader; take another name"
+            "policies call the reader's id \"user\"; choose another name"
         } else if name == TOKEN_PARAMETER {
-            "it is where tokens are, which nobody else is shown; take another name"
+            "this parameter holds tokens, which policies must not see; choose another name"
         } else if names.iter().take(position).any(|earlier| earlier == name) {
-            "it is there already; leave one out"
+            "it occurs twice; leave one out"
         } else {
             continue;
         };
-        found.push(format!("\"sockets.attributes\" holds \"{name}\": {reason}"));
+        found.push(format!("\"sockets.attributes\" contains \"{name}\": {reason}"));
     }
 }
 
 fn policy_name(name: &str) -> Option<String> {
     let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    let is_name = (1..=POLICY_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_name_byte);
-    (!is_name)
-        .then(|| format!("the policy name \"{name}\" must have 1 to {POLICY_NAME_BYTES_MAX} letters, digits, _ and - only; rename it"))
+    let is_name = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_name_byte);
+    (!is_name).then(|| format!("the policy name \"{name}\" must have 1 to {NAME_BYTES_MAX} letters, digits, _ and -; rename it"))
 }
 
-/// Pairs of which the first would never be reached, or never fit, if it were above the second.
+/// Reports each pair whose first setting is above the second, so that it could never be reached, or never fit.
 fn contradictions(config: &Config, found: &mut Vec<String>) {
-    let Config { sockets, mailboxes, events, groups, dead_letters, .. } = config;
+    let Config { sockets, mailboxes, events, groups, dead_letters, http, .. } = config;
+    let milliseconds = |time: Milliseconds| usize::try_from(time.as_millis()).unwrap_or(usize::MAX);
     let pairs = [
-        ("sockets.close_deadline_ms", sockets.close_deadline_ms, "stop_deadline_ms", config.stop_deadline_ms),
-        ("mailboxes.messages_max", mailboxes.messages_max as u64, "mailboxes.total_messages_max", mailboxes.total_messages_max as u64),
-        ("mailboxes.bytes_max", mailboxes.bytes_max as u64, "mailboxes.total_bytes_max", mailboxes.total_bytes_max as u64),
-        ("events.event_bytes_max", events.event_bytes_max as u64, "events.body_bytes_max", events.body_bytes_max as u64),
-        ("events.body_bytes_max", events.body_bytes_max as u64, "http.bodies_bytes_max", config.http.bodies_bytes_max as u64),
-        ("events.event_bytes_max", events.event_bytes_max as u64, "mailboxes.bytes_max", mailboxes.bytes_max as u64),
-        ("events.event_bytes_max", events.event_bytes_max as u64, "dead_letters.bytes_max", dead_letters.bytes_max as u64),
-        ("groups.members_max", groups.members_max as u64, "groups.memberships_max", groups.memberships_max as u64),
+        ("sockets.close_deadline_ms", milliseconds(sockets.close_deadline_ms), "stop_deadline_ms", milliseconds(config.stop_deadline_ms)),
+        ("mailboxes.messages_max", mailboxes.messages_max.get(), "mailboxes.total_messages_max", mailboxes.total_messages_max.get()),
+        ("mailboxes.bytes_max", mailboxes.bytes_max.get(), "mailboxes.total_bytes_max", mailboxes.total_bytes_max.get()),
+        ("events.event_bytes_max", events.event_bytes_max.get(), "events.body_bytes_max", events.body_bytes_max.get()),
+        ("events.body_bytes_max", events.body_bytes_max.get(), "http.bodies_bytes_max", http.bodies_bytes_max.get()),
+        ("events.event_bytes_max", events.event_bytes_max.get(), "mailboxes.bytes_max", mailboxes.bytes_max.get()),
+        ("events.event_bytes_max", events.event_bytes_max.get(), "dead_letters.bytes_max", dead_letters.bytes_max.get()),
+        ("groups.members_max", groups.members_max.get(), "groups.memberships_max", groups.memberships_max.get()),
     ];
     for (low, low_value, high, high_value) in pairs {
         if low_value > high_value {
-            found.push(format!("\"{low}\" is {low_value}, above \"{high}\", which is {high_value}; lower the one or raise the other"));
+            found.push(format!("\"{low}\" is {low_value}, above \"{high}\", which is {high_value}; lower the first or raise the second"));
         }
     }
 }

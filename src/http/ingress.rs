@@ -42,7 +42,7 @@ pub struct Ingress {
 
 impl Ingress {
     pub fn new(node: Arc<Node>) -> Ingress {
-        let room = Semaphore::new(node.config.http.bodies_bytes_max.min(Semaphore::MAX_PERMITS));
+        let room = Semaphore::new(node.config.http.bodies_bytes_max.get().min(Semaphore::MAX_PERMITS));
         Ingress { node, room }
     }
 
@@ -137,10 +137,10 @@ pub async fn tell(
     query: Result<Query<TellQuery>, QueryRejection>,
     request: Request<HttpBody>,
 ) -> Result<Response, Problem> {
-    let user = problem::user(user, ingress.node.config.sockets.user_id_bytes_max)?;
+    let user = problem::user(user, ingress.node.config.sockets.user_id_bytes_max.get())?;
     let Query(query) = query.map_err(|error| bad_query(&error, "a message takes ttl_ms, keep_ms and collapse_key"))?;
     let Whole { headers, body, _room } = ingress.read(request).await?;
-    if body.len() > ingress.limits().event_bytes_max {
+    if body.len() > ingress.limits().event_bytes_max.get() {
         let detail = format!(
             "the message has {} bytes, over the limit of {} (events.event_bytes_max)",
             body.len(),
@@ -152,7 +152,7 @@ pub async fn tell(
         .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "json", format!("the body is not one JSON value: {error}")))?;
     let key_bytes_max = ingress.node.config.groups.name_bytes_max;
     if let Some(key) = query.collapse_key.as_deref()
-        && !(1..=key_bytes_max).contains(&key.len())
+        && !(1..=key_bytes_max.get()).contains(&key.len())
     {
         let detail = format!("a collapse key has 1 to {key_bytes_max} bytes, and this one has {} (groups.name_bytes_max)", key.len());
         return Err(Problem::new(StatusCode::BAD_REQUEST, "collapse_key", detail));
@@ -232,9 +232,9 @@ impl Ingress {
     async fn read(&self, request: Request<HttpBody>) -> Result<Whole<'_>, Problem> {
         let (parts, body) = request.into_parts();
         check_encoding(&parts.headers)?;
-        let deadline_ms = self.node.config.http.body_deadline_ms;
-        let Ok(read) = tokio::time::timeout(Duration::from_millis(deadline_ms), self.collect(body)).await else {
-            let detail = format!("the body did not arrive within {deadline_ms} ms (http.body_deadline_ms)");
+        let deadline = *self.node.config.http.body_deadline_ms;
+        let Ok(read) = tokio::time::timeout(deadline, self.collect(body)).await else {
+            let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", deadline.as_millis());
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_deadline", detail));
         };
         let (body, room) = read?;
@@ -244,7 +244,7 @@ impl Ingress {
     /// Reads a body part by part. Each part but the first, which the connection's own buffer had room for, takes room before the next one
     /// is waited for, so that small bodies are not refused because of large ones.
     async fn collect(&self, body: HttpBody) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem> {
-        let bytes_max = self.limits().body_bytes_max;
+        let bytes_max = self.limits().body_bytes_max.get();
         let mut body = Limited::new(body, bytes_max);
         let (mut first, mut rest, mut room) = (Bytes::new(), BytesMut::new(), None::<SemaphorePermit>);
         while let Some(frame) = body.frame().await {

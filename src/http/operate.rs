@@ -64,7 +64,7 @@ struct MailboxView {
 /// # Errors
 /// The user id is invalid.
 pub async fn presence(State(operate): State<Arc<Operate>>, user: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
-    let user = problem::user(user, operate.node.config.sockets.user_id_bytes_max)?;
+    let user = problem::user(user, operate.node.config.sockets.user_id_bytes_max.get())?;
     let presence = operate.node.model.mailboxes.presence(&user);
     let sessions = presence.sessions.iter().map(|(handle, seq)| SessionView {
         id: handle.id.to_string(),
@@ -87,7 +87,7 @@ pub async fn end_sessions(State(operate): State<Arc<Operate>>, user: Result<Path
     struct Ended {
         ended: usize,
     }
-    let user = problem::user(user, operate.node.config.sockets.user_id_bytes_max)?;
+    let user = problem::user(user, operate.node.config.sockets.user_id_bytes_max.get())?;
     Ok(json(&Ended { ended: operate.node.model.mailboxes.end_sessions(&user, &Close::EndedByOperator) }))
 }
 

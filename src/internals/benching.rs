@@ -77,7 +77,7 @@ impl Line {
     /// # Errors
     /// The user id is refused, or the user has too many sessions.
     pub fn connect(&self, user: &str, attributes: Vec<(String, String)>) -> anyhow::Result<Device> {
-        let user = UserId::new(user, self.0.config.sockets.user_id_bytes_max).map_err(anyhow::Error::msg)?;
+        let user = UserId::new(user, self.0.config.sockets.user_id_bytes_max.get()).map_err(anyhow::Error::msg)?;
         let opened = self.0.model.mailboxes.open(SessionHandle::new(user, None, false, attributes));
         let admitted = opened.and_then(|mut reader| reader.admit().map(|()| reader));
         admitted
@@ -88,7 +88,7 @@ impl Line {
     /// Reads an event from a request; a batch counts as its first.
     ///
     /// # Errors
-    /// It is none.
+    /// The request is not an event.
     pub fn read(&self, headers: &HeaderMap, body: &[u8]) -> anyhow::Result<Published> {
         let wrong = |problem| anyhow::anyhow!("{problem:?}");
         match cloudevents::read(headers, body, &self.0.config.events).map_err(wrong)? {

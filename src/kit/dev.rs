@@ -13,7 +13,7 @@ use crate::explain::Explained;
 use crate::kit::Workbench;
 use crate::kit::fixture::words;
 use crate::node::Node;
-use crate::policy::CallError;
+use crate::policy::{CallError, LoadError};
 use crate::server::Server;
 
 /// Traces that wait to be shown. Nobody reads a screen that is further behind.
@@ -84,7 +84,7 @@ impl Dev {
     ///
     /// # Errors
     /// No server would load it.
-    pub fn compile(&self, component: &Path) -> Result<Vec<Grant>, String> {
+    pub fn compile(&self, component: &Path) -> Result<Vec<Grant>, LoadError> {
         self.bench.imported_grants(component)
     }
 
@@ -97,7 +97,7 @@ impl Dev {
     ///
     /// # Errors
     /// The component can't be loaded; the old one keeps serving.
-    pub fn swap(&self, component: &Path, needed: &[Grant], mut config: Config) -> Result<Swapped, String> {
+    pub fn swap(&self, component: &Path, needed: &[Grant], mut config: Config) -> Result<Swapped, LoadError> {
         let started = Instant::now();
         let configured = config.policies.entry(self.name.clone()).or_default();
         let granted: Vec<Grant> = needed.iter().copied().filter(|grant| !configured.grants.contains(grant)).collect();

@@ -8,7 +8,7 @@ use crate::node::{Foundations, Node};
 use crate::policy::contract::grant_names;
 use crate::policy::inspect::Inspection;
 use crate::policy::load::Loader;
-use crate::policy::{Policy, PolicySet};
+use crate::policy::{LoadError, Policy, PolicySet};
 use crate::types::clock::Clock;
 
 #[derive(Debug)]
@@ -69,8 +69,8 @@ impl Workbench {
     /// Inspects a plugin's file.
     ///
     /// # Errors
-    /// No server would load it. The sentence is for its author or operator.
-    pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, String> {
+    /// No server would load it.
+    pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, LoadError> {
         self.foundations.loader.inspect(name, file)
     }
 
@@ -78,15 +78,15 @@ impl Workbench {
     ///
     /// # Errors
     /// No server would load it.
-    pub fn imported_grants(&self, file: &Path) -> Result<Vec<Grant>, String> {
+    pub fn imported_grants(&self, file: &Path) -> Result<Vec<Grant>, LoadError> {
         self.foundations.loader.imported_grants(file)
     }
 
     /// Loads a plugin's file as a policy.
     ///
     /// # Errors
-    /// This server would not load it. The sentence is for its author or operator.
-    pub fn load(&self, name: &str, file: &Path) -> Result<Policy, String> {
+    /// This server would not load it.
+    pub fn load(&self, name: &str, file: &Path) -> Result<Policy, LoadError> {
         self.foundations.loader.load_one(name, file)
     }
 

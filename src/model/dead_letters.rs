@@ -176,7 +176,7 @@ impl DeadLetters {
             letter.id = kept.last_id;
         }
         let (id, bytes) = (letter.id, letter.bytes());
-        while kept.letters.len() >= self.limits.letters_max || kept.bytes + bytes > self.limits.bytes_max {
+        while kept.letters.len() >= self.limits.letters_max.get() || kept.bytes + bytes > self.limits.bytes_max.get() {
             let Some(oldest) = kept.letters.keys().next().copied() else { break };
             kept.remove(oldest);
             self.count("evicted", 1);

@@ -58,7 +58,7 @@ pub fn key(source: &str, id: &str) -> u128 {
 
 impl Dedup {
     pub fn new(events: &config::Events) -> Dedup {
-        let (window_ms, entries_max) = (events.dedup_window_ms, events.dedup_entries_max.max(1));
+        let (window_ms, entries_max) = (events.dedup_window_ms.get(), events.dedup_entries_max.get());
         Dedup { known: HashMap::new(), order: VecDeque::new(), settled: 0, window_ms, entries_max }
     }
 
@@ -115,10 +115,19 @@ impl Dedup {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
 
     fn dedup() -> Dedup {
-        Dedup::new(&config::Events { body_bytes_max: 1, event_bytes_max: 1, batch_max: 1, dedup_window_ms: 1000, dedup_entries_max: 2 })
+        let one = NonZeroUsize::MIN;
+        Dedup::new(&config::Events {
+            body_bytes_max: one,
+            event_bytes_max: one,
+            batch_max: one,
+            dedup_window_ms: config::Milliseconds::new(1000),
+            dedup_entries_max: one.saturating_add(1),
+        })
     }
 
     fn publish(dedup: &mut Dedup, name: (&str, &str), now_ms: u64) -> Attempt {

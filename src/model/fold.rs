@@ -159,6 +159,7 @@ mod tests {
     use crate::types::clock::Clock;
     use crate::types::delivery::{PolicySetId, Priority, Terms};
     use crate::types::event::Body;
+    use std::num::NonZero;
     use std::time::Duration;
 
     const ROOM: state::Quota = state::Quota { keys_max: usize::MAX, bytes_max: usize::MAX, value_bytes_max: usize::MAX };
@@ -166,7 +167,7 @@ mod tests {
 
     fn model() -> Arc<Model> {
         let mut config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
-        config.mailboxes.messages_max = 5;
+        config.mailboxes.messages_max = NonZero::new(5).unwrap();
         Model::new(&config, Clock::Machine, &Arc::new(Metrics::new().unwrap()))
     }
 

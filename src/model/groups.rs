@@ -75,9 +75,9 @@ impl Groups {
 
     /// Returns whether the bounds allow a group of `members`, these totals, and this share of the policy.
     pub fn allows(&self, members: usize, all: Share, own: Share, quota: Quota) -> bool {
-        members <= self.limits.members_max
-            && all.memberships <= self.limits.memberships_max
-            && all.groups <= self.limits.groups_max
+        members <= self.limits.members_max.get()
+            && all.memberships <= self.limits.memberships_max.get()
+            && all.groups <= self.limits.groups_max.get()
             && own.memberships <= quota.memberships_max
             && own.groups <= quota.groups_max
     }

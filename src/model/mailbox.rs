@@ -136,7 +136,8 @@ impl Mailboxes {
     /// Appends a message to a user's log, notes that, and wakes the user's sessions. `session`: only that one may read it.
     pub fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, changes: &mut Changes) -> Posted {
         let terms = &message.terms;
-        let keep_ms = terms.keep.map_or(u64::MAX, |keep| u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)).min(self.limits.keep_ms);
+        let keep_ms =
+            terms.keep.map_or(u64::MAX, |keep| u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)).min(self.limits.keep_ms.get());
         let new = New { message, session, terms, keep_ms, now_ms: self.clock.now_ms() };
         if self.room.lacks(true, new.size(), (0, 0)) {
             self.reclaim(|room| !room.lacks(true, new.size(), (0, 0)));
@@ -297,7 +298,7 @@ impl Mailboxes {
         if !self.make_room(content, new, is_away, removed) {
             return self.refuse(content, new, DropReason::ServerFull);
         }
-        let limits = Limits { messages_max: self.limits.messages_max, bytes_max: self.limits.bytes_max };
+        let limits = Limits { messages_max: self.limits.messages_max.get(), bytes_max: self.limits.bytes_max.get() };
         let mut gone = Removed::default();
         let Ok(seq) = content.log.put(new, content.sessions.read_mark(), limits, &mut gone) else {
             return self.refuse(content, new, DropReason::MailboxFull);
@@ -341,7 +342,7 @@ impl Mailboxes {
 
     fn expire(&self, content: &mut Content) {
         let owed = content.log.owed();
-        let removed = content.log.expire(content.sessions.read_mark(), self.limits.keep_ms, self.clock.now_ms());
+        let removed = content.log.expire(content.sessions.read_mark(), self.limits.keep_ms.get(), self.clock.now_ms());
         self.account(&removed);
         if content.log.owed() > owed {
             // Those who have missed something find it out by reading.
@@ -412,7 +413,7 @@ impl Mailboxes {
             return false;
         }
         let age_ms = self.clock.now_ms().saturating_sub(content.vacant_since_ms);
-        !content.is_resumable || age_ms >= self.limits.resume_ms || self.room.is_crowded()
+        !content.is_resumable || age_ms >= self.limits.resume_ms.get() || self.room.is_crowded()
     }
 
     fn leave(&self, handle: &Arc<SessionHandle>, mailbox: &Arc<Mailbox>) {
@@ -450,7 +451,7 @@ impl Mailboxes {
         }
     }
 
-    /// Returns the user's mailbox, and creates it if there is none.
+    /// Returns the user's mailbox, and creates it if it does not exist.
     fn mailbox(&self, shard: &mut HashMap<UserId, Arc<Mailbox>>, user: &UserId) -> Arc<Mailbox> {
         if let Some(mailbox) = shard.get(user) {
             return mailbox.clone();

@@ -288,6 +288,7 @@ mod tests {
     use crate::model::groups::Share;
     use crate::model::state::Usage;
     use crate::types::clock::Clock;
+    use std::num::NonZeroUsize;
     use std::time::{Duration, SystemTime};
     use tokio::time::Instant;
 
@@ -462,8 +463,8 @@ mod tests {
     #[tokio::test]
     async fn an_empty_group_is_forgotten_and_gives_its_room_back() {
         let model = model(|config| {
-            config.groups.groups_max = 1;
-            config.groups.members_max = 2;
+            config.groups.groups_max = NonZeroUsize::MIN;
+            config.groups.members_max = NonZeroUsize::new(2).unwrap();
         });
         let join = |group: &str, name: &str| change(&model, |world| world.join(&policy(), ANY, group, user(name)));
         join("a", "1").unwrap();

@@ -522,17 +522,11 @@ mod tests {
     /// The outcome of feeding byte by byte, after checking that every other way to cut `input` gives the same.
     fn outcome(input: &[u8]) -> Outcome {
         let fine = decode_chunks(input, || 1);
-        // SplitMix64, so that the chunks are the same in every run.
-        let mut state = 6455_u64;
-        let mut random = move || {
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            (mixed ^ (mixed >> 31)) as usize
-        };
+        // Seeded, so that the chunks are the same in every run.
+        let mut random = fastrand::Rng::with_seed(6455);
         for round in 0..50 {
             let longest = [input.len().max(1), 3, 20, 4096][round % 4];
-            let coarse = decode_chunks(input, || if round == 0 { longest } else { 1 + random() % longest });
+            let coarse = decode_chunks(input, || if round == 0 { longest } else { random.usize(1..=longest) });
             assert_eq!(coarse.0, fine.0, "round {round}");
             assert_eq!(coarse.1.map(|(error, _)| error), fine.1.map(|(error, _)| error), "round {round}");
         }

@@ -1,60 +1,112 @@
-//! Compiling, bounded: a component of a third of a megabyte can take a compiler half a minute and gigabytes of memory.
+//! Compiles plugins within limits: a component of a third of a megabyte can take a compiler half a minute and gigabytes of
+//! memory.
 //!
-//! A child process of the same binary compiles, one component at a time, at the lowest priority, within limits that the kernel
-//! enforces. What it made is kept in a private folder, by the component's digest and the engine. Only bytes that this
-//! binary wrote there are ever deserialized: nobody else can write to the folder, and each file begins with its own digest.
+//! A child process of the same binary compiles one component, at the lowest priority, within limits that the kernel enforces. Its
+//! exit code says what went wrong. The artefacts are kept in a private folder (`cache`), so that the next start is fast.
 
+mod cache;
 mod parts;
 
 use std::collections::HashMap;
-use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sha2::{Digest, Sha256};
+use thiserror::Error;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Engine, Module};
 
 use super::engine;
 use crate::config;
+use cache::Cache;
 
 /// The argument that makes this binary the compiling child.
 pub const CHILD_COMMAND: &str = "compile-component";
 
-/// How often the child is looked at.
+/// The child's exit code when the plugin is at fault: its bytes are not a valid component. Other failures of the child itself have
+/// exit code 1; a panic has 101, and a signal of the kernel none.
+const EXIT_INVALID: u8 = 3;
+
+const EXIT_FAILED: u8 = 1;
+
+/// How often to check whether the child has ended.
 const POLL: Duration = Duration::from_millis(2);
 
-/// What is told of the child's last words.
+/// Bytes of the child's standard error that are read.
 const STDERR_BYTES_MAX: u64 = 2048;
-
-/// Artefacts kept. Enough for every version of a day's work.
-const CACHE_ENTRIES_MAX: usize = 64;
 
 /// The lowest priority that there is.
 const NICENESS_LOWEST: i32 = 19;
 
-/// Bytes of SHA-256 before an artefact.
-const SEAL_BYTES: usize = 32;
+/// Why a component could not be compiled: the end of a sentence whose subject is the plugin.
+#[derive(Debug, Error)]
+pub enum CompileError {
+    #[error("is not a valid component: {0}")]
+    Invalid(String),
+    #[error("takes longer to compile than {} ms (plugins.compile_deadline_ms)", .0.as_millis())]
+    Deadline(Duration),
+    /// The kernel or the compiler itself ended the child. Lack of memory can't be told apart from other reasons.
+    #[error(
+        "takes more to compile than {memory_bytes_max} bytes of memory (plugins.compile_memory_bytes_max), or breaks the compiler: {status}; {words}"
+    )]
+    Died { memory_bytes_max: u64, status: ExitStatus, words: String },
+    /// The child could not do its work, which is not the plugin's fault.
+    #[error("can't be compiled now: {0}")]
+    Failed(String),
+    #[error("can't be compiled now: {0}")]
+    Unreachable(io::Error),
+    #[error("compiles to something that can't be loaded: {0:#}")]
+    Unloadable(wasmtime::Error),
+}
 
-/// Makes components of files.
+/// Why the child could not compile. Its exit code tells the parent which it was, its standard error the rest.
+#[derive(Debug, Error)]
+enum ChildError {
+    #[error("{0:#}")]
+    Invalid(wasmtime::Error),
+    #[error("{0:#}")]
+    Engine(wasmtime::Error),
+    #[error("can't be tied to its parent: {0}")]
+    Untied(io::Error),
+    #[error("can't be confined: {0}")]
+    Unconfined(io::Error),
+    #[error("can't read it: {0}")]
+    Unreadable(io::Error),
+    #[error("can't write it: {0}")]
+    Unwritable(io::Error),
+}
+
+impl ChildError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            ChildError::Invalid(_) => EXIT_INVALID,
+            ChildError::Engine(_)
+            | ChildError::Untied(_)
+            | ChildError::Unconfined(_)
+            | ChildError::Unreadable(_)
+            | ChildError::Unwritable(_) => EXIT_FAILED,
+        }
+    }
+}
+
+/// Compiles components.
 #[derive(Debug)]
 pub struct Compiler {
     program: PathBuf,
-    cache: Option<PathBuf>,
+    cache: Option<Cache>,
     deadline: Duration,
     memory_bytes_max: u64,
-    /// The priority of the child, as `nice` counts: a server's own work comes first.
+    /// The child's priority, as `nice` counts. The server's other work comes first.
     niceness: i32,
-    /// What was made last, and its large modules by their digests, for what is made after an edit. A server does without: its
-    /// plugins seldom change.
+    /// The last component and its large modules, for the next version of a plugin that is being edited. A server has none, since its
+    /// plugins rarely change.
     last: Option<Mutex<Last>>,
 }
 
@@ -69,7 +121,7 @@ struct Last {
 #[derive(Clone, Debug)]
 pub struct Compiled {
     component: Component,
-    /// Those that were taken out of it.
+    /// The large modules that were extracted from it.
     modules: Vec<Module>,
 }
 
@@ -82,7 +134,7 @@ impl Compiled {
         &self.component
     }
 
-    /// What it imports, but for its own modules.
+    /// Returns the names of its imports, except its own modules.
     pub fn imports(&self, engine: &Engine) -> Vec<String> {
         let own: Vec<String> = (0..self.modules.len()).map(parts::import_name).collect();
         let is_own = |name: &str, item: &ComponentItem| matches!(item, ComponentItem::Module(_)) && own.iter().any(|own| own == name);
@@ -90,138 +142,133 @@ impl Compiled {
         kind.imports(engine).filter(|(name, import)| !is_own(name, &import.ty)).map(|(name, _)| name.to_owned()).collect()
     }
 
+    /// Returns the names of its exports.
     pub fn exports(&self, engine: &Engine) -> Vec<String> {
         self.component.component_type().exports(engine).map(|(name, _)| name.to_owned()).collect()
     }
 
-    /// Gives it its own modules back.
+    /// Links its own modules.
     ///
     /// # Errors
-    /// One of their names is taken.
+    /// One of their names is already linked.
     pub fn link<T: 'static>(&self, linker: &mut Linker<T>) -> wasmtime::Result<()> {
         self.modules.iter().enumerate().try_for_each(|(index, module)| linker.root().module(&parts::import_name(index), module))
     }
 }
 
-/// Bytes that come from our own child process, directly or through a file that only this user could write and whose digest is right.
+/// Bytes that our own child process wrote: they came directly from it, or from a file that only this user can write and that begins
+/// with the right digest.
 struct TrustedArtefact<'a>(&'a [u8]);
 
-/// What the child makes, and how it is read back.
+/// A result of the child.
 trait Artefact: Sized {
-    /// What tells its file from those of others, and the child what to make.
+    /// The end of the file's name, and the child's argument.
     const SUFFIX: &str;
 
-    fn read(engine: &Engine, ours: TrustedArtefact<'_>) -> wasmtime::Result<Self>;
+    fn read(engine: &Engine, bytes: TrustedArtefact<'_>) -> wasmtime::Result<Self>;
 }
 
 impl Artefact for Component {
     const SUFFIX: &str = "";
 
-    #[expect(unsafe_code, reason = "wasmtime trusts an artefact, and this one can be trusted")]
-    fn read(engine: &Engine, ours: TrustedArtefact<'_>) -> wasmtime::Result<Component> {
-        // SAFETY: the bytes are ours, and wasmtime itself checks that the same version and settings made them.
-        unsafe { Component::deserialize(engine, ours.0) }
+    #[expect(unsafe_code, reason = "wasmtime does not verify an artefact, and this one is trusted")]
+    fn read(engine: &Engine, bytes: TrustedArtefact<'_>) -> wasmtime::Result<Component> {
+        // SAFETY: our child made the bytes, and wasmtime checks that the same version and settings made them.
+        unsafe { Component::deserialize(engine, bytes.0) }
     }
 }
 
 impl Artefact for Module {
     const SUFFIX: &str = "-module";
 
-    #[expect(unsafe_code, reason = "wasmtime trusts an artefact, and this one can be trusted")]
-    fn read(engine: &Engine, ours: TrustedArtefact<'_>) -> wasmtime::Result<Module> {
+    #[expect(unsafe_code, reason = "wasmtime does not verify an artefact, and this one is trusted")]
+    fn read(engine: &Engine, bytes: TrustedArtefact<'_>) -> wasmtime::Result<Module> {
         // SAFETY: as for a component.
-        unsafe { Module::deserialize(engine, ours.0) }
+        unsafe { Module::deserialize(engine, bytes.0) }
     }
 }
 
 impl Compiler {
     pub fn new(plugins: &config::Plugins) -> Compiler {
         let program = plugins.compiler.clone().filter(|program| !program.as_os_str().is_empty());
-        // In case the running binary has been replaced, /proc still leads to it.
+        // Even if the file of the running binary has been replaced, /proc still leads to it.
         let program = program.unwrap_or_else(|| "/proc/self/exe".into());
-        let cache = plugins.cache_dir.clone().filter(|dir| !dir.as_os_str().is_empty()).or_else(default_cache);
-        let cache = cache.and_then(|dir| match prepare(&dir) {
-            Ok(()) => Some(dir),
-            Err(error) => {
-                tracing::warn!("compiled plugins are not kept in {}: {error}", dir.display());
-                None
-            }
-        });
-        let deadline = Duration::from_millis(plugins.compile_deadline_ms);
-        let memory_bytes_max = plugins.compile_memory_bytes_max;
-        Compiler { program, cache, deadline, memory_bytes_max, niceness: NICENESS_LOWEST, last: None }
+        let cache = Cache::open(plugins.cache_dir.as_deref());
+        let memory_bytes_max = plugins.compile_memory_bytes_max.get();
+        Compiler { program, cache, deadline: *plugins.compile_deadline_ms, memory_bytes_max, niceness: NICENESS_LOWEST, last: None }
     }
 
-    /// Somebody waits for it: it is as urgent as anything else.
+    /// Compiles at normal priority, for a person who waits.
     pub fn foreground(self) -> Compiler {
         Compiler { niceness: 0, ..self }
     }
 
-    /// For one engine, and one plugin that changes and changes: what an edit left alone isn't compiled again, nor read.
+    /// Remembers the last component, for one engine and one plugin that is being edited, so that modules that an edit did not change
+    /// are neither compiled nor read again.
     pub fn for_edits(self) -> Compiler {
         Compiler { last: Some(Mutex::default()), ..self }
     }
 
-    /// The component with this content; from the cache, or compiled.
+    /// Returns the component with this content, from the cache or compiled.
     ///
     /// # Errors
-    /// A sentence for the plugin's author.
-    pub fn component(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> Result<Compiled, String> {
-        let Some(last) = &self.last else { return self.made(engine, digest, bytes).map(Compiled::whole) };
+    /// It can't be compiled within the limits.
+    pub fn component(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> Result<Compiled, CompileError> {
+        let Some(last) = &self.last else { return self.cached(engine, digest, bytes).map(Compiled::whole) };
         let mut last = last.lock();
         if let Some(compiled) = last.compiled.as_ref().filter(|_| last.digest == digest) {
             return Ok(compiled.clone());
         }
-        let compiled = match parts::take_out(bytes) {
-            None => Compiled::whole(self.made(engine, digest, bytes)?),
+        let compiled = match parts::extract(bytes) {
+            None => Compiled::whole(self.cached(engine, digest, bytes)?),
             Some(parts) => {
                 let mut modules = HashMap::new();
                 let mut module = |bytes: &[u8]| {
-                    let digest = hex_digest(bytes);
+                    let digest = HEXLOWER.encode(&Sha256::digest(bytes));
                     let known = last.modules.get(&digest).cloned();
-                    let module = known.map_or_else(|| self.made(engine, &digest, bytes), Ok)?;
+                    let module = known.map_or_else(|| self.cached(engine, &digest, bytes), Ok)?;
                     modules.insert(digest, module.clone());
                     Ok(module)
                 };
-                let modules_of_it = parts.modules.iter().map(|bytes| module(bytes)).collect::<Result<_, String>>()?;
+                let modules_of_it = parts.modules.iter().map(|bytes| module(bytes)).collect::<Result<_, CompileError>>()?;
                 last.modules = modules;
-                // It is large, and soon made, and the next edit makes another one.
+                // Not cached: it is quick to compile again, and obsolete after the next edit.
                 let artefact = self.compile::<Component>(&parts.rest)?;
-                Compiled { component: Component::read(engine, TrustedArtefact(&artefact)).map_err(unloadable)?, modules: modules_of_it }
+                let component = Component::read(engine, TrustedArtefact(&artefact)).map_err(CompileError::Unloadable)?;
+                Compiled { component, modules: modules_of_it }
             }
         };
         (last.digest, last.compiled) = (digest.to_owned(), Some(compiled.clone()));
         Ok(compiled)
     }
 
-    /// From the cache, or compiled.
-    fn made<A: Artefact>(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> Result<A, String> {
-        let kept = self.cache.as_ref().map(|dir| dir.join(artefact_name(engine, digest) + A::SUFFIX));
-        if let Some(made) = kept.as_deref().and_then(|file| load(engine, file)) {
-            return Ok(made);
+    /// Returns an artefact from the cache, or compiles it.
+    fn cached<A: Artefact>(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> Result<A, CompileError> {
+        let name = cache::artefact_name(engine, digest, A::SUFFIX);
+        let kept = self.cache.as_ref().and_then(|cache| cache.load(&name));
+        if let Some(artefact) = kept.and_then(|kept| A::read(engine, kept.trusted()).ok()) {
+            return Ok(artefact);
         }
         let artefact = self.compile::<A>(bytes)?;
-        if let Some(file) = &kept
-            && let Err(error) = keep(file, &artefact)
-        {
-            tracing::warn!("a compiled plugin is not kept in {}: {error}", file.display());
+        if let Some(cache) = &self.cache {
+            cache.keep(&name, &artefact);
         }
-        A::read(engine, TrustedArtefact(&artefact)).map_err(unloadable)
+        A::read(engine, TrustedArtefact(&artefact)).map_err(CompileError::Unloadable)
     }
 
-    /// The component, compiled anew, and how long that took.
+    /// Compiles the component without the cache. Returns it and the time that the compilation took.
     ///
     /// # Errors
-    /// A sentence for the plugin's author.
-    pub fn timed(&self, engine: &Engine, bytes: &[u8]) -> Result<(Compiled, Duration), String> {
+    /// It can't be compiled within the limits.
+    pub fn timed(&self, engine: &Engine, bytes: &[u8]) -> Result<(Compiled, Duration), CompileError> {
         let started = Instant::now();
         let artefact = self.compile::<Component>(bytes)?;
         let took = started.elapsed();
-        Ok((Compiled::whole(Component::read(engine, TrustedArtefact(&artefact)).map_err(unloadable)?), took))
+        let component = Component::read(engine, TrustedArtefact(&artefact)).map_err(CompileError::Unloadable)?;
+        Ok((Compiled::whole(component), took))
     }
 
-    fn compile<A: Artefact>(&self, bytes: &[u8]) -> Result<Vec<u8>, String> {
-        let cannot = |error: io::Error| format!("can't be compiled now: {error}");
+    fn compile<A: Artefact>(&self, bytes: &[u8]) -> Result<Vec<u8>, CompileError> {
         let mut child = Command::new(&self.program)
             .arg(CHILD_COMMAND)
             .arg(self.memory_bytes_max.to_string())
@@ -233,13 +280,13 @@ impl Compiler {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(cannot)?;
+            .map_err(CompileError::Unreachable)?;
         let (Some(mut stdin), Some(mut stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
-            return Err("can't be compiled now: the compiler has no pipes".into());
+            return Err(CompileError::Failed("the compiler has no pipes".into()));
         };
         thread::scope(|scope| {
             scope.spawn(move || {
-                // A child that ends early says why on stderr.
+                // If the child ends early, its standard error says why.
                 let _ = stdin.write_all(bytes);
             });
             let words = scope.spawn(move || {
@@ -251,70 +298,67 @@ impl Compiler {
                 let mut artefact = Vec::new();
                 stdout.read_to_end(&mut artefact).map(|_| artefact)
             });
-            let in_time = wait(&mut child, self.deadline).map_err(cannot)?;
+            let in_time = wait(&mut child, self.deadline).map_err(CompileError::Unreachable)?;
             let words = words.join().unwrap_or_default();
-            let artefact = artefact.join().unwrap_or_else(|_| Ok(Vec::new())).map_err(cannot)?;
-            match in_time {
-                Some(status) if status.success() => Ok(artefact),
-                None => Err(format!("takes longer to compile than {} ms (plugins.compile_deadline_ms)", self.deadline.as_millis())),
-                Some(_) if words.contains("is no valid component") => Err(words.trim().to_owned()),
-                Some(status) => Err(format!(
-                    "takes more to compile than {} bytes of memory (plugins.compile_memory_bytes_max), or breaks the compiler: {status}; {}",
-                    self.memory_bytes_max,
-                    words.trim().lines().next().unwrap_or("it said nothing")
-                )),
+            let artefact = artefact.join().unwrap_or_else(|_| Ok(Vec::new())).map_err(CompileError::Unreachable)?;
+            let Some(status) = in_time else { return Err(CompileError::Deadline(self.deadline)) };
+            match status.code().map(u8::try_from) {
+                Some(Ok(0)) => Ok(artefact),
+                Some(Ok(EXIT_INVALID)) => Err(CompileError::Invalid(words.trim().to_owned())),
+                Some(Ok(EXIT_FAILED)) => Err(CompileError::Failed(words.trim().to_owned())),
+                _ => {
+                    let words = words.trim().lines().next().unwrap_or("it printed nothing").to_owned();
+                    Err(CompileError::Died { memory_bytes_max: self.memory_bytes_max, status, words })
+                }
             }
         })
     }
 }
 
-fn unloadable(error: wasmtime::Error) -> String {
-    format!("compiles to something that can't be loaded: {error:#}")
-}
-
-fn hex_digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The child: a component, or a `module`, on standard input, its artefact on standard output. Its arguments bound its memory in bytes and
-/// its time in seconds of a processor, and say its priority.
+/// Runs the child: reads a component (or a module, if `module` is set) from standard input, and writes its artefact to standard output. The
+/// other arguments are limits: its memory in bytes, its processor time in seconds, and its priority.
 pub fn child(memory_bytes_max: u64, seconds_max: u64, niceness: i32, module: bool) -> ExitCode {
-    let answered = confine(memory_bytes_max, seconds_max, niceness).and_then(|()| {
-        let mut question = Vec::new();
-        io::stdin().lock().read_to_end(&mut question).map_err(|error| format!("can't be read: {error}"))?;
-        let answer = answer(&question, module)?;
-        io::stdout().lock().write_all(&answer).map_err(|error| format!("can't be written: {error}"))
+    let compiled = confine(memory_bytes_max, seconds_max, niceness).and_then(|()| {
+        let mut source = Vec::new();
+        io::stdin().lock().read_to_end(&mut source).map_err(ChildError::Unreadable)?;
+        let artefact = precompile(&source, module)?;
+        io::stdout().lock().write_all(&artefact).map_err(ChildError::Unwritable)
     });
-    match answered {
+    match compiled {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            error.exit_code().into()
         }
     }
 }
 
-fn confine(memory_bytes_max: u64, seconds_max: u64, niceness: i32) -> Result<(), String> {
-    let limits =
-        [(Resource::As, memory_bytes_max), (Resource::Cpu, seconds_max.saturating_mul(2)), (Resource::Core, 0), (Resource::Fsize, 0)];
+/// Applies the limits to this process.
+fn confine(memory_bytes_max: u64, seconds_max: u64, niceness: i32) -> Result<(), ChildError> {
+    // The kernel kills the child when the thread that waits for it ends, so that a server that is killed leaves no compiler behind.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(|error| ChildError::Untied(error.into()))?;
+    // Several threads compile, so the processor time may exceed the deadline.
+    let processor_seconds_max = seconds_max.saturating_mul(2);
+    let limits = [(Resource::As, memory_bytes_max), (Resource::Cpu, processor_seconds_max), (Resource::Core, 0), (Resource::Fsize, 0)];
     for (resource, limit) in limits {
         let limit = getrlimit(resource).maximum.map_or(limit, |most| most.min(limit));
-        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
-            .map_err(|error| format!("can't be confined: {error}"))?;
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }).map_err(|error| ChildError::Unconfined(error.into()))?;
     }
-    // Best effort: without it, it is as urgent as its parent.
+    // Best effort: without it, the child has its parent's priority.
     let _ = rustix::process::setpriority_process(None, niceness);
     Ok(())
 }
 
-fn answer(question: &[u8], module: bool) -> Result<Vec<u8>, String> {
-    let engine = engine::compiling().map_err(|error| error.to_string())?;
-    let compiled = if module { engine.precompile_module(question) } else { engine.precompile_component(question) };
-    compiled.map_err(|error| format!("is no valid component: {error:#}"))
+fn precompile(source: &[u8], module: bool) -> Result<Vec<u8>, ChildError> {
+    let engine = engine::compiling().map_err(ChildError::Engine)?;
+    let compiled = if module { engine.precompile_module(source) } else { engine.precompile_component(source) };
+    compiled.map_err(ChildError::Invalid)
 }
 
-/// Waits for the child, and ends it when its time is over.
-fn wait(child: &mut Child, deadline: Duration) -> io::Result<Option<std::process::ExitStatus>> {
+/// Waits for the child. Kills it and returns `None` if the deadline passes.
+fn wait(child: &mut Child, deadline: Duration) -> io::Result<Option<ExitStatus>> {
     let since = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
@@ -329,53 +373,44 @@ fn wait(child: &mut Child, deadline: Duration) -> io::Result<Option<std::process
     }
 }
 
-/// Where artefacts are kept when the configuration doesn't say: systemd's CacheDirectory, else the user's cache.
-fn default_cache() -> Option<PathBuf> {
-    let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(own) = of("CACHE_DIRECTORY") {
-        return Some(own);
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Returns what a compiler reports about a child that is this shell script.
+    fn compile(dir: &Path, script: &str) -> Result<Vec<u8>, CompileError> {
+        let program = dir.join("compiler");
+        // Another process writes the file, so that no other test's child inherits it open for writing, which would prevent its execution.
+        let write = r#"printf '#!/bin/sh\ncat >/dev/null\n%s\n' "$1" >"$0" && chmod +x "$0""#;
+        assert!(Command::new("sh").args(["-c", write]).arg(&program).arg(script).status().unwrap().success());
+        let deadline = Duration::from_secs(20);
+        let compiler = Compiler { program, cache: None, deadline, memory_bytes_max: 1 << 30, niceness: 0, last: None };
+        compiler.compile::<Component>(b"source")
     }
-    Some(of("XDG_CACHE_HOME").or_else(|| Some(of("HOME")?.join(".cache")))?.join("signalpost"))
-}
 
-/// Makes the folder, for this user alone, and refuses one that somebody else could write to.
-fn prepare(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let metadata = fs::symlink_metadata(dir)?;
-    let private = metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
-    if private { Ok(()) } else { Err(io::Error::other("the folder must belong to this user, and be closed to all others (mode 700)")) }
-}
-
-fn artefact_name(engine: &Engine, digest: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    engine.precompile_compatibility_hash().hash(&mut hasher);
-    format!("{digest}-{:016x}", hasher.finish())
-}
-
-/// Reads an artefact back, if it is there and whole.
-fn load<A: Artefact>(engine: &Engine, file: &Path) -> Option<A> {
-    let sealed = fs::read(file).ok()?;
-    let (seal, artefact) = sealed.split_at_checked(SEAL_BYTES)?;
-    if seal != Sha256::digest(artefact).as_slice() {
-        return None;
+    #[test]
+    fn the_childs_exit_code_says_what_went_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let compile = |script: &str| compile(dir.path(), script);
+        assert_eq!(compile("echo artefact").unwrap(), b"artefact\n");
+        let error = compile("echo truncated >&2; exit 3").unwrap_err();
+        assert!(matches!(&error, CompileError::Invalid(words) if words == "truncated"), "{error:?}");
+        let error = compile("echo confined >&2; exit 1").unwrap_err();
+        assert!(matches!(&error, CompileError::Failed(words) if words == "confined"), "{error:?}");
+        // Words alone mean nothing, and an artefact of a child that failed is not used.
+        for script in ["echo is not a valid component >&2; exit 101", "exit 2", "kill -ABRT $$", "echo artefact; kill -KILL $$"] {
+            let error = compile(script).unwrap_err();
+            assert!(matches!(error, CompileError::Died { memory_bytes_max: 1_073_741_824, .. }), "{script}: {error:?}");
+        }
     }
-    A::read(engine, TrustedArtefact(artefact)).ok()
-}
 
-/// Writes an artefact so that no reader finds half of it, and makes room by removing the oldest.
-fn keep(file: &Path, artefact: &[u8]) -> io::Result<()> {
-    let Some(dir) = file.parent() else { return Ok(()) };
-    let unfinished = file.with_extension(format!("{}.unfinished", std::process::id()));
-    let mut output = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-    output.write_all(&Sha256::digest(artefact))?;
-    output.write_all(artefact)?;
-    fs::rename(&unfinished, file)?;
-    let mut kept: Vec<_> =
-        fs::read_dir(dir)?.flatten().filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
-    kept.sort();
-    let surplus = kept.len().saturating_sub(CACHE_ENTRIES_MAX);
-    for (_, oldest) in kept.into_iter().take(surplus) {
-        fs::remove_file(oldest)?;
+    #[test]
+    fn a_source_that_is_not_a_component_is_invalid_and_not_a_failure_of_the_compiler() {
+        for source in [&b""[..], b"\0asm\x0d\0\x01", b"\0asm\x01\0\0\0"] {
+            let error = precompile(source, false).unwrap_err();
+            assert_eq!(error.exit_code(), EXIT_INVALID, "{error:?}");
+        }
     }
-    Ok(())
 }

@@ -66,12 +66,12 @@ impl Deadline {
 
     /// Returns the deadline of a role function.
     pub fn call(limits: &Limits) -> Deadline {
-        Deadline { budget: Duration::from_millis(limits.call_deadline_ms), setting: "limits.call_deadline_ms", first_look: None }
+        Deadline { budget: *limits.call_deadline_ms, setting: "limits.call_deadline_ms", first_look: None }
     }
 
     /// Returns the deadline of instantiation, `describe`, `configure` and `vary`.
     pub fn configure(limits: &Limits) -> Deadline {
-        Deadline { budget: Duration::from_millis(limits.configure_deadline_ms), setting: "limits.configure_deadline_ms", first_look: None }
+        Deadline { budget: *limits.configure_deadline_ms, setting: "limits.configure_deadline_ms", first_look: None }
     }
 
     /// Decides at the end of a tick whether the call may continue.
@@ -102,7 +102,7 @@ pub struct StoreLimits {
 
 impl StoreLimits {
     pub fn new(limits: &Limits) -> StoreLimits {
-        let (memory_bytes_max, table_elements_max) = (limits.memory_bytes_max, limits.table_elements_max);
+        let (memory_bytes_max, table_elements_max) = (limits.memory_bytes_max.get(), limits.table_elements_max.get());
         StoreLimits { memory_bytes_max, table_elements_max, memory_bytes: 0, table_elements: 0, refused: None }
     }
 

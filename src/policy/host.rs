@@ -33,7 +33,7 @@ impl Shared {
         Quota {
             keys_max: self.limits.state_keys_max,
             bytes_max: self.limits.state_bytes_max,
-            value_bytes_max: self.limits.state_value_bytes_max,
+            value_bytes_max: self.limits.state_value_bytes_max.get(),
         }
     }
 }
@@ -93,7 +93,7 @@ impl Host {
     /// Counts a host call, and traps if there were more than `limits.host_calls_max` in this call.
     pub fn count(&mut self) -> wasmtime::Result<()> {
         self.calls += 1;
-        let most = self.shared.limits.host_calls_max;
+        let most = self.shared.limits.host_calls_max.get();
         if self.calls > most { Err(wasmtime::Error::new(TooManyHostCalls(most))) } else { Ok(()) }
     }
 }
@@ -216,7 +216,7 @@ impl groups::Host for Host {
     }
 
     fn members(&mut self, group: String) -> wasmtime::Result<Vec<String>> {
-        let members = seen(self, |world, shared| world.members(&group, shared.limits.items_max))?;
+        let members = seen(self, |world, shared| world.members(&group, shared.limits.items_max.get()))?;
         Ok(members.iter().map(|user| user.as_str().to_owned()).collect())
     }
 }

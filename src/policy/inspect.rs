@@ -8,6 +8,7 @@ use super::ticker::EpochTicker;
 use super::compile::Compiler;
 use super::contract::{check_exports, check_kind, imported_grants};
 use super::host::Shared;
+use super::load_error::LoadError;
 use super::plugin::{Introspection, Policy};
 use crate::config::{self, Grant};
 
@@ -38,7 +39,7 @@ impl Inspection {
         bytes: Vec<u8>,
         config: config::Policy,
         shared: Arc<Shared>,
-    ) -> Result<Inspection, String> {
+    ) -> Result<Inspection, LoadError> {
         check_kind(&bytes)?;
         let engine = &ticker.engine;
         let (component, compile) = compiler.timed(engine, &bytes)?;

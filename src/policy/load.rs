@@ -16,7 +16,7 @@ use super::inspect::Inspection;
 use super::plugin::{Binary, TOO_LARGE_TO_KEEP};
 use super::source::{Candidate, Content, Fingerprint, Source};
 use super::ticker::EpochTicker;
-use super::{Policies, Policy, PolicySet, Rejected};
+use super::{LoadError, Policies, Policy, PolicySet, Rejected};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -90,7 +90,7 @@ impl Loader {
                     warn(&policy);
                     policies.push(Arc::new(policy));
                 }
-                Err(reason) => rejected.push(reject(&candidate, reason)),
+                Err(error) => rejected.push(reject(&candidate, &error)),
             }
         }
         (self.set(1, policies), rejected)
@@ -157,7 +157,7 @@ impl Loader {
                     }
                     next.push(Arc::new(policy));
                 }
-                Err(reason) => refused.push(reject(candidate, reason)),
+                Err(error) => refused.push(reject(candidate, &error)),
             }
         }
         for gone in current.policies.iter().filter(|policy| !candidates.iter().any(|candidate| *candidate.name == *policy.name)) {
@@ -196,16 +196,16 @@ impl Loader {
         PolicySet::new(revision, policies)
     }
 
-    fn policy(&self, candidate: &Candidate) -> Result<Policy, String> {
+    fn policy(&self, candidate: &Candidate) -> Result<Policy, LoadError> {
         let Content { digest, bytes } = candidate.content.as_ref().map_err(Clone::clone)?;
         let name = candidate.name.as_str();
         let config = self.config.policies.get(name).cloned().unwrap_or_default();
         let limits = self.config.limits_for(name);
         let bounds = Bounds {
-            items_max: limits.items_max,
-            body_bytes_max: self.config.events.event_bytes_max,
-            user_id_bytes_max: self.config.sockets.user_id_bytes_max,
-            name_bytes_max: self.config.groups.name_bytes_max,
+            items_max: limits.items_max.get(),
+            body_bytes_max: self.config.events.event_bytes_max.get(),
+            user_id_bytes_max: self.config.sockets.user_id_bytes_max.get(),
+            name_bytes_max: self.config.groups.name_bytes_max.get(),
         };
         let shared = Shared::new(name, limits, self.model.clone(), self.metrics.clone());
         let binary = Binary { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
@@ -215,8 +215,8 @@ impl Loader {
     /// Loads one file under this policy's name, as `load` would.
     ///
     /// # Errors
-    /// A sentence that the plugin's author or operator can act on.
-    pub fn load_one(&self, name: &str, file: &Path) -> Result<Policy, String> {
+    /// This server would not load the file.
+    pub fn load_one(&self, name: &str, file: &Path) -> Result<Policy, LoadError> {
         self.policy(&Candidate { name: name.to_owned(), file: file.to_owned(), content: self.source.read(file) })
     }
 
@@ -235,17 +235,18 @@ impl Loader {
     ///
     /// # Errors
     /// The file is not a component that this server could load.
-    pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, String> {
+    pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, LoadError> {
         let Content { digest, bytes } = self.source.read(file)?;
         check_kind(&bytes)?;
-        imported_grants(&self.ticker.engine, &self.compiler.component(&self.ticker.engine, &digest, &bytes)?)
+        let component = self.compiler.component(&self.ticker.engine, &digest, &bytes)?;
+        Ok(imported_grants(&self.ticker.engine, &component)?)
     }
 
     /// Inspects a file, whether or not its configuration is complete.
     ///
     /// # Errors
     /// The file is not a plugin that this server could load.
-    pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, String> {
+    pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, LoadError> {
         let Content { digest, bytes } = self.source.read(file)?;
         let shared = Shared::new(name, self.config.limits_for(name), self.model.clone(), self.metrics.clone());
         let config = self.config.policies.get(name).cloned().unwrap_or_default();
@@ -272,8 +273,8 @@ fn warn(policy: &Policy) {
     }
 }
 
-fn reject(candidate: &Candidate, reason: String) -> Rejected {
-    let reason = cut(&reason, REASON_BYTES_MAX).to_owned();
+fn reject(candidate: &Candidate, error: &LoadError) -> Rejected {
+    let reason = cut(&error.to_string(), REASON_BYTES_MAX).to_owned();
     let digest = candidate.digest().map(str::to_owned);
     Rejected { name: candidate.name.clone(), file: candidate.file.clone(), digest, reason, at: SystemTime::now() }
 }

@@ -22,6 +22,7 @@ use super::contract::{Role, check_description, check_events, check_exports, chec
 use super::engine::Deadline;
 use super::fault::defect;
 use super::host::Shared;
+use super::load_error::LoadError;
 use super::ticker::EpochTicker;
 use crate::config::{self, Isolation, Limits, OnFault};
 use crate::model::groups::Quota;
@@ -120,7 +121,7 @@ impl Policy {
     /// Compiles, checks, instantiates, describes and configures a plugin.
     ///
     /// # Errors
-    /// A sentence that the plugin's author or operator can act on.
+    /// The plugin can't be compiled, does not keep the contract, faults, or refuses its settings.
     pub fn load(
         ticker: &EpochTicker,
         compiler: &Compiler,
@@ -128,7 +129,7 @@ impl Policy {
         config: config::Policy,
         shared: Arc<Shared>,
         bounds: Bounds,
-    ) -> Result<Policy, String> {
+    ) -> Result<Policy, LoadError> {
         check_kind(binary.bytes)?;
         let engine = &ticker.engine;
         let component = compiler.component(engine, &binary.digest, binary.bytes)?;
@@ -180,7 +181,7 @@ impl Policy {
 
     /// Returns how many groups and memberships its decisions may create.
     pub fn group_quota(&self) -> Quota {
-        Quota { groups_max: self.limits().groups_max, memberships_max: self.limits().memberships_max }
+        Quota { groups_max: self.limits().groups_max.get(), memberships_max: self.limits().memberships_max.get() }
     }
 
     /// Returns whether the first instance was too large to keep. Only meaningful before the first call.
@@ -467,8 +468,8 @@ fn aside<R>(long: impl FnOnce() -> R) -> R {
 }
 
 fn breaker(limits: &Limits) -> Breaker {
-    let (first, longest) = (Duration::from_millis(limits.breaker_pause_ms), Duration::from_millis(limits.breaker_pause_max_ms));
-    Breaker::new(limits.breaker_faults, first, longest)
+    let (first, longest) = (*limits.breaker_pause_ms, *limits.breaker_pause_max_ms);
+    Breaker::new(limits.breaker_faults.get(), first, longest)
 }
 
 impl Flaw {

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
+use thiserror::Error;
 
 use crate::config::Config;
 
@@ -28,8 +31,19 @@ pub enum Source {
 pub struct Candidate {
     pub name: String,
     pub file: PathBuf,
-    /// The content, or why it can't be read: a sentence without its subject.
-    pub content: Result<Content, String>,
+    pub content: Result<Content, ReadError>,
+}
+
+/// Why a file can't be read: the end of a sentence whose subject is the plugin.
+#[derive(Clone, Debug, Error)]
+pub enum ReadError {
+    /// Shared, since an error of the system can't be cloned.
+    #[error("can't be read: {0}")]
+    Unreadable(Arc<io::Error>),
+    #[error("is not a file")]
+    NotAFile,
+    #[error("has {bytes} bytes, over the limit of {bytes_max} (plugins.file_bytes_max)")]
+    TooLarge { bytes: u64, bytes_max: u64 },
 }
 
 #[derive(Debug)]
@@ -53,7 +67,8 @@ impl Source {
         let dir = config.plugins.dir.clone();
         let named = config.policies.iter().filter_map(|(name, policy)| Some((name.clone(), dir.join(policy.file.as_ref()?))));
         let disabled = config.policies.iter().filter(|(_, policy)| policy.enabled == Some(false)).map(|(name, _)| name.clone());
-        Source::Folder { configured: named.collect(), disabled: disabled.collect(), file_bytes_max: config.plugins.file_bytes_max, dir }
+        let file_bytes_max = config.plugins.file_bytes_max.get();
+        Source::Folder { configured: named.collect(), disabled: disabled.collect(), file_bytes_max, dir }
     }
 
     /// Reads every plugin, in the order of their names.
@@ -82,14 +97,14 @@ impl Source {
     /// Reads one file, which need not be in the folder.
     ///
     /// # Errors
-    /// Why the file can't be read: a sentence without its subject.
-    pub fn read(&self, file: &Path) -> Result<Content, String> {
+    /// The file can't be read, or is too large.
+    pub fn read(&self, file: &Path) -> Result<Content, ReadError> {
         let Source::Folder { file_bytes_max, .. } = self;
-        let unreadable = |error: io::Error| format!("can't be read: {error}");
+        let unreadable = |error: io::Error| ReadError::Unreadable(Arc::new(error));
         let metadata = std::fs::metadata(file).map_err(unreadable)?;
         // Reading a pipe may block, and a device may never end.
         if !metadata.is_file() {
-            return Err("is not a file".into());
+            return Err(ReadError::NotAFile);
         }
         let mut bytes = Vec::new();
         // One byte more than allowed, to notice a file that has grown since `metadata`.
@@ -97,9 +112,9 @@ impl Source {
         reading.map_err(unreadable)?;
         if bytes.len() as u64 > *file_bytes_max {
             let size = metadata.len().max(bytes.len() as u64);
-            return Err(format!("has {size} bytes, over the limit of {file_bytes_max} (plugins.file_bytes_max)"));
+            return Err(ReadError::TooLarge { bytes: size, bytes_max: *file_bytes_max });
         }
-        Ok(Content { digest: hex(&Sha256::digest(&bytes)), bytes })
+        Ok(Content { digest: HEXLOWER.encode(&Sha256::digest(&bytes)), bytes })
     }
 
     /// Finds every policy's file.
@@ -120,8 +135,4 @@ impl Source {
         files.retain(|name, _| !disabled.contains(name));
         Ok(files)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -33,14 +33,14 @@ impl Server {
         stopping: &watch::Sender<Stage>,
         working: &mpsc::Sender<()>,
     ) {
-        let write_deadline = Duration::from_millis(self.node.config.sockets.write_deadline_ms);
+        let write_deadline = *self.node.config.sockets.write_deadline_ms;
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new());
         // A producer may close its side once it has sent a request; that request still counts.
         http.half_close(true);
-        http.header_read_timeout(Duration::from_millis(self.node.config.http.header_deadline_ms));
-        http.max_buf_size(self.node.config.http.header_bytes_max);
-        http.max_headers(self.node.config.http.headers_max);
+        http.header_read_timeout(*self.node.config.http.header_deadline_ms);
+        http.max_buf_size(self.node.config.http.header_bytes_max.get());
+        http.max_headers(self.node.config.http.headers_max.get());
         while let Some(permit) = permits.free().await {
             let (tcp, address) = match listener.accept().await {
                 Ok(accepted) => accepted,

@@ -18,7 +18,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// progress is not read.
 pub(super) async fn watch_plugins(node: Arc<Node>) {
     let config = node.loader.config();
-    let mut tick = interval(Duration::from_millis(config.watch_interval_ms));
+    let mut tick = interval(*config.watch_interval_ms);
     // Empty, so that the first stable fingerprint reloads: a file may have changed during the first load.
     let (mut seen, mut taken) = (Vec::new(), Vec::new());
     let mut is_readable = true;
@@ -56,8 +56,8 @@ pub(super) async fn reload_at(node: Arc<Node>, mut requests: mpsc::Receiver<()>)
 }
 
 /// Reloads changed keys of users' tokens, and a changed certificate.
-pub(super) async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, interval_ms: u64) {
-    let mut tick = interval(Duration::from_millis(interval_ms));
+pub(super) async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, every: Duration) {
+    let mut tick = interval(every);
     loop {
         tick.tick().await;
         let (auth, tls) = (auth.clone(), tls.clone());

@@ -1,7 +1,5 @@
 //! A session's clocks: when to ping a client, and when to give it up. Pure: time is an argument.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use crate::config::Sockets;
@@ -35,15 +33,14 @@ impl Clock {
 
     /// Returns when [`Clock::tick`] has to look again, unless something happens before.
     pub fn due(&self, sockets: &Sockets) -> Instant {
-        let after = |since: Instant, milliseconds: u64| since + Duration::from_millis(milliseconds);
         let mut due = match (self.blocked, self.pinged) {
             // What is blocked can't be pinged.
-            (Some(blocked), _) => after(blocked, sockets.write_deadline_ms),
-            (None, Some(pinged)) => after(pinged, sockets.pong_deadline_ms),
-            (None, None) => after(self.heard, sockets.ping_interval_ms),
+            (Some(blocked), _) => blocked + *sockets.write_deadline_ms,
+            (None, Some(pinged)) => pinged + *sockets.pong_deadline_ms,
+            (None, None) => self.heard + *sockets.ping_interval_ms,
         };
-        if sockets.idle_deadline_ms > 0 {
-            due = due.min(after(self.message, sockets.idle_deadline_ms));
+        if !sockets.idle_deadline_ms.is_zero() {
+            due = due.min(self.message + *sockets.idle_deadline_ms);
         }
         [self.held, self.ends].into_iter().flatten().fold(due, Instant::min)
     }
@@ -53,7 +50,6 @@ impl Clock {
     /// # Errors
     /// Why to give the client up: it is gone, stuck or idle, or its token is over.
     pub fn tick(&mut self, sockets: &Sockets, now: Instant) -> Result<bool, Close> {
-        let over = |since: Instant, milliseconds: u64| since + Duration::from_millis(milliseconds) <= now;
         if self.held.is_some_and(|held| held <= now) {
             self.held = None;
         }
@@ -61,14 +57,14 @@ impl Clock {
             return Err(Close::TokenExpired);
         }
         if let Some(blocked) = self.blocked {
-            return if over(blocked, sockets.write_deadline_ms) { Err(Close::SlowConsumer) } else { Ok(false) };
+            return if blocked + *sockets.write_deadline_ms <= now { Err(Close::SlowConsumer) } else { Ok(false) };
         }
-        if sockets.idle_deadline_ms > 0 && over(self.message, sockets.idle_deadline_ms) {
+        if !sockets.idle_deadline_ms.is_zero() && self.message + *sockets.idle_deadline_ms <= now {
             return Err(Close::Idle);
         }
         match self.pinged {
-            Some(pinged) if over(pinged, sockets.pong_deadline_ms) => Err(Close::NoPong),
-            None if over(self.heard, sockets.ping_interval_ms) => {
+            Some(pinged) if pinged + *sockets.pong_deadline_ms <= now => Err(Close::NoPong),
+            None if self.heard + *sockets.ping_interval_ms <= now => {
                 self.pinged = Some(now);
                 Ok(true)
             }
@@ -79,12 +75,15 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Milliseconds};
 
     fn sockets() -> Sockets {
         let mut sockets = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0.sockets;
-        (sockets.ping_interval_ms, sockets.pong_deadline_ms, sockets.write_deadline_ms) = (25, 10, 5);
+        let [ping, pong, write] = [25, 10, 5].map(Milliseconds::new);
+        (sockets.ping_interval_ms, sockets.pong_deadline_ms, sockets.write_deadline_ms) = (ping, pong, write);
         sockets
     }
 
@@ -117,7 +116,7 @@ mod tests {
     #[test]
     fn the_earliest_end_counts() {
         let (mut sockets, (mut clock, at)) = (sockets(), clock());
-        sockets.idle_deadline_ms = 20;
+        sockets.idle_deadline_ms = Milliseconds::new(20);
         assert_eq!((clock.due(&sockets), clock.tick(&sockets, at(20))), (at(20), Err(Close::Idle)));
         (clock.held, clock.ends) = (Some(at(3)), Some(at(7)));
         assert_eq!((clock.due(&sockets), clock.tick(&sockets, at(3))), (at(3), Ok(false)));

@@ -42,7 +42,7 @@ pub struct Conversation {
     pub reader: Reader,
     pub outbox: Outbox,
     pub clock: Clock,
-    /// Of messages.
+    /// The client's allowance of messages.
     allowance: Bucket,
 }
 
@@ -93,7 +93,7 @@ impl Conversation {
             outbox: Outbox::new(Framing::of(reader.handle().subprotocol)),
             reader,
             clock: Clock::new(Instant::now(), on_the_clock(ends)),
-            allowance: Bucket::full(sessions.sockets.messages_per_second_max.saturating_mul(BURST_S)),
+            allowance: Bucket::full(sessions.sockets.messages_per_second_max.get().saturating_mul(BURST_S)),
             sessions,
         }
     }
@@ -105,7 +105,7 @@ impl Conversation {
         }
         let Sessions { sockets, limits, .. } = &*self.sessions;
         if head.is_resumable {
-            self.clock.held = Some(Instant::now() + Duration::from_millis(sockets.resume_wait_ms));
+            self.clock.held = Some(Instant::now() + *sockets.resume_wait_ms);
         }
         let epoch = self.reader.epoch();
         let hello = Hello {
@@ -138,7 +138,7 @@ impl Conversation {
     /// # Errors
     /// The session has fallen behind too far.
     pub async fn fill(&mut self) -> Result<bool, End> {
-        let bytes_max = self.sessions.sockets.write_bytes_max;
+        let bytes_max = self.sessions.sockets.write_bytes_max.get();
         let mut batch = Vec::new();
         let (upto, has_more) = match self.reader.page(bytes_max, &mut batch) {
             Page::Missed => return Err(End::Close(Close::SlowConsumer)),
@@ -300,7 +300,7 @@ impl Conversation {
 
     /// Counts something that a client may do at a limited rate.
     fn allow(&mut self) -> Result<(), End> {
-        let per_second = self.sessions.sockets.messages_per_second_max;
+        let per_second = self.sessions.sockets.messages_per_second_max.get();
         let is_allowed = self.allowance.take(1, per_second, per_second.saturating_mul(BURST_S));
         if is_allowed { Ok(()) } else { Err(End::Close(Close::TooManyMessages)) }
     }

@@ -13,7 +13,8 @@ use crate::net::wire::Wire;
 use crate::types::close::Close;
 use crate::types::event::UserId;
 
-const READ_BYTES: usize = 2048;
+/// Bytes asked of the socket at a time; enough for a client's usual message.
+pub const READ_BYTES: usize = 2048;
 
 #[derive(Deserialize)]
 struct Frame {

@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 
 use super::protocol::V1;
+use crate::config::Milliseconds;
 use crate::net::websocket::{self, Opcode};
 use crate::types::event::Body;
 
@@ -31,7 +33,7 @@ pub struct Hello<'a> {
     pub limits: Limits,
     /// Present if there is something to resume from: messages wait this long for the client's resume.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub resume_within_ms: Option<u64>,
+    pub resume_within_ms: Option<Milliseconds<0>>,
     /// Present if the session ends unless the client sends another token before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_ends_in_ms: Option<u64>,
@@ -39,12 +41,12 @@ pub struct Hello<'a> {
 
 #[derive(Debug, Serialize)]
 pub struct Limits {
-    pub message_bytes_max: usize,
-    pub ping_interval_ms: u64,
-    pub pong_deadline_ms: u64,
-    pub mailbox_messages_max: usize,
-    pub mailbox_bytes_max: usize,
-    pub keep_ms: u64,
+    pub message_bytes_max: NonZeroUsize,
+    pub ping_interval_ms: Milliseconds,
+    pub pong_deadline_ms: Milliseconds,
+    pub mailbox_messages_max: NonZeroUsize,
+    pub mailbox_bytes_max: NonZeroUsize,
+    pub keep_ms: Milliseconds,
 }
 
 #[derive(Serialize)]

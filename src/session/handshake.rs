@@ -85,8 +85,8 @@ pub fn attributes(query: &str, sockets: &Sockets) -> Result<Vec<(String, String)
         if !is_wanted {
             continue;
         }
-        if value.len() > sockets.attribute_bytes_max {
-            let detail = format!("the attribute {name} has {} bytes, over the limit of {}", value.len(), sockets.attribute_bytes_max);
+        if value.len() > sockets.attribute_bytes_max.get() {
+            let detail = format!("the attribute {name} has {} bytes, over the limit of {}", value.len(), sockets.attribute_bytes_max.get());
             return Err(Problem::new(StatusCode::BAD_REQUEST, "attribute_too_long", detail));
         }
         attributes.push((name.into_owned(), value.into_owned()));
@@ -230,7 +230,7 @@ mod tests {
     fn an_attribute_is_measured_in_bytes_after_decoding() {
         let sockets = sockets();
         let query = |times: usize| format!("x={}&locale={}", "y".repeat(1000), "%C3%A9".repeat(times));
-        assert_eq!(attributes(&query(32), &sockets).unwrap()[0].1.len(), sockets.attribute_bytes_max);
+        assert_eq!(attributes(&query(32), &sockets).unwrap()[0].1.len(), sockets.attribute_bytes_max.get());
         let problem = attributes(&query(33), &sockets).unwrap_err();
         assert_eq!((problem.status.as_u16(), problem.code), (400, "attribute_too_long"));
     }

@@ -13,7 +13,7 @@ pub struct Outbox {
     bytes: Vec<u8>,
     /// How much of `bytes` is written.
     written: usize,
-    /// The last message that `bytes` deals with, 0 if there is none.
+    /// The last message that `bytes` deals with, or 0.
     last: u64,
     /// The number of messages in `bytes`.
     messages: u64,

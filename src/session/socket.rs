@@ -10,7 +10,6 @@ use std::future::{Future as _, poll_fn};
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -34,7 +33,7 @@ pub struct Session {
     wire: Wire,
     decoder: Decoder,
     input: BytesMut,
-    /// Of bytes.
+    /// The client's allowance of bytes.
     allowance: Bucket,
     _permits: (ConnectionPermit, SessionPermit),
 }
@@ -60,8 +59,8 @@ impl Session {
     pub fn new(conversation: Conversation, wire: Wire, input: BytesMut, permits: (ConnectionPermit, SessionPermit)) -> Box<Session> {
         let sockets = &conversation.sessions.sockets;
         Box::new(Session {
-            decoder: Decoder::new(sockets.message_bytes_max),
-            allowance: Bucket::full(sockets.bytes_per_second_max.saturating_mul(BURST_S)),
+            decoder: Decoder::new(sockets.message_bytes_max.get()),
+            allowance: Bucket::full(sockets.bytes_per_second_max.get().saturating_mul(BURST_S)),
             wire,
             input,
             conversation,
@@ -91,7 +90,7 @@ impl Session {
     async fn part(&mut self, end: &End) {
         self.conversation.take_leave(end);
         if !matches!(end, End::Lost) {
-            let deadline = Duration::from_millis(self.conversation.sessions.sockets.close_deadline_ms);
+            let deadline = *self.conversation.sessions.sockets.close_deadline_ms;
             self.wire.part(self.conversation.outbox.rest(), deadline).await;
         }
     }
@@ -219,7 +218,7 @@ impl Session {
         match self.wire.try_read_buf(&mut self.input) {
             Ok(0) => Err(End::Lost),
             Ok(count) => {
-                let per_second = self.conversation.sessions.sockets.bytes_per_second_max;
+                let per_second = self.conversation.sessions.sockets.bytes_per_second_max.get();
                 let count = u32::try_from(count).unwrap_or(u32::MAX);
                 if !self.allowance.take(count, per_second, per_second.saturating_mul(BURST_S)) {
                     return Err(End::Close(Close::TooManyMessages));

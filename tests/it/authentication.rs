@@ -1,16 +1,17 @@
 //! Authentication: users' tokens, API keys and origins, as clients and producers meet them.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{SinkExt, StreamExt};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
+use signalpost_load::{Credentials, Plan, Scenario, Signer, Target, TokenOf, Traffic, run};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::support::process::signalpost;
 use crate::support::{Client, SOON, TestServer};
 
 const SECRET: &str = "cKq8Zr2mW5xT1vB9nJ4hL7pD3fG6sA0yE";
@@ -72,7 +73,7 @@ async fn asking(dir: &Path, users: &str, rest: &str) -> TestServer {
     TestServer::with(&toml).await
 }
 
-/// Asks for a socket with these headers; the status where it is none.
+/// Asks for a socket with these headers. A refusal is the status and the body.
 async fn ask(server: &TestServer, user: &str, headers: &[(&'static str, String)]) -> Result<Client, (u16, String)> {
     let mut request = server.socket_url(user).into_client_request().unwrap();
     for (name, value) in headers {
@@ -742,29 +743,41 @@ async fn a_name_that_was_made_to_mean_this_machine_opens_nothing_where_nobody_is
     assert_eq!(rebound(&asks).await, "202", "behind a name, where keys and tokens are asked for");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn load_shows_what_a_server_asks_for() {
+#[tokio::test]
+async fn the_load_generator_shows_keys_and_tokens_to_a_server_that_asks_for_them() {
     let dir = tempfile::tempdir().unwrap();
     let (key, sha256) = signalpost::internals::benching::new_key();
     let keys = format!("[[auth.keys]]\nname = \"load\"\nsha256 = \"{sha256}\"\nscopes = [\"publish\"]\n");
     let server = asking(dir.path(), "", &keys).await;
-    let config = dir.path().join("signalpost.toml");
-    let secret = dir.path().join("secret");
-    let users = "issuers = [\"https://id.example.com\"]\naudiences = [\"signalpost\"]";
-    std::fs::write(&config, format!("[auth.users]\nalgorithms = [\"HS256\"]\nkey_files = [{secret:?}]\n{users}\n")).unwrap();
-    let url = format!("http://{}/api/pool", server.address);
-    let load = |key: String, asks: bool| {
-        let mut command = signalpost();
-        command.args(["load", "--url", &url, "--users", "5", "--requests", "50", "--seconds", "30"]).env("SIGNALPOST_KEY", key);
-        if asks {
-            command.arg("--config").arg(&config);
-        }
-        tokio::task::spawn_blocking(move || command.output().unwrap())
+    let claims = [("iss", "https://id.example.com"), ("aud", "signalpost")].map(|(name, value)| (name.to_owned(), value.into()));
+    let signer = Signer::new(Algorithm::HS256, &dir.path().join("secret"), "sub", claims.into_iter().collect()).unwrap();
+    let token: Arc<TokenOf> = Arc::new(move |user| signer.sign(user).unwrap());
+    let load = async |key: Option<&String>, token: Option<&Arc<TokenOf>>| {
+        let credentials = Credentials { key: key.cloned(), token: token.cloned() };
+        let target = Target { credentials, ..Target::at(server.address) };
+        let plan = Plan {
+            scenario: Scenario::Publish(Traffic::Direct),
+            name: "direct",
+            users: 5,
+            producers: 4,
+            v1: false,
+            query: String::new(),
+            away: 0,
+            requests_max: 50,
+            duration_max: Duration::from_secs(30),
+            rate: None,
+            message_bytes: 64,
+            at_once: 5,
+            seed: 1,
+        };
+        run(&target, &plan, None, &mut |_| {}).await
     };
-    let exact = load(key.clone(), true).await.unwrap();
-    assert!(exact.status.success(), "{}", String::from_utf8_lossy(&exact.stderr));
-    assert!(!load(key, false).await.unwrap().status.success(), "without tokens");
-    assert!(!load(String::new(), true).await.unwrap().status.success(), "without a key");
+    let report = load(Some(&key), Some(&token)).await.unwrap();
+    assert!(report.exact && report.deliveries == 50, "{report:?}");
+    let report = load(Some(&key), None).await.unwrap();
+    assert!(!report.exact && report.findings.lost == 50, "without tokens: {report:?}");
+    let report = load(None, Some(&token)).await.unwrap();
+    assert!(!report.exact && report.first_failure.as_ref().is_some_and(|failure| failure.contains("401")), "without a key: {report:?}");
 }
 
 /// What the server closes a socket with, whatever it says before.

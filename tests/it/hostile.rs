@@ -57,7 +57,7 @@ struct Case {
 enum Outcome {
     /// At load, with a reason that contains this.
     Refused(&'static str),
-    /// Of this kind, with a detail that contains this.
+    /// A fault of this kind, with a detail that contains this.
     Fault(&'static str, &'static str),
     /// In words, and as an assertion.
     Answer(&'static str, fn(&Told)),

@@ -544,7 +544,7 @@ fn faulty(failure: &str, more: Guest<'_>) -> Vec<u8> {
     Guest { strings: &[("user", "1"), ("bad", "{not json")], body: &body, ..more }.component()
 }
 
-/// Of a fault that costs the instance, and of one that doesn't. All the others are in `hostile.rs`.
+/// Tests a fault that drops the instance, and one that doesn't. All the others are in `hostile.rs`.
 #[tokio::test]
 async fn a_fault_is_told_counted_and_shown_and_touches_nobody_else() {
     let plain = Guest::routing("");

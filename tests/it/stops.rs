@@ -13,7 +13,7 @@ use crate::support::process::{ServerProcess, signalpost};
 use crate::support::raw::{self, Raw};
 use crate::support::{SOON, TestServer, plugins};
 
-/// The status of `/readyz` on a new connection; `None` where there is none.
+/// Returns the status of `/readyz` on a new connection, or `None` if there is no answer.
 async fn ready(server: &TestServer) -> Option<u16> {
     let fresh = reqwest::Client::new();
     Some(fresh.get(format!("http://{}/readyz", server.address)).send().await.ok()?.status().as_u16())

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module of `src` and its level. A module imports only from lower ones, and from its own parts.
-const LEVELS: [(&str, u32); 22] = [
+const LEVELS: [(&str, u32); 21] = [
     ("config", 0),
     ("log", 1),
     ("types", 0),
     ("metrics", 2),
-    ("load", 4),
     ("net", 3),
     ("auth", 4),
     ("registry", 3),
@@ -28,17 +27,28 @@ const LEVELS: [(&str, u32); 22] = [
     ("cli", 13),
     ("main", 14),
 ];
+
+/// Phrases that a reader has to read twice, each with what to write instead.
+const RIDDLES: [(&str, &str); 3] =
+    [("how-manieth", "the number of"), (" is none.", "is not, has no, or returns `None`"), (" so many", "a number or a name")];
+
 fn sources(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+    files(dir, &["rs"])
+}
+
+/// Returns the files below a folder with one of these extensions, except what builds and tools put there.
+fn files(dir: &Path, extensions: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() && !name.starts_with('.') && !["target", "node_modules"].contains(&name) {
+            found.extend(files(&path, extensions));
+        } else if path.extension().is_some_and(|extension| extensions.iter().any(|known| extension == *known)) {
+            found.push(path);
         }
     }
-    files
+    found
 }
 
 fn root() -> &'static Path {
@@ -68,6 +78,18 @@ fn every_module_imports_only_lower_ones() {
             let Some(imported) = levels.get(import) else { panic!("{} imports {import}, which has no level", file.display()) };
             assert!(imported < level, "{} (level {level}) imports {import} (level {imported})", file.display());
         }
+    }
+}
+
+#[test]
+fn the_modules_are_listed_in_the_order_of_their_levels() {
+    let levels: BTreeMap<&str, u32> = LEVELS.into_iter().collect();
+    let text = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let modules = text.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'));
+    let modules: Vec<&str> = modules.collect();
+    assert_eq!(modules.len(), LEVELS.len() - 1, "all modules but main: {modules:?}");
+    for pair in modules.windows(2) {
+        assert!(levels[pair[0]] <= levels[pair[1]], "{} stands before {}", pair[0], pair[1]);
     }
 }
 
@@ -115,4 +137,41 @@ fn nothing_unfinished_is_left_in_the_sources() {
             }
         }
     }
+}
+
+#[test]
+fn comments_and_texts_have_no_riddles() {
+    for dir in ["src", "plugins", "tests", "docs", "benches", "fuzz"] {
+        for file in files(&root().join(dir), &["rs", "md", "toml", "json", "js", "py", "c", "h"]) {
+            // This file names the riddles, and that page is made of the contract, whose published version does not change.
+            if file.ends_with("tests/it/tidy.rs") || file.ends_with("docs/contract.md") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&file).unwrap();
+            for (number, line) in text.lines().enumerate() {
+                let place = format!("{}:{}", file.display(), number + 1);
+                for (riddle, instead) in RIDDLES {
+                    assert!(!line.contains(riddle), "{place} has “{}”: write {instead}", riddle.trim());
+                }
+                let doc = line.trim_start();
+                assert!(!doc.starts_with("/// Of ") && !doc.starts_with("//! Of "), "{place} does not name its subject");
+            }
+        }
+    }
+}
+
+#[test]
+fn links_in_the_documentation_lead_to_files() {
+    let mut links = 0;
+    for file in files(&root().join("docs"), &["md"]).into_iter().chain([root().join("README.md")]) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            links += 1;
+            assert!(file.with_file_name(target).exists(), "{} links to {target}", file.display());
+        }
+    }
+    assert!(links > 50, "the links are no longer where this test looks");
 }

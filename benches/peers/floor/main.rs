@@ -3,7 +3,7 @@
 //!
 //!     floor 127.0.0.1:8080
 //!
-//! It speaks as much of Signalpost's outside contract as `signalpost load` does: sockets, direct messages, and the pooling events.
+//! It speaks as much of Signalpost's outside contract as `signalpost-load` uses: sockets, direct messages, and the pooling events.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind, Read as _, Write as _};

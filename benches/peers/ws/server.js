@@ -1,4 +1,4 @@
-// npm's ws as people begin with it, at the addresses that `signalpost load` speaks to: sockets, direct messages, and the pooling events.
+// npm's ws as people begin with it, at the addresses that `signalpost-load` uses: sockets, direct messages, and the pooling events.
 import { createServer } from "node:http";
 import { WebSocketServer } from "ws";
 

@@ -34,7 +34,7 @@ struct Question {
     /// The number of each user's.
     sessions: BTreeMap<String, u32>,
     steps: Vec<Step>,
-    /// Of each step.
+    /// The number of calls of each step.
     calls: usize,
     answer: PathBuf,
 }

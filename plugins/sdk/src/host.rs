@@ -94,7 +94,7 @@ pub mod state {
         host::compare_and_swap(key, expected.as_ref().map(|json| json.as_bytes()), text_of(value).as_bytes(), ttl_ms)
     }
 
-    /// Of a policy that can't do without its store: `state::increment("rides", 1, None)?`.
+    /// For a policy that needs its store: `state::increment("rides", 1, None)?`.
     impl From<Error> for Refusal {
         fn from(error: Error) -> Refusal {
             match error {

@@ -206,7 +206,7 @@ pub struct Object<'a> {
     first_names: Vec<&'a str>,
     /// After the first few.
     names: BTreeSet<&'a str>,
-    /// Of fields, which have each name once: they get into the tree only if more is put after them.
+    /// Fields that have each name once. They get into the tree only if more is put after them.
     newest_names: Vec<&'a str>,
 }
 

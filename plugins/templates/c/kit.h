@@ -165,7 +165,7 @@ static inline bool json_says(text_t value, text_t expected) {
     return says;
 }
 
-// The member of this name. False if there is none.
+// The member of this name. False if the object does not have it.
 static inline bool json_get(text_t object, text_t wanted, text_t *value) {
     for (text_t name; json_next(&object, &name, value);) {
         if (json_says(name, wanted)) return true;

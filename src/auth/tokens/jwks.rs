@@ -45,10 +45,10 @@ impl Published {
     pub fn new(source: JwkSet, config: &Users, metrics: Arc<Metrics>) -> Published {
         Published {
             source,
-            // A secret that is published is not a secret.
+            // A published key can't be a secret.
             algorithms: keys::algorithms(config).filter(|algorithm| algorithm.family() != AlgorithmFamily::Hmac).collect(),
-            interval: Duration::from_millis(config.jwks_interval_ms),
-            pause: Duration::from_millis(config.jwks_pause_ms),
+            interval: *config.jwks_interval_ms,
+            pause: *config.jwks_pause_ms,
             keys: ArcSwap::default(),
             skipped: Mutex::default(),
             wanted: Notify::new(),

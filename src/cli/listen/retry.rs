@@ -55,12 +55,6 @@ impl Backoff {
     }
 }
 
-/// Returns a random number from 0 to 1, of the bits of a version 4 UUID.
-pub(super) fn chance() -> f64 {
-    let (high, _) = uuid::Uuid::new_v4().as_u64_pair();
-    (high >> 32) as f64 / f64::from(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,10 +83,5 @@ mod tests {
         assert_eq!(backoff.pause(After::ReconnectNow, Duration::ZERO, 0.0), Some(Duration::ZERO));
         assert_eq!(backoff.pause(After::ReconnectNow, Duration::ZERO, 0.0), Some(FIRST));
         assert_eq!(backoff.pause(After::Stop, Duration::ZERO, 0.0), None);
-    }
-
-    #[test]
-    fn chance_is_between_0_and_1() {
-        assert!((0..1000).map(|_| chance()).all(|chance| (0.0..=1.0).contains(&chance)));
     }
 }

@@ -37,7 +37,7 @@ fn view(inspection: &Inspection) -> Value {
     let roles: Vec<String> = says.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
     let vary = match &says.vary {
         Ok(vary) => json!(vary),
-        Err(reason) => json!({ "unknown": reason }),
+        Err(error) => json!({ "unknown": error.to_string() }),
     };
     json!({
         "name": says.name,

@@ -10,6 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 
+use crate::config::NAME_BYTES_MAX;
+
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Arguments {
     /// The plugin's folder, named as the plugin: ASCII letters, digits and `-`. May be a path.
@@ -37,9 +39,6 @@ enum Role {
 
 /// Files of a project: name and content.
 type Files = Vec<(String, String)>;
-
-/// Bytes of a plugin's name: as many as a policy's name may have.
-const NAME_BYTES_MAX: usize = 64;
 
 /// A file of this repository.
 macro_rules! repository {

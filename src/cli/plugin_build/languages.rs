@@ -1,4 +1,4 @@
-//! Plugins in other languages than Rust: their own tools make the component, and this finds and calls them.
+//! Plugins in other languages than Rust. Their own tools build the component; this module finds and runs them.
 
 use std::fs;
 use std::io::IsTerminal;
@@ -12,10 +12,10 @@ use wit_bindgen_core::wit_parser::{Resolve, WorldKey};
 /// The world that a plugin's `wit/world.wit` has to define.
 const WORLD: &str = "policy";
 
-/// Where the header of a plugin in C is, beside its sources.
+/// The folder with the generated header of a plugin in C, beside its sources.
 const BINDINGS: &str = ".bindings";
 
-/// What a plugin is written in.
+/// The language of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     Rust,
@@ -25,7 +25,7 @@ pub enum Language {
 }
 
 impl Language {
-    /// Reads it off the file that each language has.
+    /// Recognizes the language by a file that each of them has.
     pub fn of(dir: &Path) -> Result<Language> {
         let files = [
             ("Cargo.toml", Language::Rust),
@@ -35,24 +35,24 @@ impl Language {
         ];
         let found = files.iter().find(|(file, _)| dir.join(file).is_file());
         let names = files.map(|(file, _)| file).join(", ");
-        Ok(found.with_context(|| format!("{} is no plugin's folder: it has none of {names}", dir.display()))?.1)
+        Ok(found.with_context(|| format!("{} is not a plugin's folder: it has none of {names}", dir.display()))?.1)
     }
 }
 
-/// The component of a plugin in JavaScript, by componentize-qjs.
+/// Builds the component of a plugin in JavaScript with componentize-qjs.
 pub fn javascript(dir: &Path) -> Result<Vec<u8>> {
     let tool = find("componentize-qjs", dir, &["node_modules/.bin"], "npm install")?;
     let entry = dir.join("package.json");
     let text = fs::read_to_string(&entry).with_context(|| format!("can't read {}", entry.display()))?;
-    let package: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", entry.display()))?;
+    let package: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", entry.display()))?;
     let main = package.get("main").and_then(serde_json::Value::as_str).unwrap_or("policy.js");
     let mut command = Command::new(tool);
-    // Without WASI, and without the asynchronous calls that policies don't have.
+    // Without WASI, and without asynchronous calls, which policies don't have.
     command.args(["--wit", "wit", "--world", WORLD, "--stub-wasi", "--sync", "--js", main, "--output"]);
     run(command, dir)
 }
 
-/// The component of a plugin in Python, by componentize-py: its module is `policy`.
+/// Builds the component of a plugin in Python with componentize-py. Its module is `policy`.
 pub fn python(dir: &Path) -> Result<Vec<u8>> {
     let install = "python3 -m venv .venv && .venv/bin/pip install componentize-py";
     let tool = find("componentize-py", dir, &[".venv/bin", "venv/bin"], install)?;
@@ -61,7 +61,8 @@ pub fn python(dir: &Path) -> Result<Vec<u8>> {
     run(command, dir)
 }
 
-/// The core module of a plugin in C: all `*.c` in its folder, and what is generated from its world, by clang with wasi-libc.
+/// Builds the core module of a plugin in C with clang and wasi-libc, from all `*.c` in its folder and the code that is generated from
+/// its world.
 pub fn c(dir: &Path) -> Result<Vec<u8>> {
     let clang = clang()?;
     let bindings = dir.join(BINDINGS);
@@ -84,10 +85,10 @@ pub fn c(dir: &Path) -> Result<Vec<u8>> {
     run(command, dir)
 }
 
-/// Debian's wasi-libc knows the older of the target's two names, and clang calls that one deprecated.
+/// Debian's wasi-libc supports only the older of the target's two names, which clang calls deprecated.
 const C_TARGET: [&str; 2] = ["--target=wasm32-wasi", "-Wno-deprecated"];
 
-/// A clang that has a C library for WebAssembly: that of `WASI_SDK_PATH`, or the machine's.
+/// Finds a clang with a C library for WebAssembly: the one in `WASI_SDK_PATH`, or the machine's.
 fn clang() -> Result<PathBuf> {
     let sdk = std::env::var_os("WASI_SDK_PATH").map(|sdk| Path::new(&sdk).join("bin/clang"));
     let has_library = |clang: &PathBuf| {
@@ -101,7 +102,7 @@ fn clang() -> Result<PathBuf> {
     )
 }
 
-/// `policy.h` and what belongs to it. Names are those of the contract without its package: `exports_routing_route`, `policy_event_t`.
+/// Generates `policy.h` and its source. Names are those of the contract without its package: `exports_routing_route`, `policy_event_t`.
 fn c_bindings(wit: &Path) -> Result<Files> {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_path(wit)?;
@@ -119,15 +120,15 @@ fn c_bindings(wit: &Path) -> Result<Files> {
     Ok(files)
 }
 
-/// A tool that the project has installed, or the machine.
-fn find(tool: &str, dir: &Path, places: &[&str], install: &str) -> Result<PathBuf> {
-    let own = places.iter().map(|place| dir.join(place));
+/// Finds a tool in the project or on the path.
+fn find(tool: &str, dir: &Path, folders: &[&str], install: &str) -> Result<PathBuf> {
+    let own = folders.iter().map(|folder| dir.join(folder));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = own.chain(std::env::split_paths(&path)).map(|place| place.join(tool)).find(|file| file.is_file());
+    let found = own.chain(std::env::split_paths(&path)).map(|folder| folder.join(tool)).find(|file| file.is_file());
     found.with_context(|| format!("there is no {tool}: run `{install}` in {}", dir.display()))
 }
 
-/// Runs a tool that writes a component, whose name is the last argument. What it says is told where it fails.
+/// Runs a tool that writes a component to the file that is its last argument. If it fails, the error contains its output.
 fn run(mut command: Command, dir: &Path) -> Result<Vec<u8>> {
     if std::io::stderr().is_terminal() {
         eprintln!("building {} …", dir.display());
@@ -137,7 +138,7 @@ fn run(mut command: Command, dir: &Path) -> Result<Vec<u8>> {
     let ran = command.arg(&output).current_dir(dir).env("PYTHONDONTWRITEBYTECODE", "1").output();
     let Output { status, stdout, stderr } = ran.with_context(|| format!("can't run {}", tool.display()))?;
     let component = fs::read(&output);
-    // Best effort: it is in a folder for such files.
+    // Best effort: it is a temporary file.
     let _ = fs::remove_file(&output);
     let said = || [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).join("\n");
     ensure!(status.success(), "{}\n{} did not build {}", said().trim(), tool.display(), dir.display());

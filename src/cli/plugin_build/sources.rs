@@ -1,4 +1,4 @@
-//! What a plugin is built from, in one digest.
+//! The digest of the files that a plugin is built from.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
 
-/// Outermost folders of a plugin that do not get into a component.
-const NO_SOURCES: [&str; 7] = ["target", "tests", "examples", "benches", "fixtures", "node_modules", "__pycache__"];
+/// Top-level folders of a plugin without sources of its component.
+const NOT_SOURCES: [&str; 7] = ["target", "tests", "examples", "benches", "fixtures", "node_modules", "__pycache__"];
 
-/// Digest of what a plugin is built from: the files in `dir`, those of the crates that it depends on by path, and the WIT files in
-/// `wit`, by name and content.
+/// Returns the digest of the names and contents of the files that a plugin is built from: those in `dir`, those of the crates that it
+/// depends on by path, and the WIT files in `wit`.
 ///
-/// Left out are what builds write (`target`), tests and examples, hidden files, and versions of dependencies where a workspace above
-/// `dir` locks them.
+/// Build outputs (`target`), tests, examples and hidden files are not included, nor are the versions of dependencies if a workspace
+/// above `dir` locks them.
 pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
     let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
     let mut dependencies = BTreeMap::new();
@@ -28,21 +29,21 @@ pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
     let mut digest = Sha256::new();
     digest_files(&mut digest, "plugin", &dir)?;
     let mut wits: Vec<PathBuf> = wit.map(fs::canonicalize).transpose()?.into_iter().collect();
-    // By name, since a path tells of this machine.
+    // By name, since paths differ between machines.
     let mut named: Vec<(&String, &PathBuf)> = dependencies.iter().map(|(dir, name)| (name, dir)).collect();
     named.sort();
     for (name, dir) in named {
         digest_files(&mut digest, &format!("crate {name}"), dir)?;
-        // A library brings its own contract where it lives in another repository.
+        // A library in another repository brings its own contract.
         wits.extend(find_wit(dir).filter(|wit| !wits.contains(wit)));
     }
     for wit in wits {
         digest_files(&mut digest, "wit", &wit)?;
     }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(HEXLOWER.encode(&digest.finalize()))
 }
 
-/// What all files that a plugin is made and tested with look like from outside: each one's name, time and size.
+/// Returns the name, time and size of each file that a plugin is built or tested with, so that an edit can be noticed cheaply.
 pub fn fingerprint(dir: &Path) -> Result<Vec<(PathBuf, Option<SystemTime>, u64)>> {
     let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
     let mut dependencies = BTreeMap::new();
@@ -51,7 +52,7 @@ pub fn fingerprint(dir: &Path) -> Result<Vec<(PathBuf, Option<SystemTime>, u64)>
     }
     dependencies.insert(dir.clone(), String::new());
     let mut roots: Vec<PathBuf> = dependencies.into_keys().collect();
-    // What is no source is watched too where it decides whether the plugin is taken.
+    // Fixtures are not sources, but they decide whether a new version is accepted.
     roots.extend([dir.join("fixtures")].into_iter().filter(|dir| dir.is_dir()));
     roots.extend(find_wit(&dir));
     let mut files = Vec::new();
@@ -72,7 +73,7 @@ fn digest_files(digest: &mut Sha256, label: &str, root: &Path) -> Result<()> {
     files.sort();
     for (name, path) in files {
         let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        // With its length before each part, no two lists of files run together into the same bytes.
+        // A length before each part makes the encoding of a list of files unambiguous.
         for part in [label.as_bytes(), name.as_bytes(), &content] {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
@@ -81,7 +82,7 @@ fn digest_files(digest: &mut Sha256, label: &str, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Adds the crate in `dir` and those that it is built from by path, with their names. It is read off the manifests, so that a
+/// Adds the crate in `dir` and the crates that it depends on by path, with their names. They are read from the manifests, so that a
 /// check needs no cargo.
 fn path_dependencies(dir: &Path, found: &mut BTreeMap<PathBuf, String>) -> Result<()> {
     let manifest = read_manifest(dir)?;
@@ -91,7 +92,7 @@ fn path_dependencies(dir: &Path, found: &mut BTreeMap<PathBuf, String>) -> Resul
     }
     let targets = manifest.get("target").and_then(Value::as_table).into_iter().flatten().filter_map(|(_, target)| target.as_table());
     for table in targets.chain([&manifest]) {
-        // Not those of tests.
+        // Not the dependencies of tests.
         let kinds = ["dependencies", "build-dependencies"].into_iter().filter_map(|kind| table.get(kind)?.as_table());
         for (name, dependency) in kinds.flatten() {
             if let Some(path) = path_of(dir, name, dependency)? {
@@ -103,14 +104,14 @@ fn path_dependencies(dir: &Path, found: &mut BTreeMap<PathBuf, String>) -> Resul
     Ok(())
 }
 
-/// The crate's name.
+/// Returns the crate's name.
 pub fn package_name(dir: &Path) -> Result<String> {
     let manifest = read_manifest(dir)?;
     let name = manifest.get("package").and_then(|package| package.get("name")?.as_str());
     Ok(name.with_context(|| format!("{} has no package.name", dir.join("Cargo.toml").display()))?.to_owned())
 }
 
-/// Where a dependency lives, if it is given by path, here or in the workspace.
+/// Returns the folder of a dependency, if it is given by path, here or in the workspace.
 fn path_of(dir: &Path, name: &str, dependency: &Value) -> Result<Option<PathBuf>> {
     if dependency.get("workspace").and_then(Value::as_bool) != Some(true) {
         return Ok(dependency.get("path").and_then(Value::as_str).map(|path| dir.join(path)));
@@ -131,23 +132,23 @@ fn read_manifest(dir: &Path) -> Result<Table> {
     text.parse().with_context(|| format!("{} is not TOML", path.display()))
 }
 
-/// The nearest `wit` directory in `dir` or above it.
+/// Returns the nearest `wit` directory, in `dir` or above it.
 pub fn find_wit(dir: &Path) -> Option<PathBuf> {
-    // A relative path has no ancestors but its own components.
+    // The ancestors of a relative path end at the current directory.
     let dir = fs::canonicalize(dir).ok()?;
     dir.ancestors().map(|ancestor| ancestor.join("wit")).find(|wit| wit.is_dir())
 }
 
-/// Adds names relative to the first `dir`, with `/` on every system, and paths.
+/// Adds each file's name relative to the first `dir`, with `/` on every system, and its path.
 fn collect_files(dir: &Path, prefix: String, files: &mut Vec<(String, PathBuf)>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_str().with_context(|| format!("{} is not UTF-8", entry.path().display()))?;
-        if name.starts_with('.') || (prefix.is_empty() && NO_SOURCES.contains(&name)) {
+        if name.starts_with('.') || (prefix.is_empty() && NOT_SOURCES.contains(&name)) {
             continue;
         }
-        // A symbolic link is neither, so that no circle of them can hold this up.
+        // A symbolic link is neither, so a cycle of links can't cause an endless recursion.
         let kind = entry.file_type()?;
         if kind.is_dir() {
             collect_files(&entry.path(), format!("{prefix}{name}/"), files)?;
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_source_does_not_count() {
+    fn files_that_are_not_sources_do_not_count() {
         let sources = Sources::new("other", FILES);
         let before = sources.digest();
         sources.write("plugin/target/release/out", "x");
@@ -226,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_plugin_depends_on_by_path_is_a_source_too() {
+    fn crates_that_a_plugin_depends_on_by_path_are_sources_too() {
         let manifest = |name: &str, dependencies: &str| format!("[package]\nname = \"{name}\"\n{dependencies}");
         let sources = Sources::new("path", FILES);
         let alone = sources.digest();
@@ -234,7 +235,7 @@ mod tests {
         sources.write("common/shared/Cargo.toml", &manifest("shared", ""));
         sources.write("wasm/Cargo.toml", &manifest("wasm", ""));
         sources.write("tool/Cargo.toml", &manifest("tool", ""));
-        // A circle, which cargo allows for tests only, must not hold the digest up.
+        // A cycle, which cargo allows for tests only, must not cause an endless recursion.
         sources.write(
             "sdk/Cargo.toml",
             &manifest("sdk", "[dependencies]\nplugin = { path = \"../plugin\" }\nshared = { workspace = true }\n"),
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dependency_that_is_not_there_is_named() {
+    fn a_missing_dependency_is_named_in_the_error() {
         let sources = Sources::new("gone", FILES);
         sources.write("plugin/Cargo.toml", "[dependencies]\nsdk = { path = \"../sdk\" }\n");
         let error = sources_digest(&sources.0.join("plugin"), None).unwrap_err();

@@ -61,7 +61,8 @@ fn flags_stand_over_the_environment_and_the_environment_over_the_file() {
     let environment = [("SIGNALPOST_SOCKETS_PER_USER_MAX", "3"), ("SIGNALPOST_SOCKETS_PING_INTERVAL_MS", "3")];
     let (config, settings) = load(file, &environment, "sockets.per_user_max = 4").unwrap();
     let sockets = &config.sockets;
-    assert_eq!((sockets.per_user_max, sockets.ping_interval_ms, sockets.pong_deadline_ms), (4, 3, 1));
+    let milliseconds = [*sockets.ping_interval_ms, *sockets.pong_deadline_ms].map(|time| time.as_millis());
+    assert_eq!((sockets.per_user_max.get(), milliseconds), (4, [3, 1]));
     let source = |path: &str| settings.iter().find(|setting| setting.path == path).unwrap().source.clone();
     assert_eq!(source("sockets.per_user_max"), Source::Flag);
     assert_eq!(source("sockets.ping_interval_ms"), Source::Environment("SIGNALPOST_SOCKETS_PING_INTERVAL_MS".into()));
@@ -70,7 +71,7 @@ fn flags_stand_over_the_environment_and_the_environment_over_the_file() {
 }
 
 #[test]
-fn all_unknown_settings_of_a_file_are_named_with_their_lines_and_nearest_names() {
+fn unknown_settings_of_a_file_are_reported_with_their_lines_and_nearest_names() {
     let file = "[sockets]\nping_intervall_ms = 1\n[policies.pooling]\ngrant = []\n[policies.pooling.limits]\nmemory = 1\n[zzzz]\n";
     assert_eq!(
         problems(file, &[]),
@@ -90,7 +91,7 @@ fn a_setting_in_the_wrong_table_is_pointed_to_the_right_one() {
 }
 
 #[test]
-fn a_wrong_value_is_told_what_was_expected() {
+fn a_wrong_value_is_reported_with_the_expected_one() {
     let file = r#"
 listen = "here"
 worker_threads = "many"
@@ -116,7 +117,7 @@ events = "chat"
             r#""listen" in signalpost.toml:2 is "here"; expected an address and a port, as in "127.0.0.1:8080""#,
             r#""listen_beyond_loopback_without_authentication" in signalpost.toml:5 is "yes"; expected true or false"#,
             r#""log.level" in signalpost.toml:8 is "loud"; expected one of "error", "warn", "info", "debug", "trace""#,
-            r#""mailboxes.keep_ms" in signalpost.toml:10 is -1; expected a whole number, 0 or more"#,
+            r#""mailboxes.keep_ms" in signalpost.toml:10 is -1; expected a whole number, 1 or more"#,
             r#""plugins.dir" in signalpost.toml:13 is ["plugins"]; expected a string in quotes"#,
             r#""plugins.on_bad" in signalpost.toml:12 is 7; expected "stop" or "skip""#,
             r#""policies.chat.events" in signalpost.toml:17 is "chat"; expected a list"#,
@@ -129,7 +130,7 @@ events = "chat"
 }
 
 #[test]
-fn a_file_that_is_not_toml_is_told_the_line() {
+fn a_file_that_is_not_toml_is_reported_with_the_line() {
     let found = problems("listen = \"127.0.0.1:1\"\nworker_threads = = 3\n", &[]);
     assert!(found[0].starts_with("signalpost.toml:2 isn't TOML: "), "{found:?}");
 }
@@ -158,11 +159,11 @@ fn a_variable_is_read_as_its_setting_needs_it() {
     assert_eq!(chat.events.as_deref(), Some(["pooling.chat.message".to_owned()].as_slice()));
     assert_eq!(chat.file.as_deref(), Some(Path::new("42")));
     assert_eq!(chat.settings["words"].as_integer(), Some(3));
-    assert_eq!(config.limits_for("chat").call_deadline_ms, 50);
+    assert_eq!(config.limits_for("chat").call_deadline_ms.as_millis(), 50);
 }
 
 #[test]
-fn a_variable_reaches_policies_that_only_the_file_or_nobody_names() {
+fn a_variable_sets_policies_of_the_file_and_new_ones() {
     let file = "[policies.My-Policy]\nsettings.Tone.loud = \"7\"\n";
     let environment = [
         ("SIGNALPOST_POLICIES_MY_POLICY_ORDER", "-1"),
@@ -172,7 +173,7 @@ fn a_variable_reaches_policies_that_only_the_file_or_nobody_names() {
     let config = config(file, &environment);
     assert_eq!(config.policies["My-Policy"].order, Some(-1));
     assert_eq!(config.policies["My-Policy"].settings["Tone"]["loud"].as_str(), Some("8"));
-    assert_eq!(config.limits_for("new_one").items_max, 9);
+    assert_eq!(config.limits_for("new_one").items_max.get(), 9);
 }
 
 #[test]
@@ -181,7 +182,7 @@ fn an_unknown_or_wrong_variable_is_refused_by_its_own_name() {
     assert_eq!(
         found,
         [
-            r#"SIGNALPOST_SOCKETS_PER_USER_MAX is "few"; expected a whole number, 0 or more"#,
+            r#"SIGNALPOST_SOCKETS_PER_USER_MAX is "few"; expected a whole number, 1 or more"#,
             "unknown environment variable SIGNALPOST_SOKETS_PER_USER_MAX; did you mean SIGNALPOST_SOCKETS_PER_USER_MAX?",
         ]
     );
@@ -194,7 +195,7 @@ fn a_variable_that_could_mean_two_settings_is_refused() {
 }
 
 #[test]
-fn what_kubernetes_puts_beside_a_service_named_signalpost_is_no_setting() {
+fn variables_that_kubernetes_sets_for_a_service_named_signalpost_are_ignored() {
     let environment = [
         ("SIGNALPOST_SERVICE_HOST", "10.0.0.1"),
         ("SIGNALPOST_SERVICE_PORT_HTTP", "8080"),
@@ -209,9 +210,9 @@ fn what_kubernetes_puts_beside_a_service_named_signalpost_is_no_setting() {
 fn a_policys_limits_stand_over_the_global_ones() {
     let config = config("[limits]\nitems_max = 5\nrecipients_max = 6\n[policies.chat.limits]\nitems_max = 7\n", &[]);
     let own = config.limits_for("chat");
-    assert_eq!((own.items_max, own.recipients_max), (7, 6));
-    assert_eq!(config.limits_for("pooling").items_max, 5);
-    assert_eq!(config.limits_for("only-a-file").items_max, 5);
+    assert_eq!((own.items_max.get(), own.recipients_max.get()), (7, 6));
+    assert_eq!(config.limits_for("pooling").items_max.get(), 5);
+    assert_eq!(config.limits_for("only-a-file").items_max.get(), 5);
 }
 
 #[test]
@@ -220,7 +221,7 @@ fn an_empty_policy_table_is_a_policy() {
 }
 
 #[test]
-fn other_machines_are_let_in_only_on_purpose() {
+fn an_address_that_other_machines_reach_needs_authentication_or_consent() {
     assert!(problems("listen = \"0.0.0.0:8080\"", &[])[0].starts_with("\"listen\" is 0.0.0.0:8080, which other machines"));
     config("listen = \"0.0.0.0:8080\"\nlisten_beyond_loopback_without_authentication = true", &[]);
     config("listen = \"[::1]:0\"", &[]);
@@ -237,12 +238,50 @@ fn a_base_path_is_empty_or_a_path_without_a_trailing_slash() {
 }
 
 #[test]
-fn a_bound_of_zero_is_refused_where_zero_means_nothing() {
-    let file = "worker_threads = 0\n[sockets]\nidle_deadline_ms = 0\nper_user_max = 0\n[policies.chat]\norder = 0\n\
+fn a_setting_is_zero_only_if_zero_means_something() {
+    let file = "worker_threads = 0\n[sockets]\nidle_deadline_ms = 0\nper_user_max = 0\nping_interval_ms = 0\n[policies.chat]\norder = 0\n\
                 settings.depth_max = 0\nlimits.call_deadline_ms = 0\n";
     assert_eq!(
-        problems(file, &[]),
-        [r#""policies.chat.limits.call_deadline_ms" is 0; it must be at least 1"#, r#""sockets.per_user_max" is 0; it must be at least 1"#,]
+        problems(file, &[("SIGNALPOST_HTTP_BACKLOG", "0")]),
+        [
+            r#""policies.chat.limits.call_deadline_ms" in signalpost.toml:9 is 0; expected a whole number, 1 or more"#,
+            r#""sockets.per_user_max" in signalpost.toml:4 is 0; expected a whole number, 1 or more"#,
+            r#""sockets.ping_interval_ms" in signalpost.toml:5 is 0; expected a whole number, 1 or more"#,
+            "SIGNALPOST_HTTP_BACKLOG is 0; expected a whole number, 1 or more",
+        ]
+    );
+}
+
+/// Whoever adds a setting decides whether zero means something, and names it here if so.
+#[test]
+fn the_settings_that_may_be_zero_are_these() {
+    let (_, settings) = Config::load(None, Table::new(), std::iter::empty()).unwrap();
+    let numbers = settings.iter().filter(|setting| setting.value.is_integer());
+    let may_be_zero: Vec<&str> =
+        numbers.filter(|setting| load("", &[(&setting.variable, "0")], "").is_ok()).map(|setting| setting.path.as_str()).collect();
+    assert_eq!(
+        may_be_zero,
+        [
+            "stop_notice_ms",
+            "stop_return_within_ms",
+            "worker_threads",
+            "auth.users.leeway_s",
+            "auth.users.expiry_grace_ms",
+            "http.connections_per_address_max",
+            "sockets.per_address_max",
+            "sockets.idle_deadline_ms",
+            "sockets.resume_wait_ms",
+            "mailboxes.resume_ms",
+            "mailboxes.shapes_bytes_max",
+            "events.dedup_window_ms",
+            "plugins.retire_ms",
+            "limits.trial_calls",
+            "limits.log_lines_max",
+            "limits.log_line_bytes_max",
+            "limits.state_keys_max",
+            "limits.state_bytes_max",
+            "limits.metric_names_max",
+        ]
     );
 }
 
@@ -258,6 +297,6 @@ fn settings_that_contradict_each_other_are_refused() {
     let found = problems("[mailboxes]\nbytes_max = 1000", &[]);
     assert_eq!(
         found,
-        [r#""events.event_bytes_max" is 262144, above "mailboxes.bytes_max", which is 1000; lower the one or raise the other"#]
+        [r#""events.event_bytes_max" is 262144, above "mailboxes.bytes_max", which is 1000; lower the first or raise the second"#]
     );
 }

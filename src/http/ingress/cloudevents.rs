@@ -147,7 +147,7 @@ const ATTRIBUTES: [&str; 10] =
 fn batch(text: &str, limits: &config::Events) -> Result<Vec<Result<Parsed, Problem>>, Problem> {
     let items: Vec<&RawValue> =
         serde_json::from_str(text).map_err(|error| invalid("json", format!("the body is not a JSON array of events: {error}")))?;
-    if items.len() > limits.batch_max {
+    if items.len() > limits.batch_max.get() {
         let detail = format!("{} events in a batch are over the limit of {} (events.batch_max)", items.len(), limits.batch_max);
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail));
     }
@@ -246,7 +246,7 @@ fn checked(event: Event, limits: &config::Events) -> Result<Event, Problem> {
         }
     }
     let size = event.data.as_ref().map_or(0, Body::size);
-    if size > limits.event_bytes_max {
+    if size > limits.event_bytes_max.get() {
         let detail = format!("the event's data has {size} bytes, over the limit of {} (events.event_bytes_max)", limits.event_bytes_max);
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail));
     }
@@ -376,11 +376,18 @@ fn invalid(code: &'static str, detail: String) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
     use crate::net::problem::DETAIL_BYTES_MAX;
 
-    const LIMITS: config::Events =
-        config::Events { body_bytes_max: 1000, event_bytes_max: 100, batch_max: 2, dedup_window_ms: 1, dedup_entries_max: 1 };
+    const LIMITS: config::Events = config::Events {
+        body_bytes_max: NonZeroUsize::new(1000).unwrap(),
+        event_bytes_max: NonZeroUsize::new(100).unwrap(),
+        batch_max: NonZeroUsize::new(2).unwrap(),
+        dedup_window_ms: config::Milliseconds::new(1),
+        dedup_entries_max: NonZeroUsize::new(1).unwrap(),
+    };
 
     fn json(members: &str) -> Result<Event, Problem> {
         structured(&format!(r#"{{"specversion":"1.0","id":"1","source":"/s","type":"t",{members}}}"#), true, &LIMITS)

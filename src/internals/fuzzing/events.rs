@@ -1,5 +1,7 @@
 //! Requests that publish events.
 
+use std::num::NonZeroUsize;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{CONTENT_TYPE, HeaderMap};
@@ -12,8 +14,13 @@ use crate::net::problem::{DETAIL_BYTES_MAX, Problem};
 use crate::types::event::{ATTRIBUTE_BYTES_MAX, Body, Event};
 
 /// Small, so that small inputs reach them.
-const LIMITS: config::Events =
-    config::Events { body_bytes_max: 4096, event_bytes_max: 200, batch_max: 4, dedup_window_ms: 1, dedup_entries_max: 1 };
+const LIMITS: config::Events = config::Events {
+    body_bytes_max: NonZeroUsize::MIN.saturating_add(4095),
+    event_bytes_max: NonZeroUsize::MIN.saturating_add(199),
+    batch_max: NonZeroUsize::MIN.saturating_add(3),
+    dedup_window_ms: config::Milliseconds::new(1),
+    dedup_entries_max: NonZeroUsize::MIN,
+};
 
 /// What needs an escape in a header.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'+').remove(b'-').remove(b'.').remove(b';').remove(b'=');
@@ -31,7 +38,7 @@ pub fn event(input: &[u8]) {
         Err(problem) => explains(&problem),
         Ok(Request::One(parsed)) => proven(&parsed.event),
         Ok(Request::Batch(items)) => {
-            assert!(items.len() <= LIMITS.batch_max);
+            assert!(items.len() <= LIMITS.batch_max.get());
             for item in items {
                 match item {
                     Err(problem) => explains(&problem),
@@ -62,7 +69,7 @@ fn proven(event: &Event) {
         assert!(value.len() <= ATTRIBUTE_BYTES_MAX && !value.chars().any(char::is_control), "{event:?}");
     }
     match &event.data {
-        Some(body) if body.size() > LIMITS.event_bytes_max => panic!("data of {} bytes", body.size()),
+        Some(body) if body.size() > LIMITS.event_bytes_max.get() => panic!("data of {} bytes", body.size()),
         Some(Body::Json(text)) => assert!(super::is_json(text), "{event:?}"),
         _ => {}
     }

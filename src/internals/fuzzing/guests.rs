@@ -1,5 +1,6 @@
 //! What guests answer: any memory at all, as the result of a call.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -8,11 +9,10 @@ use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::model::world::World;
-use crate::policy::bindings::Bounds;
 use crate::policy::compile::Compiler;
 use crate::policy::host::Shared;
 use crate::policy::plugin::Binary;
-use crate::policy::{CallError, Policy, engine};
+use crate::policy::{Bounds, CallError, Policy, engine};
 use crate::registry::SessionHandle;
 use crate::types::clock::Clock;
 use crate::types::delivery::{Decision, Delivery, Draft, Message, PolicySetId, Recipients, Refusal, Response};
@@ -40,14 +40,14 @@ impl Guest {
     /// The component can't be loaded.
     pub fn new(component: &[u8], config: &Config) -> anyhow::Result<Guest> {
         let mut limits = config.limits.clone();
-        limits.output_bytes_max = OUTPUT_BYTES_MAX;
-        limits.items_max = BOUNDS.items_max;
+        limits.output_bytes_max = OUTPUT_BYTES_MAX.try_into()?;
+        limits.items_max = BOUNDS.items_max.try_into()?;
         // Each call is tried, and none is slow: the guest has no loop.
-        limits.breaker_faults = u32::MAX;
-        limits.call_deadline_ms = 1000;
+        limits.breaker_faults = NonZeroU32::MAX;
+        limits.call_deadline_ms = config::Milliseconds::new(1000);
         let metrics = Arc::new(Metrics::new()?);
         let model = Model::new(config, Clock::Machine, &metrics);
-        let digest = Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(component));
         let binary = Binary { name: "guest", file: "guest.wasm".into(), digest, bytes: component };
         let (compiler, shared) = (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics));
         let policy = Policy::load(&engine::serving()?, &compiler, binary, config::Policy::default(), shared, BOUNDS);

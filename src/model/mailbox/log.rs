@@ -64,13 +64,13 @@ pub struct Limits {
 pub struct Removed {
     pub messages: usize,
     pub bytes: usize,
-    /// Of these, past their time to live before everybody had read them.
+    /// Those that were past their time to live before everybody had read them.
     pub expired: usize,
-    /// Of these, kept for as long as was asked, and nobody came.
+    /// Those that were kept for as long as was asked, for a user who did not connect.
     pub uncollected: usize,
-    /// Of these, replaced by a newer one with the same key before everybody had read them.
+    /// Those that a newer message with the same key replaced before everybody had read them.
     pub collapsed: usize,
-    /// Of these, dropped unread because there was no room.
+    /// Those that were dropped unread because there was no room.
     pub evicted: usize,
     /// The seqs of those that went for a new message.
     pub for_new: SmallVec<[u64; 2]>,

@@ -25,9 +25,9 @@ impl Room {
             messages: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             mailboxes: AtomicUsize::new(0),
-            messages_max: limits.total_messages_max,
-            bytes_max: limits.total_bytes_max,
-            mailboxes_max: limits.mailboxes_max,
+            messages_max: limits.total_messages_max.get(),
+            bytes_max: limits.total_bytes_max.get(),
+            mailboxes_max: limits.mailboxes_max.get(),
         }
     }
 
@@ -81,13 +81,16 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
     use crate::config::Config;
 
     #[test]
     fn the_last_tenth_is_for_connected_users_and_a_replacement_needs_no_room_of_its_own() {
         let mut limits = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0.mailboxes;
-        (limits.total_messages_max, limits.total_bytes_max, limits.mailboxes_max) = (10, 1000, 1);
+        let [messages, bytes, mailboxes] = [10, 1000, 1].map(|max| NonZeroUsize::new(max).unwrap());
+        (limits.total_messages_max, limits.total_bytes_max, limits.mailboxes_max) = (messages, bytes, mailboxes);
         let room = Room::new(&limits);
         for _ in 0..9 {
             room.add(50);

@@ -1,11 +1,12 @@
 //! What users are owed, with sessions that have no sockets.
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::{Instant, advance};
 
 use super::*;
-use crate::config::{Config, TooMany};
+use crate::config::{Config, Milliseconds, TooMany};
 use crate::types::delivery::{PolicySetId, Priority};
 use crate::types::event::Body;
 
@@ -15,6 +16,10 @@ fn mailboxes(change: impl FnOnce(&mut config::Mailboxes, &mut config::Sockets)) 
     change(&mut limits, &mut sockets);
     let clock = Clock::Since(UNIX_EPOCH + Duration::from_secs(1_000_000), Instant::now());
     Mailboxes::new(limits, &sockets, clock, 35, Arc::new(Metrics::new().unwrap()))
+}
+
+fn count(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count).unwrap()
 }
 
 fn defaults() -> Arc<Mailboxes> {
@@ -185,7 +190,7 @@ mod devices {
 
     #[test]
     fn a_device_that_takes_the_place_of_another_goes_on_where_that_one_was() {
-        let all = mailboxes(|_, sockets| sockets.per_user_max = 1);
+        let all = mailboxes(|_, sockets| sockets.per_user_max = count(1));
         let mut old = all.v1("u");
         all.tell_all("u", 3);
         assert_eq!(old.read(), [1, 2, 3]);
@@ -202,7 +207,7 @@ mod provisional {
 
     #[test]
     fn a_refused_stranger_takes_no_place_and_no_messages() {
-        let all = mailboxes(|_, sockets| sockets.per_user_max = 1);
+        let all = mailboxes(|_, sockets| sockets.per_user_max = count(1));
         let mut real = all.plain("u");
         let stranger = all.enter("u", false);
         assert_eq!((all.sessions_of("u"), all.totals().sessions, real.handle().ending()), (1, 1, None));
@@ -251,7 +256,7 @@ mod provisional {
 
     #[test]
     fn a_session_that_may_not_be_admitted_is_still_to_leave() {
-        let all = mailboxes(|_, sockets| (sockets.per_user_max, sockets.too_many) = (1, TooMany::RefuseNewest));
+        let all = mailboxes(|_, sockets| (sockets.per_user_max, sockets.too_many) = (count(1), TooMany::RefuseNewest));
         let mut one = all.enter("u", true);
         let mut other = all.enter("u", true);
         one.admit().unwrap();
@@ -274,7 +279,7 @@ mod slow {
     use super::*;
 
     fn small() -> Arc<Mailboxes> {
-        mailboxes(|limits, _| limits.messages_max = 3)
+        mailboxes(|limits, _| limits.messages_max = count(3))
     }
 
     #[test]
@@ -378,7 +383,7 @@ mod totals {
 
     #[test]
     fn what_was_read_never_keeps_a_message_out() {
-        let all = mailboxes(|limits, _| (limits.total_messages_max, limits.messages_max) = (100, 50));
+        let all = mailboxes(|limits, _| (limits.total_messages_max, limits.messages_max) = (count(100), count(50)));
         let mut readers: Vec<Reader> = (0..8).map(|number| all.v1(&number.to_string())).collect();
         for round in 0..200 {
             for (number, reader) in readers.iter_mut().enumerate() {
@@ -398,7 +403,7 @@ mod totals {
 
     #[test]
     fn what_was_not_read_is_never_given_up_for_others() {
-        let all = mailboxes(|limits, _| (limits.total_messages_max, limits.messages_max) = (10, 10));
+        let all = mailboxes(|limits, _| (limits.total_messages_max, limits.messages_max) = (count(10), count(10)));
         let mut reader = all.v1("connected");
         all.tell_all("away", 9);
         assert_eq!(all.tell("away", &Terms::default()), Posted::Dropped(DropReason::ServerFull));
@@ -419,7 +424,7 @@ mod totals {
 
     #[test]
     fn a_newer_message_takes_the_place_of_the_one_that_it_replaces_also_in_a_full_server() {
-        let all = mailboxes(|limits, _| (limits.total_messages_max, limits.messages_max) = (10, 10));
+        let all = mailboxes(|limits, _| (limits.total_messages_max, limits.messages_max) = (count(10), count(10)));
         let keyed = |key: &str| Terms { collapse_key: Some(key.into()), ..Terms::default() };
         all.tell("u", &keyed("k"));
         all.tell_all("u", 8);
@@ -430,7 +435,7 @@ mod totals {
 
     #[tokio::test(start_paused = true)]
     async fn a_search_through_all_mailboxes_pauses_and_goes_on() {
-        let all = mailboxes(|limits, _| (limits.total_messages_max, limits.messages_max) = (10, 10));
+        let all = mailboxes(|limits, _| (limits.total_messages_max, limits.messages_max) = (count(10), count(10)));
         all.tell_all("away", 9);
         assert_eq!(all.tell("other", &Terms::default()), Posted::Dropped(DropReason::ServerFull));
         let mut back = all.v1("away");
@@ -443,7 +448,7 @@ mod totals {
 
     #[test]
     fn mailboxes_are_bounded_in_number_and_remembered_empty_ones_go_first() {
-        let all = mailboxes(|limits, _| limits.mailboxes_max = 10);
+        let all = mailboxes(|limits, _| limits.mailboxes_max = count(10));
         for number in 0..100 {
             drop(all.v1(&format!("gone {number}")));
             assert!(all.totals().mailboxes <= 11, "{}", all.totals().mailboxes);
@@ -464,7 +469,7 @@ mod totals {
 
     #[tokio::test(start_paused = true)]
     async fn an_empty_mailbox_is_remembered_for_the_resume_time_and_messages_for_the_keep_time() {
-        let all = mailboxes(|limits, _| (limits.keep_ms, limits.resume_ms) = (1000, 300));
+        let all = mailboxes(|limits, _| (limits.keep_ms, limits.resume_ms) = (Milliseconds::new(1000), Milliseconds::new(300)));
         let sweep = || (0..SHARDS).for_each(|round| all.sweep(round));
         drop(all.v1("u"));
         all.tell_all("away", 1);
@@ -477,7 +482,7 @@ mod totals {
         advance(Duration::from_millis(700)).await;
         sweep();
         assert_eq!((all.totals().mailboxes, all.totals().messages), (0, 0));
-        let none = mailboxes(|limits, _| limits.resume_ms = 0);
+        let none = mailboxes(|limits, _| limits.resume_ms = Milliseconds::new(0));
         drop(none.v1("u"));
         assert_eq!(none.totals().mailboxes, 0);
     }
@@ -495,7 +500,7 @@ fn an_epoch_names_the_store_and_the_life_of_the_mailbox() {
 
 #[test]
 fn a_post_notes_what_it_changed() {
-    let all = mailboxes(|limits, _| limits.messages_max = 2);
+    let all = mailboxes(|limits, _| limits.messages_max = count(2));
     let mut changes = Changes::kept();
     let keyed = Terms { collapse_key: Some("k".into()), ..Terms::default() };
     for terms in [&keyed, &Terms::default(), &keyed, &Terms::default()] {

@@ -1,7 +1,7 @@
-//! A component without its large modules, for somebody who edits a plugin: an edit changes the smallest part of it. In a component of
-//! JavaScript or Python the interpreter is a module of its own, the same one after each edit, which is compiled once.
+//! Extracts the large modules of a component, so that they are not compiled again after each edit of a plugin. In a component of
+//! JavaScript or Python, the interpreter is a module of its own, which an edit does not change.
 //!
-//! A module that is taken out becomes an import of the component, and an alias of that import where it was.
+//! An extracted module becomes an import of the component; in its place is an alias of that import.
 
 use std::ops::Range;
 
@@ -12,28 +12,28 @@ use wasm_encoder::{
 };
 use wasmparser::{ExternalKind, Parser, Payload};
 
-/// Bytes of a module's code from which on it is taken out. The code of a policy in Rust or C is smaller, and changes with each edit.
+/// Modules with at least this many bytes of code are extracted. A policy in Rust or C has less, and changes with each edit.
 const CODE_BYTES_MIN: u32 = 128 << 10;
 
-/// Components within each other that are looked into. Tools make one or two.
+/// The depth of nested components up to which modules are extracted. Tools nest one or two.
 const DEPTH_MAX: usize = 8;
 
-/// A component that imports its large modules, and these.
+/// A component that imports its large modules, and those modules.
 #[derive(Debug)]
 pub(super) struct Parts<'a> {
     pub(super) rest: Vec<u8>,
     pub(super) modules: Vec<&'a [u8]>,
 }
 
-/// The name under which the component imports the module that was taken out of it.
+/// Returns the name under which the component imports an extracted module.
 pub(super) fn import_name(index: usize) -> String {
     format!("signalpost-part-m{index}")
 }
 
-/// `None` where nothing in it is large, or it is made in a way that this doesn't know.
-pub(super) fn take_out(component: &[u8]) -> Option<Parts<'_>> {
-    let taken = large_modules(component)?;
-    let modules: Vec<&[u8]> = taken.iter().map(|range| component.get(range.clone())).collect::<Option<_>>()?;
+/// Extracts the large modules. Returns `None` if there are none, or if the component is of a form that is not supported here.
+pub(super) fn extract(component: &[u8]) -> Option<Parts<'_>> {
+    let extracted = large_modules(component)?;
+    let modules: Vec<&[u8]> = extracted.iter().map(|range| component.get(range.clone())).collect::<Option<_>>()?;
     if modules.is_empty() {
         return None;
     }
@@ -44,15 +44,15 @@ pub(super) fn take_out(component: &[u8]) -> Option<Parts<'_>> {
     }
     let mut rest = Component::new();
     rest.section(&types).section(&imports);
-    let mut without = Without { whole: component, count: u32::try_from(modules.len()).ok()?, taken, next: 0, depth: 0 };
-    without.parse_component(&mut rest, Parser::new(0), component).ok()?;
+    let mut extraction = Extraction { whole: component, count: u32::try_from(modules.len()).ok()?, extracted, next: 0, depth: 0 };
+    extraction.parse_component(&mut rest, Parser::new(0), component).ok()?;
     Some(Parts { rest: rest.finish(), modules })
 }
 
-/// Where the large modules are, in their order. `None` where the component has types of core modules, whose numbers would change.
+/// Returns the ranges of the large modules, in order. Returns `None` if the component has types of core modules, whose indices would change.
 fn large_modules(component: &[u8]) -> Option<Vec<Range<usize>>> {
     let mut found = Vec::new();
-    // Of each component or module that has begun and not ended: where it is, if it is a module, and whether it is large.
+    // For each component or module around the current position: its range if it is a module, and whether it is large.
     let mut open: Vec<(Option<Range<usize>>, bool)> = Vec::new();
     for payload in Parser::new(0).parse_all(component) {
         match payload.ok()? {
@@ -63,7 +63,7 @@ fn large_modules(component: &[u8]) -> Option<Vec<Range<usize>>> {
             Payload::ComponentSection { .. } => open.push((None, false)),
             Payload::CodeSectionStart { size, .. } if size >= CODE_BYTES_MIN => open.last_mut()?.1 = true,
             Payload::CoreTypeSection(_) => return None,
-            // The last end is the whole component's.
+            // The last end is that of the whole component, for which `open` is empty.
             Payload::End(_) => {
                 if let Some((Some(range), true)) = open.pop() {
                     found.push(range);
@@ -78,7 +78,7 @@ fn large_modules(component: &[u8]) -> Option<Vec<Range<usize>>> {
     Some(found)
 }
 
-/// What a module imports and exports, as an import of it has to say.
+/// Returns a module's type: its imports and exports.
 fn module_type(module: &[u8]) -> Option<ModuleType> {
     let mut same = RoundtripReencoder;
     let mut described = ModuleType::new();
@@ -150,22 +150,22 @@ fn module_type(module: &[u8]) -> Option<ModuleType> {
     Some(described)
 }
 
-/// Copies a component, with aliases of the outermost one's imports in the place of what is taken out.
-struct Without<'a> {
+/// Copies a component, with aliases of the outermost component's imports in place of the extracted modules.
+struct Extraction<'a> {
     whole: &'a [u8],
-    /// Imports that come before the outermost component's own modules, whose numbers they raise.
+    /// The number of imports, by which the indices of the outermost component's own modules increase.
     count: u32,
-    taken: Vec<Range<usize>>,
+    extracted: Vec<Range<usize>>,
     next: u32,
-    /// Components and types around the present one, which count for an alias of something outside.
+    /// The number of components and types around the current one, which an alias of an outer item counts.
     depth: u32,
 }
 
-impl Reencode for Without<'_> {
+impl Reencode for Extraction<'_> {
     type Error = std::convert::Infallible;
 }
 
-impl ReencodeComponent for Without<'_> {
+impl ReencodeComponent for Extraction<'_> {
     fn push_depth(&mut self) {
         self.depth += 1;
     }
@@ -188,7 +188,7 @@ impl ReencodeComponent for Without<'_> {
         _parser: Parser,
         module: &[u8],
     ) -> Result<(), reencode::Error<Self::Error>> {
-        let next = self.taken.get(self.next as usize).and_then(|range| self.whole.get(range.clone()));
+        let next = self.extracted.get(self.next as usize).and_then(|range| self.whole.get(range.clone()));
         if next.is_some_and(|next| std::ptr::eq(next, module)) {
             let (kind, count, index) = (ComponentOuterAliasKind::CoreModule, self.depth, self.next);
             component.section(ComponentAliasSection::new().alias(Alias::Outer { kind, count, index }));
@@ -199,7 +199,7 @@ impl ReencodeComponent for Without<'_> {
         Ok(())
     }
 
-    /// Names and notes, which nobody reads here.
+    /// Drops custom sections, which compilation doesn't need.
     fn parse_component_custom_section(
         &mut self,
         _component: &mut Component,
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
     use crate::policy::engine;
 
-    /// The fields of a module whose code is large enough, and which adds `by`.
+    /// Returns the fields of a module that adds `by`, with enough code to be extracted.
     fn large(by: u32) -> String {
         let code = "(drop (i32.const 1))".repeat(CODE_BYTES_MIN as usize / 3);
         format!(
@@ -226,7 +226,7 @@ mod tests {
         )
     }
 
-    /// One large module is outermost and one within another component, with small ones before and after them.
+    /// Returns a component with one large module at the top level and one in a nested component, and small ones before and after them.
     fn component() -> Vec<u8> {
         let text = format!(
             r#"(component
@@ -254,9 +254,9 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_out_and_put_in_again_does_the_same() {
+    fn a_component_with_extracted_modules_does_the_same() {
         let whole = component();
-        let parts = take_out(&whole).unwrap();
+        let parts = extract(&whole).unwrap();
         assert_eq!(parts.modules.len(), 2);
         assert!(parts.rest.len() < 20_000, "{} bytes are left", parts.rest.len());
         let engine = engine::compiling().unwrap();
@@ -275,14 +275,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_small_or_no_component_is_left_whole() {
-        assert!(take_out(&wat::parse_str("(component (core module))").unwrap()).is_none());
+    fn small_modules_and_malformed_components_are_not_extracted() {
+        assert!(extract(&wat::parse_str("(component (core module))").unwrap()).is_none());
         let whole = component();
         for length in (0..whole.len()).step_by(10_007) {
-            assert!(take_out(&whole[..length]).is_none(), "cut after {length} bytes");
+            assert!(extract(&whole[..length]).is_none(), "cut after {length} bytes");
         }
-        assert!(take_out(b"no component").is_none());
+        assert!(extract(b"no component").is_none());
         let deep = "(component ".repeat(DEPTH_MAX + 2) + &")".repeat(DEPTH_MAX + 2);
-        assert!(take_out(&wat::parse_str(deep).unwrap()).is_none());
+        assert!(extract(&wat::parse_str(deep).unwrap()).is_none());
     }
 }

@@ -11,10 +11,11 @@ use crate::model::record::Changes;
 use crate::model::world::World;
 use crate::policy::bindings::{formatting, plugin, routing, sessions};
 use crate::policy::compile::Compiled;
-use crate::policy::contract::{CONTRACT, CONTRACT_VERSION, Role};
+use crate::policy::contract::Role;
 use crate::policy::engine::{Deadline, HANDLES_MAX};
 use crate::policy::fault::{chain, creation_defect, defect};
 use crate::policy::host::{Host, Shared, link};
+use crate::policy::load_error::LoadError;
 use crate::policy::ticker::{EpochTicker, InUse};
 use crate::types::fault::{Defect, FaultKind};
 
@@ -60,18 +61,14 @@ impl Instances {
         config: &config::Policy,
         shared: Arc<Shared>,
         roles: &[Role],
-    ) -> Result<Instances, String> {
-        let settings =
-            serde_json::to_string(&config.settings).map_err(|error| format!("its settings can't be written as JSON: {error}"))?;
+    ) -> Result<Instances, LoadError> {
+        let settings = serde_json::to_string(&config.settings).map_err(LoadError::Settings)?;
         let engine = &ticker.engine;
         let mut linker = Linker::new(engine);
-        link(&mut linker, &config.grants, engine, component.component()).map_err(|error| chain(&error))?;
-        component.link(&mut linker).map_err(|error| chain(&error))?;
-        let pre = linker
-            .instantiate_pre(component.component())
-            .map_err(|error| format!("does not fit the contract {CONTRACT}@{CONTRACT_VERSION}: {}", chain(&error)))?;
-        let wrong =
-            |error: wasmtime::Error| format!("an export does not fit the contract {CONTRACT}@{CONTRACT_VERSION}: {}", chain(&error));
+        link(&mut linker, &config.grants, engine, component.component()).map_err(LoadError::Link)?;
+        component.link(&mut linker).map_err(LoadError::Link)?;
+        let pre = linker.instantiate_pre(component.component()).map_err(LoadError::Unfit)?;
+        let wrong = LoadError::UnfitExport;
         let has = |role| roles.contains(&role);
         let exports = Exports {
             plugin: plugin::GuestIndices::new(&pre).map_err(wrong)?,
@@ -85,7 +82,7 @@ impl Instances {
     }
 
     /// Makes the first instance, and checks that it accepts its settings. Returns what it reports about itself.
-    pub(super) fn probe(&self) -> Result<(plugin::Description, Vec<String>, Instance), String> {
+    pub(super) fn probe(&self) -> Result<(plugin::Description, Vec<String>, Instance), LoadError> {
         // State that the plugin writes while it is configured is kept, as in a call.
         self.shared.model.transact(&mut Changes::forgotten(), |world| {
             let (description, mut instance) = self.describe()?;
@@ -97,24 +94,25 @@ impl Instances {
         })
     }
 
-    pub(super) fn describe(&self) -> Result<(plugin::Description, Instance), String> {
-        let mut instance = self.instantiate().map_err(|defect| failed("creating an instance", &defect))?;
+    pub(super) fn describe(&self) -> Result<(plugin::Description, Instance), LoadError> {
+        let mut instance = self.instantiate().map_err(LoadError::fault("creating an instance"))?;
         instance.begin(Deadline::configure(&self.shared.limits));
         let description = instance.plugin.call_describe(&mut instance.store);
-        let description = description.map_err(|error| failed("describe", &defect(&error, instance.store.data())))?;
+        let description = description.map_err(|error| defect(&error, instance.store.data())).map_err(LoadError::fault("describe"))?;
         Ok((description, instance))
     }
 
     /// Configures an instance, and returns the attributes that its formatting depends on.
-    pub(super) fn configure(&self, instance: &mut Instance) -> Result<Vec<String>, String> {
+    pub(super) fn configure(&self, instance: &mut Instance) -> Result<Vec<String>, LoadError> {
         instance.begin(Deadline::configure(&self.shared.limits));
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
-        let configured = configured.map_err(|error| failed("configure", &defect(&error, instance.store.data())))?;
-        configured.map_err(|reason| format!("it refuses its settings {}: {reason}", self.code.settings))?;
+        let configured = configured.map_err(|error| defect(&error, instance.store.data())).map_err(LoadError::fault("configure"))?;
+        configured.map_err(|reason| LoadError::SettingsRefused { settings: self.code.settings.clone(), reason })?;
         let mut vary = Vec::new();
         instance.begin(Deadline::configure(&self.shared.limits));
         if let Some(formatting) = &instance.formatting {
-            vary = formatting.call_vary(&mut instance.store).map_err(|error| failed("vary", &defect(&error, instance.store.data())))?;
+            let answer = formatting.call_vary(&mut instance.store);
+            vary = answer.map_err(|error| defect(&error, instance.store.data())).map_err(LoadError::fault("vary"))?;
         }
         Ok(vary)
     }
@@ -149,8 +147,8 @@ impl Instances {
     pub(super) fn give_back(&self, mut instance: Instance) {
         instance.calls += 1;
         let limits = &self.shared.limits;
-        let worn =
-            instance.calls >= limits.calls_per_instance_max || instance.store.data().growth.memory_bytes() > limits.instance_kept_bytes_max;
+        let worn = instance.calls >= limits.calls_per_instance_max.get()
+            || instance.store.data().growth.memory_bytes() > limits.instance_kept_bytes_max.get();
         if !worn && self.code.isolation == Isolation::Reuse {
             instance.in_use = None;
             self.idle.lock().push(instance);
@@ -161,7 +159,7 @@ impl Instances {
         let in_use = Some(self.code.ticker.in_use());
         let mut store = Store::new(&self.code.ticker.engine, Host::new(self.shared.clone()));
         store.limiter(|host| &mut host.growth);
-        store.set_hostcall_fuel(self.shared.limits.output_bytes_max);
+        store.set_hostcall_fuel(self.shared.limits.output_bytes_max.get());
         store.set_max_component_handles(HANDLES_MAX);
         store.data_mut().begin(Deadline::configure(&self.shared.limits));
         store.set_epoch_deadline(Deadline::FIRST_LOOK_TICKS);
@@ -179,10 +177,6 @@ impl Instances {
             calls: 0,
         })
     }
-}
-
-fn failed(what: &str, defect: &Defect) -> String {
-    format!("{what} failed ({}): {}", defect.kind.name(), defect.detail)
 }
 
 impl std::fmt::Debug for Instances {

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use super::{Instances, Policy};
 use crate::config;
 use crate::model::world::World;
-use crate::policy::Role;
 use crate::policy::compile::Compiled;
 use crate::policy::contract::{check_description, check_exports, check_vary};
 use crate::policy::host::Shared;
 use crate::policy::ticker::EpochTicker;
+use crate::policy::{LoadError, Role};
+use crate::types::fault::Defect;
 
 /// What a plugin reports about itself.
 #[derive(Debug)]
@@ -20,20 +21,25 @@ pub struct Introspection {
     pub version: String,
     pub events: Vec<String>,
     /// The attributes that its formatting depends on, or why it can't say: it may need its settings first.
-    pub vary: Result<Vec<String>, String>,
+    pub vary: Result<Vec<String>, LoadError>,
 }
 
 impl Policy {
     /// Calls a plugin's `describe`, `configure` and `vary`. A plugin that refuses its settings is still described.
     ///
     /// # Errors
-    /// A sentence that the plugin's author or operator can act on.
-    pub fn ask(ticker: &EpochTicker, component: &Compiled, config: &config::Policy, shared: Arc<Shared>) -> Result<Introspection, String> {
+    /// The component does not keep the contract, or faults.
+    pub fn ask(
+        ticker: &EpochTicker,
+        component: &Compiled,
+        config: &config::Policy,
+        shared: Arc<Shared>,
+    ) -> Result<Introspection, LoadError> {
         let roles = check_exports(&ticker.engine, component)?;
         let instances = Instances::new(ticker, component, config, shared, &roles)?;
         let (description, mut instance) = instances.describe()?;
         check_description(&description)?;
-        let vary = instances.configure(&mut instance).and_then(|vary| check_vary(&vary).map(|()| vary));
+        let vary = instances.configure(&mut instance).and_then(|vary| Ok(check_vary(&vary).map(|()| vary)?));
         Ok(Introspection { roles, name: description.name, version: description.version, events: description.events, vary })
     }
 
@@ -46,9 +52,9 @@ impl Policy {
     ///
     /// # Errors
     /// The instance could not be made.
-    pub fn time_instance(&self) -> Result<Duration, String> {
+    pub fn time_instance(&self) -> Result<Duration, Defect> {
         let started = Instant::now();
-        let instance = self.instances.fresh(&mut World::dry(&self.instances.shared.model)).map_err(|defect| defect.detail)?;
+        let instance = self.instances.fresh(&mut World::dry(&self.instances.shared.model))?;
         let took = started.elapsed();
         drop(instance);
         Ok(took)

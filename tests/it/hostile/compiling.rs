@@ -1,7 +1,12 @@
 //! What is small and valid, or nearly so, and meant to exhaust whoever compiles it.
 
+use std::time::Duration;
+
+use rustix::process::Signal;
+
 use super::memory::leb128;
 use super::{CASE, Case, Refused, Theme, hostile};
+use crate::support::process::signalpost;
 use crate::support::wat::Guest;
 
 const DEADLINE: &str = "takes longer to compile than 500 ms (plugins.compile_deadline_ms)";
@@ -95,4 +100,48 @@ fn nested_components() -> Vec<u8> {
         heads.push(head);
     }
     heads.iter().rev().flatten().copied().collect()
+}
+
+/// For a process to start or to end, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Returns the process id of a server's compiling child, if it has one.
+fn compiling_child(server: u32) -> Option<u32> {
+    let numbers = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == format!("PPid:\t{server}")) && is_compiling(*pid)
+    };
+    numbers.into_iter().find(is_child)
+}
+
+/// Returns whether a process compiles. A process that has ended has no command line, even before its parent waits for it.
+fn is_compiling(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains("compile-component"))
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_stopped_or_killed_leaves_no_compiler_behind() {
+    let plugins = tempfile::tempdir().unwrap();
+    std::fs::write(plugins.path().join("bomb.wasm"), if_bomb(20_000, 2000)).unwrap();
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut server = signalpost().args(["serve", "--listen", "127.0.0.1:0", "--plugins"]).arg(plugins.path()).spawn().unwrap();
+        let mut child = None;
+        until("a child compiles", || {
+            child = compiling_child(server.id());
+            child.is_some()
+        })
+        .await;
+        rustix::process::kill_process(rustix::process::Pid::from_child(&server), signal).unwrap();
+        until("the server ends", || server.try_wait().unwrap().is_some()).await;
+        until("the child ends", || !is_compiling(child.unwrap())).await;
+    }
 }

@@ -84,14 +84,10 @@ async fn a_plugin_with_a_flipped_bit_is_refused_or_bounded_as_any() {
     let server = &process.server;
     let mut neighbour = Neighbour::of(server).await;
     let whole = teller("whole");
-    let (mut random, mut refused) = (SEED, 0);
+    let (mut random, mut refused) = (fastrand::Rng::with_seed(SEED), 0);
     for place_of in 0..DAMAGES {
-        // xorshift64
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
         let mut damaged = whole.clone();
-        damaged[whole.len() * place_of / DAMAGES] ^= 1 << (random % 8);
+        damaged[whole.len() * place_of / DAMAGES] ^= 1 << random.u8(..8);
         place(dir.path(), "flipped", &damaged);
         let (status, answer) = server.reload().await;
         if status == 422 {

@@ -21,7 +21,7 @@ const SPELL: &str = "(func $spell (param $at i32) (param $number i32)
     (i32.store8 offset=3 (local.get $at) (i32.add (i32.const 97) (i32.and (i32.shr_u (local.get $number) (i32.const 12)) (i32.const 15))))
     (i32.store8 offset=4 (local.get $at) (i32.add (i32.const 97) (i32.and (i32.shr_u (local.get $number) (i32.const 16)) (i32.const 15)))))";
 
-/// `(call $crowd count stride)` makes a list of so many words, an element every `stride` bytes; its address.
+/// `(call $crowd count stride)` makes a list of `count` words, with an element every `stride` bytes, and returns its address.
 const CROWD: &str = "(func $crowd (param $count i32) (param $stride i32) (result i32)
     (local $list i32) (local $words i32) (local $at i32) (local $number i32)
     (local.set $list (call $realloc (i32.const 0) (i32.const 0) (i32.const 4) (i32.mul (local.get $count) (local.get $stride))))
@@ -37,7 +37,7 @@ const CROWD: &str = "(func $crowd (param $count i32) (param $stride i32) (result
       (br_if $on (i32.lt_u (local.get $number) (local.get $count))))
     (local.get $list))";
 
-/// Does this so many times, with `$local` counting from 0, and tells nobody.
+/// Does this `count` times, with `$local` counting from 0, and delivers nothing.
 fn times(count: u32, what: &str) -> String {
     format!(
         "(loop $on {what}
@@ -127,7 +127,7 @@ fn of_host_calls() -> Vec<Case> {
     ]
 }
 
-/// Sets so many keys to values of so many bytes, and traps unless so many are taken.
+/// Sets `keys` keys to values of `bytes` bytes, and traps unless `taken` of them are accepted.
 fn hoarder(keys: u32, bytes: u32, taken: u32) -> Vec<u8> {
     let fields = r#"(import "signalpost:policy/state@0.1.0" "set" (func $set (param i32 i32 i32 i32 i32 i32 i32)))"#.to_owned() + SPELL;
     let set = format!(

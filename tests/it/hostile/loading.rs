@@ -234,7 +234,7 @@ fn of_types() -> Vec<Case> {
         Case {
             name: "types-of-types",
             does: "has a type of 10 times another type, 12 times over",
-            outcome: Refused("is no valid component"),
+            outcome: Refused("is not a valid component"),
             bound: "a million parts of a type",
             component: || {
                 let types: String =
@@ -246,7 +246,7 @@ fn of_types() -> Vec<Case> {
         Case {
             name: "variables-without-end",
             does: "has a function of 60,000 variables",
-            outcome: Refused("is no valid component"),
+            outcome: Refused("is not a valid component"),
             bound: "50,000 variables",
             component: || wat::parse_str(format!("(component (core module (func (local {}))))", "i32 ".repeat(60_000))).unwrap(),
             ..CASE

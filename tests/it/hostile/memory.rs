@@ -213,7 +213,7 @@ fn with_resource(body: &str) -> Vec<u8> {
     component_of(wit, &guest.module())
 }
 
-/// A good policy, and after it so many instances of a module.
+/// A good policy, and after it `count` instances of a module.
 fn with_instances(module: &str, count: usize) -> Vec<u8> {
     const MODULE_SECTION: u8 = 1;
     const INSTANCE_SECTION: u8 = 2;

@@ -1,4 +1,4 @@
-//! At most so many notices for each user in a while. One too many is refused, and its producer is told.
+//! Limits the notices for each user in a period. One above the limit is refused, and the receipt says so.
 
 use serde::Deserialize;
 use signalpost_plugin::{Decision, Event, Id, Policy, Refusal, Routing, export, forward, state, to};

@@ -1,20 +1,21 @@
-//! Ticks at a fixed rate, whoever is late. tokio's timer rounds to a millisecond, which is more than a message takes.
+//! Ticks at a fixed rate. tokio's timer rounds to a millisecond, which is longer than a message takes.
 
 use std::io;
 use std::time::Duration;
 
-/// Times since the start, at a fixed distance. A tick that comes late is not moved: who measures from it measures the wait too.
+/// Ticks at a fixed interval. A late tick keeps its due time, so a latency that is measured from it includes the delay.
 #[derive(Debug)]
 pub struct Pace {
     ticks: platform::Ticks,
     interval: Duration,
-    /// Ticks that have passed, and of these how many were given out.
+    /// Ticks whose time has come.
     passed: u64,
+    /// Ticks that [`Pace::tick`] has returned.
     given: u64,
 }
 
 impl Pace {
-    /// The first tick is one interval from now.
+    /// Starts; the first tick is due in one interval.
     ///
     /// # Errors
     /// The operating system's.
@@ -22,7 +23,7 @@ impl Pace {
         Ok(Pace { ticks: platform::Ticks::new(interval)?, interval, passed: 0, given: 0 })
     }
 
-    /// Waits for the next tick, unless it has passed already; says when it was due, counted from [`Pace::new`].
+    /// Waits until the next tick is due, and returns its due time since [`Pace::new`]. Returns at once if it is overdue.
     ///
     /// # Errors
     /// The operating system's.
@@ -54,12 +55,12 @@ mod platform {
             let every: Timespec = interval.try_into().map_err(out_of_range)?;
             timerfd_settime(&fd, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: every, it_value: every })?;
             // SAFETY: the descriptor is moved in, so it is open for as long as it is registered.
-            #[allow(unsafe_code, reason = "tokio has no other way to wait for a descriptor that is no socket")]
+            #[allow(unsafe_code, reason = "tokio has no other way to wait for a descriptor that is not a socket")]
             let ticks = unsafe { AsyncFd::register(fd) }?;
             Ok(Ticks(ticks))
         }
 
-        /// How many ticks have passed since the last call; at least one.
+        /// Waits for at least one tick, and returns the number of ticks since the last call.
         pub async fn wait(&mut self) -> io::Result<u64> {
             loop {
                 let mut ready = self.0.readable().await?;
@@ -69,7 +70,7 @@ mod platform {
                         read?;
                         return Ok(u64::from_ne_bytes(count));
                     }
-                    // It only seemed ready.
+                    // A spurious wake-up.
                     Err(_) => continue,
                 }
             }
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn ticks_that_were_slept_through_are_made_up_for() {
+    async fn ticks_during_a_sleep_are_returned_after_it() {
         let began = std::time::Instant::now();
         let mut pace = Pace::new(Duration::from_millis(2)).unwrap();
         assert_eq!(pace.tick().await.unwrap(), Duration::from_millis(2));

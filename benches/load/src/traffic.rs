@@ -1,21 +1,22 @@
-//! What the producers publish: the requests, each with its marker and the number of readers it must reach.
+//! The requests that the producers publish, each with its marker and the number of readers that it must reach.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::crowd::Crowd;
 use super::dialect::Dialect;
 use super::ledger::Ledger;
-use parking_lot::Mutex;
 
-/// Events in a request of [`Traffic::Batch`], and of those that make and end groups.
+/// Events per request of [`Traffic::Batch`], and of the requests that make and end groups.
 const BATCH: u32 = 100;
 
 const JSON: &str = "application/json";
 const CLOUDEVENTS_BATCH: &str = "application/cloudevents-batch+json";
 
-/// What is published. All but the first need the bundled `pooling` policy, or channels.
+/// The kind of requests. All but the first need the bundled `pooling` policy, or channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Traffic {
     /// One message to one user in each request.
@@ -35,7 +36,7 @@ pub struct Request {
     pub content_type: &'static str,
     pub body: Vec<u8>,
     pub events: u64,
-    /// What the receipts must say.
+    /// The number of deliveries that the receipts must report.
     pub deliveries: u64,
 }
 
@@ -44,9 +45,9 @@ pub struct Request {
 pub struct Composer {
     dialect: Dialect,
     pub traffic: Traffic,
-    /// Bytes that each message is filled up with.
+    /// Padding of each message.
     pub filling: String,
-    /// Groups that were made, by their rider; they are ended when all is over.
+    /// The groups that the run made, by their rider; they are ended after the run.
     pools: Mutex<BTreeSet<u32>>,
 }
 
@@ -55,12 +56,13 @@ impl Composer {
         Composer { dialect, traffic, filling: "x".repeat(message_bytes), pools: Mutex::default() }
     }
 
-    /// Lanes of the ledger for this many producers: one each, and two for [`Composer::before`] and [`Composer::after`].
+    /// Returns the number of the ledger's lanes for this many producers: one each, and two for [`Composer::before`] and
+    /// [`Composer::after`].
     pub fn lanes(producers: u32) -> u32 {
         producers + 2
     }
 
-    /// The next request of a lane. `user` chooses the recipient, or the first of a hundred.
+    /// Composes the next request of a lane. `user` is the recipient, or the first of a batch.
     pub fn compose(&self, crowd: &Crowd, lane: u32, user: u32, at: Duration, request: &mut Request) {
         request.body.clear();
         request.content_type = JSON;
@@ -100,7 +102,8 @@ impl Composer {
         }
     }
 
-    /// The requests that make the group of all users, where it is needed. Each is owed from when it is composed.
+    /// Returns the requests that make the group of all users, if the traffic needs one. Each is entered in the ledger when it
+    /// is composed.
     pub fn before<'a>(&'a self, crowd: &'a Crowd, lane: u32) -> impl Iterator<Item = Request> + 'a {
         let users = if self.makes_group_of_all() { crowd.readers().users } else { 0 };
         let riders: Vec<u32> = (0..users).step_by(2).collect();
@@ -115,7 +118,7 @@ impl Composer {
         })
     }
 
-    /// A message to each of so many users who aren't there. The ledger knows nothing of them.
+    /// Returns a message to each of this many users without a socket. These messages are not entered in the ledger.
     pub fn for_the_away<'a>(&'a self, crowd: &'a Crowd, users: u32) -> impl Iterator<Item = Request> + 'a {
         (0..users).map(move |user| {
             let mut request = Request::default();
@@ -130,7 +133,7 @@ impl Composer {
         self.traffic == Traffic::FanOut && !self.dialect.has_channels()
     }
 
-    /// A message to a user or a channel, with what `mark` writes into it.
+    /// Composes a message to a user or a channel, with the members that `mark` writes into it.
     fn message(
         &self,
         request: &mut Request,
@@ -144,7 +147,7 @@ impl Composer {
         self.dialect.address(channel, &mut request.path, &mut request.body);
     }
 
-    /// The requests that end what was made, so that nothing of the run is left in the server.
+    /// Returns the requests that end the groups, so that the run leaves none in the server.
     pub fn after<'a>(&'a self, crowd: &'a Crowd, lane: u32) -> impl Iterator<Item = Request> + 'a {
         let riders: Vec<u32> = self.pools.lock().iter().copied().collect();
         let to_all = self.makes_group_of_all();
@@ -159,7 +162,7 @@ impl Composer {
                 let pool = if to_all { crowd.readers().run.clone() } else { crowd.user(rider) };
                 let _ = write!(body, r#"{{"request_id":1,"pool_id":"{pool}","by":"load","reason":"the end","#);
                 let readers = if to_all {
-                    // Everybody reads it, so it has a lane apart from those who read of their pair.
+                    // A message to everybody needs a lane without messages to some users.
                     crowd.ledger().send_to_all(lane + 1, crowd.now(), body);
                     u64::from(crowd.readers().users)
                 } else {
@@ -174,7 +177,7 @@ impl Composer {
         })
     }
 
-    /// The data of a match of a user and the next one; how many readers it has.
+    /// Writes the data of a match between a user and the next one, and returns the number of its readers.
     fn pair(&self, crowd: &Crowd, lane: u32, rider: u32, at: Duration, body: &mut Vec<u8>) -> u64 {
         self.pools.lock().insert(rider);
         self.found(crowd, lane, self.pair_of(crowd, rider), &crowd.user(rider), at, body)
@@ -193,7 +196,7 @@ impl Composer {
         readers.len() as u64
     }
 
-    /// A CloudEvents batch of `count` events, whose data `data` writes; it returns the readers of each.
+    /// Composes a CloudEvents batch of `count` events. `data` writes an event's data and returns the number of its readers.
     fn batch(
         &self,
         request: &mut Request,
@@ -213,7 +216,7 @@ impl Composer {
             if index > 0 {
                 body.push(b',');
             }
-            // What is owed grows with each event, so that no two have the same id.
+            // This number grows with each event, so the ids are unique.
             let id = crowd.ledger().owed();
             let run = &crowd.readers().run;
             let _ = write!(body, r#"{{"specversion":"1.0","id":"{run}-{lane}-{id}","source":"/load","type":"{kind}","data":"#);
@@ -224,7 +227,7 @@ impl Composer {
     }
 }
 
-/// Who reads what goes to a pair: a user who is both is told once.
+/// Returns the readers of a message to a pair; a user who is both reads it once.
 fn readers([rider, driver]: [u32; 2]) -> Vec<u32> {
     if rider == driver { vec![rider] } else { vec![rider, driver] }
 }

@@ -1,19 +1,22 @@
-//! What a process costs, from `/proc`: its processor time, memory and open files, with those of the processes it started.
+//! The processor time, memory and open files of a process and its descendants, from `/proc`, and the limit of open files of
+//! this process.
 
 use std::fs;
 use std::io;
 use std::time::Duration;
 
-/// Linux counts the time of processes in hundredths of a second, on every architecture that Rust knows.
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Linux counts the time of processes in hundredths of a second, on every architecture that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A process by its number. What has ended costs nothing any more.
+/// A process by its number. A process that has ended counts as zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
     pid: u32,
 }
 
-/// The fields of `/proc/PID/stat` that matter here.
+/// The fields of `/proc/PID/stat` that are used here.
 struct Stat {
     pid: u32,
     parent: u32,
@@ -22,6 +25,8 @@ struct Stat {
 }
 
 impl Process {
+    /// Finds a running process.
+    ///
     /// # Errors
     /// There is no such process, or no `/proc`.
     pub fn new(pid: u32) -> io::Result<Process> {
@@ -36,18 +41,18 @@ impl Process {
         self.pid
     }
 
-    /// User and system time of the process, its children and theirs, to 10 ms.
+    /// Returns the user and system time of the process and its descendants, to 10 ms.
     pub fn processor_time(&self) -> Duration {
         let ticks: u64 = self.tree().iter().map(|stat| stat.ticks).sum();
         Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND)
     }
 
-    /// KiB of memory that the process, its children and theirs have in use.
+    /// Returns the resident memory of the process and its descendants, in KiB.
     pub fn resident_kib(&self) -> u64 {
         self.tree().iter().filter_map(|stat| resident_kib(stat.pid)).sum()
     }
 
-    /// Open file descriptors of the process alone.
+    /// Counts the open file descriptors of the process, without its descendants.
     pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid)).map_or(0, Iterator::count)
     }
@@ -71,7 +76,8 @@ impl Stat {
         Stat::parse(pid, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
-    /// See proc(5). The name, in parentheses, may contain anything; the third field is the first after it.
+    /// Parses the file as proc(5) describes it. The second field is the program's name in parentheses and may contain any
+    /// character, so the fields are counted from the last closing parenthesis.
     fn parse(pid: u32, text: &str) -> Option<Stat> {
         let (_, fields) = text.rsplit_once(')')?;
         let field = |number: usize| fields.split_whitespace().nth(number - 3);
@@ -85,7 +91,14 @@ fn resident_kib(pid: u32) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// User and system time of this process so far.
+/// Raises the soft limit of open files to the hard one, since each connection needs a descriptor.
+pub fn raise_open_files_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // If this is refused, the first connection too many fails and says why.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// Returns the user and system time of this process so far.
 pub fn own_processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(time).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! A producer: requests over one connection that is kept open, one after the other, and their answers.
+//! A producer: sends requests one after another over a connection that is kept open, and reads their answers.
 
 use std::io;
 use std::io::Write as _;
@@ -12,13 +12,13 @@ use tokio::time::timeout;
 use super::Target;
 use super::dialect::{Dialect, NATS_VERBOSE};
 
-/// An answer that takes longer is a failure.
+/// A longer wait for an answer is a failure.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The receipts of a large batch have some 300 bytes each; more than this is not from this server.
+/// The receipts of a large batch have some 300 bytes each; no server under test answers with more than this.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// Bytes asked of the connection at a time: room for the receipt of a small batch.
+/// Bytes per read: room for the receipt of a small batch.
 const READ_BYTES: usize = 8 << 10;
 
 const NATS_PING: &[u8] = b"PING\r\n";
@@ -27,13 +27,14 @@ const NATS_PING: &[u8] = b"PING\r\n";
 #[derive(Debug)]
 pub struct Producer {
     tcp: TcpStream,
-    /// Where it leads, since a server may end it with an answer.
+    /// The server's address, for reconnecting.
     address: SocketAddr,
+    /// The server ended the connection with its last answer.
     ended: bool,
     dialect: Dialect,
     authority: String,
     base_path: String,
-    /// A header line, or nothing.
+    /// The header line with the API key, or empty.
     key: String,
     request: Vec<u8>,
     answer: Vec<u8>,
@@ -46,8 +47,10 @@ pub struct Answer<'a> {
 }
 
 impl Producer {
+    /// Connects.
+    ///
     /// # Errors
-    /// The operating system's, or the server answers its greeting with a refusal.
+    /// The operating system's, or NATS refuses the greeting.
     pub async fn connect(target: &Target) -> io::Result<Producer> {
         let tcp = open(target.producers).await?;
         let (authority, base_path) = (target.authority.clone(), target.base_path.clone());
@@ -64,15 +67,15 @@ impl Producer {
     /// Posts to a path below the base path.
     ///
     /// # Errors
-    /// The connection broke, or no answer of HTTP/1.1 with a length came in time. The producer is of no more use then.
+    /// The connection broke, or no HTTP/1.1 answer with a length came in time. The producer can't be used afterwards.
     pub async fn post(&mut self, path: &str, content_type: &str, body: &[u8]) -> io::Result<Answer<'_>> {
         if self.dialect == Dialect::Nats { self.put(path, body).await } else { self.request("POST", path, content_type, body).await }
     }
 
-    /// A message to a subject of NATS.
+    /// Publishes a message to a subject of NATS.
     async fn put(&mut self, subject: &str, body: &[u8]) -> io::Result<Answer<'_>> {
         self.request.clear();
-        // The server asks seldom, so that its question comes with an answer to us.
+        // NATS pings rarely, so its ping arrives with an answer.
         if self.answer.starts_with(NATS_PING) || self.answer.ends_with(NATS_PING) {
             self.request.extend_from_slice(b"PONG\r\n");
         }
@@ -98,7 +101,7 @@ impl Producer {
         self.exchange().await
     }
 
-    /// Sends the request, and waits for its answer.
+    /// Sends the request and waits for its answer.
     async fn exchange(&mut self) -> io::Result<Answer<'_>> {
         self.answer.clear();
         let whole_answer = if self.dialect == Dialect::Nats { whole_nats_answer } else { whole_answer };
@@ -124,7 +127,7 @@ impl Producer {
 }
 
 impl Answer<'_> {
-    /// How many deliveries the receipts in here say were posted.
+    /// Returns the number of deliveries that the receipts in this answer report.
     pub fn posted(&self) -> u64 {
         const POSTED: &str = "\"posted\":";
         let text = std::str::from_utf8(self.body).unwrap_or_default();
@@ -135,7 +138,7 @@ impl Answer<'_> {
         numbers.sum()
     }
 
-    /// For people: the status and the beginning of the body.
+    /// Returns the status and the beginning of the body, for people.
     pub fn sentence(&self) -> String {
         const EXCERPT_CHARS_MAX: usize = 200;
         let body: String = String::from_utf8_lossy(self.body).chars().take(EXCERPT_CHARS_MAX).collect();
@@ -149,25 +152,14 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(tcp)
 }
 
-/// Whether an answer's head ends the connection.
+/// Returns whether an answer's head ends the connection.
 fn says_close(head: &[u8]) -> bool {
     head.split(|byte| *byte == b'\n').any(|line| line.trim_ascii_end().eq_ignore_ascii_case(b"connection: close"))
 }
 
-/// The same of NATS, with a status as HTTP would have it.
-fn whole_nats_answer(answer: &[u8]) -> io::Result<Option<(u16, usize)>> {
-    let Some(lines) = answer.strip_suffix(b"\r\n") else { return Ok(None) };
-    let mut lines = lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
-    Ok(lines.find_map(|line| match line {
-        b"+OK" => Some((200, 0)),
-        _ if line.starts_with(b"-ERR") => Some((400, 0)),
-        _ => None,
-    }))
-}
-
-/// The status and where the body starts, once the answer is complete. Its length must be told, as this server does.
+/// Returns the status and the start of the body once the answer is complete. An answer without a `Content-Length` is an error.
 fn whole_answer(answer: &[u8]) -> io::Result<Option<(u16, usize)>> {
-    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not an answer of HTTP/1.1 with a length");
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, "not an HTTP/1.1 answer with a length");
     let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if answer.len() > ANSWER_BYTES_MAX { Err(invalid()) } else { Ok(None) };
     };
@@ -182,12 +174,23 @@ fn whole_answer(answer: &[u8]) -> io::Result<Option<(u16, usize)>> {
     Ok((answer.len() >= start + length).then_some((status, start)))
 }
 
+/// Does the same for an answer from NATS, with a status as HTTP would have it.
+fn whole_nats_answer(answer: &[u8]) -> io::Result<Option<(u16, usize)>> {
+    let Some(lines) = answer.strip_suffix(b"\r\n") else { return Ok(None) };
+    let mut lines = lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+    Ok(lines.find_map(|line| match line {
+        b"+OK" => Some((200, 0)),
+        _ if line.starts_with(b"-ERR") => Some((400, 0)),
+        _ => None,
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_whole_when_its_length_is_here() {
+    fn an_answer_is_complete_when_its_whole_body_has_arrived() {
         let answer = b"HTTP/1.1 202 Accepted\r\ncontent-type: x\r\nContent-Length: 4\r\n\r\nbody";
         for end in 0..answer.len() {
             assert_eq!(whole_answer(&answer[..end]).unwrap(), None);
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn nats_answers_with_a_line_of_its_own() {
+    fn an_answer_from_nats_is_a_line() {
         for unfinished in ["", "INFO {}\r\n", "PING\r\n", "+OK"] {
             assert_eq!(whole_nats_answer(unfinished.as_bytes()).unwrap(), None, "{unfinished}");
         }

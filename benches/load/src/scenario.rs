@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::interval;
 
+use super::Target;
 use super::crowd::{Crowd, Readers};
 use super::dialect::Dialect;
 use super::pace::Pace;
@@ -17,36 +18,36 @@ use super::process::{Process, own_processor_time};
 use super::producer::Producer;
 use super::report::{Connecting, Generator, Latency, Progress, Report, Server, micros};
 use super::traffic::{Composer, Request, Traffic};
-use super::{Random, Target};
 
-/// Deliveries on their way for each user, on average. A fifth of what a mailbox holds by default: the generator waits for its
-/// readers, so that it measures the server's speed and not its bounds.
-const ON_THEIR_WAY_PER_USER: u64 = 200;
+/// Outstanding deliveries per user, on average: a fifth of what a mailbox holds by default. Producers wait for the readers, so
+/// that a run measures the server's speed and not its limits.
+const OUTSTANDING_PER_USER: u64 = 200;
 
-/// Nothing has come for so long: what is missing is lost.
+/// If nothing has arrived for this long, what is missing is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long to look for what comes twice after everything has come once.
+/// How long to wait for duplicates after every message has arrived once.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// Messages at a fixed rate are due together this often at most: a timer for each would cost more than the message.
+/// The shortest interval of the pace; at a higher rate several messages are due at each tick. A timer per message would cost
+/// more than the message.
 const TICK_MIN: Duration = Duration::from_micros(500);
 
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What to do.
+/// The course of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
     Publish(Traffic),
     /// Sockets only.
     Idle,
-    /// All sockets are dropped and come back at once, and each gets a message; this often.
+    /// In each round, all sockets are dropped and reconnect at once, and each gets a message.
     Storm {
         rounds: u32,
     },
 }
 
-/// All that a run needs to know.
+/// The parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub scenario: Scenario,
@@ -57,23 +58,23 @@ pub struct Plan {
     pub v1: bool,
     /// Attributes of the sessions, as in `format=compact`; may be empty.
     pub query: String,
-    /// Users beside those, who aren't there and have a message waiting in their mailbox.
+    /// Further users without a socket, who each have a message in their mailbox.
     pub away: u32,
-    /// It ends with whichever comes first.
+    /// The run ends after this many requests or this time, whichever comes first.
     pub requests_max: u64,
     pub duration_max: Duration,
-    /// Requests in a second, whether or not the server keeps up; otherwise each producer sends when it has its answer.
+    /// Requests per second, whether or not the server keeps up. If this is not set, each producer waits for its answer.
     pub rate: Option<f64>,
     pub message_bytes: usize,
-    /// Handshakes under way at the same time; a storm has them all.
+    /// Handshakes under way at the same time.
     pub at_once: usize,
     pub seed: u64,
 }
 
-/// Runs the plan against a server, whose process may be measured.
+/// Runs the plan against a server, and measures its process if `server` is given.
 ///
 /// # Errors
-/// A user or a producer can't connect. What goes wrong after that is in the report.
+/// A user or a producer can't connect. Later failures are in the report.
 pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Report> {
     let readers = Readers {
         run: run_name(plan.seed),
@@ -87,7 +88,7 @@ pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress
     };
     let resident = || server.map(|server| server.resident_kib()).unwrap_or_default();
     let before = resident();
-    // What a server's child had used is gone with it, so that a later time may be less.
+    // The time of a child that has ended is no longer counted, so a later time may be less.
     let processor = || server.map(|server| server.processor_time()).unwrap_or_default();
     let at_first = processor();
     let mut crowd = Crowd::new(target, readers);
@@ -161,11 +162,10 @@ pub async fn run(target: &Target, plan: &Plan, server: Option<Process>, progress
     })
 }
 
-/// No two runs share users: what one leaves behind is not the next one's.
+/// Makes a name that is unique to the run, so that runs don't share users.
 fn run_name(seed: u64) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let mixed = Random::new(seed ^ now.as_nanos() as u64).number();
-    format!("load-{:08x}", mixed >> 32)
+    format!("load-{:08x}", fastrand::Rng::with_seed(seed ^ now.as_nanos() as u64).u32(..))
 }
 
 async fn open(crowd: &mut Crowd, began: Instant, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<()> {
@@ -186,28 +186,28 @@ async fn hold(drive: &Drive, began: Instant, duration: Duration, progress: &mut 
     }
 }
 
-/// A run under way. Its producers share it.
+/// A run in progress, which the producers share.
 struct Drive {
     target: Target,
     plan: Plan,
     crowd: Crowd,
     composer: Composer,
     state: Mutex<State>,
-    /// Something is due, or nothing will be any more.
+    /// Wakes producers when a request is due, or when all have been sent.
     more: Notify,
 }
 
 struct State {
-    random: Random,
-    /// Requests that are still to be sent, and until when.
+    random: fastrand::Rng,
+    /// Requests that may still be sent, until `until`.
     left: u64,
     until: Instant,
-    /// Each user in turn instead of by chance.
+    /// The next user, if users take turns; otherwise they are chosen at random.
     turn: Option<u32>,
     events: u64,
     failed: u64,
     first_failure: Option<String>,
-    /// At a fixed rate: when those that wait for a producer were due.
+    /// At a fixed rate: the due times of the requests that wait for a producer.
     due: VecDeque<Duration>,
     all_due: bool,
     took: Option<Duration>,
@@ -225,7 +225,7 @@ impl Drive {
             crowd,
             composer: Composer::new(target.dialect, traffic, plan.message_bytes),
             state: Mutex::new(State {
-                random: Random::new(plan.seed),
+                random: fastrand::Rng::with_seed(plan.seed),
                 left: plan.requests_max,
                 until: Instant::now() + plan.duration_max,
                 turn: None,
@@ -251,7 +251,7 @@ impl Drive {
         }
     }
 
-    /// Makes the groups that the traffic needs, and the mailboxes of those who are away; what that takes doesn't count.
+    /// Makes the groups that the traffic needs, and the mailboxes of absent users. This is not part of the measurement.
     async fn prepare(&self) -> anyhow::Result<()> {
         let lane = self.plan.producers;
         self.post_all(self.composer.before(&self.crowd, lane).chain(self.composer.for_the_away(&self.crowd, self.plan.away))).await?;
@@ -260,7 +260,7 @@ impl Drive {
         Ok(())
     }
 
-    /// Ends the groups, and looks for what comes twice.
+    /// Ends the groups, and waits for duplicates.
     async fn finish(&self) -> anyhow::Result<()> {
         let lane = self.plan.producers;
         self.post_all(self.composer.after(&self.crowd, lane)).await?;
@@ -281,7 +281,7 @@ impl Drive {
         Producer::connect(&self.target).await.context("a producer can't connect")
     }
 
-    /// Publishes until all is sent, and waits until all has come.
+    /// Publishes until all requests are sent, and waits until all messages have arrived.
     async fn publish(self: &Arc<Drive>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<()> {
         let mut producers = Vec::new();
         for _ in 0..self.plan.producers {
@@ -328,10 +328,10 @@ impl Drive {
         Ok(())
     }
 
-    /// Each producer sends when it has its answer, and when the readers keep up.
+    /// Sends a request as soon as the last one is answered and the readers keep up.
     async fn closed_loop(&self, mut producer: Producer, lane: u32) {
         let mut request = Request::default();
-        let window = ON_THEIR_WAY_PER_USER * u64::from(self.plan.users);
+        let window = OUTSTANDING_PER_USER * u64::from(self.plan.users);
         while let Some(user) = self.next() {
             let outstanding = self.crowd.ledger().outstanding();
             if outstanding >= window && !self.crowd.drained_to(window / 2, PATIENCE).await {
@@ -344,7 +344,7 @@ impl Drive {
         }
     }
 
-    /// Whoever is free sends what is due.
+    /// Sends the requests that are due. All producers take them from one queue.
     async fn open_loop(&self, mut producer: Producer, lane: u32) {
         let mut request = Request::default();
         loop {
@@ -385,7 +385,7 @@ impl Drive {
         }
     }
 
-    /// Whether there is one more to send.
+    /// Takes one of the requests that may still be sent; returns whether there was one.
     fn claim(&self) -> bool {
         let mut state = self.state.lock();
         if state.left == 0 || Instant::now() >= state.until {
@@ -407,12 +407,14 @@ impl Drive {
                 *turn += 1;
                 user
             }
-            None => state.random.below(self.plan.users),
+            None => state.random.u32(..self.plan.users.max(1)),
         }
     }
 
+    /// Posts a request, and counts a failure or an answer that is not the expected one.
+    ///
     /// # Errors
-    /// The connection is of no more use. That and a bad answer are counted.
+    /// The connection can't be used any more.
     async fn post(&self, producer: &mut Producer, request: &Request) -> io::Result<()> {
         let failed = |sentence: String| {
             let mut state = self.state.lock();
@@ -439,10 +441,10 @@ impl Drive {
         }
     }
 
-    /// Drops everybody, and lets them come back at once.
+    /// Drops all sockets, and opens them again at once.
     async fn reconnect(self: &mut Arc<Drive>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Connecting> {
-        // No producer is at work between two rounds, so nobody else holds it.
-        let drive = Arc::get_mut(self).context("a producer is still at work")?;
+        // No producer task is running between two rounds, so this is the only reference.
+        let drive = Arc::get_mut(self).context("a producer task is still running")?;
         drive.crowd.drop_all().await;
         let began = Instant::now();
         open(&mut drive.crowd, began, progress).await?;

@@ -1,4 +1,4 @@
-//! The crowd: a socket for each user, all read by this thread into one shared buffer, each frame checked by the ledger.
+//! The crowd: a socket for each user. This thread reads all of them into one shared buffer and enters each message in the ledger.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,40 +17,43 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::dialect::Heard;
+use super::Target;
+use super::dialect::Item;
 use super::frames::{CLOSE, PING, PONG, TEXT, client_frame, first_frame};
 use super::histogram::Histogram;
 use super::ledger::Ledger;
-use super::{Random, Target};
 
-/// Large enough for a whole write of the server, so that one read takes it.
+/// Large enough for a whole write of the server, so that one read suffices.
 const BUFFER_BYTES: usize = 128 << 10;
 
 /// Frames of `signalpost.v1` for each ack.
 const FRAMES_PER_ACK: u32 = 32;
 
-/// Connecting, and the answer to the handshake. A crowd of tens of thousands needs its time.
+/// For connecting and the handshake. A crowd of tens of thousands needs a while.
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The answer to a handshake has some 200 bytes.
 const HEAD_BYTES_MAX: usize = 8192;
 
-/// RFC 6455's code for a connection that was lost.
+/// RFC 6455 §7.4.1: a close frame without a code.
+const NO_CODE: u16 = 1005;
+
+/// RFC 6455 §7.4.1: a connection that ended without a close frame.
 const LOST: u16 = 1006;
 
-/// Who reads.
+/// The readers.
 #[derive(Clone, Debug)]
 pub struct Readers {
-    /// User `n` is called `RUN-n`.
+    /// User `n` is named `RUN-n`.
     pub run: String,
     pub users: u32,
-    /// As [`Ledger::new`] takes them.
+    /// See [`Ledger::new`].
     pub lanes: u32,
     /// With the subprotocol `signalpost.v1`.
     pub v1: bool,
     /// The sessions' attributes, as in `format=compact`; may be empty.
     pub query: String,
-    /// All of them read the one channel that is named as the run, instead of each their own.
+    /// All read one channel, which is named after the run, instead of one each.
     pub one_channel: bool,
     /// Handshakes under way at the same time.
     pub at_once: usize,
@@ -63,11 +66,11 @@ impl Readers {
     }
 }
 
-/// Looks at each message, beside the ledger.
+/// Receives each message and its reader.
 type Look = Box<dyn FnMut(u32, &[u8]) + Send>;
 
-/// The users with their sockets. Its locks are never waited for, since one thread does it all; tasks that had to stay on that
-/// thread would cost a system call for each message.
+/// The users with their sockets. One thread does everything, so its locks are never contended. They are needed because tasks
+/// that must stay on one thread (a `LocalSet`) would cost a system call per message.
 pub struct Crowd {
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
@@ -79,14 +82,14 @@ struct Shared {
     began: Instant,
     ledger: Mutex<Ledger>,
     look: Mutex<Option<Look>>,
-    random: Mutex<Random>,
+    random: Mutex<fastrand::Rng>,
     buffer: Mutex<Box<[u8]>>,
     open: AtomicU32,
-    /// Sockets that ended by themselves, by code.
+    /// Sockets that the server ended, by close code.
     closed: Mutex<BTreeMap<u16, u64>>,
     failed: Mutex<Option<io::Error>>,
     connecting: Mutex<Histogram>,
-    /// Somebody waits until no more than this is outstanding.
+    /// A waiter wants to know when at most this many deliveries are outstanding.
     waits_for: Mutex<Option<u64>>,
     arrived: Notify,
 }
@@ -98,7 +101,7 @@ impl fmt::Debug for Crowd {
 }
 
 impl Crowd {
-    /// Nobody is connected yet.
+    /// Makes a crowd without open sockets.
     pub fn new(target: &Target, readers: Readers) -> Crowd {
         let ledger = Ledger::new(&readers.run, readers.users, readers.lanes);
         let shared = Shared {
@@ -106,7 +109,7 @@ impl Crowd {
             began: Instant::now(),
             ledger: Mutex::new(ledger),
             look: Mutex::new(None),
-            random: Mutex::new(Random::new(readers.seed)),
+            random: Mutex::new(fastrand::Rng::with_seed(readers.seed)),
             buffer: Mutex::new(vec![0; BUFFER_BYTES].into()),
             open: AtomicU32::new(0),
             closed: Mutex::default(),
@@ -119,7 +122,7 @@ impl Crowd {
         Crowd { shared: Arc::new(shared), tasks: Vec::new() }
     }
 
-    /// Shows each message to `look` too, with the user who read it.
+    /// Also passes each message and its reader to `look`.
     pub fn look_at_messages(&self, look: impl FnMut(u32, &[u8]) + Send + 'static) {
         *self.shared.look.lock() = Some(Box::new(look));
     }
@@ -127,7 +130,7 @@ impl Crowd {
     /// Opens a socket for each user.
     ///
     /// # Errors
-    /// A user can't connect; those who can stay.
+    /// A user can't connect; the other sockets stay open.
     pub async fn open(&mut self) -> io::Result<()> {
         let gate = Arc::new(Semaphore::new(self.shared.readers.at_once.clamp(1, Semaphore::MAX_PERMITS)));
         *self.shared.connecting.lock() = Histogram::default();
@@ -164,17 +167,17 @@ impl Crowd {
         Ok(())
     }
 
-    /// Drops all sockets at once, without a word.
+    /// Drops all sockets at once, without close frames.
     pub async fn drop_all(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
         for task in self.tasks.drain(..) {
-            // It says that it was aborted, or has ended before.
+            // An error means that the task was aborted.
             let _ = task.await;
         }
         self.shared.open.store(0, Ordering::Relaxed);
     }
 
-    /// The user's name.
+    /// Returns a user's name.
     pub fn user(&self, user: u32) -> String {
         self.shared.readers.user(user)
     }
@@ -183,7 +186,7 @@ impl Crowd {
         &self.shared.readers
     }
 
-    /// How long this crowd exists: the time that markers tell.
+    /// Returns the age of this crowd, which is the clock of markers.
     pub fn now(&self) -> Duration {
         self.shared.began.elapsed()
     }
@@ -196,24 +199,25 @@ impl Crowd {
         self.shared.open.load(Ordering::Relaxed)
     }
 
-    /// Sockets that ended without our doing, by close code; 1006 for a lost connection.
+    /// Returns the number of sockets that the server ended, by close code; 1006 for a lost connection.
     pub fn closed(&self) -> BTreeMap<u16, u64> {
         self.shared.closed.lock().clone()
     }
 
-    /// How long each connection took, handshake included.
+    /// Returns how long each connection took, including the handshake.
     pub fn connecting(&self) -> Histogram {
         self.shared.connecting.lock().clone()
     }
 
-    /// Waits until at most `outstanding` deliveries are still to come, or nothing has come for `patience`. Says whether they came.
+    /// Waits until at most `outstanding` deliveries are outstanding, and returns true; or returns false if nothing has arrived
+    /// for `patience`.
     pub async fn drained_to(&self, outstanding: u64, patience: Duration) -> bool {
         loop {
             let arrived = self.ledger().arrived();
             if self.ledger().outstanding() <= outstanding {
                 return true;
             }
-            // The highest mark that anyone waits for: the others are woken too early, look, and wait on.
+            // All waiters are woken at the highest mark; those with a lower one wait again.
             self.shared.wait_for(outstanding);
             let notified = timeout(patience, self.shared.arrived.notified()).await;
             if notified.is_err() && self.ledger().arrived() == arrived {
@@ -232,7 +236,7 @@ impl Drop for Crowd {
 }
 
 impl Shared {
-    /// The socket, and what came with the answer to its handshake, or to its subscription.
+    /// Opens a user's socket. Returns it with the bytes that followed the handshake or the subscription.
     async fn connect(&self, user: u32) -> io::Result<(TcpStream, Vec<u8>)> {
         let began = Instant::now();
         let mut tcp = self.target.connect(user).await?;
@@ -244,7 +248,7 @@ impl Shared {
         let subprotocol = if self.readers.v1 { "Sec-WebSocket-Protocol: signalpost.v1\r\n" } else { "" };
         let token = credentials.token.as_ref().map(|token| format!("Authorization: Bearer {}\r\n", token(&name)));
         let token = token.unwrap_or_default();
-        // The example key of RFC 6455; whether the server's answer fits it, its tests say.
+        // RFC 6455's example key. The server's own tests check its answer.
         let request = format!(
             "GET {base_path}{path}{query} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{subprotocol}{token}\r\n"
@@ -270,7 +274,8 @@ impl Shared {
         }
     }
 
-    /// Says it, and reads until the server has answered. `bytes` are those that have come, and then those that came after the answer.
+    /// Sends the subscription and reads until it is confirmed. `bytes` holds what was read before; on return, it holds what
+    /// followed the confirmation.
     async fn subscribe(&self, subscription: &str, tcp: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<()> {
         let mut frame = Vec::with_capacity(subscription.len() + 14);
         client_frame(TEXT, subscription.as_bytes(), self.mask(), &mut frame);
@@ -283,8 +288,8 @@ impl Shared {
                 let mut rest = payload;
                 let mut subscribed = false;
                 while !rest.is_empty() && opcode < CLOSE {
-                    let (heard, after) = self.target.dialect.first(rest).map_err(io::Error::other)?;
-                    subscribed |= heard == Heard::Subscribed;
+                    let (item, after) = self.target.dialect.first(rest).map_err(io::Error::other)?;
+                    subscribed |= item == Item::Subscribed;
                     rest = after;
                 }
                 bytes.drain(..size);
@@ -299,7 +304,7 @@ impl Shared {
     }
 
     fn mask(&self) -> u32 {
-        self.random.lock().number() as u32
+        self.random.lock().u32(..)
     }
 
     fn message(&self, user: u32, payload: &[u8], now: Duration) {
@@ -327,13 +332,13 @@ struct Socket<'a> {
     shared: &'a Shared,
     user: u32,
     tcp: TcpStream,
-    /// The beginning of a frame whose end hasn't come.
+    /// The beginning of a frame that is incomplete.
     partial: Vec<u8>,
     unacked: u32,
 }
 
 impl Socket<'_> {
-    /// Reads until the end; the close code.
+    /// Reads until the socket ends, and returns the close code.
     async fn run(mut self) -> u16 {
         let early = std::mem::take(&mut self.partial);
         match self.take(&early) {
@@ -366,7 +371,7 @@ impl Socket<'_> {
         }
     }
 
-    /// Deals with the frames in `bytes`, and keeps what is left of them.
+    /// Handles the complete frames in `bytes`, and keeps the rest.
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), u16> {
         let now = self.shared.began.elapsed();
         let mut answers = Vec::new();
@@ -377,7 +382,7 @@ impl Socket<'_> {
                 Err(_) => return Err(LOST),
             };
             match opcode {
-                CLOSE => return Err(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))),
+                CLOSE => return Err(payload.first_chunk().map_or(NO_CODE, |code| u16::from_be_bytes(*code))),
                 PING => client_frame(PONG, payload, self.shared.mask(), &mut answers),
                 PONG => {}
                 _ if self.shared.readers.v1 => self.envelope(payload, now, &mut answers),
@@ -388,28 +393,28 @@ impl Socket<'_> {
         if !bytes.is_empty() {
             self.partial.extend_from_slice(bytes);
         }
-        // A few bytes now and then. Who takes so little is gone, or hopelessly behind.
+        // These are a few bytes now and then. If the socket has no room for them, the server is gone or hopelessly behind.
         if !answers.is_empty() && self.tcp.try_write(&answers).is_ok_and(|count| count < answers.len()) {
             return Err(LOST);
         }
         Ok(())
     }
 
-    /// A frame without an envelope.
+    /// Handles a frame without an envelope.
     fn messages(&self, mut payload: &[u8], now: Duration, answers: &mut Vec<u8>) -> Result<(), u16> {
         while !payload.is_empty() {
-            let (heard, rest) = self.shared.target.dialect.first(payload).map_err(|_| LOST)?;
-            match heard {
-                Heard::Message(message) => self.shared.message(self.user, &message, now),
-                Heard::Ping(answer) => client_frame(TEXT, answer.as_bytes(), self.shared.mask(), answers),
-                Heard::Subscribed | Heard::Other => {}
+            let (item, rest) = self.shared.target.dialect.first(payload).map_err(|_| LOST)?;
+            match item {
+                Item::Message(message) => self.shared.message(self.user, &message, now),
+                Item::Ping(answer) => client_frame(TEXT, answer.as_bytes(), self.shared.mask(), answers),
+                Item::Subscribed | Item::Other => {}
             }
             payload = rest;
         }
         Ok(())
     }
 
-    /// A frame of `signalpost.v1`: a message has its seq in front; all others are about the connection.
+    /// Handles a frame of `signalpost.v1`: an envelope that begins with a seq is a message, and any other concerns the connection.
     fn envelope(&mut self, payload: &[u8], now: Duration, answers: &mut Vec<u8>) {
         const SEQ: &[u8] = br#"{"seq":"#;
         let Some(rest) = payload.strip_prefix(SEQ) else { return };

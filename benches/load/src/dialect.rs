@@ -1,14 +1,15 @@
-//! How the server is spoken to: at Signalpost's addresses, or in the words of a server that it is compared with.
+//! The server's protocol: Signalpost's, or that of a server that it is compared with.
 //!
-//! A closed set, whose differences are all here: where a reader connects and what it says to be told of a channel, how a message is
-//! handed in, what the answer means, and which bytes of a frame are the message. Who is no Signalpost has channels instead of policies:
-//! each user's is named as the user, the one of all users as the run.
+//! All differences between the servers are here: where a reader connects and how it subscribes, how a message is published,
+//! what the answer means, and which bytes of a frame are the message. Other servers have channels, not policies: one per user,
+//! named after the user, and one for everybody, named after the run.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use clap::ValueEnum;
+use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::{Digest as _, Md5};
 use serde::Serialize;
@@ -16,47 +17,48 @@ use sha2::Sha256;
 
 use super::producer::Answer;
 
-/// The id, key and secret of the app that a server of Pusher's protocol must have.
+/// The id, key and secret of the app, with which a server of Pusher's protocol must be configured.
 const APP: &str = "load";
 
-/// The line that begins each connection with NATS; a verbose one has an answer to each message.
+/// The first line of a producer's connection to NATS. In verbose mode NATS answers each message.
 pub const NATS_VERBOSE: &str = "CONNECT {\"verbose\":true,\"pedantic\":false,\"lang\":\"load\",\"version\":\"1\",\"protocol\":1}\r\n";
 
+/// The first line of a reader's connection to NATS.
 const NATS_QUIET: &str = "CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"load\",\"version\":\"1\",\"protocol\":1}\r\n";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
-    /// Signalpost's, and of whatever serves the same addresses.
+    /// Signalpost, or a server with the same paths.
     #[default]
     Signalpost,
-    /// nginx with nchan: /ws/CHANNEL is subscribed to, /pub/CHANNEL takes messages.
+    /// nginx with nchan: readers subscribe at /ws/CHANNEL, producers publish to /pub/CHANNEL.
     Nchan,
-    /// NATS: WebSockets for readers; producers speak its own protocol over TCP and have each message answered by +OK.
+    /// NATS: readers use WebSockets; producers speak its own protocol over TCP, in verbose mode.
     Nats,
     /// Sockudo, or another server of Pusher's protocol, with an app whose id, key and secret are "load".
     Sockudo,
 }
 
-/// What a frame, or a part of it, is to a reader.
+/// One item of a frame's payload.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard<'a> {
+pub enum Item<'a> {
     Message(Cow<'a, [u8]>),
-    /// The server asks whether anybody is there; this is the answer.
+    /// A ping of the server, with the answer that it expects.
     Ping(&'static str),
-    /// From now on messages come.
+    /// The subscription is confirmed.
     Subscribed,
-    /// About the connection.
+    /// Anything else about the connection.
     Other,
 }
 
 impl Dialect {
-    /// Whether everybody can be told by a message to one channel, instead of by a group that a policy made.
+    /// Returns whether one channel reaches everybody. Signalpost needs a group instead, which a policy makes.
     pub fn has_channels(self) -> bool {
         self != Dialect::Signalpost
     }
 
-    /// Where the WebSocket of a channel's reader is, below the base path.
+    /// Returns the path of a channel's WebSocket, below the base path.
     pub fn socket_path(self, channel: &str) -> String {
         match self {
             Dialect::Signalpost | Dialect::Nchan => format!("/ws/{channel}"),
@@ -65,7 +67,7 @@ impl Dialect {
         }
     }
 
-    /// What a reader must say after the handshake, before it waits for [`Heard::Subscribed`].
+    /// Returns what a reader sends after the handshake, before it waits for [`Item::Subscribed`].
     pub fn subscription(self, channel: &str) -> Option<String> {
         match self {
             Dialect::Signalpost | Dialect::Nchan => None,
@@ -74,19 +76,19 @@ impl Dialect {
         }
     }
 
-    /// The first thing in a frame's payload, and what follows it.
+    /// Splits the first item off a frame's payload, and returns it with the rest.
     ///
     /// # Errors
-    /// The dialect knows no such thing, or its end is in another frame, which these servers don't do.
-    pub fn first(self, payload: &[u8]) -> Result<(Heard<'_>, &[u8]), &'static str> {
+    /// The payload does not follow the protocol, or an item continues in another frame, which these servers don't do.
+    pub fn first(self, payload: &[u8]) -> Result<(Item<'_>, &[u8]), &'static str> {
         match self {
-            Dialect::Signalpost | Dialect::Nchan => Ok((Heard::Message(payload.into()), &[])),
+            Dialect::Signalpost | Dialect::Nchan => Ok((Item::Message(payload.into()), &[])),
             Dialect::Nats => nats(payload),
             Dialect::Sockudo => Ok((pusher(payload), &[])),
         }
     }
 
-    /// Addresses the message in `body` to a channel: the path below the base path, and what else the body needs.
+    /// Addresses the message in `body` to a channel: writes the path below the base path, and wraps the body if necessary.
     pub fn address(self, channel: std::fmt::Arguments<'_>, path: &mut String, body: &mut Vec<u8>) {
         path.clear();
         // Writing to a string can't fail.
@@ -95,7 +97,7 @@ impl Dialect {
             Dialect::Nchan => write!(path, "/pub/{channel}"),
             Dialect::Nats => path.write_fmt(channel),
             Dialect::Sockudo => {
-                // Its data is a text. Of all that JSON escapes, there are only quotation marks in our messages.
+                // Pusher's `data` is a string. The messages contain no characters to be escaped but quotation marks.
                 let text = String::from_utf8_lossy(body).replace('"', "\\\"");
                 *body = format!(r#"{{"name":"load","channel":"{channel}","data":"{text}"}}"#).into_bytes();
                 let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -104,102 +106,95 @@ impl Dialect {
         };
     }
 
-    /// Whether an answer says that the message was taken, for so many readers where it says that.
+    /// Returns whether an answer means success. Signalpost's also says how many deliveries it posted.
     pub fn took(self, answer: &Answer<'_>, deliveries: u64) -> bool {
         match self {
             Dialect::Signalpost => answer.status == 202 && answer.posted() == deliveries,
-            // 202 would be a message that nobody was subscribed to.
+            // 202 would mean that nobody is subscribed.
             Dialect::Nchan => answer.status == 201,
             Dialect::Nats | Dialect::Sockudo => answer.status == 200,
         }
     }
 }
 
-fn nats(bytes: &[u8]) -> Result<(Heard<'_>, &[u8]), &'static str> {
-    const CUT: &str = "a frame of NATS ends within a line or a message";
+fn nats(bytes: &[u8]) -> Result<(Item<'_>, &[u8]), &'static str> {
+    const CUT: &str = "a frame from NATS ends within a line or a message";
     let end = bytes.windows(2).position(|pair| pair == b"\r\n").ok_or(CUT)?;
     let (line, rest) = bytes.split_at(end);
     let rest = rest.get(2..).unwrap_or_default();
     match line {
-        b"PING" => Ok((Heard::Ping("PONG\r\n"), rest)),
-        // The answer to the PING after the subscription; there is no other.
-        b"PONG" => Ok((Heard::Subscribed, rest)),
+        b"PING" => Ok((Item::Ping("PONG\r\n"), rest)),
+        // The answer to the PING after the subscription, which is the only one that a reader sends.
+        b"PONG" => Ok((Item::Subscribed, rest)),
         _ if line.starts_with(b"MSG ") => {
             let size = line.rsplit(|byte| *byte == b' ').next().and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
-            let (message, rest) = rest.split_at_checked(size.ok_or("a message of NATS has no size")?).ok_or(CUT)?;
-            Ok((Heard::Message(message.into()), rest.strip_prefix(b"\r\n").ok_or(CUT)?))
+            let (message, rest) = rest.split_at_checked(size.ok_or("a message from NATS has no size")?).ok_or(CUT)?;
+            Ok((Item::Message(message.into()), rest.strip_prefix(b"\r\n").ok_or(CUT)?))
         }
-        _ if line.starts_with(b"-ERR") => Err("NATS refused something"),
-        _ => Ok((Heard::Other, rest)),
+        _ if line.starts_with(b"-ERR") => Err("NATS reported an error"),
+        _ => Ok((Item::Other, rest)),
     }
 }
 
-fn pusher(payload: &[u8]) -> Heard<'_> {
+fn pusher(payload: &[u8]) -> Item<'_> {
     const OWN: &[u8] = br#"{"event":"pusher"#;
     let Some(rest) = payload.strip_prefix(OWN) else {
-        return Heard::Message(payload.iter().copied().filter(|byte| *byte != b'\\').collect());
+        return Item::Message(payload.iter().copied().filter(|byte| *byte != b'\\').collect());
     };
     if rest.starts_with(b"_internal:subscription_succeeded") {
-        Heard::Subscribed
+        Item::Subscribed
     } else if rest.starts_with(b":ping") {
-        Heard::Ping(r#"{"event":"pusher:pong","data":{}}"#)
+        Item::Ping(r#"{"event":"pusher:pong","data":{}}"#)
     } else {
-        Heard::Other
+        Item::Other
     }
 }
 
-/// The path of an event with this body, with the query that proves who sends it: Pusher's HTTP API, "Authentication".
+/// Returns the path for an event with this body, with the signed query of Pusher's HTTP API ("Authentication").
 fn signed(body: &[u8], now_s: u64) -> String {
     let path = format!("/apps/{APP}/events");
-    let query = format!("auth_key={APP}&auth_timestamp={now_s}&auth_version=1.0&body_md5={}", hex(&Md5::digest(body)));
-    // A key of any length is good for HMAC, so this can't fail.
+    let query = format!("auth_key={APP}&auth_timestamp={now_s}&auth_version=1.0&body_md5={}", HEXLOWER.encode(&Md5::digest(body)));
+    // HMAC takes a key of any length, so this can't fail.
     let signature =
         Hmac::<Sha256>::new_from_slice(APP.as_bytes()).map(|hmac| hmac.chain_update(format!("POST\n{path}\n{query}")).finalize());
-    let signature = signature.map(|code| hex(&code.into_bytes())).unwrap_or_default();
+    let signature = signature.map(|code| HEXLOWER.encode(&code.into_bytes())).unwrap_or_default();
     format!("{path}?{query}&auth_signature={signature}")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn all(dialect: Dialect, mut payload: &[u8]) -> Result<Vec<Heard<'_>>, &'static str> {
-        let mut heard = Vec::new();
+    fn all(dialect: Dialect, mut payload: &[u8]) -> Result<Vec<Item<'_>>, &'static str> {
+        let mut items = Vec::new();
         while !payload.is_empty() {
             let (one, rest) = dialect.first(payload)?;
-            heard.push(one);
+            items.push(one);
             payload = rest;
         }
-        Ok(heard)
+        Ok(items)
     }
 
     #[test]
-    fn a_frame_of_nats_may_hold_several_things() {
+    fn a_frame_from_nats_may_hold_several_items() {
         let frame = b"INFO {}\r\nPONG\r\nMSG a 1 4\r\n{\r\n}\r\nPING\r\nMSG a 1 reply 0\r\n\r\n";
         let expected =
-            vec![Heard::Other, Heard::Subscribed, Heard::Message(b"{\r\n}".into()), Heard::Ping("PONG\r\n"), Heard::Message(b"".into())];
+            vec![Item::Other, Item::Subscribed, Item::Message(b"{\r\n}".into()), Item::Ping("PONG\r\n"), Item::Message(b"".into())];
         assert_eq!(all(Dialect::Nats, frame), Ok(expected));
-        assert!(all(Dialect::Nats, b"MSG a 1 4\r\nabc").is_err(), "a message that ends elsewhere");
-        assert!(all(Dialect::Nats, b"MSG a 1 3\r\nabcd\r\n").is_err(), "a message that is longer than it says");
+        assert!(all(Dialect::Nats, b"MSG a 1 4\r\nabc").is_err(), "a message that continues in another frame");
+        assert!(all(Dialect::Nats, b"MSG a 1 3\r\nabcd\r\n").is_err(), "a message that is longer than its size");
         assert!(all(Dialect::Nats, b"-ERR 'Slow Consumer'\r\n").is_err());
     }
 
     #[test]
-    fn a_pusher_event_has_the_message_that_was_handed_in() {
+    fn a_pusher_event_contains_the_published_message() {
         let (mut path, mut body) = (String::new(), br#"{"load":"r/0/1/2=3"}"#.to_vec());
         Dialect::Sockudo.address(format_args!("r-2"), &mut path, &mut body);
         let event = String::from_utf8(body).unwrap().replace(r#"{"name""#, r#"{"event""#);
-        let Ok((Heard::Message(message), [])) = Dialect::Sockudo.first(event.as_bytes()) else { panic!("{event}") };
+        let Ok((Item::Message(message), [])) = Dialect::Sockudo.first(event.as_bytes()) else { panic!("{event}") };
         assert!(String::from_utf8_lossy(&message).contains(r#"{"load":"r/0/1/2=3"}"#), "{message:?}");
-        assert_eq!(pusher(br#"{"event":"pusher_internal:subscription_succeeded","channel":"r-2"}"#), Heard::Subscribed);
-        assert_eq!(pusher(br#"{"event":"pusher:connection_established"}"#), Heard::Other);
+        assert_eq!(pusher(br#"{"event":"pusher_internal:subscription_succeeded","channel":"r-2"}"#), Item::Subscribed);
+        assert_eq!(pusher(br#"{"event":"pusher:connection_established"}"#), Item::Other);
     }
 
     #[test]
@@ -213,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn each_dialect_has_its_own_address_and_word_for_yes() {
+    fn each_dialect_has_its_own_address_and_answer() {
         let address = |dialect: Dialect| {
             let mut path = "old".to_owned();
             dialect.address(format_args!("r-2"), &mut path, &mut b"{}".to_vec());

@@ -1,4 +1,4 @@
-//! What a run found out, for programs as JSON; `cli::load` words it for people.
+//! The report of a run: for programs as JSON; the command prints it for people.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,26 +18,26 @@ pub struct Report {
     pub seed: u64,
     pub users: u32,
     pub producers: u32,
-    /// Every delivery came once, in order, to its reader; no request failed and no socket ended.
+    /// Whether every delivery reached its reader once and in order, no request failed, and no socket ended.
     pub exact: bool,
     #[serde(flatten)]
     pub findings: Findings,
-    /// Requests that the server didn't take, or whose receipt told of fewer deliveries.
+    /// Requests that the server refused, or whose receipt reported fewer deliveries.
     pub failed: u64,
     pub first_failure: Option<String>,
     /// Sockets that the server ended, by close code.
     pub closed: BTreeMap<u16, u64>,
-    /// Messages that this run didn't send.
+    /// Messages without a marker of this run.
     pub unmarked: u64,
     pub events: u64,
     pub deliveries: u64,
     /// From the first request to the last delivery.
     pub seconds: f64,
     pub deliveries_per_second: f64,
-    /// From when a message was to be sent to when it was read.
+    /// From when a message was due to be sent to when it was read.
     pub latency: Latency,
     pub connecting: Connecting,
-    /// Where the server's process was named.
+    /// Only if the server's process is known.
     pub server: Option<Server>,
     pub generator: Generator,
 }
@@ -50,23 +50,23 @@ pub struct Latency {
     pub max_us: f64,
 }
 
-/// How the sockets opened; in a storm, in its slowest round.
+/// The time that the sockets took to open; in a storm, in its slowest round.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Connecting {
     pub sockets: u32,
-    /// Until the last was open.
+    /// Until the last socket was open.
     pub seconds: f64,
     #[serde(flatten)]
     pub each: Latency,
 }
 
-/// The server's process with those that it started.
+/// The cost of the server's process and its descendants.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Server {
-    /// From the first request to the last delivery; in a storm without the reconnecting.
+    /// From the first request to the last delivery; in a storm, without the reconnecting.
     pub processor_us_per_delivery: f64,
     pub processor_seconds: f64,
-    /// Opening the sockets, for each of them; in a storm the end of the old one too, in all its rounds.
+    /// For opening the sockets, per socket; in a storm, over all rounds, including the end of the old sockets.
     pub processor_us_per_socket: f64,
     pub resident_kib_before: u64,
     /// With all sockets open, before the first message.
@@ -75,7 +75,7 @@ pub struct Server {
     pub resident_kib_per_socket: f64,
 }
 
-/// This process: where it is busy all the time, it is the bottleneck.
+/// The cost of this process. If it is busy all the time, it is the bottleneck.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Generator {
     pub processor_us_per_delivery: f64,
@@ -83,7 +83,7 @@ pub struct Generator {
     pub busy: f64,
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
     pub elapsed: Duration,
