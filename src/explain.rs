@@ -17,6 +17,38 @@ use crate::types::event::{Body, UserId};
 /// Recipients of one delivery that are listed; the others are counted.
 const NAMED_MAX: usize = 100;
 
+/// Bytes of messages and names that the explanations of one answer list; the other deliveries are counted. A person reads less.
+const LISTED_BYTES_MAX: usize = 1 << 20;
+
+/// Messages that are formatted for the explanations of one answer, each of which may take a formatting policy's whole deadline.
+const PREVIEWS_MAX: usize = 100;
+
+/// What a name, and all that belongs to it, counts beside its own bytes.
+const NAME_BYTES: usize = 128;
+
+/// What the explanations of one answer have left.
+#[derive(Debug)]
+pub struct Room {
+    bytes: usize,
+    previews: usize,
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room { bytes: LISTED_BYTES_MAX, previews: PREVIEWS_MAX }
+    }
+}
+
+impl Room {
+    fn take(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    fn is_left(&self) -> bool {
+        self.bytes > 0 && self.previews > 0
+    }
+}
+
 /// A receipt and its explanation.
 #[derive(Debug, Serialize)]
 pub struct Explained {
@@ -44,6 +76,9 @@ struct PolicyView {
     took_us: u64,
     joins: Vec<Membership>,
     deliveries: Vec<DeliveryView>,
+    /// Number of deliveries that are not listed, for lack of room.
+    #[serde(skip_serializing_if = "is_zero")]
+    more: usize,
     leaves: Vec<Membership>,
     ends: Vec<String>,
 }
@@ -117,23 +152,30 @@ struct TookView {
 
 impl Explained {
     /// Explains an event. `dry_run` says whether it was only planned.
-    pub fn of(story: Story, dispatch: &Dispatch, format: &Format, dry_run: bool) -> Explained {
+    pub fn of(story: Story, dispatch: &Dispatch, format: &Format, dry_run: bool, room: &mut Room) -> Explained {
         let Story { receipt, done } = story;
         let explanation = match &done {
-            Some(done) => explanation(&done.plan, &done.applied, dispatch, format, dry_run),
+            Some(done) => explanation(&done.plan, &done.applied, dispatch, format, dry_run, room),
             None => Explanation { dry_run, revision: dispatch.policies.current().revision, policies: Vec::new() },
         };
         Explained { receipt, explanation }
     }
 }
 
-fn explanation(plan: &Plan, applied: &Applied, dispatch: &Dispatch, format: &Format, dry_run: bool) -> Explanation {
+fn explanation(plan: &Plan, applied: &Applied, dispatch: &Dispatch, format: &Format, dry_run: bool, room: &mut Room) -> Explanation {
     let mut posted = applied.posted.iter().copied();
-    let policies = plan.steps.iter().map(|step| step_view(step, &mut posted, dispatch, format, dry_run)).collect();
+    let policies = plan.steps.iter().map(|step| step_view(step, &mut posted, dispatch, format, dry_run, room)).collect();
     Explanation { dry_run, revision: plan.revision, policies }
 }
 
-fn step_view(step: &Step, posted: &mut impl Iterator<Item = Posted>, dispatch: &Dispatch, format: &Format, dry_run: bool) -> PolicyView {
+fn step_view(
+    step: &Step,
+    posted: &mut impl Iterator<Item = Posted>,
+    dispatch: &Dispatch,
+    format: &Format,
+    dry_run: bool,
+    room: &mut Room,
+) -> PolicyView {
     let (name, version, digest) = match &step.policy {
         Some(PolicyRef { name, version, digest }) => (name.clone(), version.clone(), digest.clone()),
         None => ("sent directly".into(), "".into(), "".into()),
@@ -141,27 +183,52 @@ fn step_view(step: &Step, posted: &mut impl Iterator<Item = Posted>, dispatch: &
     let took_us = microseconds(step.took);
     let nothing = Decided::default();
     let decided = if let Answer::Decided(decided) = &step.answer { decided } else { &nothing };
-    let deliveries = decided.deliveries.iter().map(|planned| {
+    let mut deliveries = Vec::new();
+    for planned in &decided.deliveries {
         // Collected in full, so that the next delivery begins with its own outcomes.
         let posted: Vec<Posted> = posted.take(planned.audience.len()).collect();
-        delivery_view(planned, &posted, dispatch, format, dry_run)
-    });
-    let deliveries = deliveries.collect();
-    let (joins, leaves, ends) = (decided.joins.clone(), decided.leaves.clone(), decided.ends.clone());
-    PolicyView { name, version, digest, took_us, joins, deliveries, leaves, ends }
+        if room.is_left() {
+            deliveries.push(delivery_view(planned, &posted, dispatch, format, dry_run, room));
+        }
+    }
+    let more = decided.deliveries.len() - deliveries.len();
+    // Each of a thousand events may have a thousand of these too.
+    let (joins, leaves, ends) = if room.is_left() {
+        room.take((decided.joins.len() + decided.leaves.len() + decided.ends.len()) * NAME_BYTES);
+        (decided.joins.clone(), decided.leaves.clone(), decided.ends.clone())
+    } else {
+        (Vec::new(), Vec::new(), Vec::new())
+    };
+    PolicyView { name, version, digest, took_us, joins, deliveries, more, leaves, ends }
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn delivery_view(planned: &Planned, posted: &[Posted], dispatch: &Dispatch, format: &Format, dry_run: bool) -> DeliveryView {
+fn delivery_view(
+    planned: &Planned,
+    posted: &[Posted],
+    dispatch: &Dispatch,
+    format: &Format,
+    dry_run: bool,
+    room: &mut Room,
+) -> DeliveryView {
     let Planned { to, except, message, audience, beyond, .. } = planned;
     let only = planned.session();
     let mut classes: Vec<ClassView> = Vec::new();
     let mut formatting = Vec::new();
     let mut recipients = Vec::new();
+    room.take(message.body.size() + NAME_BYTES * (1 + except.len() + to.names()));
     for (user, posted) in audience.iter().zip(posted).take(NAMED_MAX) {
+        if !room.is_left() {
+            break;
+        }
+        room.take(NAME_BYTES);
         let mut sessions = Vec::new();
         for (handle, _) in dispatch.model.mailboxes.presence(user).sessions {
             if only.as_ref().is_some_and(|only| *only != handle.id) {
@@ -170,7 +237,10 @@ fn delivery_view(planned: &Planned, posted: &[Posted], dispatch: &Dispatch, form
             let (policies, attributes) = format.class(message, &handle);
             formatting = policies;
             let class = classes.iter().position(|class| class.attributes == attributes).unwrap_or_else(|| {
-                classes.push(class_view(format.preview(message, &handle), attributes));
+                let shape = format.preview(message, &handle);
+                room.take(shape.shaped.as_ref().map_or(0, |body| body.size()));
+                room.previews = room.previews.saturating_sub(usize::from(!formatting.is_empty()));
+                classes.push(class_view(shape, attributes));
                 classes.len() - 1
             });
             sessions.push(SessionView { id: handle.id.clone(), subprotocol: handle.subprotocol, class });

@@ -7,5 +7,6 @@ pub mod problem;
 pub mod rate;
 pub mod stream;
 pub mod tls;
+pub mod turns;
 pub mod websocket;
 pub mod wire;

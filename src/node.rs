@@ -7,7 +7,7 @@ use anyhow::bail;
 
 use crate::config::{Config, OnBad};
 use crate::dispatch::Dispatch;
-use crate::explain::Explained;
+use crate::explain::{Explained, Room};
 use crate::format::Format;
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -102,9 +102,9 @@ impl Foundations {
 }
 
 impl Node {
-    /// Tells what publishing an event would do. Nothing changes.
-    pub fn look(&self, event: &Event) -> Explained {
-        Explained::of(self.dispatch.look(event), &self.dispatch, &self.format, true)
+    /// Tells what publishing an event would do, as far as there is room. Nothing changes.
+    pub fn look(&self, event: &Event, room: &mut Room) -> Explained {
+        Explained::of(self.dispatch.look(event), &self.dispatch, &self.format, true, room)
     }
 
     /// Goes back to the version before if a new one faults from the start.

@@ -18,9 +18,10 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config;
 use crate::dispatch::{Receipt, UnderWay};
-use crate::explain::Explained;
+use crate::explain::{Explained, Room};
 use crate::metrics::EventOutcome;
 use crate::net::problem::{self, CONTENT_ENCODING, Document, Problem};
+use crate::net::turns::Turns;
 use crate::node::Node;
 use crate::types::delivery::Terms;
 use crate::types::event::{self, Body};
@@ -101,12 +102,18 @@ pub async fn publish(
     let Query(query) = query.map_err(|error| bad_query(&error, "publishing takes explain and dry_run, each true or false"))?;
     let whole = ingress.read(request).await?;
     match cloudevents::read(&whole.headers, &whole.body, ingress.limits()).inspect_err(|_| ingress.rejected())? {
-        cloudevents::Request::One(parsed) => Ok(answer(StatusCode::ACCEPTED, &ingress.dispatch(parsed, query).await?)),
+        cloudevents::Request::One(parsed) => {
+            Ok(answer(StatusCode::ACCEPTED, &ingress.dispatch(parsed, query, &mut Room::default()).await?))
+        }
         cloudevents::Request::Batch(parsed) => {
             let mut items = Vec::with_capacity(parsed.len());
+            let (mut turns, mut room) = (Turns::default(), Room::default());
             for parsed in parsed {
+                turns.take().await;
                 items.push(match parsed {
-                    Ok(parsed) => ingress.dispatch(parsed, query).await.unwrap_or_else(|problem| Item::Problem(problem.into_document())),
+                    Ok(parsed) => {
+                        ingress.dispatch(parsed, query, &mut room).await.unwrap_or_else(|problem| Item::Problem(problem.into_document()))
+                    }
                     Err(problem) => {
                         ingress.rejected();
                         Item::Problem(problem.into_document())
@@ -209,16 +216,16 @@ fn bad_query(error: &QueryRejection, known: &str) -> Problem {
 }
 
 impl Ingress {
-    /// Publishes one event, or looks what would become of it.
-    async fn dispatch(&self, parsed: Parsed, query: PublishQuery) -> Result<Item, Problem> {
+    /// Publishes one event, or looks what would become of it. `room`: what the answer has left for explanations.
+    async fn dispatch(&self, parsed: Parsed, query: PublishQuery, room: &mut Room) -> Result<Item, Problem> {
         let Parsed { event, id_given } = parsed;
         if query.dry_run {
-            return Ok(Item::Explained(Box::new(self.node.look(&event))));
+            return Ok(Item::Explained(Box::new(self.node.look(&event, room))));
         }
         let (story, ticket) = self.node.dispatch.publish(event, id_given).map_err(under_way)?;
         ticket.stored().await;
         if query.explain {
-            let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false);
+            let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false, room);
             return Ok(Item::Explained(Box::new(explained)));
         }
         Ok(Item::Receipt(Box::new(story.receipt)))

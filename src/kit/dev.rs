@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::config::{Config, Grant, OnBad};
 use crate::dispatch::session_policies::Asked;
 use crate::dispatch::{Story, Trace};
-use crate::explain::Explained;
+use crate::explain::{Explained, Room};
 use crate::kit::Workbench;
 use crate::kit::fixture::words;
 use crate::node::Node;
@@ -64,7 +64,7 @@ impl Dev {
 
     /// Returns the explanation of an event, as `events?explain=true` does.
     pub fn tell(&self, story: Story) -> String {
-        let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false);
+        let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false, &mut Room::default());
         // Structs of strings and numbers: serializing them can't fail.
         serde_json::to_string(&explained).unwrap_or_default()
     }

@@ -8,6 +8,10 @@ use std::time::Duration;
 use crate::registry::SessionHandle;
 use crate::types::delivery::{Decision, Delivery, Draft, Membership, Priority, Recipients, Refusal, Response, Terms};
 use crate::types::event::{self, Body, Event, UserId};
+use crate::types::fault::cut;
+
+/// Bytes that a refusal's detail is cut to, as those of the server's own problems are: each of a thousand events may have one.
+const REFUSAL_DETAIL_BYTES_MAX: usize = 1024;
 
 mod generated {
     wasmtime::component::bindgen!({
@@ -105,7 +109,7 @@ impl Bounds {
         if !sane {
             return Err("a refusal's code is not 1 to 64 letters, digits, `_`, `-` or `.`".into());
         }
-        Ok(Refusal { code, detail })
+        Ok(Refusal { code, detail: cut(&detail, REFUSAL_DETAIL_BYTES_MAX).to_owned() })
     }
 
     fn delivery(&self, delivery: types::Delivery) -> Result<Delivery, Unusable> {

@@ -83,6 +83,7 @@ impl Host {
         self.log_lines = 0;
         self.calls = 0;
         self.panic = None;
+        self.growth.refused = None;
     }
 
     /// Returns the guest's panic message, if it reported one.

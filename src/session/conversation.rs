@@ -2,9 +2,8 @@
 //! formats; the socket is [`super::socket`]'s.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use tokio::task::{consume_budget, yield_now};
 use tokio::time::Instant;
 
 use super::clock::Clock;
@@ -16,12 +15,10 @@ use crate::auth::Refused;
 use crate::dispatch::session_policies;
 use crate::model::mailbox::{Head, Page, Reader, Resumed};
 use crate::net::rate::Bucket;
+use crate::net::turns::Turns;
 use crate::net::websocket::{Incoming, Opcode, encode, encode_close};
 use crate::types::close::Close;
 use crate::types::event::Body;
-
-/// How long a session formats messages until others have their turn. A policy may take milliseconds for each.
-const TURN: Duration = Duration::from_millis(1);
 
 /// What a client may send at once, in seconds of its rates: what it typed ahead while it was away.
 pub const BURST_S: u32 = 10;
@@ -145,14 +142,14 @@ impl Conversation {
             Page::More { upto } => (upto, true),
             Page::End { upto } => (upto, false),
         };
-        let mut began = None;
+        let mut turns = Turns::default();
         for (index, (seq, message)) in batch.into_iter().enumerate() {
             if index > 0 {
                 // What formatting has made counts, not what it was made of.
                 if self.outbox.len() >= bytes_max {
                     return Ok(true);
                 }
-                take_turns(&mut began).await;
+                turns.take().await;
             }
             match self.sessions.format.shape(&message, self.reader.handle()).await {
                 Ok(body) => self.outbox.message(seq, Some(&body)),
@@ -311,17 +308,6 @@ impl Conversation {
     }
 }
 
-/// Between two messages: others have their turn if formatting has taken its own.
-async fn take_turns(began: &mut Option<Instant>) {
-    let now = Instant::now();
-    if now.duration_since(*began.get_or_insert(now)) >= TURN {
-        *began = None;
-        yield_now().await;
-    } else {
-        consume_budget().await;
-    }
-}
-
 /// When a session ends by its token, on the clock that timers follow.
 fn on_the_clock(ends: Option<SystemTime>) -> Option<Instant> {
     Some(Instant::now() + ends?.duration_since(SystemTime::now()).unwrap_or_default())
@@ -329,8 +315,6 @@ fn on_the_clock(ends: Option<SystemTime>) -> Option<Instant> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
     use super::*;
 
     #[test]
@@ -341,24 +325,5 @@ mod tests {
             assert_eq!(label(Some(code)), "other", "{code}");
         }
         assert_eq!([End::Lost, End::Close(Close::SlowConsumer)].map(|end| end.label()), ["1006", "4100"]);
-    }
-
-    #[tokio::test]
-    async fn others_have_their_turn_once_formatting_has_taken_its_own() {
-        let turns = Arc::new(AtomicU32::new(0));
-        let counted = turns.clone();
-        let other = tokio::spawn(async move {
-            loop {
-                counted.fetch_add(1, Ordering::Relaxed);
-                yield_now().await;
-            }
-        });
-        let mut began = None;
-        take_turns(&mut began).await;
-        assert_eq!((turns.load(Ordering::Relaxed), began.is_some()), (0, true), "it has just begun");
-        began = Instant::now().checked_sub(TURN);
-        take_turns(&mut began).await;
-        assert_eq!((turns.load(Ordering::Relaxed), began), (1, None));
-        other.abort();
     }
 }

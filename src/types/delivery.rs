@@ -44,6 +44,16 @@ pub enum Recipients {
     },
 }
 
+impl Recipients {
+    /// Returns how many names it has.
+    pub fn names(&self) -> usize {
+        match self {
+            Recipients::Users(users) => users.len(),
+            Recipients::User(_) | Recipients::Group(_) | Recipients::Everyone | Recipients::Session { .. } => 1,
+        }
+    }
+}
+
 /// Writes one user as a list of one.
 fn alone<S: serde::Serializer>(user: &UserId, serializer: S) -> Result<S::Ok, S::Error> {
     serde::Serialize::serialize(&[user], serializer)

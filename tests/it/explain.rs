@@ -167,3 +167,29 @@ async fn the_command_tells_people_what_the_server_would_do() {
     assert_eq!((&told["posted"], &told["explanation"]["dry_run"]), (&json!(2), &json!(false)));
     phone.text().await;
 }
+
+#[tokio::test]
+async fn explanations_of_a_batch_list_what_a_person_reads_and_count_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let forward = Guest { strings: &[("user", "1")], ..Guest::routing("(call $forward (global.get $user) (global.get $user_bytes))") };
+    std::fs::write(dir.path().join("a.wasm"), forward.component()).unwrap();
+    let server = TestServer::with(&format!("[plugins]\ndir = {:?}\n[events]\nbody_bytes_max = 4_000_000\n", dir.path())).await;
+    let events: Vec<Value> = (0..60).map(|_| json!({ "type": "x", "data": "d".repeat(50_000) })).collect();
+    for query in ["dry_run", "explain"] {
+        let url = server.url(&format!("/events?{query}=true"));
+        let batch = server.http.post(url).header("content-type", "application/cloudevents-batch+json").json(&batch(&events));
+        let answer = batch.send().await.unwrap().bytes().await.unwrap();
+        assert!(answer.len() < 1_500_000, "{}", answer.len());
+        let answers: Vec<Value> = serde_json::from_slice(&answer).unwrap();
+        let listed = answers.iter().filter(|answer| answer["explanation"]["policies"][0]["deliveries"][0]["message"].is_object()).count();
+        let counted = answers.iter().filter(|answer| answer["explanation"]["policies"][0]["more"] == 1).count();
+        assert_eq!((listed, counted), (21, 39), "{query}");
+        assert!(answers.iter().all(|answer| answer["policies"][0]["outcome"] == "routed"), "each has its receipt");
+    }
+}
+
+/// Events as a batch of CloudEvents.
+fn batch(events: &[Value]) -> Vec<Value> {
+    let whole = |(number, event): (usize, &Value)| json!({ "specversion": "1.0", "source": "/test", "id": number.to_string(), "type": event["type"], "data": event["data"] });
+    events.iter().enumerate().map(whole).collect()
+}

@@ -30,6 +30,7 @@ struct Policy {
     took_us: u64,
     joins: Vec<Membership>,
     deliveries: Vec<Delivery>,
+    more: u64,
     leaves: Vec<Membership>,
     ends: Vec<String>,
 }
@@ -109,6 +110,9 @@ pub(in crate::cli) fn for_people(answer: &str) -> String {
         let _ = writeln!(out, "\n{} ({} µs)", plain(&policy.name), policy.took_us);
         memberships(&mut out, "joins", &policy.joins);
         policy.deliveries.iter().for_each(|delivery| tell(&mut out, delivery));
+        if policy.more > 0 {
+            let _ = writeln!(out, "  and {} more deliveries", policy.more);
+        }
         memberships(&mut out, "leaves", &policy.leaves);
         if !policy.ends.is_empty() {
             let _ = writeln!(out, "  ends   {}", plain(&policy.ends.join(", ")));

@@ -1,0 +1,55 @@
+//! Turns: whoever has much to do in one go lets others have theirs.
+
+use std::time::Duration;
+
+use tokio::task::{consume_budget, yield_now};
+use tokio::time::Instant;
+
+/// How long a task works before others have their turn. A policy may take milliseconds for each piece of work.
+const TURN: Duration = Duration::from_millis(1);
+
+/// One task's turns.
+#[derive(Debug, Default)]
+pub struct Turns {
+    began: Option<Instant>,
+}
+
+impl Turns {
+    /// Between two pieces of work: lets others have their turn if the task has had its own.
+    pub async fn take(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(*self.began.get_or_insert(now)) >= TURN {
+            self.began = None;
+            yield_now().await;
+        } else {
+            consume_budget().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn others_have_their_turn_once_a_task_has_had_its_own() {
+        let worked = Arc::new(AtomicU32::new(0));
+        let counted = worked.clone();
+        let other = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, Ordering::Relaxed);
+                yield_now().await;
+            }
+        });
+        let mut turns = Turns::default();
+        turns.take().await;
+        assert_eq!((worked.load(Ordering::Relaxed), turns.began.is_some()), (0, true), "it has just begun");
+        turns.began = Instant::now().checked_sub(TURN);
+        turns.take().await;
+        assert_eq!((worked.load(Ordering::Relaxed), turns.began), (1, None));
+        other.abort();
+    }
+}
