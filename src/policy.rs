@@ -28,6 +28,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use crate::types::delivery::PolicySetId;
+#[cfg(feature = "internals")]
 pub use bindings::Bounds;
 pub use contract::Role;
 pub use load_error::LoadError;
