@@ -177,7 +177,7 @@ pub struct Users {
     pub issuers: Vec<String>,
     /// Accepted audiences (`aud`); empty accepts any.
     pub audiences: Vec<String>,
-    /// Accepted types (`typ`); empty accepts any.
+    /// Accepted types (`typ`), "" for a token without one; an empty list accepts any.
     pub token_types: Vec<String>,
     /// The tolerated difference between clocks, in seconds.
     pub leeway_s: u64,
