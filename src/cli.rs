@@ -142,6 +142,7 @@ fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
         );
     }
     let mut builder = Builder::new_multi_thread();
+    builder.max_blocking_threads(config.blocking_threads_max.get());
     if config.worker_threads > 0 {
         builder.worker_threads(config.worker_threads);
     }

@@ -69,6 +69,7 @@ pub struct Config {
     pub stop_return_within_ms: u32,
     /// Threads that serve; 0 for one per core.
     pub worker_threads: usize,
+    pub blocking_threads_max: NonZeroUsize,
     /// What is logged, and how.
     pub log: Log,
     /// Who may publish, operate and connect.
@@ -516,6 +517,7 @@ pub struct Limits {
     pub output_bytes_max: NonZeroUsize,
     /// Calls after which an instance is replaced.
     pub calls_per_instance_max: NonZeroU64,
+    pub instances_idle_max: NonZeroUsize,
     /// Memory above which an instance is replaced after a call.
     pub instance_kept_bytes_max: NonZeroUsize,
     /// Host calls of one call.

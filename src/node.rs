@@ -11,7 +11,7 @@ use crate::explain::{Explained, Room};
 use crate::format::Format;
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::policy::load::{Loader, Reload};
+use crate::policy::load::{Again, Loader, Reload};
 use crate::policy::{Policies, PolicySet, Rejected, engine};
 use crate::store::Store;
 use crate::types::clock::Clock;
@@ -107,16 +107,15 @@ impl Node {
         Explained::of(self.dispatch.look(event), &self.dispatch, &self.format, true, room)
     }
 
-    /// Goes back to the version before if a new one faults from the start.
-    pub async fn roll_back(&self) {
-        let _one_at_a_time = self.reloading.lock().await;
+    /// Goes back to the version before if a new one faults from the start. Does not wait for a reload.
+    pub fn roll_back(&self) {
         for rejected in self.loader.roll_back(&self.policies) {
             tracing::error!(policy = rejected.name, file = %rejected.file.display(), "rolled back: it {}", rejected.reason);
         }
     }
 
-    /// Reloads off the serving threads, and logs the outcome. `again`: files that were refused are tried again.
-    pub async fn reload(&self, again: bool) -> Reload {
+    /// Reloads off the serving threads, and logs the outcome.
+    pub async fn reload(&self, again: Again) -> Reload {
         let _one_at_a_time = self.reloading.lock().await;
         let (loader, policies) = (self.loader.clone(), self.policies.clone());
         let outcome = tokio::task::spawn_blocking(move || loader.reload(&policies, again)).await.unwrap_or(Reload::Unchanged);

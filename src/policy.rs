@@ -81,6 +81,8 @@ pub struct Rejected {
     /// SHA-256 of the refused file; `None` if it could not be read.
     pub digest: Option<String>,
     pub reason: String,
+    /// Whether it is tried again by itself, since the reason may pass: the machine was busy, or the file could not be read.
+    pub is_retried: bool,
     #[serde(serialize_with = "crate::types::time::time")]
     pub at: SystemTime,
 }
@@ -117,8 +119,18 @@ impl Policies {
         self.rejected.lock().clone()
     }
 
-    pub fn set_rejected(&self, rejected: Vec<Rejected>) {
+    /// Replaces the refused files, and the current set if there is a next one. Returns whether `expected` was still the current set;
+    /// else nothing has changed, and the caller decides again.
+    pub fn replace(&self, expected: &Arc<PolicySet>, rejected: Vec<Rejected>, next: Option<PolicySet>) -> bool {
+        let mut retired = self.retired.lock();
+        if !Arc::ptr_eq(expected, &self.current()) {
+            return false;
+        }
         *self.rejected.lock() = rejected;
+        if let Some(next) = next {
+            retired.push_back((Instant::now(), self.current.swap(Arc::new(next))));
+        }
+        true
     }
 
     /// Replaces the current set. Events in progress finish with the set that they took.

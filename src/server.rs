@@ -170,6 +170,8 @@ impl Server {
         metrics.exposed.set(self.operate.exposed.is_some().into());
         let chores = [
             tokio::spawn(chores::watch_plugins(self.node.clone())),
+            tokio::spawn(chores::retry_plugins(self.node.clone())),
+            tokio::spawn(chores::roll_back(self.node.clone())),
             tokio::spawn(chores::watch_keys(self.auth.clone(), self.tls.clone(), *self.node.config.plugins.watch_interval_ms)),
             tokio::spawn(chores::sweep(self.node.clone())),
             tokio::spawn(chores::follow_issuers(self.auth.clone())),

@@ -17,7 +17,7 @@ use crate::metrics::Gauges;
 use crate::model::groups::Share;
 use crate::net::problem::{self, Problem};
 use crate::node::Node;
-use crate::policy::load::Reload;
+use crate::policy::load::{Again, Reload};
 use crate::policy::{Policy, Rejected, Role};
 use crate::types::close::Close;
 use crate::types::delivery::PolicySetId;
@@ -171,7 +171,7 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
         revision: u64,
         changed: Vec<String>,
     }
-    match operate.node.reload(true).await {
+    match operate.node.reload(Again::All).await {
         Reload::Unchanged => Ok(json(&Reloaded { revision: operate.node.policies.current().revision, changed: Vec::new() })),
         Reload::Swapped { revision, changed } => Ok(json(&Reloaded { revision, changed })),
         Reload::Unreadable(detail) => {

@@ -3,6 +3,7 @@
 //! A reload is all or nothing. It loads the files that changed; if one of them is refused, none takes effect. A file that was refused
 //! earlier and has not changed since doesn't block later changes: its old policy keeps serving.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +38,15 @@ pub struct Loader {
     source: Source,
     model: Arc<Model>,
     metrics: Arc<Metrics>,
+}
+
+/// Which refused files a reload tries again although they have not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    No,
+    /// Those whose reason may have passed.
+    Passing,
+    All,
 }
 
 /// How a reload ended.
@@ -80,11 +90,12 @@ impl Loader {
         let mut policies = Vec::new();
         let mut rejected = Vec::new();
         // At start-up there are no policies to keep: a folder that can't be read counts as empty, and the error is logged.
-        let candidates = self.source.candidates().unwrap_or_else(|error| {
+        let files = self.source.files().unwrap_or_else(|error| {
             tracing::warn!(dir = %self.config.plugins.dir.display(), "the plugins can't be listed: {error}");
-            Vec::new()
+            BTreeMap::new()
         });
-        for candidate in candidates {
+        for (name, file) in files {
+            let candidate = self.source.candidate(&name, &file);
             match self.policy(&candidate) {
                 Ok(policy) => {
                     warn(&policy);
@@ -110,46 +121,61 @@ impl Loader {
             let (version, times) = (&policy.version, policy.limits().breaker_faults);
             let reason = format!("was new and faulted {times} times in a row{why}: {version} is rolled back to {}", previous.version);
             let (name, file, digest) = (policy.name.to_string(), policy.file.clone(), Some(policy.digest.to_string()));
-            rejected.push(Rejected { name, file, digest, reason, at: SystemTime::now() });
+            rejected.push(Rejected { name, file, digest, reason, is_retried: false, at: SystemTime::now() });
             *policy = previous;
         }
         if !rejected.is_empty() {
             let mut all = policies.rejected();
             all.retain(|old| !rejected.iter().any(|new| new.name == old.name));
             all.extend(rejected.clone());
-            policies.set_rejected(all);
-            policies.swap(self.set(current.revision + 1, next));
+            if !policies.replace(&current, all, Some(self.set(current.revision + 1, next))) {
+                // A reload came first. What still faults is found the next time.
+                return Vec::new();
+            }
             self.metrics.reloads.with_label_values(&["rolled_back"]).inc();
         }
         rejected
     }
 
-    /// Brings the policies up to date with the files. With `again`, a refused file is tried again even if it has not changed.
-    pub fn reload(&self, policies: &Policies, again: bool) -> Reload {
+    /// Brings the policies up to date with the files.
+    pub fn reload(&self, policies: &Policies, again: Again) -> Reload {
+        loop {
+            // A policy may be rolled back while files are compiled.
+            if let Some(outcome) = self.reload_once(policies, again) {
+                return outcome;
+            }
+        }
+    }
+
+    fn reload_once(&self, policies: &Policies, again: Again) -> Option<Reload> {
         let current = policies.current();
         let known = policies.rejected();
         let (mut next, mut still_rejected, mut refused, mut changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let candidates = match self.source.candidates() {
-            Ok(candidates) => candidates,
+        let files = match self.source.files() {
+            Ok(files) => files,
             Err(error) => {
                 self.metrics.reloads.with_label_values(&["unreadable"]).inc();
-                return Reload::Unreadable(format!("{} can't be listed: {error}", self.config.plugins.dir.display()));
+                return Some(Reload::Unreadable(format!("{} can't be listed: {error}", self.config.plugins.dir.display())));
             }
         };
-        for candidate in &candidates {
+        for (name, file) in &files {
+            // One at a time: together they may be larger than memory.
+            let candidate = self.source.candidate(name, file);
             let serving = current.find(&candidate.name);
             if let Some(serving) = serving.filter(|policy| candidate.digest() == Some(&*policy.digest)) {
                 next.push(serving.clone());
                 continue;
             }
             let refused_before = |old: &&Rejected| old.name == candidate.name && old.digest.as_deref() == candidate.digest();
-            if let Some(old) = known.iter().find(refused_before).filter(|_| !again) {
+            let refused_before = known.iter().find(refused_before);
+            let waits = |old: &&Rejected| again == Again::No || (again == Again::Passing && !old.is_retried);
+            if let Some(old) = refused_before.filter(waits) {
                 still_rejected.push(old.clone());
                 next.extend(serving.cloned());
                 continue;
             }
             changed.push(candidate.name.clone());
-            match self.policy(candidate) {
+            match self.policy(&candidate) {
                 Ok(policy) => {
                     warn(&policy);
                     if let Some(old) = serving {
@@ -157,38 +183,45 @@ impl Loader {
                     }
                     next.push(Arc::new(policy));
                 }
-                Err(error) => refused.push(reject(candidate, &error)),
+                // It was refused before, so it blocks nothing.
+                Err(error) if again == Again::Passing && refused_before.is_some() => {
+                    changed.pop();
+                    still_rejected.push(reject(&candidate, &error));
+                    next.extend(serving.cloned());
+                }
+                Err(error) => refused.push(reject(&candidate, &error)),
             }
         }
-        for gone in current.policies.iter().filter(|policy| !candidates.iter().any(|candidate| *candidate.name == *policy.name)) {
+        for gone in current.policies.iter().filter(|policy| !files.contains_key(&*policy.name)) {
             changed.push(gone.name.to_string());
         }
-        self.finish(policies, next, still_rejected, refused, changed)
+        self.finish(policies, &current, next, still_rejected, refused, changed)
     }
 
     fn finish(
         &self,
         policies: &Policies,
+        current: &Arc<PolicySet>,
         next: Vec<Arc<Policy>>,
         mut still_rejected: Vec<Rejected>,
         refused: Vec<Rejected>,
         changed: Vec<String>,
-    ) -> Reload {
+    ) -> Option<Reload> {
         let reloads = &self.metrics.reloads;
         if !refused.is_empty() {
             still_rejected.extend(refused.clone());
-            policies.set_rejected(still_rejected);
+            policies.replace(current, still_rejected, None).then_some(())?;
             reloads.with_label_values(&["refused"]).inc();
-            return Reload::Refused(refused);
+            return Some(Reload::Refused(refused));
         }
-        policies.set_rejected(still_rejected);
         if changed.is_empty() {
-            return Reload::Unchanged;
+            policies.replace(current, still_rejected, None).then_some(())?;
+            return Some(Reload::Unchanged);
         }
-        let revision = policies.current().revision + 1;
-        policies.swap(self.set(revision, next));
+        let revision = current.revision + 1;
+        policies.replace(current, still_rejected, Some(self.set(revision, next))).then_some(())?;
         reloads.with_label_values(&["swapped"]).inc();
-        Reload::Swapped { revision, changed }
+        Some(Reload::Swapped { revision, changed })
     }
 
     fn set(&self, revision: u64, mut policies: Vec<Arc<Policy>>) -> PolicySet {
@@ -217,7 +250,7 @@ impl Loader {
     /// # Errors
     /// This server would not load the file.
     pub fn load_one(&self, name: &str, file: &Path) -> Result<Policy, LoadError> {
-        self.policy(&Candidate { name: name.to_owned(), file: file.to_owned(), content: self.source.read(file) })
+        self.policy(&self.source.candidate(name, file))
     }
 
     /// Adds a policy to the set, or replaces the one with its name.
@@ -276,5 +309,6 @@ fn warn(policy: &Policy) {
 fn reject(candidate: &Candidate, error: &LoadError) -> Rejected {
     let reason = cut(&error.to_string(), REASON_BYTES_MAX).to_owned();
     let digest = candidate.digest().map(str::to_owned);
-    Rejected { name: candidate.name.clone(), file: candidate.file.clone(), digest, reason, at: SystemTime::now() }
+    let is_retried = error.is_passing();
+    Rejected { name: candidate.name.clone(), file: candidate.file.clone(), digest, reason, is_retried, at: SystemTime::now() }
 }

@@ -27,11 +27,29 @@ pub enum LoadError {
     /// A function of the plugin failed, or the creation of an instance.
     #[error("{what} failed ({}): {}", defect.kind.name(), defect.detail)]
     Fault { what: &'static str, defect: Defect },
-    #[error("it refuses its settings {settings}: {reason}")]
-    SettingsRefused { settings: String, reason: String },
+    /// Their values may be secrets, so only their names are told.
+    #[error("refuses its settings ({}): {reason}", if names.is_empty() { "none are set" } else { names })]
+    SettingsRefused { names: String, reason: String },
 }
 
 impl LoadError {
+    /// Returns whether it may go well another time, with the same file.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            LoadError::Read(error) => matches!(error, ReadError::Unreadable(_)),
+            LoadError::Compile(error) => {
+                matches!(error, CompileError::Deadline(_) | CompileError::Failed(_) | CompileError::Unreachable(_))
+            }
+            LoadError::Contract(_)
+            | LoadError::Settings(_)
+            | LoadError::Link(_)
+            | LoadError::Unfit(_)
+            | LoadError::UnfitExport(_)
+            | LoadError::Fault { .. }
+            | LoadError::SettingsRefused { .. } => false,
+        }
+    }
+
     pub(super) fn fault(what: &'static str) -> impl FnOnce(Defect) -> LoadError {
         move |defect| LoadError::Fault { what, defect }
     }

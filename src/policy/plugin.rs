@@ -190,7 +190,12 @@ impl Policy {
     }
 
     pub fn idle_instances(&self) -> usize {
-        self.instances.idle.lock().len()
+        self.instances.idle.lock().instances.len()
+    }
+
+    /// Drops idle instances that were not needed for a while.
+    pub fn shrink(&self) {
+        self.instances.shrink();
     }
 
     /// Calls `route`.

@@ -71,13 +71,9 @@ impl Source {
         Source::Folder { configured: named.collect(), disabled: disabled.collect(), file_bytes_max, dir }
     }
 
-    /// Reads every plugin, in the order of their names.
-    ///
-    /// # Errors
-    /// The plugins can't be listed. A file that can't be read is a candidate with the reason.
-    pub fn candidates(&self) -> io::Result<Vec<Candidate>> {
-        let files = self.files()?;
-        Ok(files.into_iter().map(|(name, file)| Candidate { content: self.read(&file), name, file }).collect())
+    /// Reads one policy's file. If it can't be read, the candidate has the reason.
+    pub fn candidate(&self, name: &str, file: &Path) -> Candidate {
+        Candidate { name: name.to_owned(), file: file.to_owned(), content: self.read(file) }
     }
 
     /// Returns the metadata of every plugin's file.
@@ -117,8 +113,11 @@ impl Source {
         Ok(Content { digest: HEXLOWER.encode(&Sha256::digest(&bytes)), bytes })
     }
 
-    /// Finds every policy's file.
-    fn files(&self) -> io::Result<BTreeMap<String, PathBuf>> {
+    /// Finds every policy's file, by the policy's name.
+    ///
+    /// # Errors
+    /// The plugins can't be listed.
+    pub fn files(&self) -> io::Result<BTreeMap<String, PathBuf>> {
         let Source::Folder { dir, configured, disabled, .. } = self;
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(dir)? {

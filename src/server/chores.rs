@@ -4,35 +4,61 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 
 use crate::auth::Auth;
 use crate::model::mailbox::Mailboxes;
 use crate::net::tls::Tls;
 use crate::node::Node;
+use crate::policy::load::Again;
 
 /// How often a part of the mailboxes is searched for expired messages.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Rolls back failing policies, and reloads when the files have changed and stayed the same for one interval, so that a copy in
-/// progress is not read.
+/// How long to wait before a file is tried again whose reason may have passed, the first time and at most.
+const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// Rolls back failing policies, and drops policy sets that no message needs any more. Waits for no reload.
+pub(super) async fn roll_back(node: Arc<Node>) {
+    let mut tick = interval(*node.loader.config().watch_interval_ms);
+    loop {
+        tick.tick().await;
+        node.policies.retire();
+        node.roll_back();
+    }
+}
+
+/// Tries files again that were refused for a reason that may have passed, more and more seldom.
+pub(super) async fn retry_plugins(node: Arc<Node>) {
+    let (first, last) = RETRY_PAUSES;
+    let mut pause = first;
+    loop {
+        sleep(pause).await;
+        if node.policies.rejected().iter().any(|rejected| rejected.is_retried) {
+            node.reload(Again::Passing).await;
+            pause = (pause * 2).min(last);
+        } else {
+            pause = first;
+        }
+    }
+}
+
+/// Reloads when the files have changed and stayed the same for one interval, so that a copy in progress is not read.
 pub(super) async fn watch_plugins(node: Arc<Node>) {
     let config = node.loader.config();
+    if !config.watch {
+        return;
+    }
     let mut tick = interval(*config.watch_interval_ms);
     // Empty, so that the first stable fingerprint reloads: a file may have changed during the first load.
     let (mut seen, mut taken) = (Vec::new(), Vec::new());
     let mut is_readable = true;
     loop {
         tick.tick().await;
-        node.policies.retire();
-        node.roll_back().await;
-        if !config.watch {
-            continue;
-        }
         match node.loader.fingerprint() {
             Ok(now) => {
                 if now == seen && now != taken {
-                    node.reload(false).await;
+                    node.reload(Again::No).await;
                     taken.clone_from(&now);
                 }
                 is_readable = true;
@@ -51,7 +77,7 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
 /// Reloads the policies whenever an operator asks for it, also those whose files were refused before.
 pub(super) async fn reload_at(node: Arc<Node>, mut requests: mpsc::Receiver<()>) {
     while requests.recv().await.is_some() {
-        node.reload(true).await;
+        node.reload(Again::All).await;
     }
 }
 
@@ -77,7 +103,7 @@ pub(super) async fn follow_issuers(auth: Arc<Auth>) {
     auth.follow().await;
 }
 
-/// Drops expired messages and state, a part at a time.
+/// Drops expired messages and state, and instances that nobody needs, a part at a time.
 pub(super) async fn sweep(node: Arc<Node>) {
     let mut tick = interval(SWEEP_INTERVAL);
     for round in 0.. {
@@ -85,6 +111,7 @@ pub(super) async fn sweep(node: Arc<Node>) {
         node.model.mailboxes.sweep(round);
         if round % Mailboxes::SWEEP_ROUNDS == 0 {
             node.model.sweep();
+            node.policies.current().policies.iter().for_each(|policy| policy.shrink());
         }
     }
 }

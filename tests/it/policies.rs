@@ -111,7 +111,7 @@ async fn a_plugin_that_cannot_be_loaded_stops_the_start_and_says_why() {
             "chat",
             bundled_file("chat.wasm"),
             "[policies.chat.settings]\ntext_chars_max = 0",
-            "it refuses its settings {\"text_chars_max\":0}: `text_chars_max` is 0",
+            "refuses its settings (text_chars_max): `text_chars_max` is 0",
         ),
         ("chat", bundled_file("chat.wasm"), "[policies.chat.settings]\ntext_max = 5", "unknown field `text_max`"),
         (
@@ -131,7 +131,7 @@ async fn a_plugin_that_cannot_be_loaded_stops_the_start_and_says_why() {
             }
             .component(),
             "",
-            "it refuses its settings {}: there is no moon today",
+            "refuses its settings (none are set): there is no moon today",
         ),
     ];
     for (name, bytes, more, reason) in cases {

@@ -109,7 +109,7 @@ async fn a_version_that_refuses_its_settings_is_refused_in_its_own_words() {
     let configure = "(call $unfit (global.get $words) (global.get $words_bytes))";
     let fussy = Guest { strings: &[("words", "`radius_m` is missing")], configure, ..Guest::routing("(call $nobody)") };
     std::fs::write(dir.path().join("p.wasm"), fussy.component()).unwrap();
-    assert_eq!(rejected(&server).await[0]["reason"], "it refuses its settings {}: `radius_m` is missing");
+    assert_eq!(rejected(&server).await[0]["reason"], "refuses its settings (none are set): `radius_m` is missing");
     tells(&server, "1.0.0").await;
 }
 
@@ -188,4 +188,57 @@ async fn policies_go_on_while_their_folder_cannot_be_listed() {
     // A plugin that is gone from a folder that can be listed is gone.
     std::fs::remove_file(dir.join("pooling.wasm")).unwrap();
     assert_eq!(server.reload().await.1["changed"], json!(["pooling"]));
+}
+
+/// A compiler that takes as long as a file says, if there is such a file.
+fn slow_compiler(dir: &Path) -> std::path::PathBuf {
+    let (script, delay) = (dir.join("compiler"), dir.join("delay"));
+    let text = format!("#!/bin/sh\n[ -e {delay:?} ] && sleep \"$(cat {delay:?})\"\nexec {:?} \"$@\"\n", env!("CARGO_BIN_EXE_signalpost"));
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    script
+}
+
+#[tokio::test]
+async fn what_can_not_be_compiled_for_a_passing_reason_is_tried_again_by_itself() {
+    let (dir, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(dir.path().join("p.wasm"), teller("1.0.0")).unwrap();
+    let (compiler, cache) = (tools.path().join("compiler"), tools.path().join("cache"));
+    let server = watching(dir.path(), &format!("on_bad = \"skip\"\ncompiler = {compiler:?}\ncache_dir = {cache:?}\n")).await;
+    let refused = rejected(&server).await[0].clone();
+    assert!(refused["reason"].as_str().unwrap().starts_with("can't be compiled now: "), "{refused}");
+    assert_eq!(refused["is_retried"], true);
+    // The file has not changed; what kept it from being compiled has passed.
+    slow_compiler(tools.path());
+    server.metric_reaches(SWAPPED, 1.0).await;
+    tells(&server, "1.0.0").await;
+    assert_eq!(server.get("/policies").await["rejected"], json!([]));
+}
+
+#[tokio::test]
+async fn a_roll_back_waits_for_no_compiler() {
+    let (dir, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (compiler, cache) = (slow_compiler(tools.path()), tools.path().join("cache"));
+    std::fs::write(dir.path().join("p.wasm"), teller("1.0.0")).unwrap();
+    let more = format!("compiler = {compiler:?}\ncache_dir = {cache:?}\n[limits]\nbreaker_pause_ms = 60000\n");
+    let server = watching(dir.path(), &more).await;
+    tells(&server, "1.0.0").await;
+    let broken = Guest { version: "2.0.0", ..Guest::routing("unreachable") }.component();
+    std::fs::write(dir.path().join("p.wasm"), broken).unwrap();
+    server.metric_reaches(SWAPPED, 1.0).await;
+    std::fs::write(tools.path().join("delay"), "4").unwrap();
+    std::fs::write(dir.path().join("other.wasm"), teller("3.0.0")).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for number in 0..3 {
+        server.publish("x", json!(number)).await;
+    }
+    server.metric_reaches(r#"signalpost_policy_reloads_total{outcome="rolled_back"}"#, 1.0).await;
+    let policies = server.get("/policies").await["policies"].clone();
+    let names: Vec<&Value> = policies.as_array().unwrap().iter().map(|policy| &policy["name"]).collect();
+    assert_eq!((names, &policies[0]["version"]), (vec![&json!("p")], &json!("1.0.0")), "the other one is still being compiled");
+    server.metric_reaches(SWAPPED, 2.0).await;
+    let policies = server.get("/policies").await["policies"].clone();
+    let versions: Vec<(&Value, &Value)> = policies.as_array().unwrap().iter().map(|policy| (&policy["name"], &policy["version"])).collect();
+    let expected = [(&json!("other"), &json!("3.0.0")), (&json!("p"), &json!("1.0.0"))];
+    assert_eq!(versions, expected, "what was rolled back stays so");
 }

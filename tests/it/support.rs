@@ -59,7 +59,9 @@ pub fn config(toml: &str) -> Config {
     let mut flags = toml::Table::new();
     flags.insert("listen".into(), "127.0.0.1:0".into());
     let mut plugins = toml::Table::new();
-    plugins.insert("compiler".into(), env!("CARGO_BIN_EXE_signalpost").into());
+    if !toml.contains("\ncompiler =") {
+        plugins.insert("compiler".into(), env!("CARGO_BIN_EXE_signalpost").into());
+    }
     if !toml.contains("cache_dir") {
         plugins.insert("cache_dir".into(), concat!(env!("CARGO_TARGET_TMPDIR"), "/compiled-plugins").into());
     }

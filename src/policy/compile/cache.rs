@@ -107,7 +107,20 @@ fn prepare(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let metadata = fs::symlink_metadata(dir)?;
     let private = metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
-    if private { Ok(()) } else { Err(io::Error::other("the folder must belong to this user, and be closed to all others (mode 700)")) }
+    if !private {
+        return Err(io::Error::other("the folder must belong to this user, and be closed to all others (mode 700)"));
+    }
+    // Whoever can write to a folder above can put another one in its place. In a sticky folder, such as /tmp, only the owner can.
+    for above in fs::canonicalize(dir)?.ancestors().skip(1) {
+        let metadata = fs::metadata(above)?;
+        let is_safe = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid())
+            && (metadata.mode() & 0o022 == 0 || metadata.mode() & 0o1000 != 0);
+        if !is_safe {
+            let above = above.display();
+            return Err(io::Error::other(format!("{above} must belong to this user or to root, and nobody else may write to it")));
+        }
+    }
+    Ok(())
 }
 
 /// Writes an artefact under another name first, so that no reader finds half of it.

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use wasmtime::Store;
 use wasmtime::component::{InstancePre, Linker};
 
+use super::aside;
 use crate::config::{self, Isolation};
 use crate::model::record::Changes;
 use crate::model::world::World;
@@ -23,7 +24,15 @@ use crate::types::fault::{Defect, FaultKind};
 pub(super) struct Instances {
     code: Arc<Code>,
     pub(super) shared: Arc<Shared>,
-    pub(super) idle: Mutex<Vec<Instance>>,
+    pub(super) idle: Mutex<Idle>,
+}
+
+/// Instances that wait for a call. The one that was used last is used next, so that the others are not needed and can go.
+#[derive(Default)]
+pub(super) struct Idle {
+    pub(super) instances: Vec<Instance>,
+    /// The least number of instances since the pool was last shrunk: that many were not needed.
+    spare: usize,
 }
 
 /// What all instances share: compiled and linked once.
@@ -31,6 +40,8 @@ struct Code {
     ticker: EpochTicker,
     pre: InstancePre<Host>,
     settings: String,
+    /// What people are shown: the values may be secrets.
+    setting_names: String,
     exports: Exports,
     isolation: Isolation,
 }
@@ -63,6 +74,7 @@ impl Instances {
         roles: &[Role],
     ) -> Result<Instances, LoadError> {
         let settings = serde_json::to_string(&config.settings).map_err(LoadError::Settings)?;
+        let setting_names = config.settings.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         let engine = &ticker.engine;
         let mut linker = Linker::new(engine);
         link(&mut linker, &config.grants, engine, component.component()).map_err(LoadError::Link)?;
@@ -77,7 +89,7 @@ impl Instances {
             sessions: has(Role::Sessions).then(|| sessions::GuestIndices::new(&pre)).transpose().map_err(wrong)?,
         };
         let isolation = config.isolation;
-        let code = Arc::new(Code { ticker: ticker.clone(), pre, settings, exports, isolation });
+        let code = Arc::new(Code { ticker: ticker.clone(), pre, settings, setting_names, exports, isolation });
         Ok(Instances { code, shared, idle: Mutex::default() })
     }
 
@@ -107,7 +119,7 @@ impl Instances {
         instance.begin(Deadline::configure(&self.shared.limits));
         let configured = instance.plugin.call_configure(&mut instance.store, &self.code.settings);
         let configured = configured.map_err(|error| defect(&error, instance.store.data())).map_err(LoadError::fault("configure"))?;
-        configured.map_err(|reason| LoadError::SettingsRefused { settings: self.code.settings.clone(), reason })?;
+        configured.map_err(|reason| LoadError::SettingsRefused { names: self.code.setting_names.clone(), reason })?;
         let mut vary = Vec::new();
         instance.begin(Deadline::configure(&self.shared.limits));
         if let Some(formatting) = &instance.formatting {
@@ -119,7 +131,8 @@ impl Instances {
 
     /// Returns an idle instance, or a new one that is configured in this world.
     pub(super) fn take(&self, world: &mut World) -> Result<Instance, Defect> {
-        let Some(mut instance) = self.idle.lock().pop() else { return self.fresh(world) };
+        // Making one may take long, and others have their turn meanwhile.
+        let Some(mut instance) = self.idle.lock().take() else { return aside(|| self.fresh(world)) };
         instance.in_use = Some(self.code.ticker.in_use());
         Ok(instance)
     }
@@ -151,8 +164,21 @@ impl Instances {
             || instance.store.data().growth.memory_bytes() > limits.instance_kept_bytes_max.get();
         if !worn && self.code.isolation == Isolation::Reuse {
             instance.in_use = None;
-            self.idle.lock().push(instance);
+            let mut idle = self.idle.lock();
+            if idle.instances.len() < limits.instances_idle_max.get() {
+                idle.instances.push(instance);
+            }
         }
+    }
+
+    /// Drops the idle instances that were not needed since the last time, but one.
+    pub(super) fn shrink(&self) {
+        let mut idle = self.idle.lock();
+        let spare = idle.spare.min(idle.instances.len().saturating_sub(1));
+        let gone: Vec<Instance> = idle.instances.drain(..spare).collect();
+        idle.spare = idle.instances.len();
+        drop(idle);
+        drop(gone);
     }
 
     fn instantiate(&self) -> Result<Instance, Defect> {
@@ -179,9 +205,17 @@ impl Instances {
     }
 }
 
+impl Idle {
+    fn take(&mut self) -> Option<Instance> {
+        let taken = self.instances.pop();
+        self.spare = self.spare.min(self.instances.len());
+        taken
+    }
+}
+
 impl std::fmt::Debug for Instances {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Instances").field("settings", &self.code.settings).finish_non_exhaustive()
+        f.debug_struct("Instances").field("settings", &self.code.setting_names).finish_non_exhaustive()
     }
 }
 

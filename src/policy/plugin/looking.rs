@@ -45,7 +45,7 @@ impl Policy {
 
     /// Returns the bytes of linear memory of the largest idle instance.
     pub fn instance_bytes(&self) -> usize {
-        self.instances.idle.lock().iter().map(|instance| instance.store.data().growth.memory_bytes()).max().unwrap_or_default()
+        self.instances.idle.lock().instances.iter().map(|instance| instance.store.data().growth.memory_bytes()).max().unwrap_or_default()
     }
 
     /// Measures how long it takes to make and configure an instance.

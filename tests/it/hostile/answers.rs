@@ -440,7 +440,7 @@ fn of_description() -> Vec<Case> {
         Case {
             name: "objection-of-a-megabyte",
             does: "refuses its settings in 900,000 bytes",
-            outcome: Refused("it refuses its settings {}: xxx"),
+            outcome: Refused("refuses its settings (none are set): xxx"),
             bound: "4 KiB",
             component: || {
                 let configure =
