@@ -205,7 +205,7 @@ mod tests {
         changes
     }
 
-    /// One that may collapse, or not be important enough for a full mailbox, or not be kept.
+    /// Returns a message that may have a collapse key, a low priority, or no time for which it is kept.
     fn message(random: &mut fastrand::Rng) -> Arc<Message> {
         let collapse_key = (random.u8(..3) == 0).then(|| "k".into());
         let priority = [Priority::Low, Priority::Normal, Priority::High][random.usize(..3)];
@@ -220,7 +220,7 @@ mod tests {
         fold
     }
 
-    /// What stands, in a form that can be compared.
+    /// Returns the result of a fold in a form that can be compared.
     fn standing(fold: &Fold) -> [Vec<String>; 3] {
         let mut states: Vec<String> = fold.states().map(|state| format!("{state:?}")).collect();
         states.sort();

@@ -23,7 +23,7 @@ pub struct Group {
     /// The policy that added the first member.
     opener: Arc<str>,
     members: HashMap<UserId, Membership>,
-    /// The members by the stamp of their joining: in a list, a thousand who leave a large group would move it a thousand times.
+    /// The members by the stamp of their joining. In a list, each member who leaves a large group would move all later ones.
     order: BTreeMap<Stamp, UserId>,
     /// The stamp of the last change.
     stamp: Stamp,

@@ -3,9 +3,9 @@
 //! This is the one path: live, slow, resumed and replayed messages are all read by [`Reader::page`]. A full log has a stated outcome
 //! ([`log::Log::put`]), and each message that is not read is counted under its reason.
 //!
-//! A user's sessions and a user's log are two things, and neither touches the other. [`Mailboxes`] owns both, so that a post finds them with
-//! one look-up under one lock: it hands a log the hint of how far the sessions have read, and wakes sessions after a post. It closes none
-//! for being slow: a session finds out by reading that it has missed something.
+//! A user's sessions and a user's log are two things, and neither touches the other. [`Mailboxes`] owns both, so that a post finds them
+//! with one look-up under one lock: it tells the log how far the sessions have read, and wakes the sessions after a post. It doesn't close
+//! slow sessions: a session notices that it has missed a message when it reads.
 //!
 //! Locks: a shard's lock is taken before a mailbox's lock, and neither is held while anything waits. Making room in other mailboxes
 //! ([`Mailboxes::reclaim`]) begins before a post takes any lock.
@@ -38,11 +38,11 @@ use log::{Limits, Log, New, Removed};
 pub use reader::{Head, Page, Reader, Resumed};
 use room::Room;
 
-/// Enough that two cores seldom meet at one lock.
+/// Enough shards that two cores seldom wait for the same lock.
 const SHARDS: usize = 64;
 
-/// How long to wait after a search through all mailboxes before the next one: a million of them take some 100 ms. What is read meanwhile
-/// makes room in its own mailbox only.
+/// The pause after a search through all mailboxes: a million of them take some 100 ms. Meanwhile, a message that was read makes room in its
+/// own mailbox only.
 const RECLAIM_PAUSE_MS: u64 = 100;
 
 /// All users' mailboxes. One exists only while it holds something, has a session, or its reader may resume.
@@ -54,7 +54,7 @@ pub struct Mailboxes {
     clock: Clock,
     registry: Registry,
     room: Room,
-    /// Tells this store's seqs from those of another one that knew the same users.
+    /// Distinguishes the seqs of this store from those of another one with the same users.
     store_id: u64,
     last_birth: AtomicU64,
     reclaim: Mutex<Reclaim>,
@@ -65,7 +65,7 @@ type Shard = Mutex<HashMap<UserId, Arc<Mailbox>>>;
 
 #[derive(Debug)]
 struct Mailbox {
-    /// Names this life of the mailbox: a seq means nothing in another one. A newer birth replaces an older one.
+    /// Identifies this life of the mailbox: a seq has no meaning in another one. A newer birth replaces an older one.
     birth: u64,
     content: Mutex<Content>,
 }
@@ -74,33 +74,33 @@ struct Mailbox {
 struct Content {
     sessions: UserSessions,
     log: Log,
-    /// A session has read here whose client may resume.
+    /// Whether a session has read this mailbox whose client may resume.
     is_resumable: bool,
-    /// A client has acked here, so that what was written doesn't count as read.
+    /// Whether a client has acked a message: then a message that was only written doesn't count as read.
     is_acked: bool,
     /// When the last session left, in milliseconds since the Unix epoch.
     vacant_since_ms: u64,
 }
 
-/// Where the search for room goes on.
+/// Where the next search for room begins.
 #[derive(Debug, Default)]
 struct Reclaim {
     shard: usize,
-    /// When it last took all mailboxes.
+    /// When a search last went through all mailboxes without finding enough.
     exhausted_ms: Option<u64>,
 }
 
-/// What became of one delivery to one user.
+/// The outcome of one delivery to one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Posted {
     Posted { seq: u64 },
     Dropped(DropReason),
 }
 
-/// A user's presence, for people and programs that ask.
+/// A user's sessions and mailbox, as they are reported.
 #[derive(Debug)]
 pub struct Presence {
-    /// With the last message that each has taken.
+    /// Each session with the seq of the last message that it has taken.
     pub sessions: Vec<(Arc<SessionHandle>, u64)>,
     pub messages: usize,
     pub bytes: usize,
@@ -152,7 +152,7 @@ impl Mailboxes {
                     self.reclaim(|room| !room.lacks_mailboxes());
                     shard = self.shard(user).lock();
                 }
-                // Nothing is missed by a user who has no mailbox: the next one has another epoch.
+                // A user without a mailbox misses nothing: the next mailbox has another epoch.
                 if !shard.contains_key(user) && (self.room.lacks_mailboxes() || self.room.lacks(true, new.size(), (0, 0))) {
                     return self.dropped(DropReason::ServerFull);
                 }
@@ -170,7 +170,7 @@ impl Mailboxes {
         let Marks { last, delivered, lost } = content.log.marks();
         let birth = mailbox.birth;
         match posted {
-            // Only what outlives a process is worth noting.
+            // Only a message that is kept and has no session as its only reader can outlive the process.
             Posted::Posted { seq } if keep_ms > 0 && session.is_none() => changes.note(|| {
                 let (posted_ms, message) = (new.now_ms, message.clone());
                 Change::Post { user: user.clone(), birth, seq, posted_ms, message, lost, removed: removed.for_new.to_vec() }
@@ -183,7 +183,7 @@ impl Mailboxes {
         posted
     }
 
-    /// Foretells what [`Mailboxes::post`] would do for a reader who may be away; that a mailbox is full shows only when it is done.
+    /// Predicts what [`Mailboxes::post`] would do for a user who may be away. Doesn't predict whether a mailbox is full.
     pub fn foresee(&self, user: &UserId, session: Option<&Arc<str>>, terms: &Terms) -> Posted {
         let gone = session.is_some_and(|session| !self.has_session(user, session));
         let unkept = terms.keep.is_some_and(|keep| keep.is_zero()) && self.sessions_of(user.as_str()) == 0;
@@ -203,7 +203,7 @@ impl Mailboxes {
         let mut content = mailbox.content.lock();
         drop(shard);
         self.registry.enter(&mut content.sessions, &handle)?;
-        // Where a second device begins: it reads what comes from now on.
+        // A second device begins here: it reads the messages that come from now on.
         handle.place(content.log.last(), content.log.last());
         drop(content);
         Ok(Reader::new(self.clone(), mailbox, handle))
@@ -215,7 +215,7 @@ impl Mailboxes {
         mailbox.content.lock().sessions.admitted().count()
     }
 
-    /// Whether a session can be reached, also while it is provisional.
+    /// Returns whether a session can be reached, even if it is still provisional.
     pub fn has_session(&self, user: &UserId, session: &str) -> bool {
         self.find(user.as_str()).is_some_and(|mailbox| mailbox.content.lock().sessions.find(session).is_some())
     }
@@ -240,7 +240,7 @@ impl Mailboxes {
         mailbox.content.lock().sessions.end(close)
     }
 
-    /// Asks a part of the sessions to close, the `round`th of [`Mailboxes::SWEEP_ROUNDS`], and returns how many they were.
+    /// Asks the `round`th of [`Mailboxes::SWEEP_ROUNDS`] parts of the sessions to close, and returns how many there are.
     pub fn end_part(&self, round: usize, close: &Close) -> usize {
         let Some(shard) = self.shards.get(round % SHARDS) else { return 0 };
         shard.lock().values().map(|mailbox| mailbox.content.lock().sessions.end(close)).sum()
@@ -278,12 +278,12 @@ impl Mailboxes {
         }
     }
 
-    /// Forgets what was kept for long enough, a part of the users at each call: the `round`th of [`Mailboxes::SWEEP_ROUNDS`].
+    /// Removes expired messages and mailboxes of the `round`th of [`Mailboxes::SWEEP_ROUNDS`] parts of the users.
     pub fn sweep(&self, round: usize) {
         self.sweep_shard(round % SHARDS, |content| self.expire(content));
     }
 
-    /// Calls of [`Mailboxes::sweep`] that see every user once.
+    /// The number of calls of [`Mailboxes::sweep`] that visit every user once.
     pub const SWEEP_ROUNDS: usize = SHARDS;
 
     fn append(&self, content: &mut Content, new: &New<'_>, removed: &mut Removed) -> Posted {
@@ -310,7 +310,7 @@ impl Mailboxes {
         Posted::Posted { seq }
     }
 
-    /// Makes room within the bounds of all mailboxes, at the cost of what has been read in this one, and returns whether there is any.
+    /// Removes messages that were read from this mailbox until a new one is within the bounds of all mailboxes. Returns whether it is.
     fn make_room(&self, content: &mut Content, new: &New<'_>, is_away: bool, removed: &mut Removed) -> bool {
         let replaced = content.log.replaced(new);
         if !self.room.lacks(is_away, new.size(), replaced) {
@@ -345,13 +345,13 @@ impl Mailboxes {
         let removed = content.log.expire(content.sessions.read_mark(), self.limits.keep_ms.get(), self.clock.now_ms());
         self.account(&removed);
         if content.log.owed() > owed {
-            // Those who have missed something find it out by reading.
+            // Sessions that have missed a message notice that when they read.
             content.sessions.wake();
         }
     }
 
-    /// Looks for room in other mailboxes until there is enough: what has expired goes, what has been read, and the memory of empty mailboxes
-    /// that somebody may resume from.
+    /// Makes room in other mailboxes until there is enough: removes expired messages, messages that were read and, if there are too many
+    /// mailboxes, empty ones that a client may resume from.
     fn reclaim(&self, is_enough: impl Fn(&Room) -> bool) {
         let mut reclaim = self.reclaim.lock();
         let now_ms = self.clock.now_ms();
@@ -390,7 +390,7 @@ impl Mailboxes {
         self.room.give_back_mailboxes(before - shard.len());
     }
 
-    /// Counts what has gone.
+    /// Counts removed messages.
     fn account(&self, removed: &Removed) {
         if removed.messages == 0 {
             return;
@@ -407,7 +407,7 @@ impl Mailboxes {
         Posted::Dropped(reason)
     }
 
-    /// Whether nothing is kept, no session is there, and no client may come back and ask what it missed.
+    /// Returns whether the mailbox can be removed: it is empty and has no session, and no client may resume from it.
     fn is_idle(&self, content: &Content) -> bool {
         if !content.sessions.is_empty() || !content.log.is_empty() {
             return false;
@@ -420,7 +420,7 @@ impl Mailboxes {
         let mut shard = self.shard(&handle.user).lock();
         let mut content = mailbox.content.lock();
         if !self.registry.leave(&mut content.sessions, handle) {
-            // Another session took its place, and it left then.
+            // It has left already, when another session replaced it.
             return;
         }
         self.settle_up(&mut content, handle);
@@ -433,9 +433,9 @@ impl Mailboxes {
         }
     }
 
-    /// Notes what a session that is leaving has delivered, and forgets what only that session could read.
+    /// Notes what a session that is leaving has delivered, and removes the messages that only that session could read.
     fn settle_up(&self, content: &mut Content, handle: &Arc<SessionHandle>) {
-        // For a client that never acks, what was written is read. What a client acked was noted when it did.
+        // If no client acks, a message that was written counts as read. Acks were noted when they came.
         if !content.is_acked {
             content.log.mark_delivered(handle.position().0, handle.written());
         }
@@ -470,7 +470,7 @@ impl Mailboxes {
         mailbox
     }
 
-    /// Names a life of a mailbox, for its clients.
+    /// Returns the epoch: what clients call this life of the mailbox.
     fn epoch(&self, mailbox: &Mailbox) -> String {
         format!("{}-{}", base36(self.store_id), base36(mailbox.birth))
     }
@@ -489,7 +489,7 @@ impl Mailboxes {
     }
 }
 
-/// A number in digits and small letters.
+/// Returns a number in digits and lower-case letters.
 fn base36(mut number: u64) -> String {
     let mut digits = Vec::new();
     loop {

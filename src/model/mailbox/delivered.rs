@@ -2,11 +2,11 @@
 //!
 //! A stretch beyond the mark is what a second device has read while the first one was stuck.
 
-/// Pure; what lies in a gap is the log's to say.
+/// Pure: only the log knows what is in a gap.
 #[derive(Debug, Default)]
 pub struct Delivered {
     mark: u64,
-    /// In order, and apart: after the first seq, up to the second.
+    /// Stretches in order that don't touch. Each begins after its first seq and ends with its second.
     beyond: Vec<(u64, u64)>,
 }
 
@@ -50,7 +50,7 @@ impl Delivered {
     }
 }
 
-/// Whether a seq is in one of these stretches.
+/// Returns whether a seq is in one of these stretches.
 pub fn is_in(stretches: &[(u64, u64)], seq: u64) -> bool {
     stretches.iter().any(|(after, to)| *after < seq && seq <= *to)
 }

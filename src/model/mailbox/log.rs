@@ -1,5 +1,5 @@
-//! One user's ordered log: what is in it, what replaces what, and what goes when it is full. Pure: time is an argument, and what is known of
-//! sessions is a hint ([`ReadMark`]).
+//! One user's ordered log: its messages, which of them replace others, and which are removed when it is full. Pure: time is an argument,
+//! and so is how far the sessions have read ([`ReadMark`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use super::delivered::Delivered;
 use crate::registry::ReadMark;
 use crate::types::delivery::{Message, Priority, Terms};
 
-/// What an entry costs beside the texts that it keeps.
+/// Bytes that an entry counts in addition to its texts.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 
-/// For a time that never comes, in milliseconds.
+/// A time that never comes, in milliseconds.
 const NEVER: u64 = u64::MAX;
 
 /// Entries in the order of their seq. Gaps are normal: an entry that was replaced or has expired leaves one.
@@ -59,24 +59,24 @@ pub struct Limits {
     pub bytes_max: usize,
 }
 
-/// What has gone from a log.
+/// The number of messages that were removed from a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     pub messages: usize,
     pub bytes: usize,
-    /// Those that were past their time to live before everybody had read them.
+    /// Messages whose time to live was over before every reader had read them.
     pub expired: usize,
-    /// Those that were kept for as long as was asked, for a user who did not connect.
+    /// Messages that were kept for as long as they should be, for a user who did not connect.
     pub uncollected: usize,
-    /// Those that a newer message with the same key replaced before everybody had read them.
+    /// Messages that a newer one with the same key replaced before every reader had read them.
     pub collapsed: usize,
-    /// Those that were dropped unread because there was no room.
+    /// Messages that were dropped unread because there was no room.
     pub evicted: usize,
-    /// The seqs of those that went for a new message.
+    /// The seqs of the messages that were removed for a new one.
     pub for_new: SmallVec<[u64; 2]>,
 }
 
-/// How far a log is.
+/// The positions of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Marks {
     pub last: u64,
@@ -93,7 +93,7 @@ impl Entry {
         size_of(&self.message, self.collapse_key.as_deref())
     }
 
-    /// Whether its time to live is over. `now_ms` is asked only if it has one.
+    /// Returns whether its time to live is over. `now_ms` is called only if it has one.
     pub fn is_expired(&self, now_ms: impl FnOnce() -> u64) -> bool {
         self.ttl_ms != NEVER && self.is_past(self.ttl_ms, now_ms())
     }
@@ -104,7 +104,7 @@ impl Entry {
 }
 
 impl New<'_> {
-    /// What the bounds count for it.
+    /// Returns the bytes that it counts.
     pub fn size(&self) -> usize {
         size_of(self.message, self.terms.collapse_key.as_deref())
     }
@@ -134,7 +134,7 @@ impl Log {
         self.bytes
     }
 
-    /// The newest seq that was ever given; 0 before the first.
+    /// Returns the newest seq that was ever given; 0 before the first.
     pub fn last(&self) -> u64 {
         self.last
     }
@@ -144,8 +144,8 @@ impl Log {
         &self.delivered
     }
 
-    /// The newest message that was lost although somebody who was connected had it still to read: a session that has not read so far has
-    /// missed something.
+    /// Returns the newest message that was lost before all open sessions had read it: a session that has not read up to it has missed a
+    /// message.
     pub fn owed(&self) -> u64 {
         self.owed
     }
@@ -160,17 +160,17 @@ impl Log {
         delivered.add(start, seq.min(*last), |after, to| is_any_between(entries, after, to));
     }
 
-    /// Whether a reader who has read up to `seq` can be given all that came after it and is still wanted.
+    /// Returns whether the log still has everything after `seq` that is still wanted.
     pub fn is_complete_after(&self, seq: u64) -> bool {
         self.lost <= seq && seq <= self.last
     }
 
-    /// Entries after `seq`, in order.
+    /// Returns the entries after `seq`, in order.
     pub fn after(&self, seq: u64) -> impl Iterator<Item = &Entry> {
         self.entries.range(first_after(&self.entries, seq)..)
     }
 
-    /// The number and the bytes of the entries that a new message replaces.
+    /// Returns the number and the bytes of the entries that a new message replaces.
     pub fn replaced(&self, new: &New<'_>) -> (usize, usize) {
         if new.terms.collapse_key.is_none() {
             return (0, 0);
@@ -179,10 +179,11 @@ impl Log {
         replaced.fold((0, 0), |(messages, bytes), entry| (messages + 1, bytes + entry.size()))
     }
 
-    /// Appends a message and returns its seq. What it replaces goes, and what it takes to make room for it.
+    /// Appends a message and returns its seq. Removes the messages that it replaces, and more if it needs room.
     ///
     /// # Errors
-    /// [`Full`]: nothing here may go for a message of this priority, or it would not fit into an empty log. Nothing has changed.
+    /// [`Full`]: too little may be removed for a message of this priority, or it would not fit into an empty log. Nothing has
+    /// changed.
     pub fn put(&mut self, new: &New<'_>, read: Option<ReadMark>, limits: Limits, removed: &mut Removed) -> Result<u64, Full> {
         let size = new.size();
         if !self.can_fit(new, size, read, limits) {
@@ -210,7 +211,7 @@ impl Log {
         Ok(self.last)
     }
 
-    /// Notes that a message was refused: it takes a seq, so that whoever had it to read learns that something is missing.
+    /// Notes that a message was refused: it takes a seq, so that its readers learn that a message is missing.
     pub fn refuse(&mut self, priority: Priority, read: Option<ReadMark>) {
         self.last += 1;
         self.lose(self.last, priority, read);
@@ -261,7 +262,7 @@ impl Log {
             if is_awaited(entry) {
                 *owed = (*owed).max(entry.seq);
             }
-            // What was never to be kept is not missed by a user who was away, nor what was for another session; all else is.
+            // A message that was not to be kept, or was for one session, is not missed by a user who was away; any other is.
             if entry.keep_ms > 0 && entry.session.is_none() {
                 *lost = (*lost).max(entry.seq);
             }
@@ -270,7 +271,7 @@ impl Log {
         removed
     }
 
-    /// Removes what only a session could read that is gone.
+    /// Removes the messages that only a session that is gone could read.
     pub fn forget_session(&mut self, id: &Arc<str>, cursor: u64) -> Removed {
         let mut removed = Removed::default();
         let is_its = |entry: &Entry| entry.session.as_ref() == Some(id);
@@ -282,7 +283,7 @@ impl Log {
         removed
     }
 
-    /// Removes what a new message replaces. Only what was not read yet counts as replaced.
+    /// Removes the messages that a new one replaces. Only unread ones count as replaced.
     fn collapse(&mut self, new: &New<'_>, read: Option<ReadMark>, removed: &mut Removed) {
         let Log { entries, bytes, delivered, .. } = self;
         remove(
@@ -297,12 +298,12 @@ impl Log {
         );
     }
 
-    /// Whether a new message of `size` bytes is too much once these messages and bytes are gone.
+    /// Returns whether a new message of `size` bytes would be over the limits even if this many messages and bytes were removed.
     fn is_over(&self, messages: usize, bytes: usize, size: usize, limits: Limits) -> bool {
         self.entries.len() - messages >= limits.messages_max || self.bytes - bytes + size > limits.bytes_max
     }
 
-    /// Whether everything that may go for a new message is enough.
+    /// Returns whether a new message fits if everything is removed that may be removed for it.
     fn can_fit(&self, new: &New<'_>, size: usize, read: Option<ReadMark>, limits: Limits) -> bool {
         let (mut messages, mut bytes) = (0, 0);
         if !self.is_over(messages, bytes, size, limits) {
@@ -323,8 +324,8 @@ impl Log {
         !self.is_over(messages, bytes, size, limits)
     }
 
-    /// The entry that goes next for a message of this priority: what was read; else the oldest of the least important; else what is
-    /// important, but was read on another device.
+    /// Returns the entry to remove next for a message of this priority: one that was read; else the oldest of the least important; else a
+    /// more important one that another device has read.
     fn victim(&self, read: Option<ReadMark>, priority: Priority) -> Option<usize> {
         if let Some(settled) = self.first_settled(read) {
             return Some(settled);
@@ -341,7 +342,7 @@ impl Log {
         if is_settled(&self.delivered, read, front.seq) {
             return Some(0);
         }
-        // Behind an entry that was not read there are others that were only if devices have read apart.
+        // After an unread entry there can only be read ones if devices have read different parts.
         let is_apart = !self.delivered.beyond().is_empty() || read.is_some_and(|read| front.seq <= read.from);
         if !is_apart {
             return None;
@@ -363,7 +364,8 @@ impl Log {
         self.shrink();
     }
 
-    /// Notes that a bound has cost a message. One of low priority may be dropped for a reader who has fallen behind; any other is owed.
+    /// Notes that a message was lost to a bound. A reader who has fallen behind isn't owed a message of low priority, but is owed any
+    /// other.
     fn lose(&mut self, seq: u64, priority: Priority, read: Option<ReadMark>) {
         self.lost = self.lost.max(seq);
         if priority > Priority::Low && read.is_some_and(|read| read.is_awaited(seq)) {
@@ -379,8 +381,8 @@ impl Log {
     }
 }
 
-/// Whether a message needs no more to be kept than a reader's wish to resume: everybody who is connected has read it, or it has reached
-/// somebody before.
+/// Returns whether a message is kept only so that a client can resume: all open sessions have read it, or none has it still to read and it
+/// has reached a reader before.
 fn is_settled(delivered: &Delivered, read: Option<ReadMark>, seq: u64) -> bool {
     match read {
         None => delivered.contains(seq),
@@ -388,8 +390,8 @@ fn is_settled(delivered: &Delivered, read: Option<ReadMark>, seq: u64) -> bool {
     }
 }
 
-/// Whether an entry that somebody has still to read may go for a message of this priority. A device that reads goes before one that is
-/// stuck: what it has read already doesn't keep a message from it that it is owed.
+/// Returns whether an entry that a session has still to read may be removed for a message of this priority. A device that reads has
+/// precedence over one that is stuck: an entry that it has read doesn't keep a new message from it.
 fn may_go(entry: &Entry, priority: Priority, read: Option<ReadMark>) -> bool {
     entry.priority <= priority || (priority > Priority::Low && read.is_some_and(|read| read.is_read(entry.seq)))
 }
@@ -413,7 +415,7 @@ fn is_any_between(entries: &VecDeque<Entry>, after: u64, to: u64) -> bool {
     entries.get(first_after(entries, after)).is_some_and(|entry| entry.seq <= to)
 }
 
-/// What the bounds count for a message: all that is kept of it.
+/// Returns the bytes that a message counts: all that is kept of it.
 fn size_of(message: &Message, collapse_key: Option<&str>) -> usize {
     ENTRY_OVERHEAD_BYTES + message.body.size() + message.event_id.len() + message.event_type.len() + collapse_key.map_or(0, str::len)
 }
@@ -430,7 +432,7 @@ mod tests {
     /// Some time after 1970.
     const NOW_MS: u64 = 1_000_000;
     const ROOMY: Limits = Limits { messages_max: 1000, bytes_max: 1_000_000 };
-    /// What a message of these tests costs: an id of two bytes, a type of three, and a body of one.
+    /// The bytes that a message of these tests counts: an id of two bytes, a type of three, and a body of one.
     const SIZE: usize = ENTRY_OVERHEAD_BYTES + 6;
 
     fn text(text: &str) -> Arc<Message> {

@@ -17,14 +17,14 @@ pub struct Reader {
     handle: Arc<SessionHandle>,
     /// Stretches that another device has read before this session came.
     skips: Vec<(u64, u64)>,
-    /// What was owed up to here is not this session's to miss. `None` until it has read its first page: until then it is not slow.
+    /// Messages up to this seq don't count as missed by this session. `None` until it has read its first page: until then it is not slow.
     excused: Option<u64>,
 }
 
-/// Where a mailbox is.
+/// The newest position of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The newest message.
+    /// The seq of the newest message.
     pub seq: u64,
     /// Whether there is anything to resume from.
     pub is_resumable: bool,
@@ -33,9 +33,9 @@ pub struct Head {
 /// What a session may read next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
-    /// These, and there are more. With the seq up to which they are everything.
+    /// There are more messages. These are complete up to the seq `upto`.
     More { upto: u64 },
-    /// These are all there are.
+    /// There are no more messages.
     End { upto: u64 },
     /// The session has missed something that it was owed: it has fallen behind too far.
     Missed,
@@ -44,7 +44,7 @@ pub enum Page {
 /// Where a resumed session stands.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Resumed {
-    /// Everything after `from` that is still wanted follows; else something is missing.
+    /// Whether everything after `from` follows that is still wanted; if not, something is missing.
     pub recovered: bool,
     pub from: u64,
 }
@@ -58,7 +58,7 @@ impl Reader {
         &self.handle
     }
 
-    /// Names this life of the mailbox.
+    /// Returns the epoch of the mailbox.
     pub fn epoch(&self) -> String {
         self.mailboxes.epoch(&self.mailbox)
     }
@@ -72,7 +72,7 @@ impl Reader {
     /// since it was opened.
     ///
     /// # Errors
-    /// The user has too many sessions. This one is still to leave.
+    /// The user has too many sessions. This one stays provisional until it leaves.
     pub fn admit(&mut self) -> Result<(), Close> {
         let mut guard = self.mailbox.content.lock();
         let content = &mut *guard;
@@ -88,7 +88,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Gives the place in the mailbox up: there is nothing more to read.
+    /// Leaves the mailbox: the session reads nothing more.
     pub fn leave(&self) {
         self.mailboxes.leave(&self.handle, &self.mailbox);
     }
@@ -123,8 +123,7 @@ impl Reader {
         Page::End { upto: content.log.last() }
     }
 
-    /// Whether the session has missed something that it was owed, which [`Reader::page`] would say. For a session that can't read on because
-    /// its client doesn't.
+    /// Returns whether [`Reader::page`] would return [`Page::Missed`]. For a session that reads no page because its client doesn't read.
     pub fn has_missed(&self) -> bool {
         let owed = self.mailbox.content.lock().log.owed();
         self.excused.is_some_and(|excused| owed > self.handle.cursor().max(excused))
@@ -135,7 +134,8 @@ impl Reader {
         self.handle.advance(seq);
     }
 
-    /// Notes that everything up to `seq` was written, and so was read as far as anyone can know. A client that may ack is given until it leaves.
+    /// Notes that everything up to `seq` was written. If the client can't ack, that counts as read at once; if it can, when it leaves,
+    /// unless a client has acked.
     pub fn written(&self, seq: u64) {
         self.handle.note_written(seq);
         if !self.handle.resumes {
@@ -145,7 +145,7 @@ impl Reader {
         }
     }
 
-    /// Notes that the client has dealt with everything up to `seq`. Only what it was sent counts.
+    /// Notes that the client has acked everything up to `seq`. Only messages that it was sent count.
     pub fn acked(&self, seq: u64) {
         let mut content = self.mailbox.content.lock();
         let (start, cursor) = self.handle.position();
@@ -159,18 +159,18 @@ impl Reader {
         let is_same = epoch == self.epoch();
         let content = self.mailbox.content.lock();
         let recovered = is_same && content.log.is_complete_after(seq);
-        // In another life of the mailbox the client has seen nothing of what is here.
+        // If the seq is from another life of the mailbox, the client has seen nothing of this one.
         let seen = if is_same { seq.min(content.log.last()) } else { 0 };
         let (start, cursor) = self.handle.position();
         let is_skipped = |entry: &super::log::Entry| entry.seq <= start || is_in(&self.skips, entry.seq);
         let is_any_skipped = content.log.after(seen).any(is_skipped);
         self.handle.place(start.min(seen), if is_any_skipped { seen } else { cursor.max(seen) });
         if is_any_skipped {
-            // What comes now was not written yet, or is written again.
+            // The messages that come now were not written yet, or are written again.
             self.handle.note_written(seen);
         }
         self.skips = Vec::new();
-        // What is lost from now on makes the answer untrue.
+        // A message that is lost from now on makes the answer untrue, so it counts as missed.
         self.excused = Some(content.log.owed());
         Resumed { recovered, from: seen }
     }

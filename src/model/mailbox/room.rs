@@ -1,4 +1,4 @@
-//! How much room there is: the bounds of all mailboxes together.
+//! The bounds of all mailboxes together, and what they hold.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use crate::config;
 /// 1/10 of the total bounds is reserved for users who are connected.
 const CONNECTED_SHARE: usize = 10;
 
-/// What all mailboxes hold together, and may hold.
+/// How much all mailboxes hold together, and how much they may hold.
 #[derive(Debug)]
 pub struct Room {
     messages: AtomicUsize,
@@ -43,19 +43,19 @@ impl Room {
         self.mailboxes.load(Ordering::Relaxed)
     }
 
-    /// Whether a message of `size` bytes is too much, once the message or messages that it replaces are gone.
+    /// Returns whether a message of `size` bytes is over the bounds, even if the messages that it replaces are removed.
     pub fn lacks(&self, is_away: bool, size: usize, (replaced, replaced_bytes): (usize, usize)) -> bool {
         let bound = |max: usize| if is_away { max - max / CONNECTED_SHARE } else { max };
         (self.messages() + 1).saturating_sub(replaced) > bound(self.messages_max)
             || (self.bytes() + size).saturating_sub(replaced_bytes) > bound(self.bytes_max)
     }
 
-    /// Whether one mailbox more is too much. Those of connected users are bounded by the sessions.
+    /// Returns whether there is no room for one more mailbox. The number of sessions bounds the mailboxes of connected users.
     pub fn lacks_mailboxes(&self) -> bool {
         self.mailboxes() >= self.mailboxes_max
     }
 
-    /// Whether there are more mailboxes than may be, so that an empty one is not remembered.
+    /// Returns whether there are too many mailboxes, so that an empty one is not remembered.
     pub fn is_crowded(&self) -> bool {
         self.mailboxes() > self.mailboxes_max
     }
