@@ -3,8 +3,8 @@
 //! A user's sessions stand beside the user's mailbox in one map, so that a post finds both with one look-up; `model::mailbox` owns that map.
 //! Nothing here knows what a mailbox holds. All that a mailbox learns from here is a hint: how far the open sessions have read.
 //!
-//! A session is *provisional* until the sessions policies have admitted it. What is sent to that session reaches it, but it is not counted,
-//! takes no other session's place, and is nobody's first device.
+//! A session is *provisional* until the sessions policies have admitted it. Messages for that session alone reach it, but it is not
+//! counted, replaces no other session, and is not the user's first device.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -32,7 +32,7 @@ pub struct UserSessions {
     handles: SmallVec<[Arc<SessionHandle>; 1]>,
 }
 
-/// A session, as others know it: who it is, how far it has read, and how to wake or end it.
+/// A session, as other tasks know it: its id and its user, how far it has read, and how to wake or end it.
 #[derive(Debug)]
 pub struct SessionHandle {
     pub id: Arc<str>,
@@ -43,7 +43,7 @@ pub struct SessionHandle {
     pub attributes: Vec<(String, String)>,
     pub opened: SystemTime,
     is_admitted: AtomicBool,
-    /// Where the session began to read. Its position belongs to its own task; others take it as a hint.
+    /// Where the session began to read. Only the session's own task sets its position; for others it is a hint.
     start: AtomicU64,
     /// The last message that the session has taken.
     cursor: AtomicU64,
@@ -56,7 +56,7 @@ pub struct SessionHandle {
 /// How far a user's open sessions have read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadMark {
-    /// Everything after `from` and up to `to` was read by some session, and none has it still to read.
+    /// A session has read everything after `from` and up to `to`, and no session has any of it still to read.
     pub from: u64,
     pub to: u64,
     /// The session that is furthest has read everything after the first seq and up to the second.
@@ -64,17 +64,17 @@ pub struct ReadMark {
 }
 
 impl ReadMark {
-    /// Whether a message was read, and no session has it still to read.
+    /// Returns whether a session has read a message, and no session has it still to read.
     pub fn covers(self, seq: u64) -> bool {
         self.from < seq && seq <= self.to
     }
 
-    /// Whether some session has read a message.
+    /// Returns whether a session has read a message.
     pub fn is_read(self, seq: u64) -> bool {
         self.covers(seq) || (self.furthest.0 < seq && seq <= self.furthest.1)
     }
 
-    /// Whether a session has a message still to read.
+    /// Returns whether a session has a message still to read.
     pub fn is_awaited(self, seq: u64) -> bool {
         self.to < seq
     }
@@ -85,7 +85,7 @@ impl Registry {
         Registry { per_user_max: sockets.per_user_max.get(), too_many: sockets.too_many, admitted: AtomicUsize::new(0) }
     }
 
-    /// The number of admitted sessions of all users.
+    /// Returns the number of admitted sessions of all users.
     pub fn count(&self) -> usize {
         self.admitted.load(Ordering::Relaxed)
     }
@@ -100,7 +100,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Admits a provisional session. Returns the sessions whose place it took: they were told to close, and have left.
+    /// Admits a provisional session. Returns the sessions that it replaced: they were told to close, and have left.
     ///
     /// # Errors
     /// As for [`Registry::enter`]: another session may have been admitted in between. The session stays provisional.
@@ -118,7 +118,7 @@ impl Registry {
         Ok(replaced)
     }
 
-    /// Removes a session, and returns whether it was there. By identity: a late leave never removes a newer session.
+    /// Removes a session, and returns whether it was there. Sessions are compared by identity: a late leave never removes a newer session.
     pub fn leave(&self, sessions: &mut UserSessions, handle: &Arc<SessionHandle>) -> bool {
         let before = sessions.handles.len();
         sessions.handles.retain(|known| !Arc::ptr_eq(known, handle));
@@ -136,12 +136,12 @@ impl Registry {
 }
 
 impl UserSessions {
-    /// Whether there is no session at all, not even a provisional one.
+    /// Returns whether there is no session at all, not even a provisional one.
     pub fn is_empty(&self) -> bool {
         self.handles.is_empty()
     }
 
-    /// Whether the user has no admitted session.
+    /// Returns whether the user has no admitted session.
     pub fn is_away(&self) -> bool {
         self.admitted().next().is_none()
     }
@@ -165,7 +165,7 @@ impl UserSessions {
         self.handles.len()
     }
 
-    /// Returns how far they have read. `None`: there is no session.
+    /// Returns how far they have read, or `None` if there is no session.
     pub fn read_mark(&self) -> Option<ReadMark> {
         let (first, others) = self.handles.split_first()?;
         let (start, cursor) = first.position();
@@ -208,7 +208,7 @@ impl SessionHandle {
         self.wake.wake();
     }
 
-    /// Is ready when there may be something to do. One task polls this.
+    /// Resolves when there may be something to do. Only one task may poll this.
     pub fn poll_woken(&self, context: &mut Context<'_>) -> Poll<()> {
         self.wake.poll(context)
     }
@@ -221,7 +221,7 @@ impl SessionHandle {
         self.is_admitted.load(Ordering::Relaxed)
     }
 
-    /// Where the session began to read, and the last message that it has taken.
+    /// Returns where the session began to read, and the last message that it has taken.
     pub fn position(&self) -> (u64, u64) {
         (self.start.load(Ordering::Relaxed), self.cursor())
     }

@@ -1,5 +1,5 @@
-//! A session: one task that owns one socket, from the handshake to the close frame. Here it comes to be; its loop is in [`socket`], what it
-//! says and understands in [`conversation`].
+//! A session: one task that owns one socket, from the handshake to the close frame. This file opens it; its loop is in [`socket`], its
+//! messages and answers are in [`conversation`].
 
 mod clock;
 mod conversation;
@@ -47,9 +47,9 @@ use socket::Session;
 #[derive(Debug)]
 pub struct Sessions {
     pub auth: Arc<Auth>,
-    /// Whether new ones are welcome.
+    /// Whether the server accepts new sessions.
     pub ready: Arc<AtomicBool>,
-    /// Notified when they no longer are.
+    /// Notified when it no longer does.
     pub stopping: Arc<Notify>,
     pub handshakes: Mutex<Bucket>,
     pub permits: SessionPermits,
@@ -66,7 +66,8 @@ pub struct Sessions {
 /// `GET {base}/ws/{user_id}`
 ///
 /// # Errors
-/// No WebSocket handshake, no sane user id, no valid token, too many handshakes or sessions, an attribute over its limit, or the server stops.
+/// The request is not a WebSocket handshake, its user id or token is invalid, an attribute is over its limit, there are too many
+/// handshakes or sessions, or the server stops.
 pub async fn connect(
     State(sessions): State<Arc<Sessions>>,
     Extension(client): Extension<Client>,
@@ -90,14 +91,14 @@ pub async fn connect(
     let pass = sessions.auth.admit(&user, request.headers(), &query)?;
     let seated = sessions.permits.take(client).map_err(|full| sessions.crowded(full))?;
     let visitor = Visitor { user, subprotocol: handshake.subprotocol, attributes };
-    // Before the 101: what is posted once the client knows that it is connected is for this session too.
+    // Entered before the 101, so that the session gets every message that is posted after the client knows that it is connected.
     let entry = match pass {
         Some(pass) => Entry::Decided(visitor.enter(&sessions, pass)),
         None => Entry::Asked(visitor),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        // Boxed, so that its state is no part of every idle session.
+        // Boxed, so that its state is not part of every idle session.
         let begun = Box::pin(begin(sessions, entry, upgrade, seated)).await;
         if let Some((session, head)) = begun {
             session.run(head).await;
@@ -129,14 +130,14 @@ impl Sessions {
     }
 }
 
-/// Who asks for a socket, as far as the handshake says.
+/// A client that asks for a socket, as its handshake describes it.
 struct Visitor {
     user: UserId,
     subprotocol: Option<&'static str>,
     attributes: Vec<(String, String)>,
 }
 
-/// Whether the handshake was enough.
+/// The result of a handshake.
 enum Entry {
     Decided(Result<Entered, Close>),
     /// The first frame has to bring a token.
@@ -146,13 +147,13 @@ enum Entry {
 /// A session that the policies have admitted and that has no socket yet.
 struct Entered {
     reader: Reader,
-    /// Where the mailbox was when the client came.
+    /// The position of the mailbox when the client connected.
     head: Head,
     ends: Option<SystemTime>,
 }
 
 impl Visitor {
-    /// Opens a session, asks the policies, and makes it one of the user's sessions: no other one gives way to a client that is refused.
+    /// Opens a session, asks the policies, and makes it one of the user's sessions. A client that is refused replaces no other session.
     fn enter(mut self, sessions: &Sessions, pass: Identity) -> Result<Entered, Close> {
         self.attributes.extend(pass.attributes);
         let resumes = Framing::of(self.subprotocol).resumes();
@@ -160,7 +161,7 @@ impl Visitor {
         let mut reader = sessions.mailboxes.open(handle.clone())?;
         let head = reader.head();
         session_policies::opened(&sessions.dispatch, &handle)?;
-        // Looked at when the session can be found: a stop that has not seen it has made the server unready before.
+        // Checked once a stop can find the session: a stop that did not find it made the server unready before this check.
         let admitted = reader.admit().and_then(|()| sessions.welcome());
         match admitted {
             Ok(()) => Ok(Entered { reader, head, ends: pass.ends }),
@@ -180,14 +181,14 @@ impl Visitor {
         let identity = tokio::select! {
             biased;
             () = stopping => return Err(End::Close(Close::Restart)),
-            // Dropped together with the socket when the stop comes first.
+            // Dropped together with the socket if the stop comes first.
             identity = entry::identify(&sessions.auth, &self.user, wire, input) => identity?,
         };
         self.enter(sessions, identity).map_err(End::Close)
     }
 }
 
-/// A socket that HTTP has given up, with what the client has sent behind its handshake.
+/// Returns the socket that HTTP hands over, and the bytes that the client sent after its handshake.
 async fn take_over(upgrade: OnUpgrade) -> Option<(Wire, ConnectionPermit, BytesMut)> {
     let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
     let (mut wire, permit) = parts.io.into_inner().into_parts();
@@ -196,10 +197,10 @@ async fn take_over(upgrade: OnUpgrade) -> Option<(Wire, ConnectionPermit, BytesM
     Some((wire, permit, input))
 }
 
-/// Takes the socket over from HTTP. `None`: it became no session, and is closed.
+/// Takes the socket over from HTTP. Returns `None` if it did not become a session; it is closed then.
 async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated: SessionPermit) -> Option<(Box<Session>, Head)> {
     let Some((mut wire, permit, mut input)) = take_over(upgrade).await else {
-        // The client is gone before it has read the 101. The policies have admitted it.
+        // The client left before it read the 101, but the policies have admitted it, so they are told.
         if let Entry::Decided(Ok(Entered { reader, .. })) = entry {
             session_policies::closed(&sessions.dispatch, reader.handle(), conversation::LOST);
         }

@@ -1,4 +1,4 @@
-//! A connection's stream: its wire, a deadline for writes that make no progress, and its permit of `http.connections_max`.
+//! A connection's stream: its bytes, a deadline for writes that make no progress, and its permit of `http.connections_max`.
 
 use std::io;
 use std::pin::Pin;

@@ -1,11 +1,11 @@
-//! Turns: whoever has much to do in one go lets others have theirs.
+//! Turns: a task with much work lets other tasks run in between.
 
 use std::time::Duration;
 
 use tokio::task::{consume_budget, yield_now};
 use tokio::time::Instant;
 
-/// How long a task works before others have their turn. A policy may take milliseconds for each piece of work.
+/// How long a task works before it lets others run. A policy may take milliseconds for each piece of work.
 const TURN: Duration = Duration::from_millis(1);
 
 /// One task's turns.
@@ -15,7 +15,7 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Between two pieces of work: lets others have their turn if the task has had its own.
+    /// Lets other tasks run if this one has worked for long enough. Call it between two pieces of work.
     pub async fn take(&mut self) {
         let now = Instant::now();
         if now.duration_since(*self.began.get_or_insert(now)) >= TURN {

@@ -56,12 +56,12 @@ impl Wire {
         self.tcp.writable().await
     }
 
-    /// As [`Wire::readable`], for one task that is woken by several things.
+    /// Polls for [`Wire::readable`], for one task that is woken by several things.
     pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.tcp.poll_read_ready(context)
     }
 
-    /// As [`Wire::writable`], for one task that is woken by several things.
+    /// Polls for [`Wire::writable`], for one task that is woken by several things.
     pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.tcp.poll_write_ready(context)
     }

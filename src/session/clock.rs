@@ -1,16 +1,16 @@
-//! A session's clocks: when to ping a client, and when to give it up. Pure: time is an argument.
+//! A session's clocks: when to ping a client, and when to give up on it. Pure: time is an argument.
 
 use tokio::time::Instant;
 
 use crate::config::Sockets;
 use crate::types::close::Close;
 
-/// When the client was last heard, and what the session waits for.
+/// When the client last sent something, and what the session waits for.
 #[derive(Debug)]
 pub struct Clock {
     pub heard: Instant,
     pub pinged: Option<Instant>,
-    /// When the client stopped taking what is written.
+    /// When the client stopped reading.
     pub blocked: Option<Instant>,
     /// Until when messages wait for the client's resume.
     pub held: Option<Instant>,
@@ -25,7 +25,7 @@ impl Clock {
         Clock { heard: now, pinged: None, blocked: None, held: None, message: now, ends }
     }
 
-    /// Notes that the client was heard.
+    /// Notes that the client sent something.
     pub fn hear(&mut self, now: Instant) {
         self.heard = now;
         self.pinged = None;
@@ -34,7 +34,7 @@ impl Clock {
     /// Returns when [`Clock::tick`] has to look again, unless something happens before.
     pub fn due(&self, sockets: &Sockets) -> Instant {
         let mut due = match (self.blocked, self.pinged) {
-            // What is blocked can't be pinged.
+            // A client that doesn't read can't be pinged.
             (Some(blocked), _) => blocked + *sockets.write_deadline_ms,
             (None, Some(pinged)) => pinged + *sockets.pong_deadline_ms,
             (None, None) => self.heard + *sockets.ping_interval_ms,
@@ -48,7 +48,7 @@ impl Clock {
     /// Returns whether a silent client is to be pinged now.
     ///
     /// # Errors
-    /// Why to give the client up: it is gone, stuck or idle, or its token is over.
+    /// Why to give up on the client: it is gone, doesn't read, is idle, or its token has expired.
     pub fn tick(&mut self, sockets: &Sockets, now: Instant) -> Result<bool, Close> {
         if self.held.is_some_and(|held| held <= now) {
             self.held = None;

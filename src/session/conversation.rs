@@ -1,5 +1,5 @@
-//! The conversation of one session: what it says of its own accord, what it answers, and what it reads from the mailbox. It decides and
-//! formats; the socket is [`super::socket`]'s.
+//! The conversation of one session: the frames that it sends unasked, its answers, and the messages that it reads from the mailbox. It
+//! decides and formats; [`super::socket`] reads and writes the socket.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,13 +20,13 @@ use crate::net::websocket::{Incoming, Opcode, encode, encode_close};
 use crate::types::close::Close;
 use crate::types::event::Body;
 
-/// What a client may send at once, in seconds of its rates: what it typed ahead while it was away.
+/// The burst that a client may send, in seconds of its rates: for messages that were typed while it was not connected.
 pub const BURST_S: u32 = 10;
 
 /// RFC 6455's code for a close frame without a code. It is never sent.
 const NO_CODE: u16 = 1005;
 
-/// RFC 6455's code for a connection that went away without a word. It is never sent.
+/// RFC 6455's code for a connection that ended without a close frame. It is never sent.
 pub const LOST: u16 = 1006;
 
 /// The codes of a client's close frame that the metrics know by number. A client may send any code, also one of ours.
@@ -46,7 +46,7 @@ pub struct Conversation {
 /// A session's end.
 #[derive(Debug)]
 pub enum End {
-    /// We close: the client is told why.
+    /// The server closes, and tells the client why.
     Close(Close),
     /// The client closed, with this code if it gave one.
     Closed(Option<u16>),
@@ -84,7 +84,7 @@ impl End {
 }
 
 impl Conversation {
-    /// `ends`: when the client's token is over.
+    /// `ends`: when the client's token expires.
     pub fn new(sessions: Arc<Sessions>, reader: Reader, ends: Option<SystemTime>) -> Conversation {
         Conversation {
             outbox: Outbox::new(Framing::of(reader.handle().subprotocol)),
@@ -95,7 +95,8 @@ impl Conversation {
         }
     }
 
-    /// Says hello, and waits for a resume if there is something to resume from. `head`: where the mailbox was when the client came.
+    /// Says hello, and waits for a resume if there is something to resume from. `head`: the position of the mailbox when the client
+    /// connected.
     pub fn greet(&mut self, head: Head) {
         if !self.outbox.framing.resumes() {
             return;
@@ -125,7 +126,7 @@ impl Conversation {
         framing.hello(&hello, out);
     }
 
-    /// Whether messages wait for the client's resume.
+    /// Returns whether messages wait for the client's resume.
     pub fn is_held(&self) -> bool {
         self.clock.held.is_some()
     }
@@ -145,7 +146,7 @@ impl Conversation {
         let mut turns = Turns::default();
         for (index, (seq, message)) in batch.into_iter().enumerate() {
             if index > 0 {
-                // What formatting has made counts, not what it was made of.
+                // The size after formatting counts, not the one before.
                 if self.outbox.len() >= bytes_max {
                     return Ok(true);
                 }
@@ -164,7 +165,7 @@ impl Conversation {
         Ok(has_more)
     }
 
-    /// Everything in the outbox is written.
+    /// Notes that everything in the outbox is written.
     pub fn written(&mut self) {
         let sent = self.outbox.finish();
         if sent.messages > 0 {
@@ -182,7 +183,7 @@ impl Conversation {
     /// The session is over.
     pub fn hear(&mut self, incoming: Incoming) -> Result<(), End> {
         match incoming {
-            // The decoder has proven it; if it had not, this would show.
+            // The decoder has validated it. If it had not, replacement characters would show that.
             Incoming::Text(text) => self.hear_text(String::from_utf8_lossy(&text).into_owned()),
             Incoming::Binary(bytes) => self.hear_message(Body::Binary(bytes.to_vec())),
             Incoming::Ping(payload) => {
@@ -215,7 +216,7 @@ impl Conversation {
         end.encode(out);
     }
 
-    /// When to come back after a restart: the session's id is random.
+    /// Returns when to come back after a restart: a random time, since the session's id is random.
     fn return_after_ms(&self) -> u32 {
         let random = self.reader.handle().id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
         random.unwrap_or_default().checked_rem(self.sessions.return_within_ms).unwrap_or_default()
@@ -225,7 +226,7 @@ impl Conversation {
         match self.outbox.framing {
             Framing::V1 => self.hear_frame(ClientFrame::parse(&text)),
             Framing::Plain => {
-                // If tokens are asked for, one in a frame is for the server, and no policy sees it.
+                // If the server asks for tokens, a frame with a token is for the server, and policies don't see it.
                 match self.clock.ends.and_then(|_| entry::shown(text.as_bytes())) {
                     Some(token) => self.authorize(&token),
                     None => self.hear_message(Body::sniff(text)),
@@ -237,7 +238,7 @@ impl Conversation {
     fn hear_frame(&mut self, frame: ClientFrame) -> Result<(), End> {
         self.clock.held = None;
         match frame {
-            // There are as many acks as messages, so they are free.
+            // Acks don't count: a client sends one for each message.
             ClientFrame::Ack { seq } => self.reader.acked(seq),
             ClientFrame::Begin => {
                 self.allow()?;
@@ -295,7 +296,7 @@ impl Conversation {
         framing.error(code, detail, out);
     }
 
-    /// Counts something that a client may do at a limited rate.
+    /// Counts an action whose rate is limited.
     fn allow(&mut self) -> Result<(), End> {
         let per_second = self.sessions.sockets.messages_per_second_max.get();
         let is_allowed = self.allowance.take(1, per_second, per_second.saturating_mul(BURST_S));
@@ -308,7 +309,7 @@ impl Conversation {
     }
 }
 
-/// When a session ends by its token, on the clock that timers follow.
+/// Converts the time at which a token expires to the clock of the timers.
 fn on_the_clock(ends: Option<SystemTime>) -> Option<Instant> {
     Some(Instant::now() + ends?.duration_since(SystemTime::now()).unwrap_or_default())
 }

@@ -1,4 +1,5 @@
-//! How what a session says looks to its client: as it is, or in `signalpost.v1` envelopes. Pure; docs/protocol.md describes it for clients.
+//! How a session's messages look to its client: unchanged, or in `signalpost.v1` envelopes. Pure; docs/protocol.md describes it for
+//! clients.
 
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -61,7 +62,7 @@ impl Framing {
         if subprotocol == Some(V1) { Framing::V1 } else { Framing::Plain }
     }
 
-    /// Whether its clients can resume, and ack what they have read.
+    /// Returns whether its clients can resume, and ack what they have read.
     pub fn resumes(self) -> bool {
         match self {
             Framing::Plain => false,
@@ -69,7 +70,7 @@ impl Framing {
         }
     }
 
-    /// Whether control frames exist.
+    /// Returns whether control frames exist.
     fn has_control_frames(self) -> bool {
         match self {
             Framing::Plain => false,

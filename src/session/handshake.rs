@@ -44,12 +44,12 @@ impl Handshake {
             ));
         }
         if only(headers, SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
-            let detail = "there must be one Sec-WebSocket-Version, which is 13";
+            let detail = "send one Sec-WebSocket-Version, with the value 13";
             return Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "websocket_version", detail));
         }
         let is_key = |key: &&HeaderValue| KEY_ENCODING.decode(key.as_bytes()).is_ok_and(|bytes| bytes.len() == KEY_BYTES);
         let Some(key) = only(headers, SEC_WEBSOCKET_KEY).filter(is_key) else {
-            let detail = "there must be one Sec-WebSocket-Key, which is 16 bytes in base64";
+            let detail = "send one Sec-WebSocket-Key, of 16 bytes in base64";
             return Err(Problem::new(StatusCode::BAD_REQUEST, "websocket_key", detail));
         };
         // Case-sensitive: the selected subprotocol must be exactly one that the client offered (RFC 6455, section 4.1).

@@ -1,5 +1,4 @@
-//! What a session has to send: frames in the order in which they go out, and how far its client has been sent the mailbox. Pure: no socket,
-//! no mailbox.
+//! What a session has to send: frames in their order, and the seq up to which they cover the mailbox. Pure: no socket, no mailbox.
 //!
 //! The mailbox is read again only when everything is written. So what a client doesn't read stays in the mailbox, whose bounds then apply,
 //! and a session holds at most `sockets.write_bytes_max` and one message.
@@ -13,16 +12,16 @@ pub struct Outbox {
     bytes: Vec<u8>,
     /// How much of `bytes` is written.
     written: usize,
-    /// The last message that `bytes` deals with, or 0.
+    /// The seq of the last message in `bytes`, or of a later one that formatting dropped; 0 if there is none.
     last: u64,
     /// The number of messages in `bytes`.
     messages: u64,
 }
 
-/// What was sent with the last byte.
+/// What was sent when the last byte was written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Everything up to this message is dealt with. `None`: no message was.
+    /// Everything up to this seq was sent or dropped; `None` if there was no message.
     pub upto: Option<u64>,
     pub messages: u64,
 }
@@ -32,27 +31,27 @@ impl Outbox {
         Outbox { framing, bytes: Vec::new(), written: 0, last: 0, messages: 0 }
     }
 
-    /// Whether everything is written, so that more may be taken from the mailbox.
+    /// Returns whether everything is written, so that more may be taken from the mailbox.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Whether nothing is to be written and no message is to be dealt with.
+    /// Returns whether there is nothing to write and no seq to note.
     pub fn is_idle(&self) -> bool {
         self.bytes.is_empty() && self.last == 0
     }
 
-    /// The bytes that it holds, after formatting and framing.
+    /// Returns the number of bytes that it holds, after formatting and framing.
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Where control frames are appended.
+    /// Returns the framing and the buffer to which control frames are appended.
     pub fn frames(&mut self) -> (Framing, &mut Vec<u8>) {
         (self.framing, &mut self.bytes)
     }
 
-    /// Appends a message. `None`: this reader doesn't get it, which deals with it as well.
+    /// Appends a message. `None` means that formatting dropped it for this reader; only its seq is noted.
     pub fn message(&mut self, seq: u64, body: Option<&Body>) {
         self.last = seq;
         if let Some(body) = body {
@@ -61,17 +60,17 @@ impl Outbox {
         }
     }
 
-    /// What is still to be written.
+    /// Returns the bytes that are still to be written.
     pub fn rest(&self) -> &[u8] {
         self.bytes.get(self.written..).unwrap_or_default()
     }
 
-    /// `count` more bytes are written.
+    /// Notes that `count` more bytes are written.
     pub fn wrote(&mut self, count: usize) {
         self.written += count;
     }
 
-    /// Everything is written: what that was. An idle session holds no buffer.
+    /// Returns what was sent, once everything is written. Frees the buffer: an idle session holds none.
     pub fn finish(&mut self) -> Sent {
         let sent = Sent { upto: (self.last > 0).then_some(self.last), messages: self.messages };
         *self = Outbox::new(self.framing);

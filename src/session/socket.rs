@@ -1,10 +1,9 @@
-//! A session's socket: the loop that reads, writes and waits. What it means is [`super::conversation`]'s.
+//! A session's socket: the loop that reads, writes and waits. [`super::conversation`] decides what the bytes mean.
 //!
 //! The loop never waits for one side alone. While the client doesn't read, the session takes nothing more from the mailbox, whose bounds then
 //! apply, and reads nothing more from the client.
 //!
-//! Ten thousand of these are idle at a time, so the task holds a pointer to its session and a timer, and buffers only while there is
-//! something in them.
+//! Ten thousand of these may be idle at a time, so the task holds only a pointer to its session and a timer, and keeps no empty buffers.
 
 use std::future::{Future as _, poll_fn};
 use std::io::{self, ErrorKind};
@@ -46,7 +45,7 @@ impl From<io::Error> for End {
 
 /// What a session waits for.
 enum Next {
-    /// A post, or the end that somebody wants.
+    /// A message was posted, or the session is to end.
     Woken,
     Readable,
     Writable,
@@ -55,7 +54,7 @@ enum Next {
 }
 
 impl Session {
-    /// `input`: what the client has sent behind its handshake.
+    /// `input`: the bytes that the client sent after its handshake.
     pub fn new(conversation: Conversation, wire: Wire, input: BytesMut, permits: (ConnectionPermit, SessionPermit)) -> Box<Session> {
         let sockets = &conversation.sessions.sockets;
         Box::new(Session {
@@ -68,7 +67,7 @@ impl Session {
         })
     }
 
-    /// From hello to close. `head`: where the mailbox was when the client came.
+    /// Runs the session from hello to close. `head`: the position of the mailbox when the client connected.
     pub async fn run(mut self: Box<Session>, head: Head) {
         let handle = self.conversation.reader.handle().clone();
         let sessions = self.conversation.sessions.clone();
@@ -77,16 +76,16 @@ impl Session {
         self.conversation.greet(head);
         let end = self.converse().await;
         session_policies::closed(&sessions.dispatch, &handle, end.code());
-        // The client's half of the closing handshake takes its time, in which this session reads nothing: a client that comes back meanwhile
-        // is not a second device.
+        // The session leaves before the closing handshake, which may take a while: a client that comes back meanwhile is not a second
+        // device.
         self.conversation.reader.leave();
-        // Boxed, so that its state is no part of every idle session.
+        // Boxed, so that its state is not part of every idle session.
         Box::pin(self.part(&end)).await;
         sessions.metrics.sessions_closed.with_label_values(&[&end.label()]).inc();
         tracing::debug!(user = %handle.user, session = %handle.id, code = end.code(), "session closed");
     }
 
-    /// The closing handshake.
+    /// Performs the closing handshake.
     async fn part(&mut self, end: &End) {
         self.conversation.take_leave(end);
         if !matches!(end, End::Lost) {
@@ -95,17 +94,17 @@ impl Session {
         }
     }
 
-    /// The loop. One round does what can be done without waiting, then waits for whatever comes first.
+    /// Runs the loop. Each round does everything that needs no waiting, then waits for what comes first.
     async fn converse(&mut self) -> End {
         let handle = self.conversation.reader.handle().clone();
         let timer = sleep_until(self.due());
         tokio::pin!(timer);
         loop {
-            // What the client sent with the handshake, and what one read brought, is taken before anything waits.
+            // The bytes that came with the handshake or with the last read are handled before the loop waits.
             if let Err(end) = self.receive() {
                 return end;
             }
-            // Looked at before the mailbox: what was posted before the session was to end is sent.
+            // Read before the mailbox, so that messages that were posted before the end are sent.
             let ending = handle.ending();
             if ending.is_some() {
                 // There is no time left to wait for a resume.
@@ -114,7 +113,7 @@ impl Session {
             match self.send().await {
                 Err(end) => return end,
                 Ok(true) => {
-                    // However much there is, others have their turn.
+                    // Other tasks run in between, however much there is to send.
                     tokio::task::consume_budget().await;
                     continue;
                 }
@@ -126,7 +125,7 @@ impl Session {
                 return End::Close(close.clone());
             }
             let due = self.due();
-            // A timer that is early is cheaper than one that is moved whenever the client is heard.
+            // A timer that fires too early costs less than one that is moved whenever the client sends something.
             if due < timer.deadline() {
                 timer.as_mut().reset(due);
             }
@@ -152,12 +151,12 @@ impl Session {
         self.conversation.clock.due(&self.conversation.sessions.sockets)
     }
 
-    /// What comes first. All of it is cancel safe: it only tells that something is ready.
+    /// Returns what comes first. Cancel safe: it only tells that something is ready.
     fn poll_next(&mut self, timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<io::Result<Next>> {
         if self.conversation.reader.handle().poll_woken(context).is_ready() {
             return Poll::Ready(Ok(Next::Woken));
         }
-        // While the client doesn't read, it isn't read from: what it asks for would pile up.
+        // While the client doesn't read, the session reads nothing from it: the answers would pile up.
         let ready = if self.conversation.outbox.is_empty() {
             self.wire.poll_readable(context).map_ok(|()| Next::Readable)
         } else {
@@ -172,17 +171,17 @@ impl Session {
     /// Takes from the mailbox and writes. Returns whether there may be more to do at once. Not cancel safe, and never cancelled.
     async fn send(&mut self) -> Result<bool, End> {
         let conversation = &mut self.conversation;
-        // What an earlier round has left over is written first; the mailbox is looked at in the next one.
+        // The rest of an earlier round is written first; the mailbox is read in the next one.
         let mut has_more = !conversation.outbox.is_empty() || !self.input.is_empty();
         if conversation.outbox.is_empty() && !conversation.is_held() {
             has_more |= conversation.fill().await?;
         }
-        // What the formatting dropped leaves no output, but it is dealt with.
+        // A message that formatting dropped leaves no output, but its seq has to be noted.
         if conversation.outbox.is_idle() {
             return Ok(false);
         }
         if !self.write()? {
-            // Somebody who doesn't read on can't find out by reading.
+            // A session that can't write reads no page, so it looks here whether it has missed a message.
             let has_missed = self.conversation.reader.has_missed();
             return if has_missed { Err(End::Close(Close::SlowConsumer)) } else { Ok(false) };
         }
@@ -190,7 +189,7 @@ impl Session {
         Ok(has_more)
     }
 
-    /// Writes what the socket takes, and returns whether that was everything.
+    /// Writes as much as the socket accepts, and returns whether that was everything.
     fn write(&mut self) -> Result<bool, End> {
         let Conversation { outbox, clock, sessions, .. } = &mut self.conversation;
         while !outbox.rest().is_empty() {
