@@ -21,22 +21,22 @@ use crate::types::clock::Clock;
 use crate::types::delivery::{Message, PolicySetId};
 use crate::types::event::{Body, Event, UserId};
 
-/// The line from an event to what a session sends, with the plugins of a configuration.
+/// All steps from an event to the bytes that a session sends, with the plugins of a configuration.
 #[derive(Debug)]
 pub struct Line(Arc<Node>);
 
-/// What asks producers for their keys.
+/// Checks producers' API keys.
 #[derive(Debug)]
 pub struct Door(Auth);
 
 impl Door {
     /// # Errors
-    /// The configuration's keys are none.
+    /// The configuration's keys are invalid.
     pub fn new(config: &Config) -> anyhow::Result<Door> {
         Ok(Door(Auth::new(&config.auth, Arc::new(Metrics::new()?))?))
     }
 
-    /// Whether a request with these headers may publish.
+    /// Returns whether a request with these headers may publish.
     pub fn opens(&self, headers: &HeaderMap) -> bool {
         self.0.permits(headers, Scope::Publish).is_ok()
     }
@@ -46,11 +46,11 @@ impl Door {
 #[derive(Debug)]
 pub struct Loaded(Arc<Policy>, Arc<Model>);
 
-/// An event as policies take it.
+/// An event that policies can be called with.
 #[derive(Clone, Debug)]
 pub struct Published(Event);
 
-/// A message that nobody has formatted yet.
+/// A message before formatting.
 #[derive(Debug)]
 pub struct Unshaped(Arc<Message>);
 
@@ -72,7 +72,7 @@ impl Line {
         Some(Loaded(self.0.policies.current().find(name)?.clone(), self.0.model.clone()))
     }
 
-    /// Opens a session with these attributes; nothing is connected to it.
+    /// Opens a session with these attributes, without a socket.
     ///
     /// # Errors
     /// The user id is refused, or the user has too many sessions.
@@ -85,7 +85,7 @@ impl Line {
             .map_err(|close| anyhow::anyhow!("{close:?}"))
     }
 
-    /// Reads an event from a request; a batch counts as its first.
+    /// Reads an event from a request; of a batch, the first event.
     ///
     /// # Errors
     /// The request is not an event.
@@ -100,7 +100,7 @@ impl Line {
         }
     }
 
-    /// Routes and posts; the number of messages.
+    /// Routes an event and posts its messages. Returns their number.
     pub fn publish(&self, event: Published) -> usize {
         self.0.dispatch.publish(event.0, false).map_or(0, |(story, _)| story.receipt.posted)
     }
@@ -109,7 +109,7 @@ impl Line {
         self.0.model.mailboxes.post(&device.handle.user, None, &message.0, &mut Changes::forgotten());
     }
 
-    /// The bytes that a session sends of a message.
+    /// Formats a message, and returns the number of its bytes.
     ///
     /// # Errors
     /// Formatting dropped it.
@@ -145,7 +145,7 @@ impl Unshaped {
 }
 
 impl Device {
-    /// Takes all there is, as sent; the number of messages.
+    /// Reads everything in the mailbox as if it were sent. Returns the number of messages.
     pub fn take(&self) -> usize {
         let mut taken = Vec::new();
         let mut reader = self.reader.lock();
@@ -157,7 +157,7 @@ impl Device {
     }
 }
 
-/// What is proven of each body that a guest returns.
+/// Validates a body as one that a guest returns.
 ///
 /// # Errors
 /// The text is not JSON.

@@ -1,5 +1,5 @@
-//! What must hold whatever strangers send, as functions that take any bytes and panic where it doesn't. `fuzz/` looks for such
-//! bytes, and the tests repeat those that it has kept.
+//! What must be true of any input, as functions that take any bytes and panic if it isn't. `fuzz/` searches for such bytes, and the tests
+//! repeat those that it has kept.
 
 mod events;
 mod frames;
@@ -11,7 +11,7 @@ pub use frames::frames;
 pub use guests::Guest;
 pub use settings::{query, settings};
 
-/// Whether a text is one JSON value and nothing around it.
+/// Returns whether a text is one JSON value and nothing around it.
 fn is_json(text: &str) -> bool {
     serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok_and(|value| value.get().len() == text.len())
 }

@@ -13,7 +13,7 @@ use crate::http::ingress::cloudevents::{EXTENSIONS_MAX, Request, read};
 use crate::net::problem::{DETAIL_BYTES_MAX, Problem};
 use crate::types::event::{ATTRIBUTE_BYTES_MAX, Body, Event};
 
-/// Small, so that small inputs reach them.
+/// Small limits, so that small inputs reach them.
 const LIMITS: config::Events = config::Events {
     body_bytes_max: NonZeroUsize::MIN.saturating_add(4095),
     event_bytes_max: NonZeroUsize::MIN.saturating_add(199),
@@ -22,10 +22,10 @@ const LIMITS: config::Events = config::Events {
     dedup_entries_max: NonZeroUsize::MIN,
 };
 
-/// What needs an escape in a header.
+/// The characters that need an escape in a header.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'+').remove(b'-').remove(b'.').remove(b';').remove(b'=');
 
-/// A request: lines of `name: value`, an empty one, and the body.
+/// Reads a request from the input: lines of `name: value`, an empty line, and the body.
 pub fn event(input: &[u8]) {
     let (head, body) = split(input, b"\n\n").unwrap_or((input, &[]));
     let mut headers = HeaderMap::new();
@@ -59,7 +59,7 @@ fn explains(problem: &Problem) {
     assert!((1..=DETAIL_BYTES_MAX).contains(&problem.detail.len()), "a detail of {} bytes", problem.detail.len());
 }
 
-/// An event keeps the limits, and is the same again when it is written down and read, in structured and in binary mode.
+/// Checks that an event is within the limits, and is unchanged after it is written and read, in structured and in binary mode.
 fn proven(event: &Event) {
     let required = [&event.id, &event.source, &event.event_type];
     assert!(required.iter().all(|value| !value.is_empty()), "{event:?}");
@@ -97,7 +97,7 @@ fn one(request: Result<Request, Problem>, event: &Event) -> Event {
     }
 }
 
-/// All but the data; extensions have no order.
+/// Returns everything except the data; extensions have no order.
 fn attributes(event: &Event) -> impl PartialEq + std::fmt::Debug {
     let Event { id, source, event_type, subject, time, content_type, mut extensions, data: _ } = event.clone();
     extensions.sort();

@@ -1,4 +1,4 @@
-//! What clients send over a WebSocket.
+//! Frames that clients send over a WebSocket.
 
 use std::iter::{repeat, successors};
 
@@ -12,10 +12,10 @@ use crate::session::framing::Framing;
 use crate::session::protocol::ClientFrame;
 use crate::types::event::Body;
 
-/// What the decoder may leave unread while it waits for more: a header and a control frame's payload but for its last byte.
+/// Bytes that the decoder may leave unread while it waits for more: a header, and a control frame's payload without its last byte.
 const UNREAD_BYTES_MAX: usize = 130;
 
-/// A connection: half the most that a message may hold, in bytes; a seed for how the network cuts the stream; the stream.
+/// Decodes a connection. The input is half of the limit on a message's bytes, a seed for how the network cuts the stream, and the stream.
 pub fn frames(input: &[u8]) {
     let [most, seed, stream @ ..] = input else { return };
     let most = 2 * usize::from(*most);
@@ -32,13 +32,13 @@ pub fn frames(input: &[u8]) {
     }
 }
 
-/// Pieces of 1 to 16 bytes.
+/// Returns the sizes of pieces, of 1 to 16 bytes each.
 fn cuts(seed: u8) -> impl Iterator<Item = usize> {
     let states = successors(Some(u32::from(seed)), |state| Some(state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)));
     states.map(|state| 1 + (state >> 28) as usize)
 }
 
-/// What a decoder makes of a stream that arrives in pieces of these sizes.
+/// Decodes a stream that arrives in pieces of these sizes.
 fn understood(stream: &[u8], most: usize, mut sizes: impl Iterator<Item = usize>) -> (Vec<Incoming>, Option<ProtocolError>) {
     let (mut decoder, mut input, mut seen) = (Decoder::new(most), BytesMut::new(), Vec::new());
     let mut rest = stream;
@@ -52,7 +52,7 @@ fn understood(stream: &[u8], most: usize, mut sizes: impl Iterator<Item = usize>
                 Ok(None) => break,
                 Ok(Some(incoming)) => seen.push(incoming),
             }
-            // What follows a close frame means nothing.
+            // Bytes after a close frame have no meaning.
             if let Some(Incoming::Close { .. }) = seen.last() {
                 return (seen, None);
             }
@@ -74,7 +74,7 @@ fn sane(incoming: &Incoming, most: usize) {
     }
 }
 
-/// A message as a client sends it: our own frame, with a mask of zeros.
+/// Returns a message as a client sends it: the server's own frame, with a mask of zeros.
 fn masked(incoming: &Incoming) -> Vec<u8> {
     let mut frame = Vec::new();
     match incoming {
@@ -93,7 +93,7 @@ fn masked(incoming: &Incoming) -> Vec<u8> {
     frame
 }
 
-/// The length of the header of a frame that isn't masked.
+/// Returns the length of the header of a frame that isn't masked.
 fn header_len(frame: &[u8]) -> usize {
     match frame.get(1) {
         Some(126) => 4,
@@ -102,7 +102,7 @@ fn header_len(frame: &[u8]) -> usize {
     }
 }
 
-/// A text, as a session takes it with the subprotocol, and without.
+/// Reads a text as a session does, with the subprotocol and without.
 fn client_frame(text: &str) {
     let again = |frame: ClientFrame, text: String| assert_eq!(ClientFrame::parse(&text), frame, "{text}");
     match ClientFrame::parse(text) {
@@ -128,7 +128,7 @@ fn client_frame(text: &str) {
     enveloped(&Body::Binary(text.as_bytes().to_owned()));
 }
 
-/// Any body fits into an envelope: one JSON object in one text frame, with the body in it unharmed.
+/// Checks that a body fits into an envelope: one JSON object in one text frame, with the body unchanged.
 fn enveloped(body: &Body) {
     #[derive(serde::Deserialize)]
     struct Envelope<'a> {

@@ -1,4 +1,4 @@
-//! What guests answer: any memory at all, as the result of a call.
+//! Answers of guests: any memory, as the result of a call.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use crate::types::delivery::{Decision, Delivery, Draft, Message, PolicySetId, Re
 use crate::types::event::{Body, Event, UserId};
 use crate::types::fault::{FAULT_DETAIL_BYTES_MAX, FaultKind};
 
-/// Small, so that small answers reach them.
+/// Small limits, so that small answers reach them.
 const BOUNDS: Bounds = Bounds { items_max: 8, body_bytes_max: 64, user_id_bytes_max: 16, name_bytes_max: 16 };
 
-/// Bytes that a call may hand over, however often the answer points to the same ones.
+/// Bytes that a call may pass to the host, even if the answer points to the same ones several times.
 const OUTPUT_BYTES_MAX: usize = 2048;
 
-/// The guest's room for an answer.
+/// Bytes of the guest's room for an answer.
 const ANSWER_BYTES_MAX: usize = 32 << 10;
 
-/// The guest of `fuzz/guest.wat`: it lays what it is sent at the beginning of its memory, and answers that the answer is there.
+/// The guest of `fuzz/guest.wat`, which writes its input to the beginning of its memory, and returns that address as its answer.
 #[derive(Debug)]
 pub struct Guest {
     policy: Policy,
@@ -42,7 +42,7 @@ impl Guest {
         let mut limits = config.limits.clone();
         limits.output_bytes_max = OUTPUT_BYTES_MAX.try_into()?;
         limits.items_max = BOUNDS.items_max.try_into()?;
-        // Each call is tried, and none is slow: the guest has no loop.
+        // No call is slow: the guest has no loop.
         limits.breaker_faults = NonZeroU32::MAX;
         limits.call_deadline_ms = config::Milliseconds::new(1000);
         let metrics = Arc::new(Metrics::new()?);
@@ -54,8 +54,8 @@ impl Guest {
         Ok(Guest { policy: policy.map_err(anyhow::Error::msg)?, model })
     }
 
-    /// The first byte says which function answers, the rest is its answer. Whatever that is, it keeps the bounds, or is a fault of
-    /// the guest's output; and it harms no later call.
+    /// Makes a call. The first byte says which function answers, the rest is its answer. Any answer is within the bounds, or a fault of the
+    /// guest's output, and no later call is affected.
     pub fn answer(&self, input: &[u8]) {
         let [function, answer @ ..] = input else { return };
         if answer.len() > ANSWER_BYTES_MAX {
@@ -85,7 +85,7 @@ impl Guest {
     }
 }
 
-/// Proves that each part of an answer keeps its bounds; the bytes that it takes.
+/// Checks that each part of an answer is within its bounds, and returns the bytes that it takes.
 fn answered(response: &Response) -> usize {
     let Response { replies, decision, drafts, close } = response;
     assert!(replies.len() + drafts.len() <= BOUNDS.items_max);
@@ -95,7 +95,7 @@ fn answered(response: &Response) -> usize {
 
 fn drafted(draft: &Draft) -> usize {
     let subject = draft.subject.as_deref().unwrap_or_default();
-    // An event's rules, whoever publishes it.
+    // The rules of events apply to drafts too.
     assert!(!draft.event_type.chars().chain(subject.chars()).any(char::is_control), "{draft:?}");
     is_name(&draft.event_type) + subject.len() + is_body(&draft.data)
 }

@@ -1,4 +1,4 @@
-//! What operators write, and what clients put into an address.
+//! Settings, and query strings of clients.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use crate::session::handshake::attributes;
 
 static DEFAULTS: LazyLock<Config> = LazyLock::new(|| loaded("", &[]).unwrap_or_else(|problems| panic!("{problems:?}")).0);
 
-/// A query string: the attributes that are taken from it are known, each once, within their limit, and the same when written again.
+/// Reads a query string: the attributes in it are known, each is there once and within its limit, and all are the same when written again.
 pub fn query(input: &[u8]) {
     let Ok(query) = std::str::from_utf8(input) else { return };
     let sockets = &DEFAULTS.sockets;
@@ -27,8 +27,8 @@ pub fn query(input: &[u8]) {
     }
 }
 
-/// A configuration file, and after a line of `---` lines of `VARIABLE=value`: either it is taken, and then what `signalpost check`
-/// shows of it makes the same configuration, or each problem is a sentence.
+/// Reads a configuration file and, after a line of `---`, lines of `VARIABLE=value`. If it is valid, the output of `signalpost check` makes
+/// the same configuration; if not, each problem is a sentence.
 pub fn settings(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let (file, environment) = text.split_once("\n---\n").unwrap_or((text, ""));
@@ -42,7 +42,7 @@ pub fn settings(input: &[u8]) {
     }
 }
 
-/// A configuration, and what of it isn't the default, as TOML.
+/// Returns a configuration, and the settings that differ from the defaults, as TOML.
 fn loaded(file: &str, environment: &[(&str, &str)]) -> Result<(Config, String), Problems> {
     let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string()));
     match Config::merge(Some(("signalpost.toml", file)), Table::new(), environment) {
