@@ -221,8 +221,8 @@ impl Dispatch {
         Applied { letters: apply::keep_failures(&self.model, set, event, letter, plan), ..applied }
     }
 
-    /// Returns who reads a retried message: the sessions that are still open, since the user's other sessions have read it, and each user
-    /// once of whom none is.
+    /// Returns the recipients of a retried message: the sessions that are still open, since the user's other sessions have read it, and
+    /// once each user whose sessions are all closed.
     fn readers_of<'a>(&self, recipients: &'a [Recipient]) -> impl Iterator<Item = (Recipients, &'a UserId)> {
         let (open, closed): (Vec<&Recipient>, Vec<&Recipient>) =
             recipients.iter().partition(|Recipient { user, session }| self.model.mailboxes.has_session(user, session));

@@ -23,7 +23,7 @@ const LISTED_BYTES_MAX: usize = 1 << 20;
 /// Messages that are formatted for the explanations of one answer, each of which may take a formatting policy's whole deadline.
 const PREVIEWS_MAX: usize = 100;
 
-/// What a name, and all that belongs to it, counts beside its own bytes.
+/// Bytes that a name counts in addition to its text.
 const NAME_BYTES: usize = 128;
 
 /// What the explanations of one answer have left.

@@ -38,7 +38,7 @@
 //! outside `policy` knows WebAssembly or the types generated from the WIT; nothing below `session` and `http` knows HTTP, except for `auth`
 //! and `net::problem`, which read and answer requests for them.
 
-// In reading order; each room imports only rooms above it, which a test checks. The blank lines keep rustfmt from sorting them.
+// In reading order. Each module imports only modules above it, which a test checks. The blank lines keep rustfmt from sorting them.
 
 pub mod config;
 

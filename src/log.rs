@@ -1,7 +1,7 @@
 //! Logs on stderr: text on a terminal, JSON lines elsewhere, unless configured otherwise.
 //!
-//! Nothing waits for whoever reads the log. A thread of its own writes; a line that finds no room is dropped and counted, and what stderr
-//! answers is ignored.
+//! The server never waits for the reader of the log. A thread of its own writes; a line for which there is no room is dropped and counted,
+//! and errors of stderr are ignored.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;
@@ -50,7 +50,7 @@ pub fn dropped_lines() -> u64 {
     DROPPED.get().map_or(0, |dropped| dropped.dropped_lines() as u64)
 }
 
-/// Writes each event as one line, whatever is in it: nobody's data looks like a line of the server.
+/// Writes each event as one line, so that data in it can't look like another line of the server.
 #[derive(Clone, Debug)]
 struct OneLine<W>(W);
 

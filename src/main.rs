@@ -1,6 +1,6 @@
 //! The `signalpost` command. See `signalpost::cli`.
 
-/// A storm's memory comes back: its background threads give freed pages to the system within ten seconds.
+/// Returns the memory of a storm of connections: its background threads give freed pages back to the system within ten seconds.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

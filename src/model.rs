@@ -1,5 +1,5 @@
-//! The model: what the server remembers, which is what its records add up to: mailboxes, groups, the policies' state, the events that it
-//! has seen, and dead letters. Guests see groups and state through a [`world::World`], and a commit changes them.
+//! The model: what the server remembers, which is the sum of its records: mailboxes, groups, the policies' state, the ids of published
+//! events, and dead letters. Guests see groups and state through a [`world::World`], and a commit changes them.
 //!
 //! Lock order: `states` before `groups`. Neither is held while a guest runs or across an await.
 
@@ -72,8 +72,8 @@ impl Model {
         self.transact_and(changes, plan, |_, _| ()).0
     }
 
-    /// As [`Model::transact`], and calls `post` once, before any other request sees the changes. So two requests post their messages in
-    /// the order in which they commit.
+    /// Does the same as [`Model::transact`], and calls `post` once, before any other request sees the changes. So two requests post their
+    /// messages in the order in which they commit.
     pub fn transact_and<R, P>(
         self: &Arc<Model>,
         changes: &mut Changes,
@@ -122,7 +122,7 @@ impl Model {
     }
 }
 
-/// A number that no other store has.
+/// Returns a number that no other store has.
 fn random_id() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }

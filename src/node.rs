@@ -1,5 +1,4 @@
-//! A node: one running server's inside, without sockets and HTTP. Servers, fixtures, benches and fuzzers assemble it here, and nowhere
-//! else.
+//! A node: the parts of one running server, without sockets and HTTP. Servers, fixtures, benchmarks and fuzzers all assemble it here.
 
 use std::sync::Arc;
 
@@ -17,7 +16,7 @@ use crate::store::Store;
 use crate::types::clock::Clock;
 use crate::types::event::Event;
 
-/// What policies are loaded on.
+/// What a node needs before its policies are loaded.
 #[derive(Debug)]
 pub struct Foundations {
     pub config: Arc<Config>,
@@ -35,7 +34,7 @@ pub struct Node {
     pub loader: Arc<Loader>,
     pub dispatch: Arc<Dispatch>,
     pub format: Arc<Format>,
-    /// One reload at a time.
+    /// Held by a reload: there is one at a time.
     reloading: tokio::sync::Mutex<()>,
 }
 
@@ -49,7 +48,7 @@ impl Foundations {
         Ok(Foundations { config, metrics, model, loader })
     }
 
-    /// The same, with a loader of another kind.
+    /// Does the same with another kind of loader.
     pub fn with_loader(self, change: impl FnOnce(Loader) -> Loader) -> Foundations {
         let loader = self.loader.with(self.config.clone(), self.model.clone(), self.metrics.clone());
         Foundations { loader: Arc::new(change(loader)), ..self }
@@ -61,7 +60,7 @@ impl Foundations {
     /// A plugin was refused, and the configuration says to stop.
     pub async fn load(&self) -> anyhow::Result<Arc<Node>> {
         let loading = self.loader.clone();
-        // Compiling takes a while; the runtime's threads are not for that.
+        // Compiling takes a while, and must not block the runtime's threads.
         let (set, rejected) = tokio::task::spawn_blocking(move || loading.load()).await?;
         let sentence = |rejected: &Rejected| format!("{} ({}) {}", rejected.name, rejected.file.display(), rejected.reason);
         let plugins = &self.config.plugins;
@@ -81,7 +80,7 @@ impl Foundations {
         Ok(self.node(set, rejected))
     }
 
-    /// A node with these policies.
+    /// Returns a node with these policies.
     pub fn node(&self, set: PolicySet, rejected: Vec<Rejected>) -> Arc<Node> {
         let Foundations { config, metrics, model, loader } = self;
         let retire_after = *config.plugins.retire_ms;
@@ -102,12 +101,12 @@ impl Foundations {
 }
 
 impl Node {
-    /// Tells what publishing an event would do, as far as there is room. Nothing changes.
+    /// Returns what publishing an event would do, as far as there is room for it. Changes nothing.
     pub fn look(&self, event: &Event, room: &mut Room) -> Explained {
         Explained::of(self.dispatch.look(event), &self.dispatch, &self.format, true, room)
     }
 
-    /// Goes back to the version before if a new one faults from the start. Does not wait for a reload.
+    /// Goes back to the previous version of a policy if a new one faults from the start. Does not wait for a reload.
     pub fn roll_back(&self) {
         for rejected in self.loader.roll_back(&self.policies) {
             tracing::error!(policy = rejected.name, file = %rejected.file.display(), "rolled back: it {}", rejected.reason);

@@ -37,7 +37,7 @@ pub use plugin::{CallError, Policy};
 /// The policies that are called together, in the configured order.
 #[derive(Debug)]
 pub struct PolicySet {
-    /// Counts up with each set of this process.
+    /// Increases with each set of this process.
     pub revision: u64,
     /// The same for the same policies with the same configuration, in every process.
     pub id: PolicySetId,

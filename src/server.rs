@@ -1,4 +1,4 @@
-//! The server: wires a node to its listeners, serves, and stops without losing what it accepted. Its submodules accept connections, run
+//! The server: connects a node to its listeners, serves, and stops without losing what it accepted. Its submodules accept connections, run
 //! the periodic chores, and find out what is possible without authentication.
 
 mod accept;

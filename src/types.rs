@@ -1,4 +1,4 @@
-//! The words that every room shares. Values in these types are checked when they are made, and nothing past that checks again.
+//! The types that all modules share. Values in these types are checked when they are made, and nothing past that checks again.
 
 pub mod clock;
 pub mod close;

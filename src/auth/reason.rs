@@ -13,7 +13,7 @@ pub enum Reason {
     Malformed,
     /// An algorithm that is not configured.
     Algorithm,
-    /// `crit`: an extension that must be understood, and none is.
+    /// `crit`: an extension that must be understood. This server understands none.
     Critical,
     /// A `typ` that is not configured.
     TokenType,

@@ -116,7 +116,7 @@ impl Tokens {
         Err(reason)
     }
 
-    /// Says whether a token of this `typ` is taken. Both names may be a full media type (RFC 7515, section 4.1.9).
+    /// Returns whether a token of this `typ` is accepted. Both names may be a full media type (RFC 7515, section 4.1.9).
     fn takes_type(&self, token_type: Option<&str>) -> bool {
         let types = &self.config.token_types;
         let is = |known: &String| match token_type {
@@ -126,8 +126,8 @@ impl Tokens {
         types.is_empty() || types.iter().any(is)
     }
 
-    /// Checks the claims of a token whose signature is good, and returns what they say of this user. `issuers` are those whose tokens
-    /// are taken; if there are none, any issuer's are.
+    /// Checks the claims of a token whose signature is good, and returns what they say of this user. `issuers` are those whose tokens are
+    /// accepted; an empty list accepts any.
     fn identify(&self, claims: &Map<String, Value>, issuers: &[impl AsRef<str>], user: &UserId) -> Result<Identity, Reason> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let ends = self.check_times(claims, now)?;

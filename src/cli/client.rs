@@ -24,7 +24,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// An explanation of an event for many readers is long; a longer answer is not from this server.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Characters that are shown of an answer that is not a problem document.
+/// Characters of an answer that are shown if it is not a problem document.
 const EXCERPT_CHARS_MAX: usize = 200;
 
 /// RFC 3986's unreserved characters stay as they are.
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(problem(StatusCode::BAD_GATEWAY, b"<h1>\nno"), r"the server answered 502 Bad Gateway: <h1>\nno");
     }
 
-    /// A server that answers once and hands back what it was asked.
+    /// A server that answers once and returns the request that it received.
     async fn answering(answer: &'static str) -> (Address, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();

@@ -126,7 +126,7 @@ impl Arguments {
         let pairs: Vec<_> = self.attribute.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
         let query = if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) };
         let url = format!("ws://{}{}/ws/{}{query}", address.authority, address.base_path, encoded(&self.user));
-        let mut request = url.into_client_request().context("can't make a request of this")?;
+        let mut request = url.into_client_request().context("can't make a request from this URL")?;
         if self.v1 {
             request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(V1));
         }
@@ -198,7 +198,7 @@ async fn converse(
         if let Some(answer) = answer {
             let sent = timeout(DEADLINE, socket.send(Message::text(answer))).await;
             if !matches!(sent, Ok(Ok(()))) {
-                return Ok(ControlFlow::Continue(Lost::network("the server takes no more messages")));
+                return Ok(ControlFlow::Continue(Lost::network("the server accepts no more messages")));
             }
         }
         if reader.is_done() {

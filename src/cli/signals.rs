@@ -16,7 +16,7 @@ pub struct Signals {
     pub reloads: mpsc::Receiver<()>,
 }
 
-/// The operating system's signals, and where they go.
+/// The operating system's signals, and their receivers.
 struct Watch {
     interrupt: Signal,
     terminate: Signal,
@@ -38,7 +38,7 @@ pub fn receive(patience: Duration) -> anyhow::Result<Signals> {
         signal(kind).context("can't receive signals")
     };
     let (stop, stopped) = oneshot::channel();
-    // One reload takes all changes, so a second request meanwhile is all that has to wait.
+    // One reload takes all changes, so at most one further request has to wait.
     let (reloads, reloaded) = mpsc::channel(1);
     let watch = Watch {
         interrupt: of(SignalKind::interrupt())?,
@@ -75,7 +75,7 @@ impl Watch {
                 _ = one.recv() => false,
                 _ = two.recv() => false,
                 () = late => {
-                    tracing::error!("the stop takes too long, and is over");
+                    tracing::error!("the stop takes too long: the process ends now");
                     std::process::exit(1);
                 }
             };

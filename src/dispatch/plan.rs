@@ -13,7 +13,7 @@ use crate::types::delivery::{Decision, Delivery, Membership, Message, PolicySetI
 use crate::types::event::{Body, Event, UserId};
 use crate::types::fault::Fault;
 
-/// Users beyond the bound on a policy's recipients that are named; the others are counted.
+/// The number of users beyond `limits.recipients_max` that are named; the others are counted.
 const BEYOND_NAMED_MAX: usize = 10;
 
 /// What has been decided about one event.

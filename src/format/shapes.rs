@@ -30,8 +30,8 @@ pub struct Shape {
     pub took: Vec<(Arc<str>, Duration)>,
 }
 
-/// Bytes that a slot counts beside its shape: the message's own allocation, which its weak reference keeps, the slot, and its entries in
-/// the set and the queue.
+/// Bytes that a slot counts in addition to its shape: the message's own allocation, which its weak reference keeps, the slot, and its
+/// entries in the set and the queue.
 const OVERHEAD_BYTES: usize = size_of::<Message>() + size_of::<Slot>() + 64;
 
 #[derive(Debug)]

@@ -30,7 +30,7 @@ use cloudevents::Parsed;
 /// draft-ietf-httpapi-idempotency-key-header.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// Most receipts fit in without growing.
+/// Bytes of a receipt's buffer, into which most receipts fit.
 const RECEIPT_BYTES: usize = 320;
 
 /// What the handlers share.
@@ -80,7 +80,7 @@ impl Item {
     }
 }
 
-/// What a producer wants to know, and whether anything is to happen.
+/// Whether the producer wants an explanation or a dry run.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PublishQuery {
@@ -88,8 +88,8 @@ pub struct PublishQuery {
     dry_run: bool,
 }
 
-/// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With
-/// `explain=true` a receipt has the whole story; with `dry_run=true` it says what would happen, and nothing does.
+/// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With `explain=true`
+/// a receipt also has an explanation; with `dry_run=true` it says what would happen, and nothing does.
 ///
 /// # Errors
 /// What is wrong with the request, or with its only event.
@@ -216,7 +216,7 @@ fn bad_query(error: &QueryRejection, known: &str) -> Problem {
 }
 
 impl Ingress {
-    /// Publishes one event, or looks what would become of it. `room`: what the answer has left for explanations.
+    /// Publishes one event, or in a dry run returns what would happen to it. `room`: what the answer has left for explanations.
     async fn dispatch(&self, parsed: Parsed, query: PublishQuery, room: &mut Room) -> Result<Item, Problem> {
         let Parsed { event, id_given } = parsed;
         if query.dry_run {

@@ -1,4 +1,4 @@
-//! What is known about a component before it is configured: for its author, and for the operator, who has to grant what it needs.
+//! What is known about a component before it is configured, for its author and for the operator, who grants what it needs.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Accepts connections, as many at once as there are permits.
+//! Accepts connections. The number of open ones is bounded by permits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +84,7 @@ impl Server {
 }
 
 async fn reaches(stopping: &mut watch::Receiver<Stage>, stage: Stage) {
-    // An error means that the server is gone, which is past every stage.
+    // An error means that the server is gone, so the stage is over.
     drop(stopping.wait_for(|now| *now >= stage).await);
 }
 

@@ -74,7 +74,7 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
     }
 }
 
-/// Reloads the policies whenever an operator asks for it, also those whose files were refused before.
+/// Reloads the policies whenever an operator asks for it. Files that were refused before are tried again.
 pub(super) async fn reload_at(node: Arc<Node>, mut requests: mpsc::Receiver<()>) {
     while requests.recv().await.is_some() {
         node.reload(Again::All).await;
@@ -98,7 +98,7 @@ pub(super) async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, every: Du
     }
 }
 
-/// Fetches the keys that issuers publish, again and again.
+/// Fetches the keys that issuers publish, at intervals.
 pub(super) async fn follow_issuers(auth: Arc<Auth>) {
     auth.follow().await;
 }

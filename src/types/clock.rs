@@ -8,7 +8,7 @@ use tokio::time::Instant;
 pub enum Clock {
     #[default]
     Machine,
-    /// Starts at a moment and advances with the runtime's time, so it stands still while that is paused.
+    /// Starts at the given moment and advances with the runtime's time, so it stands still while that is paused.
     Since(SystemTime, Instant),
 }
 

@@ -32,15 +32,15 @@ fn parse(text: &str) -> Option<()> {
     (rest.0.is_empty() && is_time).then_some(())
 }
 
-/// Says whether a leap second may follow this minute of UTC: only the last of a month. `minute` counts from the begin of `date`, and may be
-/// of the day before or after.
+/// Says whether a leap second may follow this minute of UTC: only the last minute of a month. `minute` counts from the beginning of `date`,
+/// and may be on the day before or after.
 fn is_leap(date: Date, minute: i16) -> Option<bool> {
     let day: Span = i64::from(minute.div_euclid(MINUTES_OF_A_DAY)).days();
     let date = date.checked_add(day).ok()?;
     Some(minute.rem_euclid(MINUTES_OF_A_DAY) == MINUTES_OF_A_DAY - 1 && date == date.last_of_month())
 }
 
-/// What is still to be read.
+/// The bytes that are still to be read.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {

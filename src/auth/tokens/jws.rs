@@ -46,7 +46,7 @@ impl Jws<'_> {
         let (header, claims) = signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or(Reason::Malformed)?;
         let header = object(header)?;
         let header: Header = serde_json::from_slice(&header).map_err(|_| Reason::Malformed)?;
-        // It lists extensions that must be understood (RFC 7515, section 4.1.11). None is.
+        // It lists extensions that must be understood (RFC 7515, section 4.1.11). This server understands none of them.
         if header.crit {
             return Err(Reason::Critical);
         }

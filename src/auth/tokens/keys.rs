@@ -118,7 +118,7 @@ pub fn secret(config: &Users) -> Option<Vec<u8>> {
 fn parse(bytes: &[u8], algorithms: &[Algorithm]) -> anyhow::Result<(Vec<Key>, Vec<Skipped>)> {
     let text = String::from_utf8_lossy(bytes);
     if text.contains("PRIVATE KEY-----") {
-        bail!("it is a private key; whatever verifies tokens needs the public one only");
+        bail!("it is a private key; verifying tokens needs only the public one");
     }
     if text.trim_start().starts_with('{') {
         return Ok(jwk_set(bytes, algorithms)?);

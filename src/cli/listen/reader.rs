@@ -1,4 +1,4 @@
-//! What the frames mean: what is printed and what is answered. No sockets here.
+//! Reads frames: decides what is printed and what is answered. No sockets here.
 //!
 //! Messages go to the output, and everything about the connection to the notes, so that `--json` can be piped.
 
@@ -26,11 +26,11 @@ pub(super) struct Reader {
     /// Whether frames are `signalpost.v1` envelopes.
     pub v1: bool,
     pub acks: bool,
-    /// Messages still wanted; `None` wants all that come.
+    /// The number of messages still wanted; `None` means all.
     pub wanted: Option<u64>,
-    /// Where a v1 client is in its mailbox.
+    /// The position of a v1 client in its mailbox.
     position: Option<Position>,
-    /// Where it will be if the server can't resume from `position`.
+    /// Its position if the server can't resume from `position`.
     fresh: Option<Position>,
 }
 
@@ -106,7 +106,7 @@ impl Reader {
         self.message(None, &line.to_string(), &line)
     }
 
-    /// Returns what a line from the keyboard is sent as.
+    /// Returns the frame for a line from the keyboard.
     pub fn typed(&self, line: String) -> String {
         match serde_json::from_str::<&serde_json::value::RawValue>(line.trim()) {
             // The data's text is taken over as it is, so that no number loses digits.

@@ -22,9 +22,9 @@ impl After {
     }
 }
 
-/// A connection that held this long was a good one: what happens next is a new failure.
+/// A connection that was open for this long was a good one: its end is a new failure.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
-/// The most that "now" is put off, so that many clients don't come back in one moment.
+/// The longest delay before a client reconnects "now", so that many clients don't come back at the same moment.
 const NOW_MAX: Duration = Duration::from_millis(100);
 const FIRST: Duration = Duration::from_millis(250);
 const LAST: Duration = Duration::from_secs(10);
@@ -36,13 +36,13 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Returns how long to wait, after a connection that held for `held`. `chance` is from 0 to 1. Returns `None` if the client must not
+    /// Returns how long to wait after a connection that was open for `held`. `chance` is from 0 to 1. Returns `None` if the client must not
     /// connect again.
     pub fn pause(&mut self, after: After, held: Duration, chance: f64) -> Option<Duration> {
         if held >= GOOD_AFTER {
             self.failures = 0;
         }
-        // A server that says "now" each time it is asked is backed off from too.
+        // The client backs off too from a server that says "now" each time.
         let now = after == After::ReconnectNow && self.failures == 0;
         let doubled = FIRST.saturating_mul(2_u32.saturating_pow(self.failures)).min(LAST);
         self.failures = self.failures.saturating_add(1);

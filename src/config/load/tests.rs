@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::config::{Grant, LogLevel, SessionsFault};
 
-/// A file of its own for each test, removed when it goes.
+/// A file for one test, which is removed when this is dropped.
 struct File(PathBuf);
 
 impl File {
@@ -252,7 +252,7 @@ fn a_setting_is_zero_only_if_zero_means_something() {
     );
 }
 
-/// Whoever adds a setting decides whether zero means something, and names it here if so.
+/// A new setting for which zero has a meaning has to be added here.
 #[test]
 fn the_settings_that_may_be_zero_are_these() {
     let (_, settings) = Config::load(None, Table::new(), std::iter::empty()).unwrap();

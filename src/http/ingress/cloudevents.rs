@@ -17,7 +17,7 @@ use crate::types::timestamp::is_rfc3339;
 /// The most extension attributes that one event may have; `dataschema` is kept among them.
 pub const EXTENSIONS_MAX: usize = 32;
 
-/// What the server can read, for those who sent something else.
+/// What the server can read: a part of the answer to any other media type.
 const SERVED: &str =
     "send application/cloudevents+json, application/cloudevents-batch+json, ce- headers with any data, or application/json";
 
@@ -80,7 +80,7 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Reads one event in JSON: a CloudEvent, or the short form, in which only `type` must be there.
 fn structured(text: &str, cloud_event: bool, limits: &config::Events) -> Result<Parsed, Problem> {
-    // Looked for first, since a string with half a pair in it would only be called unreadable.
+    // Checked first, since the parser's own error would not name the half of a surrogate pair.
     check_surrogates(text).map_err(|error| invalid("json", error.to_string()))?;
     // Members as they were written, so that numbers keep their digits; those that CloudEvents doesn't define are extensions.
     let members: BTreeMap<Cow<'_, str>, &RawValue> =
@@ -104,7 +104,7 @@ fn structured(text: &str, cloud_event: bool, limits: &config::Events) -> Result<
     let content_type = string("datacontenttype")?.unwrap_or_else(|| unnamed.to_owned());
     let data = match (member("data"), encoded) {
         (Some(_), Some(_)) => return Err(invalid("data", "an event has `data` or `data_base64`, not both".into())),
-        // Null is data, unlike no data.
+        // Null is data; it is not the same as no data.
         (None, None) => members.get("data").filter(|_| is_json(&media_type_of(&content_type))).map(|_| Body::Json("null".into())),
         (Some(data), None) => Some(json_data(data, &content_type)),
         (None, Some(encoded)) => Some(bytes_data(&decode(&encoded)?, &content_type)?),

@@ -81,9 +81,9 @@ impl fmt::Display for Unusable {
             Unusable::NotConfigured(algorithms) => {
                 write!(f, "it is a key for {algorithms:?}, and auth.users.algorithms names none of these")
             }
-            Unusable::Private => f.write_str("it is a private key; whatever verifies tokens needs the public one only"),
+            Unusable::Private => f.write_str("it is a private key; verifying tokens needs only the public one"),
             Unusable::RsaLength { bits } if *bits < RSA_BITS_MIN => {
-                write!(f, "it is an RSA key of fewer than {RSA_BITS_MIN} bits; have its issuer take a longer one")
+                write!(f, "it is an RSA key of fewer than {RSA_BITS_MIN} bits; ask its issuer for a longer one")
             }
             Unusable::RsaLength { bits } => write!(f, "it is an RSA key of {bits} bits, over the limit of {RSA_BITS_MAX}"),
             Unusable::RsaExponent => f.write_str("its `e` is not an odd number over 1"),
@@ -111,7 +111,7 @@ impl fmt::Display for Skipped {
 pub enum NoKeys {
     NotASet(serde_json::Error),
     Empty,
-    /// None of its members can be used.
+    /// It has no member that can be used.
     NoneUsable(Vec<Skipped>),
 }
 
@@ -148,14 +148,14 @@ struct Jwk {
     n: Option<String>,
     e: Option<String>,
     k: Option<String>,
-    /// The private half.
+    /// The private half of a key, which must not be published.
     d: Option<IgnoredAny>,
 }
 
 /// Returns a set's keys that can verify tokens of these algorithms, and the members that can't.
 ///
 /// # Errors
-/// It is not a set, or none of its members can.
+/// It is not a set, or has no such key.
 pub fn jwk_set(bytes: &[u8], algorithms: &[Algorithm]) -> Result<(Vec<Key>, Vec<Skipped>), NoKeys> {
     let mut set: Map<String, Value> = serde_json::from_slice(bytes).map_err(NoKeys::NotASet)?;
     let members: Vec<Value> = serde_json::from_value(set.remove("keys").unwrap_or_default()).map_err(NoKeys::NotASet)?;
@@ -179,7 +179,7 @@ fn read(member: Value, algorithms: &[Algorithm]) -> Result<Key, Unusable> {
         return Err(Unusable::Malformed("it is not an object".into()));
     }
     let jwk: Jwk = serde_json::from_value(member).map_err(|error| Unusable::Malformed(error.to_string()))?;
-    // What a key is for is looked at first, so that the reason is not a detail of a key that nobody would want here.
+    // The purpose of a key is checked first, so that the reason is not a detail of a key that is for something else.
     if let Some(purpose) = jwk.purpose.as_ref().filter(|purpose| *purpose != "sig") {
         return Err(Unusable::Use(purpose.clone()));
     }
