@@ -298,7 +298,7 @@ mod tests {
         SessionHandle::new(UserId::new("1001", 128).unwrap(), None, false, Vec::new())
     }
 
-    /// Enters, at a position.
+    /// Enters a session at a position.
     fn enter(registry: &Registry, sessions: &mut UserSessions, start: u64, cursor: u64) -> Arc<SessionHandle> {
         let handle = handle();
         registry.enter(sessions, &handle).unwrap();

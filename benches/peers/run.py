@@ -309,7 +309,7 @@ def full_table(results):
                 if not found:
                     lines.append(f"| {scenario} | {peer} | {title} | | | | | | | | {exact} |")
                     continue
-                # In a storm and of idle sockets, what takes its time is the handshake.
+                # In a storm, and with idle sockets, the handshake is what takes time.
                 times = "connecting" if index == 0 and scenario in ("idle", "storm") else "latency"
                 middle = lambda read: statistics.median(read(report) for report in good)
                 latencies = [number(middle(lambda report: report[times][quantile])) for quantile in ("p50_us", "p99_us", "p999_us")]

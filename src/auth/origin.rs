@@ -116,7 +116,7 @@ mod tests {
         assert!(allows_as(Own::Numbered, &listed));
     }
 
-    /// What published bypasses looked like: prefixes, suffixes, substrings, other schemes and ports, null, user info.
+    /// Tries what published bypasses looked like: prefixes, suffixes, substrings, other schemes and ports, null, user info.
     #[test]
     fn pages_of_any_other_origin_may_not() {
         let bad = [

@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(problem(StatusCode::BAD_GATEWAY, b"<h1>\nno"), r"the server answered 502 Bad Gateway: <h1>\nno");
     }
 
-    /// A server that answers once and returns the request that it received.
+    /// Starts a server that answers once and returns the request that it received.
     async fn answering(answer: &'static str) -> (Address, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();

@@ -46,7 +46,7 @@ pub(super) struct Arguments {
     /// A session attribute that policies may look at, as in locale=de. Can be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = attribute)]
     attribute: Vec<(String, String)>,
-    /// Print each message's frame as it came, one a line.
+    /// Print each message's frame as it was received, one on a line.
     #[arg(long)]
     json: bool,
     /// End after this many messages.

@@ -1,5 +1,5 @@
 //! Merges the layers (defaults, file, environment, flags) into one `Config`, and remembers the source of each value. All problems of all
-//! layers are reported together, so that an operator can correct them in one go.
+//! layers are reported together, so that an operator can correct them together.
 
 use std::collections::BTreeMap;
 use std::fmt;

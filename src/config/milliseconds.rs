@@ -19,7 +19,7 @@ impl<const MIN: u64> Deref for Milliseconds<MIN> {
 }
 
 impl<const MIN: u64> Milliseconds<MIN> {
-    /// For tests and tools, which change single settings.
+    /// Makes a time for tests and tools, which change single settings.
     pub const fn new(milliseconds: u64) -> Milliseconds<MIN> {
         assert!(milliseconds >= MIN);
         Milliseconds(Duration::from_millis(milliseconds))

@@ -102,7 +102,7 @@ pub fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-/// RFC 3986's `reg-name`: unreserved characters, percent-encoding and sub-delimiters.
+/// Says whether a text is RFC 3986's `reg-name`: unreserved characters, percent-encoding and sub-delimiters.
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&byte)
 }

@@ -478,7 +478,7 @@ mod tests {
     const PING: u8 = 0x89;
     const PONG: u8 = 0x8A;
 
-    /// A frame as a client sends it, with any first byte.
+    /// Returns a frame as a client sends it, with any first byte.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         encode_header(Opcode::Binary, payload.len(), &mut frame);
@@ -519,7 +519,7 @@ mod tests {
         (seen, None)
     }
 
-    /// The outcome of feeding byte by byte, after checking that every other way to cut `input` gives the same.
+    /// Returns the outcome of feeding byte by byte, after checking that every other way to cut `input` gives the same.
     fn outcome(input: &[u8]) -> Outcome {
         let fine = decode_chunks(input, || 1);
         // Seeded, so that the chunks are the same in every run.

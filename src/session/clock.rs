@@ -87,7 +87,7 @@ mod tests {
         sockets
     }
 
-    /// A clock, and the moments after its start.
+    /// Returns a clock, and a function of the moments after its start.
     fn clock() -> (Clock, impl Fn(u64) -> Instant) {
         let start = Instant::now();
         (Clock::new(start, None), move |milliseconds| start + Duration::from_millis(milliseconds))

@@ -74,7 +74,7 @@ impl End {
         }
     }
 
-    /// The code as the metrics have it.
+    /// Returns the code as the metrics have it.
     pub fn label(&self) -> String {
         match self {
             End::Closed(Some(code)) if !CLIENT_CODES.contains(code) => "other".to_owned(),

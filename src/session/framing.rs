@@ -181,7 +181,7 @@ fn json_frame<T: Serialize>(frame: &T, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// The text of the only frame, which is short.
+    /// Returns the text of the only frame, which is short.
     fn text(out: &[u8]) -> &str {
         assert_eq!(usize::from(out[1]), out.len() - 2, "one frame");
         std::str::from_utf8(&out[2..]).unwrap()

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// The request of RFC 6455, section 1.3, and these headers over it; an empty value takes one away.
+    /// Returns the request of RFC 6455, section 1.3, with these headers over it; an empty value removes one.
     fn request(changes: &[(&'static str, &'static str)]) -> Request<()> {
         let mut request = Request::new(());
         let headers = request.headers_mut();

@@ -12,7 +12,7 @@ pub struct Outbox {
     bytes: Vec<u8>,
     /// How much of `bytes` is written.
     written: usize,
-    /// The seq of the last message in `bytes`, or of a later one that formatting dropped; 0 if there is none.
+    /// The seq of the last message in `bytes`, or of a later one that formatting dropped; 0 before the first.
     last: u64,
     /// The number of messages in `bytes`.
     messages: u64,

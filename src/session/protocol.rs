@@ -13,7 +13,7 @@ pub const V1: &str = "signalpost.v1";
 /// What a client of this subprotocol sends.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientFrame {
-    /// The client has dealt with everything up to this seq.
+    /// The client has processed everything up to this seq.
     Ack {
         seq: u64,
     },

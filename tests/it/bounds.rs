@@ -1,4 +1,4 @@
-//! What there may be of sessions, connections and bytes that wait, and what one too many is told.
+//! The limits on sessions, connections and bytes that wait, and the answers beyond them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Policies that fail: what their authors are told, and what becomes of the next call. The hostile ones are in `hostile.rs`.
+//! Policies that fail: what their authors are told, and what happens to the next call. The hostile ones are in `hostile.rs`.
 
 use std::path::Path;
 use std::time::Duration;

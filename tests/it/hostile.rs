@@ -342,7 +342,7 @@ impl Case {
     }
 }
 
-/// Messages until the client's ping is answered or the socket closes: what was sent before is dealt with then.
+/// Messages until the client's ping is answered or the socket closes: everything that was sent before has been handled then.
 async fn conversation(client: &mut Client) -> (usize, Option<(u16, String)>) {
     use tokio_tungstenite::tungstenite::Message;
     client.send(Message::Ping("done".into())).await;

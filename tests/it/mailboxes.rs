@@ -1,4 +1,4 @@
-//! Mailboxes: what is kept for whom and for how long, resuming after a cut, and what becomes of those who fall behind.
+//! Mailboxes: which messages are kept and for how long, resuming after a lost connection, and what happens to readers who fall behind.
 
 use std::time::Duration;
 

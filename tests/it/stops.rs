@@ -1,4 +1,5 @@
-//! Stopping, in its order: not ready, no new sockets, clients told when to come back, closed at a pace, an end in time.
+//! A stop, step by step: the server reports that it isn't ready, takes no new sockets, tells clients when to come back, closes them at a
+//! limited rate, and ends in time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -124,7 +125,7 @@ async fn a_second_signal_ends_the_server_at_once() {
 #[tokio::test]
 async fn a_signal_during_the_start_ends_the_server_too() {
     let plugins = plugins(&["pooling"]);
-    // An issuer that takes its time.
+    // An issuer that is slow to answer.
     let issuer = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = tempfile::NamedTempFile::new().unwrap();
     let jwks = format!("[[auth.users.jwks]]\nissuer = \"x\"\nurl = \"http://{}/\"\n", issuer.local_addr().unwrap());

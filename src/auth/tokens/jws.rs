@@ -76,7 +76,7 @@ fn object(encoded: &str) -> Result<Vec<u8>, Reason> {
     json.filter(|json| json.trim_ascii_start().starts_with(b"{")).ok_or(Reason::Malformed)
 }
 
-/// A member that must be a string if it is there; null is not one.
+/// Reads a member that must be a string if it is there; null is not one.
 fn named<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(Some)
 }

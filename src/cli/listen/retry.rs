@@ -11,8 +11,8 @@ pub(super) enum After {
 }
 
 impl After {
-    /// The ranges are the server's; 1005 and 1006 stand for an end without a code (RFC 6455, section 7.4.1), which is what a
-    /// broken network looks like.
+    /// Returns what to do after a close with this code. The ranges are the server's; 1005 and 1006 stand for an end without a code (RFC
+    /// 6455, section 7.4.1), which is what a broken network looks like.
     pub fn close(code: u16) -> After {
         match code {
             1001 | 1012 | 4000..=4099 => After::ReconnectNow,

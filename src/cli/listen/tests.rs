@@ -57,7 +57,7 @@ impl Bench {
         Bench { server, output, notes, lines, listening }
     }
 
-    /// The socket, and the path that was asked for.
+    /// Accepts a connection. Returns its socket and the path that was asked for.
     async fn accept(&self) -> (Socket, String) {
         let (stream, _) = self.server.accept().await.unwrap();
         let mut path = String::new();

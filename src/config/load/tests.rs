@@ -252,7 +252,7 @@ fn a_setting_is_zero_only_if_zero_means_something() {
     );
 }
 
-/// A new setting for which zero has a meaning has to be added here.
+/// Checks which settings may be zero. A new one for which zero has a meaning has to be added here.
 #[test]
 fn the_settings_that_may_be_zero_are_these() {
     let (_, settings) = Config::load(None, Table::new(), std::iter::empty()).unwrap();

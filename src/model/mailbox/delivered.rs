@@ -11,7 +11,7 @@ pub struct Delivered {
 }
 
 impl Delivered {
-    /// Everything up to here has reached a reader.
+    /// Returns the seq up to which everything has reached a reader.
     pub fn mark(&self) -> u64 {
         self.mark
     }
@@ -59,7 +59,7 @@ pub fn is_in(stretches: &[(u64, u64)], seq: u64) -> bool {
 mod tests {
     use super::*;
 
-    /// Adds, with messages waiting at these seqs.
+    /// Adds a stretch while messages wait at these seqs.
     fn add(delivered: &mut Delivered, waiting: &[u64], after: u64, to: u64) {
         delivered.add(after, to, |from, until| waiting.iter().any(|seq| from < *seq && *seq <= until));
     }

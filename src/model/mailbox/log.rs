@@ -373,7 +373,7 @@ impl Log {
         }
     }
 
-    /// An empty log holds no buffer.
+    /// Frees the buffer of an empty log.
     fn shrink(&mut self) {
         if self.entries.is_empty() && self.entries.capacity() > 4 {
             self.entries = VecDeque::new();
@@ -451,7 +451,7 @@ mod tests {
         Limits { messages_max, ..ROOMY }
     }
 
-    /// One session that began at the beginning and has read up to here.
+    /// Returns the mark of one session that began at the beginning and has read up to this seq.
     fn read(to: u64) -> Option<ReadMark> {
         Some(ReadMark { from: 0, to, furthest: (0, to) })
     }
@@ -811,7 +811,7 @@ mod tests {
         lost: Vec<u64>,
     }
 
-    /// A simple random walk; the same at each run.
+    /// Takes a simple random walk, which is the same at each run.
     #[test]
     fn a_random_walk_keeps_sums_order_and_the_truth_about_what_was_lost() {
         let mut log = Log::default();

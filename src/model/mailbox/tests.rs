@@ -10,7 +10,7 @@ use crate::config::{Config, Milliseconds, TooMany};
 use crate::types::delivery::{PolicySetId, Priority};
 use crate::types::event::Body;
 
-/// All mailboxes, on a clock that stands still unless a test moves it.
+/// Returns all mailboxes, with a clock that stands still unless a test moves it.
 fn mailboxes(change: impl FnOnce(&mut config::Mailboxes, &mut config::Sockets)) -> Arc<Mailboxes> {
     let Config { mailboxes: mut limits, mut sockets, .. } = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
     change(&mut limits, &mut sockets);
@@ -50,14 +50,14 @@ impl Mailboxes {
         self.open(SessionHandle::new(user(name), None, resumes, Vec::new())).unwrap()
     }
 
-    /// An admitted session without a subprotocol.
+    /// Opens an admitted session without a subprotocol.
     fn plain(self: &Arc<Self>, name: &str) -> Reader {
         let mut reader = self.enter(name, false);
         reader.admit().unwrap();
         reader
     }
 
-    /// An admitted session whose client can resume.
+    /// Opens an admitted session whose client can resume.
     fn v1(self: &Arc<Self>, name: &str) -> Reader {
         let mut reader = self.enter(name, true);
         reader.admit().unwrap();

@@ -188,7 +188,7 @@ mod tests {
         format!("{number:064x}-0123456789abcdef{suffix}")
     }
 
-    /// A cache in a temporary folder, which is gone when the first of the two is dropped.
+    /// Opens a cache in a temporary folder, which is removed when the first of the two is dropped.
     fn cache() -> (tempfile::TempDir, Cache) {
         let parent = tempfile::tempdir().unwrap();
         let cache = Cache::open(Some(&parent.path().join("compiled"))).unwrap();

@@ -279,7 +279,7 @@ fn of_words() -> Vec<Case> {
     vec![
         Case {
             name: "json-that-is-none",
-            does: "calls text JSON that is none",
+            does: "returns text as JSON that is not JSON",
             outcome: Fault("output", "a json body is not JSON"),
             bound: contract,
             component: || telling("{not json"),

@@ -194,7 +194,7 @@ fn of_loading() -> Vec<Case> {
         },
         Case {
             name: "patterns-of-nothing",
-            does: "wants events by a pattern that is none",
+            does: "wants events by an invalid pattern",
             outcome: Refused("`a*` is not an event type, `prefix.*` or `*`"),
             bound: CONTRACT,
             component: || Guest { events: &["a*"], ..ROUTING }.component(),

@@ -11,7 +11,7 @@ use crate::support::process::signalpost;
 use crate::support::wat::{Guest, wrapper};
 use crate::support::{TestServer, bundled};
 
-/// A component is compiled at the lowest priority: on a busy machine that takes its time.
+/// A component is compiled at the lowest priority: on a busy machine that takes a while.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Developing {

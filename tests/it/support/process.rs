@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::TestServer;
 
-/// A server compiles its plugins before it listens, at the lowest priority: on a busy machine that takes its time.
+/// A server compiles its plugins before it listens, at the lowest priority: on a busy machine that takes a while.
 const START: Duration = Duration::from_secs(60);
 
 /// The command, with nothing in its environment but where compiled plugins are kept: the settings of whoever runs the tests, and what they
