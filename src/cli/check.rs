@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a setting is a plugin's own, as in `policies.chat.settings.text_chars_max`.
+/// Returns whether a setting is a plugin's own, as in `policies.chat.settings.text_chars_max`.
 fn is_of_plugin(path: &str) -> bool {
     let mut parts = path.split('.');
     parts.next() == Some("policies") && parts.nth(1) == Some("settings")

@@ -29,8 +29,21 @@ const LEVELS: [(&str, u32); 21] = [
 ];
 
 /// Phrases that a reader has to read twice, each with what to write instead.
-const RIDDLES: [(&str, &str); 3] =
-    [("how-manieth", "the number of"), (" is none.", "is not, has no, or returns `None`"), (" so many", "a number or a name")];
+const RIDDLES: [(&str, &str); 13] = [
+    ("how-manieth", "the number of"),
+    (" is none.", "is not, has no, or returns `None`"),
+    (" so many", "a number or a name"),
+    ("that is none", "that is not one, or that is invalid"),
+    ("is no part of", "is not part of"),
+    ("what becomes of", "what happens to"),
+    ("of its own accord", "unasked, or by itself"),
+    ("takes its time", "takes a while"),
+    ("as it came", "as it was received"),
+    ("dealt with", "handled, processed or acked"),
+    ("in one go", "together, or at once"),
+    ("last words", "the panic message"),
+    ("comes to be", "begins, or is made"),
+];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
     files(dir, &["rs"])
@@ -158,6 +171,37 @@ fn comments_and_texts_have_no_riddles() {
             }
         }
     }
+}
+
+#[test]
+fn comments_of_functions_begin_with_a_verb() {
+    let mut functions = 0;
+    for file in sources(&root().join("src")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+        for (index, line) in lines.iter().enumerate() {
+            let goes_on = index > 0 && lines[index - 1].starts_with("///");
+            let Some(comment) = line.strip_prefix("/// ").filter(|_| !goes_on) else { continue };
+            let item = lines[index..].iter().find(|line| !line.starts_with("///") && !line.starts_with("#["));
+            if !item.is_some_and(|item| is_function(item)) {
+                continue;
+            }
+            functions += 1;
+            // A handler's comment begins with its route, others with an argument's name or with their errors.
+            let word = comment.split(|char: char| !char.is_alphanumeric()).next().unwrap();
+            let is_verb = word.len() > 2 && word.ends_with('s');
+            assert!(is_verb || comment.starts_with(['`', '#']), "{}:{} begins with “{word}”", file.display(), index + 1);
+        }
+    }
+    assert!(functions > 500, "the comments are no longer where this test looks");
+}
+
+/// Whether a line begins a function.
+fn is_function(line: &str) -> bool {
+    let Some((before, _)) = line.split_once("fn ") else { return false };
+    before
+        .split_whitespace()
+        .all(|word| ["pub", "const", "async", "unsafe"].contains(&word) || word.starts_with("pub(") || word.ends_with(')'))
 }
 
 #[test]
