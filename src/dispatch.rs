@@ -26,7 +26,7 @@ use crate::store::{Store, Ticket};
 use crate::types::delivery::{Message, Recipients, Terms};
 use crate::types::event::{self, Body, Event, UserId};
 use apply::{Applied, Letter};
-use plan::{Answer, Decided, Plan, Planned, Step};
+use plan::{Decided, Plan, Planned};
 pub use receipt::{Consulted, Dropped, Outcome, Receipt};
 use session_policies::Asked;
 
@@ -123,8 +123,7 @@ impl Dispatch {
         if let Some(seen) = seen {
             seen.settle(plan.is_failure(), &mut changes);
         }
-        let is_unwanted = plan.steps.is_empty();
-        self.metrics.event(if is_unwanted { EventOutcome::Unwanted } else { EventOutcome::Routed });
+        self.metrics.event(plan.outcome());
         let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
         self.show(&event.event_type, &story);
         Ok((story, self.store.append(changes)))
@@ -194,19 +193,13 @@ impl Dispatch {
             }
             Content::Message { message, recipients } => {
                 let again = Arc::new(message.again(set.id));
-                let deliver = |to: Recipients, user: &UserId| Planned {
-                    to,
-                    except: Vec::new(),
-                    message: again.clone(),
-                    audience: smallvec::smallvec![user.clone()],
-                    beyond: 0,
-                    beyond_users: Vec::new(),
-                };
-                let deliveries = self.readers_of(recipients).map(|(to, user)| deliver(to, user)).collect();
-                let decided = Decided { deliveries, ..Decided::default() };
-                let step = Step { policy: None, took: std::time::Duration::ZERO, answer: Answer::Decided(decided) };
-                let plan = Plan { steps: vec![step], ..Plan::empty(&set) };
+                let deliveries = self.readers_of(recipients).map(|(to, user)| Planned::to_one(to, user.clone(), again.clone())).collect();
+                let plan = Plan::of(&set, None, Decided { deliveries, ..Decided::default() });
                 let applied = apply::post(&self.model, &self.metrics, &plan, &mut changes);
+                if !applied.posted.iter().any(|posted| matches!(posted, Posted::Posted { .. })) {
+                    // There was no room for it anywhere: it stays as it was.
+                    self.model.dead_letters.keep(letter.clone());
+                }
                 Receipt::of(message.event_id.clone(), String::new(), &plan, &applied)
             }
         };

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::config::FormattingFault;
 use crate::model::Model;
+use crate::model::dead_letters::Failure;
 use crate::model::world::World;
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
 use crate::registry::SessionHandle;
@@ -16,7 +17,6 @@ use crate::store::Store;
 use crate::types::delivery::Message;
 use crate::types::drop_reason::DropReason;
 use crate::types::event::Body;
-use crate::types::fault::Fault;
 use shapes::Shapes;
 pub use shapes::{Shape, Shaped};
 
@@ -65,14 +65,25 @@ impl Format {
         let slot = self.shapes.slot(message, policies.id, &class);
         let first = async || {
             let shape = self.run(&chain, handle, Purpose::Read);
+            // An open circuit says nothing about the message: the next reader asks again.
+            if shape.failure.as_ref().is_some_and(|failure| failure.fault.is_none()) {
+                return Err(shape);
+            }
             self.shapes.made(&slot, shape.shaped.as_ref().map_or(0, |body| body.size()));
-            shape
+            Ok(shape)
         };
-        let shaped = slot.shape.get_or_init(first).await.shaped.clone();
-        if matches!(shaped, Err(DropReason::DeadLetter)) {
-            self.model.dead_letters.wanted_by(message, handle);
+        let passing;
+        let shape = match slot.shape.get_or_try_init(first).await {
+            Ok(shape) => shape,
+            Err(shape) => {
+                passing = shape;
+                &passing
+            }
+        };
+        if let (Err(DropReason::DeadLetter), Some(failure)) = (&shape.shaped, &shape.failure) {
+            self.model.dead_letters.keep_message(failure, message, handle);
         }
-        shaped
+        shape.shaped.clone()
     }
 
     /// Returns the message as this session would read it. Changes nothing.
@@ -94,17 +105,26 @@ impl Format {
     fn run(&self, chain: &Chain<'_>, handle: &SessionHandle, purpose: Purpose) -> Shape {
         let is_timed = purpose == Purpose::Look || self.is_timed.load(Ordering::Relaxed);
         let mut took = Vec::new();
+        let mut failure = None;
         let mut step = |body, policy: &Arc<Policy>| {
             let started = is_timed.then(Instant::now);
-            let shaped = self.step(policy, chain.message, body, handle, purpose);
+            let shaped = self.step(policy, chain.message, body, handle, purpose, &mut failure);
             took.extend(started.map(|started| (policy.name.clone(), started.elapsed())));
             shaped
         };
         let shaped = chain.iter().try_fold(chain.message.body.clone(), &mut step);
-        Shape { shaped, took }
+        Shape { shaped, took, failure }
     }
 
-    fn step(&self, policy: &Policy, message: &Arc<Message>, body: Arc<Body>, handle: &SessionHandle, purpose: Purpose) -> Shaped {
+    fn step(
+        &self,
+        policy: &Policy,
+        message: &Arc<Message>,
+        body: Arc<Body>,
+        handle: &SessionHandle,
+        purpose: Purpose,
+        failure: &mut Option<Failure>,
+    ) -> Shaped {
         let reader: Vec<(&str, &str)> =
             policy.vary.iter().filter_map(|name| handle.attribute(name).map(|value| (name.as_str(), value))).collect();
         let fault = match self.call(policy, message, &body, &reader, purpose) {
@@ -114,7 +134,8 @@ impl Format {
             Err(CallError::Fault(fault)) => Some(fault),
             Err(CallError::CircuitOpen) => None,
         };
-        self.failed(policy, message, body, fault, purpose)
+        *failure = Some(Failure { policy: policy.name.clone(), version: policy.version.clone(), fault });
+        failed(policy, body)
     }
 
     fn call(
@@ -134,19 +155,14 @@ impl Format {
         drop(self.store.append(changes));
         shaped
     }
+}
 
-    /// Returns what a reader sees if the policy gave no answer, according to its `on_fault`.
-    fn failed(&self, policy: &Policy, message: &Arc<Message>, body: Arc<Body>, fault: Option<Box<Fault>>, purpose: Purpose) -> Shaped {
-        match policy.on_fault().formatting {
-            FormattingFault::Pass => Ok(body),
-            FormattingFault::Drop => Err(DropReason::FormatFailed),
-            FormattingFault::DeadLetter => {
-                if purpose == Purpose::Read {
-                    self.model.dead_letters.keep_message(&policy.name, &policy.version, fault, message);
-                }
-                Err(DropReason::DeadLetter)
-            }
-        }
+/// Returns what a reader sees if the policy gave no answer, according to its `on_fault`.
+fn failed(policy: &Policy, body: Arc<Body>) -> Shaped {
+    match policy.on_fault().formatting {
+        FormattingFault::Pass => Ok(body),
+        FormattingFault::Drop => Err(DropReason::FormatFailed),
+        FormattingFault::DeadLetter => Err(DropReason::DeadLetter),
     }
 }
 

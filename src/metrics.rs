@@ -13,17 +13,21 @@ use crate::types::drop_reason::DropReason;
 #[derive(Clone, Copy, Debug)]
 pub enum EventOutcome {
     Routed,
+    /// Policies were called, and none of them decided.
+    Failed,
     Unwanted,
     Duplicate,
     Rejected,
 }
 
 impl EventOutcome {
-    const ALL: [EventOutcome; 4] = [EventOutcome::Routed, EventOutcome::Unwanted, EventOutcome::Duplicate, EventOutcome::Rejected];
+    const ALL: [EventOutcome; 5] =
+        [EventOutcome::Routed, EventOutcome::Failed, EventOutcome::Unwanted, EventOutcome::Duplicate, EventOutcome::Rejected];
 
     fn name(self) -> &'static str {
         match self {
             EventOutcome::Routed => "routed",
+            EventOutcome::Failed => "failed",
             EventOutcome::Unwanted => "unwanted",
             EventOutcome::Duplicate => "duplicate",
             EventOutcome::Rejected => "rejected",
@@ -94,7 +98,8 @@ impl Metrics {
         let make = Maker(Registry::new());
         let dropped =
             make.counters("signalpost_messages_dropped_total", "Messages for a user that the user did not read, by reason.", &["reason"])?;
-        let events = make.counters("signalpost_events_total", "Events by outcome: routed, unwanted, duplicate, rejected.", &["outcome"])?;
+        let events =
+            make.counters("signalpost_events_total", "Events by outcome: routed, failed, unwanted, duplicate, rejected.", &["outcome"])?;
         Ok(Metrics {
             events: EventOutcome::ALL.map(|outcome| events.with_label_values(&[outcome.name()])),
             posted: make.counter("signalpost_messages_posted_total", "Messages appended to mailboxes.")?,

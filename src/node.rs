@@ -117,7 +117,8 @@ impl Node {
     pub async fn reload(&self, again: Again) -> Reload {
         let _one_at_a_time = self.reloading.lock().await;
         let (loader, policies) = (self.loader.clone(), self.policies.clone());
-        let outcome = tokio::task::spawn_blocking(move || loader.reload(&policies, again)).await.unwrap_or(Reload::Unchanged);
+        let reloading = tokio::task::spawn_blocking(move || loader.reload(&policies, again));
+        let outcome = reloading.await.unwrap_or_else(|error| Reload::Unreadable(format!("the plugins can't be loaded: {error}")));
         match &outcome {
             Reload::Unchanged => {}
             Reload::Swapped { revision, changed } => tracing::info!(revision, "policies reloaded: {}", changed.join(", ")),

@@ -56,17 +56,19 @@ pub struct SessionHandle {
 /// How far a user's open sessions have read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadMark {
-    /// A session has read everything after `from` and up to `to`, and no session has any of it still to read.
+    /// Everything after `from` and up to `written` was written to the sockets of all sessions that had it to read.
     pub from: u64,
-    pub to: u64,
-    /// The session that is furthest has read everything after the first seq and up to the second.
+    pub written: u64,
+    /// The session that is slowest has taken everything up to here; what comes after is still to be read.
+    pub taken: u64,
+    /// The session that is furthest was written everything after the first seq and up to the second.
     pub furthest: (u64, u64),
 }
 
 impl ReadMark {
     /// Returns whether a session has read a message, and no session has it still to read.
     pub fn covers(self, seq: u64) -> bool {
-        self.from < seq && seq <= self.to
+        self.from < seq && seq <= self.written
     }
 
     /// Returns whether a session has read a message.
@@ -76,7 +78,7 @@ impl ReadMark {
 
     /// Returns whether a session has a message still to read.
     pub fn is_awaited(self, seq: u64) -> bool {
-        self.to < seq
+        self.taken < seq
     }
 }
 
@@ -169,11 +171,12 @@ impl UserSessions {
     pub fn read_mark(&self) -> Option<ReadMark> {
         let (first, others) = self.handles.split_first()?;
         let (start, cursor) = first.position();
-        let mut mark = ReadMark { from: start, to: cursor, furthest: (start, cursor) };
-        for (start, cursor) in others.iter().map(|handle| handle.position()) {
-            (mark.from, mark.to) = (mark.from.min(start), mark.to.min(cursor));
-            if cursor > mark.furthest.1 {
-                mark.furthest = (start, cursor);
+        let mut mark = ReadMark { from: start, written: first.written(), taken: cursor, furthest: (start, first.written()) };
+        for handle in others {
+            let ((start, cursor), written) = (handle.position(), handle.written());
+            (mark.from, mark.written, mark.taken) = (mark.from.min(start), mark.written.min(written), mark.taken.min(cursor));
+            if written > mark.furthest.1 {
+                mark.furthest = (start, written);
             }
         }
         Some(mark)
@@ -234,10 +237,11 @@ impl SessionHandle {
         self.written.load(Ordering::Relaxed)
     }
 
-    /// Puts the session at a position.
-    pub fn place(&self, start: u64, cursor: u64) {
+    /// Puts the session at a position. Everything up to `written` is written.
+    pub fn place(&self, start: u64, cursor: u64, written: u64) {
         self.start.store(start, Ordering::Relaxed);
         self.cursor.store(cursor, Ordering::Relaxed);
+        self.written.store(written, Ordering::Relaxed);
     }
 
     /// Notes that the session has taken everything up to `seq`.
@@ -302,7 +306,7 @@ mod tests {
     fn enter(registry: &Registry, sessions: &mut UserSessions, start: u64, cursor: u64) -> Arc<SessionHandle> {
         let handle = handle();
         registry.enter(sessions, &handle).unwrap();
-        handle.place(start, cursor);
+        handle.place(start, cursor, cursor);
         handle
     }
 
@@ -360,9 +364,22 @@ mod tests {
         // A second device, which began at 5 and is further than the first.
         enter(&registry, &mut sessions, 5, 8);
         let mark = sessions.read_mark().unwrap();
-        assert_eq!(mark, ReadMark { from: 0, to: 5, furthest: (5, 8) });
+        assert_eq!(mark, ReadMark { from: 0, written: 5, taken: 5, furthest: (5, 8) });
         assert_eq!([5, 8, 9].map(|seq| mark.is_read(seq)), [true, true, false]);
         assert!(mark.is_awaited(6) && !mark.covers(6));
+    }
+
+    #[test]
+    fn what_was_taken_and_not_written_is_neither_read_nor_awaited() {
+        let registry = registry(8, TooMany::CloseOldest);
+        let mut sessions = UserSessions::default();
+        let handle = enter(&registry, &mut sessions, 0, 3);
+        handle.advance(5);
+        let mark = sessions.read_mark().unwrap();
+        assert_eq!(
+            [3, 4, 6].map(|seq| (mark.covers(seq), mark.is_read(seq), mark.is_awaited(seq))),
+            [(true, true, false), (false, false, false), (false, false, true)]
+        );
     }
 
     #[test]

@@ -8,6 +8,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+/// How long the log may take to write its last lines before the process is ended.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
 /// What operators ask for.
 pub struct Signals {
     /// The first SIGINT or SIGTERM. The second one ends the process, for an operator who won't wait.
@@ -76,6 +79,7 @@ impl Watch {
                 _ = two.recv() => false,
                 () = late => {
                     tracing::error!("the stop takes too long: the process ends now");
+                    std::thread::sleep(LAST_LINES);
                     std::process::exit(1);
                 }
             };

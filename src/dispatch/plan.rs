@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use smallvec::SmallVec;
 
+use crate::metrics::EventOutcome;
 use crate::model::world::World;
 use crate::policy::{CallError, Policy, PolicySet, Role};
 use crate::types::delivery::{Decision, Delivery, Membership, Message, PolicySetId, Recipients, Refusal};
@@ -83,6 +84,11 @@ impl PolicyRef {
 }
 
 impl Planned {
+    /// Returns a message to one user: `to` names the user, or one of the user's sessions.
+    pub fn to_one(to: Recipients, user: UserId, message: Arc<Message>) -> Planned {
+        Planned { to, except: Vec::new(), message, audience: smallvec::smallvec![user], beyond: 0, beyond_users: Vec::new() }
+    }
+
     /// Returns the only session that may read the message, if it is for one session.
     pub fn session(&self) -> Option<Arc<str>> {
         match &self.to {
@@ -114,10 +120,13 @@ impl Plan {
 
     /// Returns the plan of a message to one user, without calling a policy.
     pub fn direct(set: &PolicySet, user: UserId, message: Arc<Message>) -> Plan {
-        let to = Recipients::User(user.clone());
-        let planned = Planned { to, except: Vec::new(), message, audience: smallvec::smallvec![user], beyond: 0, beyond_users: Vec::new() };
-        let decided = Decided { deliveries: vec![planned], ..Decided::default() };
-        let step = Step { policy: None, took: Duration::ZERO, answer: Answer::Decided(decided) };
+        let planned = Planned::to_one(Recipients::User(user.clone()), user, message);
+        Plan::of(set, None, Decided { deliveries: vec![planned], ..Decided::default() })
+    }
+
+    /// Returns the plan of one decision.
+    pub fn of(set: &PolicySet, policy: Option<PolicyRef>, decided: Decided) -> Plan {
+        let step = Step { policy, took: Duration::ZERO, answer: Answer::Decided(decided) };
         Plan { steps: vec![step], ..Plan::empty(set) }
     }
 
@@ -130,6 +139,15 @@ impl Plan {
     /// Returns whether the policy is asked.
     pub fn asks(&self, policy: &str) -> bool {
         self.steps.iter().filter_map(|step| step.policy.as_ref()).any(|asked| *asked.name == *policy)
+    }
+
+    /// Returns what became of the event, for the metrics.
+    pub fn outcome(&self) -> EventOutcome {
+        match self.steps.is_empty() {
+            true => EventOutcome::Unwanted,
+            false if self.is_failure() => EventOutcome::Failed,
+            false => EventOutcome::Routed,
+        }
     }
 
     /// Returns whether policies were called and none of them decided. Such an event may be published again.

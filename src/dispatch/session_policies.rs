@@ -9,9 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Dispatch;
 use super::apply::{self, Applied, Letter};
-use super::plan::{self, Answer, Decided, Plan, Planned, PolicyRef, Step};
+use super::plan::{self, Decided, Plan, Planned, PolicyRef};
 use crate::config::SessionsFault;
-use crate::metrics::EventOutcome;
 use crate::model::record::Changes;
 use crate::model::world::World;
 use crate::policy::{CallError, Policy, PolicySet};
@@ -140,7 +139,7 @@ pub fn ask(
         dispatch.keep_failures(set, &event, Letter::FIRST, &plan, applied);
         // The first is the answer itself, which does not count as a published event.
         if index > 0 {
-            dispatch.metrics.event(if plan.steps.is_empty() { EventOutcome::Unwanted } else { EventOutcome::Routed });
+            dispatch.metrics.event(plan.outcome());
         }
     }
     // The changes are stored, but the client doesn't wait for that.
@@ -167,19 +166,14 @@ fn after_close(response: Response) -> Response {
 fn respond(set: &PolicySet, policy: &Policy, handle: &SessionHandle, response: Response, world: &mut World) -> Vec<(Arc<Event>, Plan)> {
     let event = Arc::new(synthetic(policy, SESSION_EVENT.to_owned(), None, None));
     let Response { replies, decision, drafts, close: _ } = response;
-    let reply = |body| Planned {
-        to: Recipients::Session { user: handle.user.clone(), session: handle.id.to_string() },
-        except: Vec::new(),
-        message: Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id)),
-        audience: smallvec::smallvec![handle.user.clone()],
-        beyond: 0,
-        beyond_users: Vec::new(),
+    let reply = |body| {
+        let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id));
+        Planned::to_one(Recipients::Session { user: handle.user.clone(), session: handle.id.to_string() }, handle.user.clone(), message)
     };
     let replies: Vec<Planned> = replies.into_iter().map(reply).collect();
     let mut decided: Decided = plan::expand(set, policy, &event, decision, world);
     decided.deliveries.splice(0..0, replies);
-    let step = Step { policy: Some(PolicyRef::of(policy)), took: Duration::ZERO, answer: Answer::Decided(decided) };
-    let mut plans = vec![(event, Plan { steps: vec![step], ..Plan::empty(set) })];
+    let mut plans = vec![(event, Plan::of(set, Some(PolicyRef::of(policy)), decided))];
     for Draft { event_type, subject, data } in drafts {
         let event = Arc::new(synthetic(policy, event_type, subject, Some(data)));
         let plan = plan::plan(set, &event, world);

@@ -15,6 +15,7 @@ use indexmap::{Equivalent, IndexSet};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
+use crate::model::dead_letters::Failure;
 use crate::types::delivery::{Message, PolicySetId};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::Body;
@@ -28,6 +29,8 @@ pub struct Shape {
     pub shaped: Shaped,
     /// How long each policy took, if that is recorded.
     pub took: Vec<(Arc<str>, Duration)>,
+    /// The policy that gave no answer, if one did not. Its `on_fault` decided what is seen.
+    pub failure: Option<Failure>,
 }
 
 /// Bytes that a slot counts in addition to its shape: the message's own allocation, which its weak reference keeps, the slot, and its
@@ -163,7 +166,7 @@ mod tests {
     }
 
     fn make(shapes: &Shapes, message: &Arc<Message>, class: &[Option<&str>], bytes: usize) {
-        let shape = Shape { shaped: Ok(message.body.clone()), took: Vec::new() };
+        let shape = Shape { shaped: Ok(message.body.clone()), took: Vec::new(), failure: None };
         let slot = shapes.slot(message, SET, class);
         slot.shape.set(shape).unwrap();
         shapes.made(&slot, bytes);

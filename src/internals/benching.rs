@@ -151,7 +151,7 @@ impl Device {
         let mut reader = self.reader.lock();
         if let Page::More { upto } | Page::End { upto } = reader.page(usize::MAX, &mut taken) {
             reader.advance(upto);
-            reader.written(upto);
+            reader.written();
         }
         taken.len()
     }

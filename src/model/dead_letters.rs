@@ -15,8 +15,11 @@ use crate::types::delivery::Message;
 use crate::types::event::{Event, UserId};
 use crate::types::fault::Fault;
 
-/// Bytes that a letter counts beside its payload: its names, and the fault with its backtrace.
+/// Bytes that a letter counts beside its payload and its fault.
 const LETTER_BYTES: usize = 1024;
+
+/// Recipients of one letter. A client that comes again and again adds one each time, and must not drive out the letters of others.
+const RECIPIENTS_MAX: usize = 1000;
 
 /// Bytes that each recipient of a message counts.
 const RECIPIENT_BYTES: usize = 128;
@@ -66,6 +69,15 @@ pub struct Recipient {
     pub session: Arc<str>,
 }
 
+/// A policy that gave no answer.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub policy: Arc<str>,
+    pub version: Arc<str>,
+    /// `None` if the policy's circuit was open, so that it was not called.
+    pub fault: Option<Box<Fault>>,
+}
+
 impl DeadLetter {
     pub fn new(policy: Arc<str>, version: Arc<str>, attempts: u32, fault: Option<Box<Fault>>, content: Content) -> DeadLetter {
         DeadLetter { id: 0, at: SystemTime::now(), policy, version, attempts, fault, content }
@@ -77,10 +89,12 @@ impl DeadLetter {
 
     fn bytes(&self) -> usize {
         let payload = match &self.content {
-            Content::Event(event) => event.data.as_ref().map_or(0, |data| data.size()),
-            Content::Message { message, recipients } => message.body.size() + recipients.len() * RECIPIENT_BYTES,
+            Content::Event(event) => event.size(),
+            Content::Message { message, recipients } => {
+                message.body.size() + message.event_id.len() + message.event_type.len() + recipients.len() * RECIPIENT_BYTES
+            }
         };
-        LETTER_BYTES + payload
+        LETTER_BYTES + payload + self.fault.as_ref().map_or(0, |fault| fault.defect.size())
     }
 }
 
@@ -96,24 +110,26 @@ impl DeadLetters {
         self.insert(&mut kept, letter)
     }
 
-    /// Keeps a message that a formatting policy failed on: one letter, even if several classes of readers fail.
-    pub fn keep_message(&self, policy: &Arc<str>, version: &Arc<str>, fault: Option<Box<Fault>>, message: &Arc<Message>) {
-        let content = Content::Message { message: message.clone(), recipients: Vec::new() };
+    /// Keeps a message that a formatting policy failed on, for this reader: one letter, however many readers there are. A letter that was
+    /// retried or deleted meanwhile is kept again for those who come later.
+    pub fn keep_message(&self, failure: &Failure, message: &Arc<Message>, handle: &SessionHandle) {
+        let recipient = Recipient { user: handle.user.clone(), session: handle.id.clone() };
         let mut kept = self.kept.lock();
-        if kept.id_of(message).is_none() {
-            self.count("kept", 1);
-            self.insert(&mut kept, DeadLetter::new(policy.clone(), version.clone(), message.attempt, fault, content));
-        }
-    }
-
-    /// Adds a session to the recipients of a message that is kept.
-    pub fn wanted_by(&self, message: &Arc<Message>, handle: &SessionHandle) {
-        let mut kept = self.kept.lock();
-        let Some(id) = kept.id_of(message) else { return };
-        let Some(letter) = kept.remove(id) else { return };
-        let mut letter = Arc::unwrap_or_clone(letter);
-        if let Content::Message { recipients, .. } = &mut letter.content {
-            recipients.push(Recipient { user: handle.user.clone(), session: handle.id.clone() });
+        let known = kept.id_of(message).and_then(|id| kept.remove(id));
+        let mut letter = known.map_or_else(
+            || {
+                self.count("kept", 1);
+                let Failure { policy, version, fault } = failure.clone();
+                let content = Content::Message { message: message.clone(), recipients: Vec::new() };
+                DeadLetter::new(policy, version, message.attempt, fault, content)
+            },
+            Arc::unwrap_or_clone,
+        );
+        if let Content::Message { recipients, .. } = &mut letter.content
+            && recipients.len() < RECIPIENTS_MAX
+            && !recipients.contains(&recipient)
+        {
+            recipients.push(recipient);
         }
         self.insert(&mut kept, letter);
     }

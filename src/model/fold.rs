@@ -131,8 +131,10 @@ impl Fold {
 
 impl Mailbox {
     fn remove(&mut self, removed: Vec<u64>) {
-        self.entries.retain(|seq, _| !removed.contains(seq));
-        self.removed.extend(removed);
+        for seq in removed {
+            self.entries.remove(&seq);
+            self.removed.insert(seq);
+        }
     }
 }
 

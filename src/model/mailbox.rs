@@ -8,7 +8,7 @@
 //! slow sessions: a session notices that it has missed a message when it reads.
 //!
 //! Locks: a shard's lock is taken before a mailbox's lock, and neither is held while anything waits. Making room in other mailboxes
-//! ([`Mailboxes::reclaim`]) begins before a post takes any lock.
+//! ([`Mailboxes::reclaim`]) begins before a post takes any of these locks; it holds one shard's at a time.
 
 mod delivered;
 mod log;
@@ -203,8 +203,9 @@ impl Mailboxes {
         let mut content = mailbox.content.lock();
         drop(shard);
         self.registry.enter(&mut content.sessions, &handle)?;
-        // A second device begins here: it reads the messages that come from now on.
-        handle.place(content.log.last(), content.log.last());
+        // Where a second device begins: it reads what comes from now on.
+        let last = content.log.last();
+        handle.place(last, last, last);
         drop(content);
         Ok(Reader::new(self.clone(), mailbox, handle))
     }
@@ -303,7 +304,7 @@ impl Mailboxes {
         let Ok(seq) = content.log.put(new, content.sessions.read_mark(), limits, &mut gone) else {
             return self.refuse(content, new, DropReason::MailboxFull);
         };
-        self.account(&gone);
+        self.account(&content.sessions, &gone);
         removed.for_new.extend(gone.for_new);
         self.room.add(new.size());
         self.metrics.posted.inc();
@@ -325,7 +326,7 @@ impl Mailboxes {
             if !content.log.give_way(content.sessions.read_mark(), &mut gone) {
                 return false;
             }
-            self.account(&gone);
+            self.account(&content.sessions, &gone);
             removed.for_new.extend(gone.for_new);
         }
     }
@@ -343,7 +344,7 @@ impl Mailboxes {
     fn expire(&self, content: &mut Content) {
         let owed = content.log.owed();
         let removed = content.log.expire(content.sessions.read_mark(), self.limits.keep_ms.get(), self.clock.now_ms());
-        self.account(&removed);
+        self.account(&content.sessions, &removed);
         if content.log.owed() > owed {
             // Sessions that have missed a message notice that when they read.
             content.sessions.wake();
@@ -353,7 +354,8 @@ impl Mailboxes {
     /// Makes room in other mailboxes until there is enough: removes expired messages, messages that were read and, if there are too many
     /// mailboxes, empty ones that a client may resume from.
     fn reclaim(&self, is_enough: impl Fn(&Room) -> bool) {
-        let mut reclaim = self.reclaim.lock();
+        // Whoever comes while another one looks does without.
+        let Some(mut reclaim) = self.reclaim.try_lock() else { return };
         let now_ms = self.clock.now_ms();
         // A clock that has gone back doesn't make the pause longer.
         let is_paused = reclaim.exhausted_ms.is_some_and(|exhausted_ms| now_ms.abs_diff(exhausted_ms) < RECLAIM_PAUSE_MS);
@@ -366,7 +368,7 @@ impl Mailboxes {
                 self.expire(content);
                 let mut removed = Removed::default();
                 while content.log.give_way(content.sessions.read_mark(), &mut removed) {}
-                self.account(&removed);
+                self.account(&content.sessions, &removed);
                 content.is_resumable &= !(is_crowded && content.sessions.is_empty() && content.log.is_empty());
             });
             reclaim.shard += 1;
@@ -374,7 +376,8 @@ impl Mailboxes {
                 return;
             }
         }
-        reclaim.exhausted_ms = Some(now_ms);
+        // The search itself may have taken longer than the pause.
+        reclaim.exhausted_ms = Some(self.clock.now_ms());
     }
 
     /// Visits each mailbox of a shard, and removes it if nobody needs it any more.
@@ -390,10 +393,14 @@ impl Mailboxes {
         self.room.give_back_mailboxes(before - shard.len());
     }
 
-    /// Counts removed messages.
-    fn account(&self, removed: &Removed) {
+    /// Counts what has gone, and closes sessions that have missed a message which only they could read: the user's other sessions don't
+    /// miss it.
+    fn account(&self, sessions: &UserSessions, removed: &Removed) {
         if removed.messages == 0 {
             return;
+        }
+        for (id, seq) in &removed.of_sessions {
+            sessions.find(id).filter(|handle| handle.cursor() < *seq).into_iter().for_each(|handle| handle.end(Close::SlowConsumer));
         }
         self.room.give_back(removed);
         self.metrics.dropped(DropReason::Expired, removed.expired);
@@ -440,14 +447,14 @@ impl Mailboxes {
             content.log.mark_delivered(handle.position().0, handle.written());
         }
         let forgotten = content.log.forget_session(&handle.id, handle.cursor());
-        self.account(&forgotten);
+        self.account(&content.sessions, &forgotten);
     }
 
     /// Removes what has been read, if no client can resume.
     fn tidy(&self, content: &mut Content) {
         if !content.is_resumable {
             let removed = content.log.settle(content.sessions.read_mark());
-            self.account(&removed);
+            self.account(&content.sessions, &removed);
         }
     }
 

@@ -95,18 +95,21 @@ impl States {
         }
     }
 
-    /// Removes expired entries.
-    pub fn sweep(&mut self, now_ms: u64) {
-        for table in self.tables.values_mut() {
-            let bytes = &mut table.bytes;
-            table.entries.retain(|key, entry| {
-                let live = entry.value.is_live(now_ms);
-                if !live {
-                    *bytes -= entry_bytes(key, &entry.value.bytes);
-                }
-                live
-            });
-        }
+    /// Returns the policies that have or had entries.
+    pub fn policies(&self) -> Vec<Arc<str>> {
+        self.tables.keys().cloned().collect()
+    }
+
+    /// Removes a policy's expired entries.
+    pub fn sweep(&mut self, policy: &str, now_ms: u64) {
+        let Some(Table { entries, bytes }) = self.tables.get_mut(policy) else { return };
+        entries.retain(|key, entry| {
+            let live = entry.value.is_live(now_ms);
+            if !live {
+                *bytes -= entry_bytes(key, &entry.value.bytes);
+            }
+            live
+        });
     }
 
     /// Returns the entries of one policy that have not expired.

@@ -77,6 +77,11 @@ impl World {
         }
     }
 
+    /// Returns whether nothing was read that may change, and nothing is changed.
+    pub fn is_untouched(&self) -> bool {
+        self.writes.is_untouched() && self.groups.is_untouched()
+    }
+
     pub fn is_live(&self) -> bool {
         self.is_live
     }
@@ -258,7 +263,7 @@ impl Model {
     ) -> Result<(Vec<Count>, P), Conflict> {
         debug_assert!(world.is_live, "a look changes nothing");
         let counts = std::mem::take(&mut world.counts);
-        if world.writes.is_untouched() && world.groups.is_untouched() {
+        if world.is_untouched() {
             return Ok((counts, post(changes)));
         }
         let mut states = self.states.write();

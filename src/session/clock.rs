@@ -39,7 +39,8 @@ impl Clock {
             (None, Some(pinged)) => pinged + *sockets.pong_deadline_ms,
             (None, None) => self.heard + *sockets.ping_interval_ms,
         };
-        if !sockets.idle_deadline_ms.is_zero() {
+        // As in `tick`: a client that is blocked is not idle.
+        if self.blocked.is_none() && !sockets.idle_deadline_ms.is_zero() {
             due = due.min(self.message + *sockets.idle_deadline_ms);
         }
         [self.held, self.ends].into_iter().flatten().fold(due, Instant::min)
@@ -111,6 +112,15 @@ mod tests {
         clock.blocked = Some(at(24));
         assert_eq!((clock.due(&sockets), clock.tick(&sockets, at(28))), (at(29), Ok(false)));
         assert_eq!(clock.tick(&sockets, at(29)), Err(Close::SlowConsumer));
+    }
+
+    #[test]
+    fn a_tick_that_does_nothing_is_not_due_again_at_once() {
+        let (mut sockets, (mut clock, at)) = (sockets(), clock());
+        sockets.idle_deadline_ms = Milliseconds::new(20);
+        clock.blocked = Some(at(18));
+        assert_eq!((clock.tick(&sockets, at(20)), clock.due(&sockets)), (Ok(false), at(23)));
+        assert_eq!(clock.tick(&sockets, at(23)), Err(Close::SlowConsumer));
     }
 
     #[test]

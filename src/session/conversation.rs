@@ -172,8 +172,8 @@ impl Conversation {
             self.sessions.metrics.sent.inc_by(sent.messages);
             self.clock.message = Instant::now();
         }
-        if let Some(seq) = sent.upto {
-            self.reader.written(seq);
+        if sent.is_any {
+            self.reader.written();
         }
     }
 

@@ -21,8 +21,8 @@ pub struct Outbox {
 /// What was sent when the last byte was written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Everything up to this seq was sent or dropped; `None` if there was no message.
-    pub upto: Option<u64>,
+    /// Whether any message was sent or dropped.
+    pub is_any: bool,
     pub messages: u64,
 }
 
@@ -72,7 +72,7 @@ impl Outbox {
 
     /// Returns what was sent, once everything is written. Frees the buffer: an idle session holds none.
     pub fn finish(&mut self) -> Sent {
-        let sent = Sent { upto: (self.last > 0).then_some(self.last), messages: self.messages };
+        let sent = Sent { is_any: self.last > 0, messages: self.messages };
         *self = Outbox::new(self.framing);
         sent
     }
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!((outbox.rest().len(), outbox.is_empty()), (4, false), "half a frame is not sent");
         outbox.wrote(4);
         assert!(outbox.rest().is_empty());
-        assert_eq!(outbox.finish(), Sent { upto: Some(5), messages: 2 });
+        assert_eq!(outbox.finish(), Sent { is_any: true, messages: 2 });
         assert!(outbox.is_idle() && outbox.bytes.capacity() == 0);
     }
 
@@ -106,7 +106,7 @@ mod tests {
         let mut outbox = Outbox::new(Framing::V1);
         outbox.message(3, None);
         assert!(outbox.is_empty() && !outbox.is_idle());
-        assert_eq!(outbox.finish(), Sent { upto: Some(3), messages: 0 });
+        assert_eq!(outbox.finish(), Sent { is_any: true, messages: 0 });
     }
 
     #[test]

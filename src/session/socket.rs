@@ -18,6 +18,7 @@ use crate::dispatch::session_policies;
 use crate::model::mailbox::Head;
 use crate::net::permits::{ConnectionPermit, SessionPermit};
 use crate::net::rate::Bucket;
+use crate::net::turns::Turns;
 use crate::net::websocket::Decoder;
 use crate::net::wire::Wire;
 use crate::types::close::Close;
@@ -100,8 +101,8 @@ impl Session {
         let timer = sleep_until(self.due());
         tokio::pin!(timer);
         loop {
-            // The bytes that came with the handshake or with the last read are handled before the loop waits.
-            if let Err(end) = self.receive() {
+            // What the client sent with the handshake, and what one read brought, is taken before anything waits.
+            if let Err(end) = self.receive().await {
                 return end;
             }
             // Read before the mailbox, so that messages that were posted before the end are sent.
@@ -110,16 +111,12 @@ impl Session {
                 // There is no time left to wait for a resume.
                 self.conversation.clock.held = None;
             }
-            match self.send().await {
+            let has_more = match self.send().await {
                 Err(end) => return end,
-                Ok(true) => {
-                    // Other tasks run in between, however much there is to send.
-                    tokio::task::consume_budget().await;
-                    continue;
-                }
-                Ok(false) => {}
-            }
+                Ok(has_more) => has_more,
+            };
             if let Some(close) = ending
+                && !has_more
                 && (!matches!(close, Close::Restart | Close::ClosedByPolicy(_)) || self.conversation.outbox.is_empty())
             {
                 return End::Close(close.clone());
@@ -129,7 +126,11 @@ impl Session {
             if due < timer.deadline() {
                 timer.as_mut().reset(due);
             }
-            match poll_fn(|context| self.poll_next(timer.as_mut(), context)).await {
+            if has_more {
+                // However much there is, others have their turn, and the client and the clock have theirs.
+                tokio::task::consume_budget().await;
+            }
+            match poll_fn(|context| self.poll_next(has_more, timer.as_mut(), context)).await {
                 Ok(Next::Woken | Next::Writable) => {}
                 Ok(Next::Readable) => {
                     if let Err(end) = self.read() {
@@ -152,20 +153,22 @@ impl Session {
     }
 
     /// Returns what comes first. Cancel safe: it only tells that something is ready.
-    fn poll_next(&mut self, timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<io::Result<Next>> {
-        if self.conversation.reader.handle().poll_woken(context).is_ready() {
-            return Poll::Ready(Ok(Next::Woken));
-        }
-        // While the client doesn't read, the session reads nothing from it: the answers would pile up.
+    fn poll_next(&mut self, has_more: bool, timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<io::Result<Next>> {
+        // While the client doesn't read, it isn't read from: what it asks for would pile up.
         let ready = if self.conversation.outbox.is_empty() {
             self.wire.poll_readable(context).map_ok(|()| Next::Readable)
         } else {
             self.wire.poll_writable(context).map_ok(|()| Next::Writable)
         };
-        match ready {
-            Poll::Pending => timer.poll(context).map(|()| Ok(Next::Due)),
-            ready => ready,
+        if ready.is_ready() {
+            return ready;
         }
+        if timer.poll(context).is_ready() {
+            return Poll::Ready(Ok(Next::Due));
+        }
+        // Last, since each round looks at the mailbox anyway.
+        let is_woken = self.conversation.reader.handle().poll_woken(context).is_ready();
+        if is_woken || has_more { Poll::Ready(Ok(Next::Woken)) } else { Poll::Pending }
     }
 
     /// Takes from the mailbox and writes. Returns whether there may be more to do at once. Not cancel safe, and never cancelled.
@@ -178,6 +181,9 @@ impl Session {
         }
         // A message that formatting dropped leaves no output, but its seq has to be noted.
         if conversation.outbox.is_idle() {
+            // Seqs that were not for this session are behind it too.
+            let handle = conversation.reader.handle();
+            handle.note_written(handle.cursor());
             return Ok(false);
         }
         if !self.write()? {
@@ -231,7 +237,8 @@ impl Session {
     }
 
     /// Handles what has been read.
-    fn receive(&mut self) -> Result<(), End> {
+    async fn receive(&mut self) -> Result<(), End> {
+        let mut turns = Turns::default();
         while !self.input.is_empty() && self.conversation.outbox.len() < READ_BYTES {
             let incoming = self
                 .decoder
@@ -239,6 +246,8 @@ impl Session {
                 .map_err(|error| End::Close(Close::Protocol { code: error.close_code(), reason: error.reason() }))?;
             let Some(incoming) = incoming else { break };
             self.conversation.hear(incoming)?;
+            // A policy is called for each of a few hundred tiny frames.
+            turns.take().await;
         }
         if self.input.is_empty() {
             // An idle session holds no buffer.

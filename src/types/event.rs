@@ -31,6 +31,16 @@ pub struct Event {
     pub data: Option<Body>,
 }
 
+impl Event {
+    /// Returns the bytes of its texts and data.
+    pub fn size(&self) -> usize {
+        let optional = [&self.subject, &self.time].into_iter().flatten().map(String::len).sum::<usize>();
+        let extensions: usize = self.extensions.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let texts = [&self.id, &self.source, &self.event_type, &self.content_type].map(|text| text.len()).iter().sum::<usize>();
+        texts + optional + extensions + self.data.as_ref().map_or(0, Body::size)
+    }
+}
+
 /// Writes CloudEvents' structured JSON form, which can be published again.
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -66,6 +66,11 @@ impl FaultKind {
 }
 
 impl Defect {
+    /// Returns the bytes of its texts.
+    pub fn size(&self) -> usize {
+        self.detail.len() + self.backtrace.iter().map(String::len).sum::<usize>()
+    }
+
     pub fn new(kind: FaultKind, detail: &str) -> Defect {
         Defect { kind, detail: cut(detail, FAULT_DETAIL_BYTES_MAX).to_owned(), backtrace: Vec::new() }
     }

@@ -102,7 +102,8 @@ pub async fn show(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, Pat
     Ok(json(&View { summary: Summary::of(&letter), fault: letter.fault.as_deref(), event, message, readers }))
 }
 
-/// `POST {base}/dead-letters/{id}/retry`: returns a receipt, as for any event. A letter that faults again is kept under the same id.
+/// `POST {base}/dead-letters/{id}/retry`: returns a receipt, as for any event. An event that faults again is kept under the
+/// same id, and so is a message for which no mailbox has room.
 ///
 /// # Errors
 /// There is no such letter, or its policy is not loaded.

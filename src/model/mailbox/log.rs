@@ -72,7 +72,9 @@ pub struct Removed {
     pub collapsed: usize,
     /// Messages that were dropped unread because there was no room.
     pub evicted: usize,
-    /// The seqs of the messages that were removed for a new one.
+    /// Those that only one session could read: it has missed them, unless it has taken them.
+    pub of_sessions: SmallVec<[(Arc<str>, u64); 1]>,
+    /// The seqs of those that went for a new message.
     pub for_new: SmallVec<[u64; 2]>,
 }
 
@@ -259,7 +261,8 @@ impl Log {
                 return;
             }
             removed.uncollected += unread;
-            if is_awaited(entry) {
+            removed.of_sessions.extend(entry.session.clone().map(|session| (session, entry.seq)));
+            if is_awaited(entry) && entry.session.is_none() {
                 *owed = (*owed).max(entry.seq);
             }
             // A message that was not to be kept, or was for one session, is not missed by a user who was away; any other is.
@@ -358,9 +361,8 @@ impl Log {
         removed.evicted += usize::from(!is_settled(&self.delivered, read, entry.seq));
         if entry.session.is_none() {
             self.lose(entry.seq, entry.priority, read);
-        } else if read.is_some_and(|read| read.is_awaited(entry.seq)) {
-            self.owed = self.owed.max(entry.seq);
         }
+        removed.of_sessions.extend(entry.session.map(|session| (session, entry.seq)));
         self.shrink();
     }
 
@@ -453,7 +455,7 @@ mod tests {
 
     /// Returns the mark of one session that began at the beginning and has read up to this seq.
     fn read(to: u64) -> Option<ReadMark> {
-        Some(ReadMark { from: 0, to, furthest: (0, to) })
+        Some(ReadMark { from: 0, written: to, taken: to, furthest: (0, to) })
     }
 
     fn removed(messages: usize) -> Removed {
@@ -656,12 +658,12 @@ mod tests {
                 append(&mut log, &of(Priority::High));
             }
             // One has read nothing, the other everything.
-            let apart = Some(ReadMark { from: 0, to: 0, furthest: (0, 3) });
+            let apart = Some(ReadMark { from: 0, written: 0, taken: 0, furthest: (0, 3) });
             assert_eq!(put(&mut log, &of(Priority::Low), apart, messages(3)).0, Err(Full), "nobody is owed a message of low priority");
             let (seq, gone) = put(&mut log, &of(Priority::Normal), apart, messages(3));
             assert_eq!((seq, gone.evicted, log.owed()), (Ok(4), 1, 1));
             // The other one began later, and has not read them either.
-            let apart = Some(ReadMark { from: 0, to: 0, furthest: (3, 4) });
+            let apart = Some(ReadMark { from: 0, written: 0, taken: 0, furthest: (3, 4) });
             let mut log = filled(0);
             for _ in 0..3 {
                 append(&mut log, &of(Priority::High));
@@ -673,7 +675,7 @@ mod tests {
         fn what_nobody_was_sent_is_not_read_because_a_later_device_has_read_on() {
             let mut log = filled(4);
             log.mark_delivered(2, 4);
-            let second_device = Some(ReadMark { from: 2, to: 4, furthest: (2, 4) });
+            let second_device = Some(ReadMark { from: 2, written: 4, taken: 4, furthest: (2, 4) });
             // What the device has read goes, though it is newer.
             let (_, gone) = put(&mut log, &Terms::default(), second_device, messages(4));
             assert_eq!((gone.evicted, seqs(&log)), (0, vec![1, 2, 4, 5]));
@@ -698,8 +700,9 @@ mod tests {
             let mut log = Log::default();
             let session: Arc<str> = "session".into();
             append_for(&mut log, Some(&session), &Terms::default(), KEEP_MS);
-            put(&mut log, &Terms::default(), read(0), messages(1)).0.unwrap();
-            assert_eq!((log.owed(), log.is_complete_after(0)), (1, true), "the session is behind, and learns it");
+            let (_, gone) = put(&mut log, &Terms::default(), read(0), messages(1));
+            assert_eq!(gone.of_sessions[..], [(session.clone(), 1)], "the session is behind, and learns it");
+            assert_eq!((log.owed(), log.is_complete_after(0)), (0, true), "the others are not");
             append_for(&mut log, Some(&session), &Terms::default(), KEEP_MS);
             append_for(&mut log, Some(&session), &Terms::default(), KEEP_MS);
             let gone = log.forget_session(&session, 3);
@@ -828,7 +831,7 @@ mod tests {
             let now_ms = NOW_MS + step;
             let read = (random(2) == 0).then(|| {
                 let (from, to) = (random(log.last() + 1), random(log.last() + 2));
-                ReadMark { from: from.min(to), to, furthest: (from.min(to), to + random(5)) }
+                ReadMark { from: from.min(to), written: to, taken: to + random(3), furthest: (from.min(to), to + random(5)) }
             });
             let mut gone = Removed::default();
             let before = seqs(&log);

@@ -80,7 +80,7 @@ impl Reader {
         replaced.iter().for_each(|old| self.mailboxes.settle_up(content, old));
         if content.sessions.admitted().count() == 1 {
             let delivered = content.log.delivered();
-            self.handle.place(delivered.mark(), delivered.mark());
+            self.handle.place(delivered.mark(), delivered.mark(), delivered.mark());
             self.skips = delivered.beyond().to_vec();
         }
         content.is_resumable |= self.handle.resumes;
@@ -134,9 +134,10 @@ impl Reader {
         self.handle.advance(seq);
     }
 
-    /// Notes that everything up to `seq` was written. If the client can't ack, that counts as read at once; if it can, when it leaves,
-    /// unless a client has acked.
-    pub fn written(&self, seq: u64) {
+    /// Notes that everything which the session has taken was written, and so was read as far as anyone can know. A client that may ack is
+    /// given until it leaves.
+    pub fn written(&self) {
+        let seq = self.handle.cursor();
         self.handle.note_written(seq);
         if !self.handle.resumes {
             let mut content = self.mailbox.content.lock();
@@ -164,11 +165,9 @@ impl Reader {
         let (start, cursor) = self.handle.position();
         let is_skipped = |entry: &super::log::Entry| entry.seq <= start || is_in(&self.skips, entry.seq);
         let is_any_skipped = content.log.after(seen).any(is_skipped);
-        self.handle.place(start.min(seen), if is_any_skipped { seen } else { cursor.max(seen) });
-        if is_any_skipped {
-            // The messages that come now were not written yet, or are written again.
-            self.handle.note_written(seen);
-        }
+        // If any was skipped, what comes now was not written yet, or is written again.
+        let (cursor, written) = if is_any_skipped { (seen, seen) } else { (cursor.max(seen), self.handle.written().max(seen)) };
+        self.handle.place(start.min(seen), cursor, written);
         self.skips = Vec::new();
         // A message that is lost from now on makes the answer untrue, so it counts as missed.
         self.excused = Some(content.log.owed());

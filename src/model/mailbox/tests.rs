@@ -93,15 +93,38 @@ impl Reader {
     /// Takes everything there is and writes it.
     fn read(&mut self) -> Vec<u64> {
         let seqs = self.take().expect("it has missed nothing");
-        if let Some(seq) = seqs.last() {
-            self.written(*seq);
-        }
+        self.written();
         seqs
     }
 }
 
 mod devices {
     use super::*;
+
+    #[test]
+    fn what_was_taken_and_not_written_is_not_settled() {
+        let all = mailboxes(|limits, _| limits.messages_max = NonZeroUsize::new(3).unwrap());
+        let mut stuck = all.plain("u");
+        all.tell_all("u", 3);
+        assert_eq!(stuck.take(), Some(vec![1, 2, 3]));
+        all.tell_all("u", 1);
+        assert_eq!(all.count(DropReason::Evicted), 1, "nobody has read it");
+        stuck.leave();
+        assert_eq!(all.plain("u").read(), [2, 3, 4], "and the others wait for the next session");
+    }
+
+    #[test]
+    fn a_message_for_one_session_is_missed_by_no_other() {
+        let all = mailboxes(|limits, _| limits.messages_max = NonZeroUsize::new(2).unwrap());
+        let (mut other, mut asked) = (all.plain("u"), all.plain("u"));
+        let id = asked.handle().id.clone();
+        for _ in 0..2 {
+            all.post(&user("u"), Some(&id), &message(&Terms::default()), &mut Changes::forgotten());
+        }
+        all.tell_all("u", 2);
+        assert_eq!((other.handle().ending(), asked.handle().ending()), (None, Some(&Close::SlowConsumer)));
+        assert_eq!((other.read(), asked.read()), (vec![3, 4], vec![3, 4]));
+    }
 
     #[test]
     fn a_device_reads_nothing_twice_because_another_one_was_stuck() {
