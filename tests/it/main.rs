@@ -2,25 +2,46 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-mod admission;
-mod authentication;
-mod bounds;
-mod bundled;
-mod commands;
-mod dead_letters;
-mod events;
-mod explain;
-mod faults;
-mod fuzzed;
-mod hostile;
-mod issuers;
+// A room of `src` is tested from outside in the folder of its name.
+mod auth {
+    mod authentication;
+    mod issuers;
+}
+mod cli {
+    mod commands;
+}
+mod http {
+    mod events;
+    mod explain;
+}
 mod kit;
+mod model {
+    mod dead_letters;
+    mod mailboxes;
+}
+mod net {
+    mod bounds;
+    mod tls;
+}
+mod plugins {
+    mod bundled;
+}
+mod policy {
+    mod faults;
+    mod hostile;
+    mod policies;
+    mod reloads;
+}
+mod server {
+    mod stops;
+}
+mod session {
+    mod admission;
+    mod sessions;
+}
+
+// The whole.
+mod fuzzed;
 mod line;
-mod mailboxes;
-mod policies;
-mod reloads;
-mod sessions;
-mod stops;
 mod support;
 mod tidy;
-mod tls;

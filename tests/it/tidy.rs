@@ -73,6 +73,18 @@ fn imports(text: &str) -> impl Iterator<Item = &str> {
     text.split("crate::").skip(1).map(|rest| rest.split(|char: char| !char.is_alphanumeric() && char != '_').next().unwrap())
 }
 
+/// Folders of these tests beside those of the rooms.
+const OTHER_TESTS: [&str; 2] = ["plugins", "support"];
+
+#[test]
+fn the_tests_of_a_room_are_in_the_folder_of_its_name() {
+    for entry in std::fs::read_dir(root().join("tests/it")).unwrap().map(|entry| entry.unwrap()) {
+        let name = entry.file_name().into_string().unwrap();
+        let is_known = LEVELS.iter().any(|(room, _)| *room == name) || OTHER_TESTS.contains(&&*name);
+        assert!(!entry.path().is_dir() || is_known, "{name} is no room of src");
+    }
+}
+
 #[test]
 fn every_module_imports_only_lower_ones() {
     let levels: BTreeMap<&str, u32> = LEVELS.into_iter().collect();

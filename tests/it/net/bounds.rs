@@ -178,7 +178,7 @@ fn every_bound_is_shown_by_check() {
     ];
     let output = crate::support::process::signalpost().args(["check", "--json"]).output().unwrap();
     let shown: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    let documented = include_str!("../../docs/security.md");
+    let documented = include_str!("../../../docs/security.md");
     for bound in bounds {
         assert!(shown.iter().any(|setting| setting["path"] == bound), "{bound} is not shown");
         let name = bound.rsplit('.').next().unwrap();
