@@ -42,7 +42,21 @@ impl Authority {
 
     /// Says whether a text is an authority without user information.
     pub fn is_one(text: &str) -> bool {
-        written(text).is_some()
+        is_plain(text) || written(text).is_some()
+    }
+}
+
+/// Returns whether a text is a name or an IPv4 address of the usual characters, with or without a port: quick, since each request has one.
+fn is_plain(text: &str) -> bool {
+    let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    let (name, port) = text.as_bytes().split_at(text.bytes().take_while(|byte| is_usual(byte)).count());
+    let is_port = |port: &[u8]| (1..=4).contains(&port.len()) && port.iter().all(u8::is_ascii_digit);
+    match port {
+        [] => !name.is_empty(),
+        // Five digits that begin with 1 to 5 are below 65,536.
+        [b':', b'1'..=b'5', rest @ ..] if rest.len() == 4 => !name.is_empty() && is_port(rest),
+        [b':', port @ ..] => !name.is_empty() && is_port(port),
+        _ => false,
     }
 }
 
@@ -177,5 +191,19 @@ mod tests {
         for bad in ["", ":80", "a b", "a/b", "u@a", "a,b:x", "a:-1", "a:+1", "a:1:2", "a:99999", "::1", "[::1", "[::1]1", "[v]", "ä"] {
             assert_eq!(Authority::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_plain_authority_is_one() {
+        for plain in ["localhost", "localhost:8080", "127.0.0.1:1", "a-b.example.com:59999", "A:12345"] {
+            assert!(is_plain(plain) && written(plain).is_some(), "{plain}");
+        }
+        for other in ["", ":80", "a:", "a:b", "a:65536", "a:99999", "a:123456", "a:1:2", "a b", "[::1]:80", "a/b", "a@b", "é"] {
+            assert!(!is_plain(other), "{other}");
+        }
+        for slow in ["a:65535", "a:60000", "a:", "[::1]:80", "a_b"] {
+            assert!(Authority::is_one(slow), "{slow}");
+        }
+        assert!(!["a:65536", "", ":80", "a:b", "a:1:2"].iter().any(|text| Authority::is_one(text)));
     }
 }

@@ -304,8 +304,10 @@ impl Mailboxes {
         let Ok(seq) = content.log.put(new, content.sessions.read_mark(), limits, &mut gone) else {
             return self.refuse(content, new, DropReason::MailboxFull);
         };
-        self.account(&content.sessions, &gone);
-        removed.for_new.extend(gone.for_new);
+        if gone.messages > 0 {
+            self.account(&content.sessions, &gone);
+            removed.for_new.extend(gone.for_new);
+        }
         self.room.add(new.size());
         self.metrics.posted.inc();
         Posted::Posted { seq }

@@ -26,10 +26,15 @@ use crate::types::close::Close;
 /// Bytes asked of the socket at a time; enough for a client's usual message.
 const READ_BYTES: usize = 2048;
 
+/// Rounds in which a session only looks at its mailbox, one after the other.
+const WOKEN_IN_A_ROW_MAX: u8 = 8;
+
 /// A session that the policies have admitted, with its socket.
 #[derive(Debug)]
 pub struct Session {
     conversation: Conversation,
+    /// Rounds since the client and the clock were last looked at.
+    woken_in_a_row: u8,
     wire: Wire,
     decoder: Decoder,
     input: BytesMut,
@@ -63,6 +68,7 @@ impl Session {
             allowance: Bucket::full(sockets.bytes_per_second_max.get().saturating_mul(BURST_S)),
             wire,
             input,
+            woken_in_a_row: 0,
             conversation,
             _permits: permits,
         })
@@ -154,6 +160,13 @@ impl Session {
 
     /// Returns what comes first. Cancel safe: it only tells that something is ready.
     fn poll_next(&mut self, has_more: bool, timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<io::Result<Next>> {
+        // Not always first: a mailbox to which somebody posts all the time would keep the client and the clock waiting.
+        if self.woken_in_a_row < WOKEN_IN_A_ROW_MAX && self.conversation.reader.handle().poll_woken(context).is_ready() {
+            self.woken_in_a_row += 1;
+            return Poll::Ready(Ok(Next::Woken));
+        }
+        let has_more = has_more || self.woken_in_a_row == WOKEN_IN_A_ROW_MAX;
+        self.woken_in_a_row = 0;
         // While the client doesn't read, it isn't read from: what it asks for would pile up.
         let ready = if self.conversation.outbox.is_empty() {
             self.wire.poll_readable(context).map_ok(|()| Next::Readable)
@@ -166,9 +179,7 @@ impl Session {
         if timer.poll(context).is_ready() {
             return Poll::Ready(Ok(Next::Due));
         }
-        // Last, since each round looks at the mailbox anyway.
-        let is_woken = self.conversation.reader.handle().poll_woken(context).is_ready();
-        if is_woken || has_more { Poll::Ready(Ok(Next::Woken)) } else { Poll::Pending }
+        if has_more { Poll::Ready(Ok(Next::Woken)) } else { Poll::Pending }
     }
 
     /// Takes from the mailbox and writes. Returns whether there may be more to do at once. Not cancel safe, and never cancelled.
