@@ -1,4 +1,5 @@
-//! Formatting: what a session's reader sees of a message. Done once for each message and class, live or replayed.
+//! Formatting: what a session's reader sees of a message. Done once for each message and class, live or replayed, unless a
+//! policy's circuit was open: then the next reader asks again.
 
 mod shapes;
 

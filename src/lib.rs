@@ -32,7 +32,7 @@
 //!    body and wait has a named bound in `config/default.toml`.
 //! 7. *Nothing is silent.* A message that is not read is in a counter under its reason (`types::drop_reason`), and a receipt or
 //!    a close code (`types::close`) tells whoever can act on it.
-//! 8. *Formatting never runs twice* for one message and class (`format::shapes`).
+//! 8. *Formatting never runs twice* for one message and class (`format::shapes`), unless a policy's circuit was open.
 //!
 //! What is absent: `registry` knows no messages, and `model::mailbox::log` no sessions; `session` and `model` know no event type; nothing
 //! outside `policy` knows WebAssembly or the types generated from the WIT; nothing below `session` and `http` knows HTTP, except for `auth`

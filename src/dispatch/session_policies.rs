@@ -31,6 +31,13 @@ pub enum Question<'a> {
     Closed(u16),
 }
 
+/// A call, and the plans that its answer amounts to: first its own, then one for each event that it publishes.
+struct Answered {
+    took: Duration,
+    answer: Result<Option<Response>, CallError>,
+    plans: Vec<(Arc<Event>, Plan)>,
+}
+
 /// A call of a sessions policy and its answer, for the observer.
 #[derive(Clone, Debug)]
 pub struct Asked {
@@ -209,10 +216,4 @@ impl std::fmt::Display for Question<'_> {
             Question::Closed(code) => write!(f, "closed ({code})"),
         }
     }
-}
-/// A call, and the plans that its answer amounts to: first its own, then one for each event that it publishes.
-struct Answered {
-    took: Duration,
-    answer: Result<Option<Response>, CallError>,
-    plans: Vec<(Arc<Event>, Plan)>,
 }

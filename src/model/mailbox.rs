@@ -167,16 +167,18 @@ impl Mailboxes {
         if is_refused || matches!(posted, Posted::Posted { .. }) {
             content.sessions.wake();
         }
-        let Marks { last, delivered, lost } = content.log.marks();
-        let birth = mailbox.birth;
+        let (log, birth) = (&content.log, mailbox.birth);
         match posted {
             // Only a message that is kept and has no session as its only reader can outlive the process.
             Posted::Posted { seq } if keep_ms > 0 && session.is_none() => changes.note(|| {
-                let (posted_ms, message) = (new.now_ms, message.clone());
+                let (posted_ms, message, lost) = (new.now_ms, message.clone(), log.marks().lost);
                 Change::Post { user: user.clone(), birth, seq, posted_ms, message, lost, removed: removed.for_new.to_vec() }
             }),
             _ if is_refused || !removed.for_new.is_empty() => {
-                changes.note(|| Change::Mark { user: user.clone(), birth, last, delivered, lost, removed: removed.for_new.to_vec() });
+                changes.note(|| {
+                    let Marks { last, delivered, lost } = log.marks();
+                    Change::Mark { user: user.clone(), birth, last, delivered, lost, removed: removed.for_new.to_vec() }
+                });
             }
             _ => {}
         }
@@ -256,18 +258,6 @@ impl Mailboxes {
             users.extend(connected.map(|(user, _)| user.clone()));
         }
         users
-    }
-
-    /// Returns the birth, the marks and the seqs of every mailbox, by user.
-    #[cfg(test)]
-    pub fn all(&self) -> std::collections::BTreeMap<UserId, (u64, Marks, Vec<u64>)> {
-        let seqs = |content: &Content| content.log.after(0).map(|entry| entry.seq).collect();
-        let view = |mailbox: &Mailbox| {
-            let content = mailbox.content.lock();
-            (mailbox.birth, content.log.marks(), seqs(&content))
-        };
-        let shards = self.shards.iter().map(|shard| shard.lock());
-        shards.flat_map(|shard| shard.iter().map(|(user, mailbox)| (user.clone(), view(mailbox))).collect::<Vec<_>>()).collect()
     }
 
     pub fn totals(&self) -> Totals {

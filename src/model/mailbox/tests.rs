@@ -1,5 +1,6 @@
 //! What users are owed, with sessions that have no sockets.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -76,6 +77,19 @@ impl Mailboxes {
         });
         let series = format!("signalpost_messages_dropped_total{{reason=\"{}\"}} ", reason.name());
         text.unwrap().lines().find_map(|line| line.strip_prefix(series.as_str())).unwrap().parse().unwrap()
+    }
+}
+
+impl Mailboxes {
+    /// Returns the birth, the marks and the seqs of every mailbox, by user.
+    pub fn all(&self) -> BTreeMap<UserId, (u64, Marks, Vec<u64>)> {
+        let seqs = |content: &Content| content.log.after(0).map(|entry| entry.seq).collect();
+        let view = |mailbox: &Mailbox| {
+            let content = mailbox.content.lock();
+            (mailbox.birth, content.log.marks(), seqs(&content))
+        };
+        let shards = self.shards.iter().map(|shard| shard.lock());
+        shards.flat_map(|shard| shard.iter().map(|(user, mailbox)| (user.clone(), view(mailbox))).collect::<Vec<_>>()).collect()
     }
 }
 
