@@ -378,15 +378,17 @@ impl Policy {
         self.counters.faults.fetch_add(1, Ordering::Relaxed);
         let kind = defect.kind.name();
         self.instances.shared.metrics.policy_faults.with_label_values(&[&*self.name, kind]).inc();
-        tracing::warn!(
-            policy = &*self.name,
-            version = &*self.version,
-            function = function.name(),
-            event,
-            kind,
-            "policy fault: {}",
-            defect.detail
-        );
+        if self.instances.shared.may_log() {
+            tracing::warn!(
+                policy = &*self.name,
+                version = &*self.version,
+                function = function.name(),
+                event,
+                kind,
+                "policy fault: {}",
+                defect.detail
+            );
+        }
         let is_suspect = self.breaker.lock().faulted();
         if is_suspect {
             // Without a sample to repeat, a guest that stopped counts as broken; an answer that breaks a rule may be due to the event.
