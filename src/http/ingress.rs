@@ -23,6 +23,7 @@ use crate::metrics::EventOutcome;
 use crate::net::problem::{self, CONTENT_ENCODING, Document, Problem};
 use crate::net::turns::Turns;
 use crate::node::Node;
+use crate::policy::Role;
 use crate::types::delivery::Terms;
 use crate::types::event::{self, Body};
 use cloudevents::Parsed;
@@ -219,6 +220,8 @@ impl Ingress {
     /// Publishes one event, or in a dry run returns what would happen to it. `room`: what the answer has left for explanations.
     async fn dispatch(&self, parsed: Parsed, query: PublishQuery, room: &mut Room) -> Result<Item, Problem> {
         let Parsed { event, id_given } = parsed;
+        let policies = &self.node.policies;
+        let _permit = policies.permit(policies.current().wanting(Role::Routing, &event.event_type)).await;
         if query.dry_run {
             return Ok(Item::Explained(Box::new(self.node.look(&event, room))));
         }
