@@ -26,6 +26,8 @@ struct PolicyWrites {
     read: HashMap<String, Stamp>,
     keys: isize,
     bytes: isize,
+    /// What is live of the policy's state, and when that was counted: counting looks at every entry.
+    live: Option<(u64, Usage)>,
 }
 
 /// One policy's state as its request sees it, at the time of the current call.
@@ -78,7 +80,7 @@ impl Writes {
         let index = known.unwrap_or(self.policies.len());
         if known.is_none() {
             let (written, read) = (HashMap::new(), HashMap::new());
-            self.policies.push(PolicyWrites { policy: policy.clone(), quota, written, read, keys: 0, bytes: 0 });
+            self.policies.push(PolicyWrites { policy: policy.clone(), quota, written, read, keys: 0, bytes: 0, live: None });
         }
         Own { index, policy: &mut self.policies[index], undo: &mut self.undo, now_ms }
     }
@@ -116,20 +118,34 @@ impl Own<'_> {
     /// # Errors
     /// The quota is used up; nothing has changed.
     pub fn put(&mut self, states: &States, key: String, value: Value) -> Result<(), StateError> {
-        let PolicyWrites { policy, quota, keys, bytes, .. } = &*self.policy;
+        let PolicyWrites { quota, keys, bytes, .. } = &*self.policy;
         if value.bytes.len() > quota.value_bytes_max || key.len() > quota.value_bytes_max {
             return Err(StateError::Quota);
         }
         let before = self.visible_bytes(states, &key);
         let keys = keys + isize::from(before.is_none());
         let bytes = bytes + signed(entry_bytes(&key, &value.bytes)) - signed(before.unwrap_or(0));
+        let quota = *quota;
         let fits = |usage: Usage| quota.allows(Usage { keys: add(usage.keys, keys), bytes: add(usage.bytes, bytes) });
         // Expired entries are subtracted only if the quota would be exceeded otherwise.
-        if !fits(states.usage(policy)) && !fits(states.live_usage(policy, self.now_ms)) {
+        if !fits(states.usage(&self.policy.policy)) && !fits(self.live_usage(states)) {
             return Err(StateError::Quota);
         }
         self.write(states, key, Some(value));
         Ok(())
+    }
+
+    /// Returns what is live of the policy's state, counted once at a time: a policy whose state is full may try again and again.
+    fn live_usage(&mut self, states: &States) -> Usage {
+        let now_ms = self.now_ms;
+        match self.policy.live {
+            Some((at_ms, live)) if at_ms == now_ms => live,
+            _ => {
+                let live = states.live_usage(&self.policy.policy, now_ms);
+                self.policy.live = Some((now_ms, live));
+                live
+            }
+        }
     }
 
     /// Writes an entry, or removes it.
