@@ -6,5 +6,6 @@ pub mod delivery;
 pub mod drop_reason;
 pub mod event;
 pub mod fault;
+pub mod private_folder;
 pub mod time;
 pub mod timestamp;

@@ -23,6 +23,7 @@ use crate::metrics::EventOutcome;
 use crate::net::problem::{self, CONTENT_ENCODING, Document, Problem};
 use crate::net::turns::Turns;
 use crate::node::Node;
+use crate::store::{NotStored, Ticket};
 use crate::types::delivery::Terms;
 use crate::types::event::{self, Body};
 use cloudevents::Parsed;
@@ -103,22 +104,35 @@ pub async fn publish(
     let whole = ingress.read(request).await?;
     match cloudevents::read(&whole.headers, &whole.body, ingress.limits()).inspect_err(|_| ingress.rejected())? {
         cloudevents::Request::One(parsed) => {
-            Ok(answer(StatusCode::ACCEPTED, &ingress.dispatch(parsed, query, &mut Room::default()).await?))
+            let (item, ticket) = ingress.dispatch(parsed, query, &mut Room::default())?;
+            if let Some(ticket) = ticket {
+                ticket.stored().await?;
+            }
+            Ok(answer(StatusCode::ACCEPTED, &item))
         }
         cloudevents::Request::Batch(parsed) => {
             let mut items = Vec::with_capacity(parsed.len());
+            let mut last = None;
             let (mut turns, mut room) = (Turns::default(), Room::default());
             for parsed in parsed {
                 turns.take().await;
                 items.push(match parsed {
-                    Ok(parsed) => {
-                        ingress.dispatch(parsed, query, &mut room).await.unwrap_or_else(|problem| Item::Problem(problem.into_document()))
-                    }
+                    Ok(parsed) => match ingress.dispatch(parsed, query, &mut room) {
+                        Ok((item, ticket)) => {
+                            last = ticket.or(last);
+                            item
+                        }
+                        Err(problem) => Item::Problem(problem.into_document()),
+                    },
                     Err(problem) => {
                         ingress.rejected();
                         Item::Problem(problem.into_document())
                     }
                 });
+            }
+            // What was handed over last is stored last.
+            if let Some(ticket) = last {
+                ticket.stored().await?;
             }
             Ok(answer(Item::status(&items), &items))
         }
@@ -171,8 +185,10 @@ pub async fn tell(
         ..Terms::default()
     };
     let once = idempotency_key(&headers)?;
-    let (receipt, ticket) = ingress.node.dispatch.tell(user, body, terms, once.as_deref()).map_err(under_way)?;
-    ticket.stored().await;
+    ingress.node.store.admit()?;
+    let (mut receipt, ticket) = ingress.node.dispatch.tell(user, body, terms, once.as_deref()).map_err(under_way)?;
+    ticket.stored().await?;
+    receipt.stored = ingress.node.store.stored().map(Into::into);
     Ok(answer(StatusCode::ACCEPTED, &receipt))
 }
 
@@ -191,6 +207,18 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
     event::check_attribute("Idempotency-Key", key).map_err(|detail| wrong(&detail))?;
     Ok(Some(key.to_owned()))
+}
+
+impl From<NotStored> for Problem {
+    fn from(error: NotStored) -> Problem {
+        let code = match error {
+            NotStored::Behind(_) => "store_behind",
+            NotStored::Full => "store_full",
+            NotStored::Late(_) => "store_late",
+            NotStored::Failed => "store_failed",
+        };
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string())
+    }
 }
 
 fn under_way(UnderWay: UnderWay) -> Problem {
@@ -217,18 +245,19 @@ fn bad_query(error: &QueryRejection, known: &str) -> Problem {
 
 impl Ingress {
     /// Publishes one event, or in a dry run returns what would happen to it. `room`: what the answer has left for explanations.
-    async fn dispatch(&self, parsed: Parsed, query: PublishQuery, room: &mut Room) -> Result<Item, Problem> {
+    fn dispatch(&self, parsed: Parsed, query: PublishQuery, room: &mut Room) -> Result<(Item, Option<Ticket>), Problem> {
         let Parsed { event, id_given } = parsed;
         if query.dry_run {
-            return Ok(Item::Explained(Box::new(self.node.look(&event, room))));
+            return Ok((Item::Explained(Box::new(self.node.look(&event, room))), None));
         }
-        let (story, ticket) = self.node.dispatch.publish(event, id_given).map_err(under_way)?;
-        ticket.stored().await;
+        self.node.store.admit()?;
+        let (mut story, ticket) = self.node.dispatch.publish(event, id_given).map_err(under_way)?;
+        story.receipt.stored = self.node.store.stored().map(Into::into);
         if query.explain {
             let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false, room);
-            return Ok(Item::Explained(Box::new(explained)));
+            return Ok((Item::Explained(Box::new(explained)), Some(ticket)));
         }
-        Ok(Item::Receipt(Box::new(story.receipt)))
+        Ok((Item::Receipt(Box::new(story.receipt)), Some(ticket)))
     }
 
     fn rejected(&self) {

@@ -268,6 +268,7 @@ fn the_settings_that_may_be_zero_are_these() {
             "auth.users.leeway_s",
             "auth.users.expiry_grace_ms",
             "http.connections_per_address_max",
+            "store.free_bytes_min",
             "sockets.per_address_max",
             "sockets.idle_deadline_ms",
             "sockets.resume_wait_ms",
