@@ -148,7 +148,7 @@ on_fault = "stop"
     assert_eq!(
         problems(file, &[]),
         [
-            r#""auth.keys" in signalpost.toml:5 is [{ name = "backend", sha256 = "00", scopes = ["fly"] }]; unknown variant `fly`, expected one of `publish`, `read`, `operate`"#,
+            r#""auth.keys" in signalpost.toml:5 is [{ name = "backend", scopes = ["fly"], sha256 = "00" }]; unknown variant `fly`, expected one of `publish`, `read`, `operate`"#,
             r#""auth.origins" in signalpost.toml:4 is ["https://a.example", 7]; expected a list of strings in quotes"#,
             r#""auth.users.algorithms" in signalpost.toml:7 is ["RS256", "none"]; expected a list of "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA""#,
             r#""operate_listen" in signalpost.toml:2 is "there"; expected an address and a port, as in "127.0.0.1:8080""#,
