@@ -8,6 +8,7 @@ mod load;
 mod milliseconds;
 mod origin;
 mod validate;
+mod words;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

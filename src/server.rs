@@ -126,14 +126,16 @@ impl Server {
             limits: config.mailboxes.clone(),
             return_within_ms: config.stop_return_within_ms,
         });
-        let ingress = Arc::new(Ingress::new(node.clone()));
-        let (outside, inside) = routers(&config, &auth, ingress, sessions, operate.clone());
+        let ingress = Some(Arc::new(Ingress::new(node.clone())));
+        let (outside, inside) = routers(&config, &auth, sessions, operate.clone());
         let listener = |address| bind(address, config.http.backlog.get()).with_context(|| format!("can't listen on {address}"));
         let listeners = match config.operate_listen {
-            None => vec![(listener(config.listen)?, outside.merge(inside))],
-            Some(address) => vec![(listener(config.listen)?, outside), (listener(address)?, inside)],
+            None => vec![(listener(config.listen)?, Front::new(ingress, outside.merge(inside), &operate, &auth))],
+            Some(address) => vec![
+                (listener(config.listen)?, Front::new(ingress, outside, &operate, &auth)),
+                (listener(address)?, Front::new(None, inside, &operate, &auth)),
+            ],
         };
-        let listeners = listeners.into_iter().map(|(listener, routes)| (listener, Front::new(routes, &operate, &auth))).collect();
         Ok(Server { node, listeners, auth, tls, operate, stopping, cleaner })
     }
 
