@@ -91,14 +91,16 @@ fn is_artefact_name(name: &str) -> bool {
     name.split_once('-').is_some_and(|(digest, engine)| is_hex(digest, 64) && is_hex(engine, 16))
 }
 
-/// Returns the folder that applies when the configuration names none: systemd's `CacheDirectory=`, of which there may be several, else
-/// the user's cache.
-fn default_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+/// Returns Signalpost's cache, by the process's environment variables: systemd's `CacheDirectory=`, of which there may be several,
+/// else the user's cache.
+pub fn default_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let variable = |name| variable(name).filter(|value| !value.is_empty());
     if let Some(folders) = variable("CACHE_DIRECTORY") {
         return std::env::split_paths(&folders).next();
     }
-    let user = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache")));
+    // A relative path is invalid, and ignored (XDG Base Directory Specification).
+    let user = variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let user = user.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache")));
     Some(user?.join("signalpost"))
 }
 
@@ -275,7 +277,9 @@ mod tests {
         assert_eq!(dir(&[("CACHE_DIRECTORY", "/var/cache/signalpost:/var/cache/other"), home]).as_deref(), Some("/var/cache/signalpost"));
         assert_eq!(dir(&[("CACHE_DIRECTORY", "/var/cache/signalpost"), home]).as_deref(), Some("/var/cache/signalpost"));
         assert_eq!(dir(&[("CACHE_DIRECTORY", ""), ("XDG_CACHE_HOME", "/c"), home]).as_deref(), Some("/c/signalpost"));
-        assert_eq!(dir(&[("XDG_CACHE_HOME", ""), home]).as_deref(), Some("/home/a/.cache/signalpost"));
+        for invalid in ["", "cache", "./cache"] {
+            assert_eq!(dir(&[("XDG_CACHE_HOME", invalid), home]).as_deref(), Some("/home/a/.cache/signalpost"), "{invalid:?}");
+        }
         assert_eq!(dir(&[]), None);
     }
 }
