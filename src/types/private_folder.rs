@@ -13,7 +13,9 @@ pub fn default(systemd: &str, user: &str, below_home: &str, variable: impl Fn(&s
     if let Some(folders) = variable(systemd) {
         return std::env::split_paths(&folders).next();
     }
-    let user = variable(user).map(PathBuf::from).or_else(|| Some(PathBuf::from(variable("HOME")?).join(below_home)));
+    // A relative path is invalid, and ignored (XDG Base Directory Specification).
+    let user = variable(user).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let user = user.or_else(|| Some(PathBuf::from(variable("HOME")?).join(below_home)));
     Some(user?.join("signalpost"))
 }
 

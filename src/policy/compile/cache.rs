@@ -92,8 +92,8 @@ fn is_artefact_name(name: &str) -> bool {
     name.split_once('-').is_some_and(|(digest, engine)| is_hex(digest, 64) && is_hex(engine, 16))
 }
 
-/// Returns the folder that applies when the configuration names none.
-fn default_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+/// Returns Signalpost's cache, by the process's environment variables.
+pub fn default_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     private_folder::default("CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache", variable)
 }
 
@@ -260,7 +260,9 @@ mod tests {
         assert_eq!(dir(&[("CACHE_DIRECTORY", "/var/cache/signalpost:/var/cache/other"), home]).as_deref(), Some("/var/cache/signalpost"));
         assert_eq!(dir(&[("CACHE_DIRECTORY", "/var/cache/signalpost"), home]).as_deref(), Some("/var/cache/signalpost"));
         assert_eq!(dir(&[("CACHE_DIRECTORY", ""), ("XDG_CACHE_HOME", "/c"), home]).as_deref(), Some("/c/signalpost"));
-        assert_eq!(dir(&[("XDG_CACHE_HOME", ""), home]).as_deref(), Some("/home/a/.cache/signalpost"));
+        for invalid in ["", "cache", "./cache"] {
+            assert_eq!(dir(&[("XDG_CACHE_HOME", invalid), home]).as_deref(), Some("/home/a/.cache/signalpost"), "{invalid:?}");
+        }
         assert_eq!(dir(&[]), None);
     }
 }
