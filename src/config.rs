@@ -107,6 +107,8 @@ pub struct Log {
     pub level: LogLevel,
     /// For people or for machines.
     pub format: LogFormat,
+    /// Lines that are written in a second.
+    pub lines_per_second_max: NonZeroU32,
 }
 
 /// A severity.
@@ -575,6 +577,8 @@ pub struct Limits {
     pub memberships_max: NonZeroUsize,
     /// Log lines of one call.
     pub log_lines_max: u32,
+    /// Log lines of the policy in a second, its faults' among them.
+    pub log_lines_per_second_max: NonZeroU32,
     /// Bytes of one log line.
     pub log_line_bytes_max: usize,
     /// Keys of the policy's state.

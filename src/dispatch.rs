@@ -206,7 +206,8 @@ impl Dispatch {
                 let mut changes = self.store.changes();
                 changes.note(|| removal);
                 let again = Arc::new(message.again(set.id));
-                let deliveries = self.readers_of(recipients).map(|(to, user)| Planned::to_one(to, user.clone(), again.clone())).collect();
+                let deliveries =
+                    self.readers_of(message, recipients).map(|(to, user)| Planned::to_one(to, user.clone(), again.clone())).collect();
                 let plan = Plan::of(&set, None, Decided { deliveries, ..Decided::default() });
                 let applied = apply::post(&self.model, &self.metrics, &plan, &mut changes);
                 if !applied.posted.iter().any(|posted| matches!(posted, Posted::Posted { .. })) {
@@ -249,10 +250,11 @@ impl Dispatch {
     }
 
     /// Returns the recipients of a retried message: the sessions that are still open, since the user's other sessions have read it, and
-    /// once each user whose sessions are all closed.
-    fn readers_of<'a>(&self, recipients: &'a [Recipient]) -> impl Iterator<Item = (Recipients, &'a UserId)> {
+    /// once each user whose sessions are all closed, unless the message was for one session only.
+    fn readers_of<'a>(&self, message: &Message, recipients: &'a [Recipient]) -> impl Iterator<Item = (Recipients, &'a UserId)> {
         let (open, closed): (Vec<&Recipient>, Vec<&Recipient>) =
             recipients.iter().partition(|Recipient { user, session }| self.model.mailboxes.has_session(user, session));
+        let closed = if message.is_for_session { Vec::new() } else { closed };
         let reachable: HashSet<&UserId> = open.iter().map(|Recipient { user, .. }| user).collect();
         let away: IndexSet<&UserId> = closed.iter().map(|Recipient { user, .. }| user).filter(|user| !reachable.contains(user)).collect();
         let to_session =

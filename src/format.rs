@@ -65,6 +65,7 @@ impl Format {
         let class: Vec<Option<&str>> = chain.vary().map(|name| handle.attribute(name)).collect();
         let slot = self.shapes.slot(message, policies.id, &class);
         let first = async || {
+            let _permit = self.policies.permit(chain.iter()).await;
             let shape = self.run(&chain, handle, Purpose::Read);
             // An open circuit says nothing about the message: the next reader asks again.
             if shape.failure.as_ref().is_some_and(|failure| failure.fault.is_none()) {

@@ -157,7 +157,7 @@ impl Metrics {
             policy_refusals: make.counters("signalpost_policy_refusals_total", "A policy's refusals.", &["policy"])?,
             policy_log_lines_dropped: make.counters(
                 "signalpost_policy_log_lines_dropped_total",
-                "Log lines over the limit of a call.",
+                "Log lines over the limits of a call and of a second.",
                 &["policy"],
             )?,
             policy_custom: make.counters("signalpost_policy_custom_total", "The policies' own counters.", &["policy", "name"])?,
@@ -172,8 +172,10 @@ impl Metrics {
                 "Dead letters by outcome: kept, retried, deleted, evicted.",
                 &["outcome"],
             )?,
-            log_lines_dropped: make
-                .counter("signalpost_log_lines_dropped_total", "Lines of the log that were dropped because nobody read them in time.")?,
+            log_lines_dropped: make.counter(
+                "signalpost_log_lines_dropped_total",
+                "Lines of the log that were dropped: nobody read them in time, or they were over log.lines_per_second_max.",
+            )?,
             store_commits: make.counter("signalpost_store_commits_total", "Frames written to the log.")?,
             store_bytes: make.counter("signalpost_store_bytes_total", "Bytes written to the log.")?,
             store_sync_seconds: make.one_histogram(
@@ -220,7 +222,10 @@ impl Metrics {
         if !is_known && name != DROPPED_METRIC {
             names.insert(name.to_owned());
         }
-        self.policy_custom.with_label_values(&[&**policy, name]).inc_by(by);
+        let counter = self.policy_custom.with_label_values(&[&**policy, name]);
+        // At its end a counter stands still: one that goes back to 0 would look like a restart. Only this function raises these, under the
+        // lock of the names.
+        counter.inc_by(by.min(u64::MAX - counter.get()));
     }
 
     /// Returns the metrics as text.
@@ -285,5 +290,33 @@ impl Maker {
         let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?;
         self.0.register(Box::new(histogram.clone()))?;
         Ok(histogram)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policys_counters_are_bounded_over_all_its_versions_and_never_go_back() {
+        let metrics = Metrics::new().unwrap();
+        let value = |name: &str| metrics.policy_custom.with_label_values(&["p", name]).get();
+        // Each version brings names of its own.
+        for version in 0..12 {
+            let policy: Arc<str> = "p".into();
+            for name in 0..4 {
+                metrics.count_custom(&policy, &format!("v{version}_{name}"), 1, 32);
+            }
+        }
+        assert_eq!((value("v7_3"), value(DROPPED_METRIC)), (1, 16));
+        metrics.count_custom(&"q".into(), "own", 1, 32);
+        for _ in 0..3 {
+            metrics.count_custom(&"p".into(), "v0_0", u64::MAX / 2, 32);
+        }
+        assert_eq!(value("v0_0"), u64::MAX);
+        let gauges = Gauges { sessions: 0, mailboxes: 0, messages: 0, bytes: 0, groups: 0, memberships: 0, dead_letters: 0 };
+        let text = metrics.text(&gauges).unwrap();
+        let series = text.lines().filter(|line| line.starts_with("signalpost_policy_custom_total{"));
+        assert_eq!(series.filter(|line| line.contains("policy=\"p\"")).count(), 33);
     }
 }

@@ -95,7 +95,7 @@ impl Foundations {
             tracing::info!(policy = &*policy.name, version = &*policy.version, roles = ?policy.roles, "policy loaded");
         }
         if set.policies.is_empty() {
-            tracing::warn!(dir = %plugins.dir.display(), "no policies: events reach nobody, direct messages still do");
+            tracing::warn!(dir = ?plugins.dir, "no policies: events reach nobody, direct messages still do");
         }
         Ok(self.node(set, rejected))
     }
@@ -129,7 +129,7 @@ impl Node {
     /// Goes back to the previous version of a policy if a new one faults from the start. Does not wait for a reload.
     pub fn roll_back(&self) {
         for rejected in self.loader.roll_back(&self.policies) {
-            tracing::error!(policy = rejected.name, file = %rejected.file.display(), "rolled back: it {}", rejected.reason);
+            tracing::error!(policy = rejected.name, file = ?rejected.file, "rolled back: it {}", rejected.reason);
         }
     }
 
@@ -145,8 +145,7 @@ impl Node {
             Reload::Unreadable(detail) => tracing::error!("{detail}; the current policies keep serving"),
             Reload::Refused(rejected) => {
                 for rejected in rejected {
-                    let file = rejected.file.display();
-                    tracing::error!(policy = rejected.name, %file, "plugin refused, the old one keeps serving: it {}", rejected.reason);
+                    tracing::error!(policy = rejected.name, file = ?rejected.file, "plugin refused, the old one keeps serving: it {}", rejected.reason);
                 }
             }
         }

@@ -25,6 +25,8 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::types::delivery::PolicySetId;
@@ -94,11 +96,24 @@ pub struct Policies {
     retired: Mutex<VecDeque<(Instant, Arc<PolicySet>)>>,
     rejected: Mutex<Vec<Rejected>>,
     retire_after: Duration,
+    /// Permits of calls that take long.
+    long_calls: Semaphore,
 }
+
+/// The share of the serving threads on which policies may compute for milliseconds at a time. The others are for those who need none of them:
+/// a crowd that reads what a slow policy formats would otherwise take all processors, and every thread beside the serving ones.
+const LONG_CALLS_SHARE: usize = 2;
 
 impl Policies {
     pub fn new(first: PolicySet, rejected: Vec<Rejected>, retire_after: Duration) -> Policies {
-        Policies { current: ArcSwap::from_pointee(first), retired: Mutex::default(), rejected: Mutex::new(rejected), retire_after }
+        let workers = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
+        Policies {
+            current: ArcSwap::from_pointee(first),
+            retired: Mutex::default(),
+            rejected: Mutex::new(rejected),
+            retire_after,
+            long_calls: Semaphore::new((workers / LONG_CALLS_SHARE).max(1)),
+        }
     }
 
     pub fn current(&self) -> Arc<PolicySet> {
@@ -113,6 +128,12 @@ impl Policies {
         }
         let retired = self.retired.lock();
         retired.iter().find(|(_, set)| set.id == id).map_or(current, |(_, set)| set.clone())
+    }
+
+    /// Waits until policies may be called, which is at once unless one of them takes long: then only some calls run at a time. Hold the permit
+    /// until they are done.
+    pub async fn permit<'a>(&self, mut called: impl Iterator<Item = &'a Arc<Policy>>) -> Option<SemaphorePermit<'_>> {
+        if called.any(|policy| policy.takes_long()) { self.long_calls.acquire().await.ok() } else { None }
     }
 
     pub fn rejected(&self) -> Vec<Rejected> {

@@ -6,6 +6,7 @@ pub mod delivery;
 pub mod drop_reason;
 pub mod event;
 pub mod fault;
+pub mod file;
 pub mod private_folder;
 pub mod time;
 pub mod timestamp;

@@ -42,7 +42,7 @@ async fn end(mut tcp: TcpStream) -> anyhow::Result<End> {
     Ok(End { answer, after: began.elapsed() })
 }
 
-async fn connections(server: &Server, count: u32, bytes: &[u8]) -> anyhow::Result<Vec<TcpStream>> {
+pub async fn connections(server: &Server, count: u32, bytes: &[u8]) -> anyhow::Result<Vec<TcpStream>> {
     let mut connections = Vec::new();
     for number in 0..count {
         let mut tcp = server.target.connect(number).await?;
@@ -55,7 +55,7 @@ async fn connections(server: &Server, count: u32, bytes: &[u8]) -> anyhow::Resul
 }
 
 /// Waits until all have ended. Returns after how many milliseconds the last one did.
-async fn all_end(connections: Vec<TcpStream>) -> anyhow::Result<u128> {
+pub async fn all_end(connections: Vec<TcpStream>) -> anyhow::Result<u128> {
     let ends = futures_util::future::try_join_all(connections.into_iter().map(end)).await?;
     Ok(ends.iter().map(|end| end.after.as_millis()).max().unwrap_or_default())
 }
@@ -112,6 +112,14 @@ pub async fn half_headers(seed: u64) -> anyhow::Result<String> {
 /// A byte now and then doesn't extend the deadline.
 pub async fn dribble(seed: u64) -> anyhow::Result<String> {
     let server = Server::start(SETTINGS, Plugins::Bundled).await?;
+    let attack = async { Ok(format!("{CROWD} connections closed within {} ms", dribbled(&server).await?)) };
+    let said = beside(&server, SECONDS, MEMORY_KIB, seed, attack).await?;
+    server.stop().await?;
+    Ok(said)
+}
+
+/// Dribbles until all connections have ended. Returns after how many milliseconds the last one did.
+pub async fn dribbled(server: &Server) -> anyhow::Result<u128> {
     let one = async |mut tcp: TcpStream| {
         let began = Instant::now();
         for byte in b"GET /api/pool/ws/1 HTTP/1.1\r\nHost: x\r\n".iter().chain(std::iter::repeat(&b'x')) {
@@ -124,42 +132,43 @@ pub async fn dribble(seed: u64) -> anyhow::Result<String> {
                 break;
             }
         }
-        Ok(began.elapsed().as_millis())
+        anyhow::Ok(began.elapsed().as_millis())
     };
-    let attack = async {
-        let ended = futures_util::future::try_join_all(connections(&server, CROWD, b"").await?.into_iter().map(one)).await?;
-        Ok(format!("{CROWD} connections closed within {} ms", ended.into_iter().max().unwrap_or_default()))
-    };
-    let said = beside(&server, SECONDS, MEMORY_KIB, seed, attack).await?;
-    server.stop().await?;
-    Ok(said)
+    let ended = futures_util::future::try_join_all(connections(server, CROWD, b"").await?.into_iter().map(one)).await?;
+    Ok(ended.into_iter().max().unwrap_or_default())
 }
 
 /// A thousand headers, and one of 300 kB, are refused with 431.
 pub async fn large_headers(seed: u64) -> anyhow::Result<String> {
     let server = Server::start(SETTINGS, Plugins::Bundled).await?;
     let attack = async {
-        let many: String = (0..1000).map(|number| format!("X-{number}: 1\r\n")).collect();
-        let large = format!("X: {}\r\n", "x".repeat(300_000));
-        let mut seen = 0;
-        for headers in [many, large] {
-            for _ in 0..20 {
-                let mut tcp = server.target.connect(0).await?;
-                let request = format!("GET /api/pool/ws/1 HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
-                // The server need not read all of it.
-                let _ = tcp.write_all(request.as_bytes()).await;
-                let End { answer, .. } = end(tcp).await?;
-                let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
-                // Where bytes were still under way, the reset may overtake the answer; 1,000 short headers are read before it.
-                ensure!(line == "HTTP/1.1 431 Request Header Fields Too Large" || (line.is_empty() && headers.len() > 100_000), "{line:?}");
-                seen += usize::from(!line.is_empty());
-            }
-        }
+        let seen = headers_refused(&server, 20).await?;
         Ok(format!("1,000 headers and 300 kB of one refused, 20 times each, {seen} of them seen with 431"))
     };
     let said = beside(&server, 2, MEMORY_KIB, seed, attack).await?;
     server.stop().await?;
     Ok(said)
+}
+
+/// Sends both kinds of large headers that many times. Returns how many were seen refused.
+pub async fn headers_refused(server: &Server, times: u32) -> anyhow::Result<usize> {
+    let many: String = (0..1000).map(|number| format!("X-{number}: 1\r\n")).collect();
+    let large = format!("X: {}\r\n", "x".repeat(300_000));
+    let mut seen = 0;
+    for headers in [many, large] {
+        for _ in 0..times {
+            let mut tcp = server.target.connect(0).await?;
+            let request = format!("GET /api/pool/ws/1 HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+            // The server need not read all of it.
+            let _ = tcp.write_all(request.as_bytes()).await;
+            let End { answer, .. } = end(tcp).await?;
+            let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+            // Where bytes were still under way, the reset may overtake the answer; 1,000 short headers are read before it.
+            ensure!(line == "HTTP/1.1 431 Request Header Fields Too Large" || (line.is_empty() && headers.len() > 100_000), "{line:?}");
+            seen += usize::from(!line.is_empty());
+        }
+    }
+    Ok(seen)
 }
 
 /// A WebSocket by hand.
@@ -191,13 +200,7 @@ async fn close_code(tcp: TcpStream) -> anyhow::Result<u16> {
 pub async fn huge_frame(seed: u64) -> anyhow::Result<String> {
     let server = Server::start(SETTINGS, Plugins::Bundled).await?;
     let attack = async {
-        for number in 0..100 {
-            let mut tcp = socket(&server, &format!("huge-{number}")).await?;
-            let header = [&[0x82, 0xFF][..], &(4_u64 << 30).to_be_bytes(), &[1, 2, 3, 4]].concat();
-            tcp.write_all(&header).await?;
-            let code = close_code(tcp).await?;
-            ensure!(code == 1009, "closed with {code}");
-        }
+        huge_frames(&server, 100).await?;
         Ok("100 closed with 1009".to_owned())
     };
     let said = beside(&server, 2, MEMORY_KIB, seed, attack).await?;
@@ -205,11 +208,31 @@ pub async fn huge_frame(seed: u64) -> anyhow::Result<String> {
     Ok(said)
 }
 
+/// Declares that many huge frames, each on a socket of its own.
+pub async fn huge_frames(server: &Server, count: u32) -> anyhow::Result<()> {
+    for number in 0..count {
+        let mut tcp = socket(server, &format!("huge-{number}")).await?;
+        let header = [&[0x82, 0xFF][..], &(4_u64 << 30).to_be_bytes(), &[1, 2, 3, 4]].concat();
+        tcp.write_all(&header).await?;
+        let code = close_code(tcp).await?;
+        ensure!(code == 1009, "closed with {code}");
+    }
+    Ok(())
+}
+
 /// Fragments of one byte without an end are refused at the limit of a message, whatever their number.
 pub async fn fragments(seed: u64) -> anyhow::Result<String> {
     let server = Server::start(SETTINGS, Plugins::Bundled).await?;
+    let attack = async { Ok(format!("10 closed, {} of them seen with 1009", fragmented(&server, 10).await?)) };
+    let said = beside(&server, SECONDS, MEMORY_KIB, seed, attack).await?;
+    server.stop().await?;
+    Ok(said)
+}
+
+/// Sends that many endless messages. Returns how many were seen closed.
+pub async fn fragmented(server: &Server, count: u32) -> anyhow::Result<usize> {
     let one = async |number: u32| {
-        let mut tcp = socket(&server, &format!("fragments-{number}")).await?;
+        let mut tcp = socket(server, &format!("fragments-{number}")).await?;
         let mut bytes = Vec::new();
         for index in 0..70_000_u32 {
             let start = bytes.len();
@@ -225,15 +248,10 @@ pub async fn fragments(seed: u64) -> anyhow::Result<String> {
         }
         anyhow::Ok(close_code(tcp).await.ok())
     };
-    let attack = async {
-        let codes = futures_util::future::try_join_all((0..10).map(one)).await?;
-        // Where bytes were still under way, the reset may overtake the close frame.
-        ensure!(codes.iter().flatten().all(|code| *code == 1009), "closed with {codes:?}");
-        Ok(format!("10 closed, {} of them seen with 1009", codes.iter().flatten().count()))
-    };
-    let said = beside(&server, SECONDS, MEMORY_KIB, seed, attack).await?;
-    server.stop().await?;
-    Ok(said)
+    let codes = futures_util::future::try_join_all((0..count).map(one)).await?;
+    // Where bytes were still under way, the reset may overtake the close frame.
+    ensure!(codes.iter().flatten().all(|code| *code == 1009), "closed with {codes:?}");
+    Ok(codes.iter().flatten().count())
 }
 
 /// Large bodies that stop half-way: as many as there is room for wait for their deadline, the others are told to come back.

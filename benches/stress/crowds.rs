@@ -88,7 +88,10 @@ pub async fn storm(seed: u64) -> anyhow::Result<String> {
 /// Without a file descriptor left, those who are connected go on, and others get in when there is one again.
 pub async fn no_files(seed: u64) -> anyhow::Result<String> {
     const OPEN_FILES_MAX: u32 = 256;
+    // A folder that can't be listed for want of a descriptor is not an empty folder.
     let server = Server::start_with_files(SETTINGS, Plugins::Bundled, Some(OPEN_FILES_MAX)).await?;
+    let serving = server.policies().await?.matches("\"digest\"").count();
+    ensure!(serving == 3, "{serving} policies serve");
     let attack = async {
         // The neighbours are connected by then.
         sleep(Duration::from_millis(500)).await;
@@ -107,6 +110,9 @@ pub async fn no_files(seed: u64) -> anyhow::Result<String> {
         Ok(format!("{} connections at a limit of {OPEN_FILES_MAX} files, {most} of them in use", 2 * OPEN_FILES_MAX))
     };
     let said = beside(&server, 4, 8 << 10, seed, attack).await?;
+    let metrics = server.metrics().await?;
+    let changed = metrics.lines().find(|line| line.starts_with("signalpost_policy_reloads_total{outcome=\"swapped\"}"));
+    ensure!(changed.is_none() && server.policies().await?.matches("\"digest\"").count() == serving, "policies were unloaded: {changed:?}");
     // There is room again.
     live(&server, &plan(200.0, Duration::from_millis(500), seed)).await?;
     server.stop().await?;

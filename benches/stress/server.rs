@@ -47,6 +47,20 @@ impl Server {
 
     /// With a limit of file descriptors.
     pub async fn start_with_files(settings: &str, plugins: Plugins<'_>, open_files_max: Option<u32>) -> anyhow::Result<Server> {
+        Server::start_as(settings, plugins, open_files_max, &[]).await
+    }
+
+    /// What was freed is given back at once, so that what is in memory is in use.
+    pub async fn start_frugal(settings: &str, plugins: Plugins<'_>) -> anyhow::Result<Server> {
+        Server::start_as(settings, plugins, None, &[("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0")]).await
+    }
+
+    async fn start_as(
+        settings: &str,
+        plugins: Plugins<'_>,
+        open_files_max: Option<u32>,
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Server> {
         let folder = tempfile::tempdir()?;
         let dir = folder.path().join("plugins");
         fs::create_dir(&dir)?;
@@ -65,7 +79,11 @@ impl Server {
         let config = folder.path().join("signalpost.toml");
         // Kept between runs, as a server's would be; a folder of the build, so that `cargo clean` removes it.
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled-plugins");
-        let own = format!("[plugins]\ndir = {dir:?}\ncache_dir = {cache:?}\nwatch = false\n[log]\nlevel = \"info\"\nformat = \"text\"\n");
+        // The watch is on if the descriptors run out: it must not take that for an empty folder.
+        let own = format!(
+            "[plugins]\ndir = {dir:?}\ncache_dir = {cache:?}\nwatch = {}\n[log]\nlevel = \"info\"\nformat = \"text\"\n",
+            open_files_max.is_some()
+        );
         fs::write(&config, format!("listen = \"127.0.0.1:0\"\n{settings}\n{own}"))?;
         let log = folder.path().join("log");
         let limit = open_files_max.map_or_else(|| "-S -n".to_owned(), |files| format!("-n {files}"));
@@ -75,6 +93,7 @@ impl Server {
             .arg(&config)
             .env_clear()
             .envs(["PATH", "HOME", "TMPDIR"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log)?)
@@ -118,12 +137,61 @@ impl Server {
         Ok(Producer::connect(&self.target).await?)
     }
 
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let metrics = self.metrics().await?;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        value.with_context(|| format!("there is no {name}"))
+    }
+
     /// Prometheus' text.
     pub async fn metrics(&self) -> anyhow::Result<String> {
         let target = Target { base_path: String::new(), ..self.target.clone() };
         let mut producer = Producer::connect(&target).await?;
         let answer = producer.request("GET", "/metrics", "text/plain", b"").await?;
         Ok(String::from_utf8_lossy(answer.body).into_owned())
+    }
+
+    /// # Errors
+    /// `/healthz` is not answered with 200.
+    pub async fn healthy(&self) -> anyhow::Result<()> {
+        let target = Target { base_path: String::new(), ..self.target.clone() };
+        let mut producer = Producer::connect(&target).await?;
+        let answer = producer.request("GET", "/healthz", "text/plain", b"").await?;
+        ensure!(answer.status == 200, "{}", answer.sentence());
+        Ok(())
+    }
+
+    /// `GET policies`, as text.
+    pub async fn policies(&self) -> anyhow::Result<String> {
+        let mut producer = self.producer().await?;
+        let answer = producer.request("GET", "/policies", "application/json", b"").await?;
+        Ok(String::from_utf8_lossy(answer.body).into_owned())
+    }
+
+    /// Threads of the process.
+    pub fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.child.id())).map_or(0, Iterator::count)
+    }
+
+    /// What the future returns, and the most memory that was resident meanwhile, in KiB.
+    pub async fn most_resident<T>(&self, doing: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<(T, u64)> {
+        let over = std::cell::Cell::new(false);
+        let watching = async {
+            let mut most = 0;
+            while !over.get() {
+                most = most.max(self.process.resident_kib());
+                sleep(Duration::from_millis(5)).await;
+            }
+            most
+        };
+        let done = async {
+            let outcome = doing.await;
+            over.set(true);
+            outcome
+        };
+        let (most, outcome) = tokio::join!(watching, done);
+        Ok((outcome?, most))
     }
 
     pub fn usage(&self) -> Usage {

@@ -204,7 +204,7 @@ pub fn expand(set: &PolicySet, policy: &Policy, event: &Event, decision: Decisio
 fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize, world: &World) -> Planned {
     let Delivery { to, except, body, terms } = delivery;
     let body = body.or_else(|| event.data.clone()).unwrap_or_else(|| Body::Json("null".to_owned()));
-    let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id).with(terms));
+    let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id).with(terms).to(&to));
     let (mut audience, total) = audience(&to, &except, *room + BEYOND_NAMED_MAX, world);
     let beyond_users = audience.drain(audience.len().min(*room)..).take(BEYOND_NAMED_MAX).collect();
     *room -= audience.len();

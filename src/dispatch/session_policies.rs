@@ -171,8 +171,9 @@ fn respond(set: &PolicySet, policy: &Policy, handle: &SessionHandle, response: R
     let event = Arc::new(synthetic(policy, SESSION_EVENT.to_owned(), None, None));
     let Response { replies, decision, drafts, close: _ } = response;
     let reply = |body| {
-        let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id));
-        Planned::to_one(Recipients::Session { user: handle.user.clone(), session: handle.id.to_string() }, handle.user.clone(), message)
+        let to = Recipients::Session { user: handle.user.clone(), session: handle.id.to_string() };
+        let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id).to(&to));
+        Planned::to_one(to, handle.user.clone(), message)
     };
     let replies: Vec<Planned> = replies.into_iter().map(reply).collect();
     let mut decided: Decided = plan::expand(set, policy, &event, decision, world);

@@ -25,6 +25,7 @@ use crate::metrics::EventOutcome;
 use crate::net::problem::{self, CONTENT_ENCODING, Document, Problem};
 use crate::net::turns::Turns;
 use crate::node::Node;
+use crate::policy::Role;
 use crate::store::{NotStored, Ticket};
 use crate::types::delivery::Terms;
 use crate::types::event::{self, Body, UserId};
@@ -139,7 +140,7 @@ impl Ingress {
         let whole = self.read(&head.headers, body).await?;
         match cloudevents::read(&head.headers, &whole.body, self.limits()).inspect_err(|_| self.rejected())? {
             cloudevents::Request::One(parsed) => {
-                let (item, ticket) = self.dispatch(parsed, query, &mut Room::default())?;
+                let (item, ticket) = self.dispatch(parsed, query, &mut Room::default()).await?;
                 if let Some(ticket) = ticket {
                     ticket.stored().await?;
                 }
@@ -152,7 +153,7 @@ impl Ingress {
                 for parsed in parsed {
                     turns.take().await;
                     items.push(match parsed {
-                        Ok(parsed) => match self.dispatch(parsed, query, &mut room) {
+                        Ok(parsed) => match self.dispatch(parsed, query, &mut room).await {
                             Ok((item, ticket)) => {
                                 last = ticket.or(last);
                                 item
@@ -272,8 +273,10 @@ fn query<T: Default + DeserializeOwned>(uri: &Uri, known: &str) -> Result<T, Pro
 
 impl Ingress {
     /// Publishes one event, or in a dry run returns what would happen to it. `room`: what the answer has left for explanations.
-    fn dispatch(&self, parsed: Parsed, query: PublishQuery, room: &mut Room) -> Result<(Item, Option<Ticket>), Problem> {
+    async fn dispatch(&self, parsed: Parsed, query: PublishQuery, room: &mut Room) -> Result<(Item, Option<Ticket>), Problem> {
         let Parsed { event, id_given } = parsed;
+        let policies = &self.node.policies;
+        let _permit = policies.permit(policies.current().wanting(Role::Routing, &event.event_type)).await;
         if query.dry_run {
             return Ok((Item::Explained(Box::new(self.node.look(&event, room))), None));
         }

@@ -264,3 +264,34 @@ impl Kept {
         self.last_stamp
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::types::delivery::PolicySetId;
+    use crate::types::event::Body;
+
+    #[test]
+    fn a_client_that_comes_again_and_again_drives_out_no_other_letter() {
+        let limits = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0.dead_letters;
+        let limits = config::DeadLetters { bytes_max: 300_000.try_into().unwrap(), ..limits };
+        let letters = DeadLetters::new(limits, Arc::new(Metrics::new().unwrap()));
+        let failure = Failure { policy: "a".into(), version: "1".into(), fault: None };
+        let message = || Arc::new(Message::new("1".into(), "a".into(), Body::Text("x".into()), PolicySetId(1)));
+        let user = |name: &str| UserId::new(name, 128).unwrap();
+        for number in 0..20 {
+            letters.keep_message(&failure, &message(), &SessionHandle::new(user(&number.to_string()), None, false, Vec::new()));
+        }
+        let missed = message();
+        for _ in 0..2 * RECIPIENTS_MAX {
+            letters.keep_message(&failure, &missed, &SessionHandle::new(user("stranger"), None, false, Vec::new()));
+        }
+        let kept = letters.list();
+        let recipients = |letter: &DeadLetter| match &letter.content {
+            Content::Message { recipients, .. } => recipients.len(),
+            Content::Event(_) => 0,
+        };
+        assert_eq!((kept.len(), recipients(kept.last().unwrap())), (21, RECIPIENTS_MAX));
+    }
+}

@@ -1,11 +1,11 @@
 //! TLS (RFC 8446, RFC 5246) with rustls and its default ciphers: the server's certificate, which is reloaded when it changes, and the
 //! authorities that a client trusts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
@@ -13,9 +13,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection};
 
 use crate::config;
+use crate::types::file;
 
 /// The only protocol offered by ALPN (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
+
+/// Bytes of a file with a certificate and its chain, or with a key. They have a few KiB.
+const PEM_BYTES_MAX: u64 = 1 << 20;
 
 /// TLS of a server.
 #[derive(Debug)]
@@ -73,11 +77,11 @@ fn read(files: &config::Tls) -> anyhow::Result<Arc<ServerConfig>> {
     let says = |setting: &str, file: &PathBuf| format!("tls.{setting} {}", file.display());
     let certificate = || says("certificate_file", &files.certificate_file);
     let key = || says("key_file", &files.key_file);
-    let chain: Vec<CertificateDer> = CertificateDer::pem_file_iter(&files.certificate_file)
-        .and_then(Iterator::collect)
+    let chain: Vec<CertificateDer> = CertificateDer::pem_slice_iter(&pem(&files.certificate_file, &certificate)?)
+        .collect::<Result<_, _>>()
         .with_context(|| format!("{} can't be read", certificate()))?;
     ensure!(!chain.is_empty(), "{} holds no certificate in PEM", certificate());
-    let secret = PrivateKeyDer::from_pem_file(&files.key_file)
+    let secret = PrivateKeyDer::from_pem_slice(&pem(&files.key_file, &key)?)
         .with_context(|| format!("{} can't be read as an unencrypted private key in PEM", key()))?;
     let mut config = ServerConfig::builder()
         .with_no_client_auth()
@@ -85,6 +89,11 @@ fn read(files: &config::Tls) -> anyhow::Result<Arc<ServerConfig>> {
         .with_context(|| format!("{} is not for {}", key(), certificate()))?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Reads a file of the configuration, which `name` names.
+fn pem(file: &Path, name: &impl Fn() -> String) -> anyhow::Result<Vec<u8>> {
+    file::read(file, PEM_BYTES_MAX).map_err(|error| anyhow!("{} {error}", name()))
 }
 
 /// Returns the TLS state of a client's connection. It trusts the machine's authorities, or those in the file that `SSL_CERT_FILE` names.

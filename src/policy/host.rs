@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use wasmtime::Engine;
 use wasmtime::component::{Component, HasSelf, Linker};
 
@@ -13,6 +14,7 @@ use crate::metrics::{DROPPED_METRIC, Metrics};
 use crate::model::Model;
 use crate::model::state::Quota;
 use crate::model::world::{StateError, World};
+use crate::net::rate::Bucket;
 use crate::types::fault::cut;
 
 /// What all instances of one policy share.
@@ -22,11 +24,28 @@ pub struct Shared {
     pub limits: Limits,
     pub model: Arc<Model>,
     pub metrics: Arc<Metrics>,
+    /// The allowance of log lines.
+    log_lines: Mutex<Bucket>,
 }
 
 impl Shared {
     pub fn new(name: &str, limits: Limits, model: Arc<Model>, metrics: Arc<Metrics>) -> Arc<Shared> {
-        Arc::new(Shared { name: name.into(), limits, model, metrics })
+        let log_lines = Mutex::new(Bucket::full(log_burst(&limits)));
+        Arc::new(Shared { name: name.into(), limits, model, metrics, log_lines })
+    }
+
+    /// Returns whether one more line about this policy may be logged. If not, counts it.
+    pub fn may_log(&self) -> bool {
+        let per_second = self.limits.log_lines_per_second_max.get();
+        let may_log = self.log_lines.lock().take(1, per_second, log_burst(&self.limits));
+        if !may_log {
+            self.count_dropped_line();
+        }
+        may_log
+    }
+
+    fn count_dropped_line(&self) {
+        self.metrics.policy_log_lines_dropped.with_label_values(&[&*self.name]).inc();
     }
 
     fn quota(&self) -> Quota {
@@ -63,6 +82,9 @@ impl std::fmt::Display for TooManyHostCalls {
 
 impl std::error::Error for TooManyHostCalls {}
 
+/// How many seconds' log lines a policy may write at once: a start, or a burst of faults.
+const LOG_BURST_S: u32 = 10;
+
 /// Bytes of the name of a policy's counter.
 const METRIC_NAME_BYTES_MAX: usize = 64;
 
@@ -97,6 +119,10 @@ impl Host {
         let most = self.shared.limits.host_calls_max.get();
         if self.calls > most { Err(wasmtime::Error::new(TooManyHostCalls(most))) } else { Ok(()) }
     }
+}
+
+fn log_burst(limits: &Limits) -> u32 {
+    limits.log_lines_per_second_max.get().saturating_mul(LOG_BURST_S)
 }
 
 /// Counts a host call and runs it on the call's world.
@@ -139,7 +165,10 @@ impl log::Host for Host {
         let shared = &self.shared;
         self.log_lines = self.log_lines.saturating_add(1);
         if self.log_lines > shared.limits.log_lines_max {
-            shared.metrics.policy_log_lines_dropped.with_label_values(&[&*shared.name]).inc();
+            shared.count_dropped_line();
+            return Ok(());
+        }
+        if !shared.may_log() {
             return Ok(());
         }
         // A guest's line can neither forge another line nor control the terminal.

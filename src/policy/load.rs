@@ -91,7 +91,7 @@ impl Loader {
         let mut rejected = Vec::new();
         // At start-up there are no policies to keep: a folder that can't be read counts as empty, and the error is logged.
         let files = self.source.files().unwrap_or_else(|error| {
-            tracing::warn!(dir = %self.config.plugins.dir.display(), "the plugins can't be listed: {error}");
+            tracing::warn!(dir = ?self.config.plugins.dir, "the plugins can't be listed: {error}");
             BTreeMap::new()
         });
         for (name, file) in files {

@@ -193,6 +193,11 @@ impl Policy {
         self.instances.idle.lock().instances.len()
     }
 
+    /// Returns whether the last call took long, so that the next may too.
+    pub fn takes_long(&self) -> bool {
+        self.lingers.load(Ordering::Relaxed)
+    }
+
     /// Drops idle instances that were not needed for a while.
     pub fn shrink(&self) {
         self.instances.shrink();
@@ -348,8 +353,7 @@ impl Policy {
         let mut instance = instance.map_err(Flaw::Stopped)?;
         std::mem::swap(&mut instance.store.data_mut().world, world);
         instance.begin(Deadline::call(self.limits()));
-        let lingers = self.lingers.load(Ordering::Relaxed);
-        let answer = if lingers { aside(|| run(&mut instance)) } else { run(&mut instance) };
+        let answer = if self.takes_long() { aside(|| run(&mut instance)) } else { run(&mut instance) };
         std::mem::swap(&mut instance.store.data_mut().world, world);
         let answer = match answer {
             Ok(answer) => answer,
@@ -378,15 +382,17 @@ impl Policy {
         self.counters.faults.fetch_add(1, Ordering::Relaxed);
         let kind = defect.kind.name();
         self.instances.shared.metrics.policy_faults.with_label_values(&[&*self.name, kind]).inc();
-        tracing::warn!(
-            policy = &*self.name,
-            version = &*self.version,
-            function = function.name(),
-            event,
-            kind,
-            "policy fault: {}",
-            defect.detail
-        );
+        if self.instances.shared.may_log() {
+            tracing::warn!(
+                policy = &*self.name,
+                version = &*self.version,
+                function = function.name(),
+                event,
+                kind,
+                "policy fault: {}",
+                defect.detail
+            );
+        }
         let is_suspect = self.breaker.lock().faulted();
         if is_suspect {
             // Without a sample to repeat, a guest that stopped counts as broken; an answer that breaks a rule may be due to the event.

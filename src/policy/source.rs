@@ -2,7 +2,7 @@
 //! plugins are gone: the caller keeps the policies that serve.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::types::file;
 
 #[derive(Debug)]
 pub enum Source {
@@ -94,22 +95,13 @@ impl Source {
     ///
     /// # Errors
     /// The file can't be read, or is too large.
-    pub fn read(&self, file: &Path) -> Result<Content, ReadError> {
+    pub fn read(&self, path: &Path) -> Result<Content, ReadError> {
         let Source::Folder { file_bytes_max, .. } = self;
-        let unreadable = |error: io::Error| ReadError::Unreadable(Arc::new(error));
-        let metadata = std::fs::metadata(file).map_err(unreadable)?;
-        // Reading a pipe may block, and a device may never end.
-        if !metadata.is_file() {
-            return Err(ReadError::NotAFile);
-        }
-        let mut bytes = Vec::new();
-        // One byte more than allowed, to notice a file that has grown since `metadata`.
-        let reading = std::fs::File::open(file).and_then(|file| file.take(file_bytes_max.saturating_add(1)).read_to_end(&mut bytes));
-        reading.map_err(unreadable)?;
-        if bytes.len() as u64 > *file_bytes_max {
-            let size = metadata.len().max(bytes.len() as u64);
-            return Err(ReadError::TooLarge { bytes: size, bytes_max: *file_bytes_max });
-        }
+        let bytes = file::read(path, *file_bytes_max).map_err(|error| match error {
+            file::ReadError::Unreadable(error) => ReadError::Unreadable(Arc::new(error)),
+            file::ReadError::NotAFile => ReadError::NotAFile,
+            file::ReadError::TooLarge { bytes, bytes_max } => ReadError::TooLarge { bytes, bytes_max },
+        })?;
         Ok(Content { digest: HEXLOWER.encode(&Sha256::digest(&bytes)), bytes })
     }
 

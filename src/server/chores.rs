@@ -51,13 +51,14 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
         return;
     }
     let mut tick = interval(*config.watch_interval_ms);
-    // Empty, so that the first stable fingerprint reloads: a file may have changed during the first load.
-    let (mut seen, mut taken) = (Vec::new(), Vec::new());
+    // None yet, so that the first stable fingerprint reloads, even that of an empty folder: files may have changed during the first load.
+    let (mut seen, mut taken) = (None, None);
     let mut is_readable = true;
     loop {
         tick.tick().await;
         match node.loader.fingerprint() {
             Ok(now) => {
+                let now = Some(now);
                 if now == seen && now != taken {
                     node.reload(Again::No).await;
                     taken.clone_from(&now);
@@ -68,7 +69,7 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
             // The current policies keep serving. The error is logged once, and the source is tried again with each tick.
             Err(error) if is_readable => {
                 is_readable = false;
-                tracing::error!(dir = %config.dir.display(), "the plugins can't be listed; the current policies keep serving: {error}");
+                tracing::error!(dir = ?config.dir, "the plugins can't be listed; the current policies keep serving: {error}");
             }
             Err(_) => {}
         }

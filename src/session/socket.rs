@@ -19,7 +19,7 @@ use crate::model::mailbox::Head;
 use crate::net::permits::{ConnectionPermit, SessionPermit};
 use crate::net::rate::Bucket;
 use crate::net::turns::Turns;
-use crate::net::websocket::Decoder;
+use crate::net::websocket::{Decoder, Incoming};
 use crate::net::wire::Wire;
 use crate::types::close::Close;
 
@@ -250,12 +250,18 @@ impl Session {
     /// Handles what has been read.
     async fn receive(&mut self) -> Result<(), End> {
         let mut turns = Turns::default();
+        let policies = self.conversation.sessions.dispatch.policies.clone();
         while !self.input.is_empty() && self.conversation.outbox.len() < READ_BYTES {
             let incoming = self
                 .decoder
                 .decode(&mut self.input)
                 .map_err(|error| End::Close(Close::Protocol { code: error.close_code(), reason: error.reason() }))?;
             let Some(incoming) = incoming else { break };
+            let policies = &policies;
+            let _permit = match &incoming {
+                Incoming::Text(_) | Incoming::Binary(_) => policies.permit(policies.current().sessions()).await,
+                _ => None,
+            };
             self.conversation.hear(incoming)?;
             // A policy is called for each of a few hundred tiny frames.
             turns.take().await;

@@ -115,6 +115,8 @@ pub struct Message {
     /// The policy set that the event took. It also formats the message, unless it has been retired.
     pub policies: PolicySetId,
     pub terms: Terms,
+    /// Whether only one session may read it: then it is nobody else's once that session is gone.
+    pub is_for_session: bool,
     /// 1, or more if the message is retried after a fault.
     pub attempt: u32,
 }
@@ -138,11 +140,16 @@ impl serde::Serialize for PolicySetId {
 impl Message {
     /// Returns a message with the default terms.
     pub fn new(event_id: String, event_type: String, body: Body, policies: PolicySetId) -> Message {
-        Message { event_id, event_type, body: Arc::new(body), policies, terms: Terms::default(), attempt: 1 }
+        Message { event_id, event_type, body: Arc::new(body), policies, terms: Terms::default(), is_for_session: false, attempt: 1 }
     }
 
     pub fn with(self, terms: Terms) -> Message {
         Message { terms, ..self }
+    }
+
+    /// Returns the message as one that these recipients get.
+    pub fn to(self, recipients: &Recipients) -> Message {
+        Message { is_for_session: matches!(recipients, Recipients::Session { .. }), ..self }
     }
 
     /// Returns the same message for another attempt, to be formatted by these policies.

@@ -27,6 +27,7 @@ mod plugins {
     mod bundled;
 }
 mod policy {
+    mod attacks;
     mod faults;
     mod hostile;
     mod policies;

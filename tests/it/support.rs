@@ -83,7 +83,11 @@ impl TestServer {
 
     /// With these settings over the defaults.
     pub async fn with(toml: &str) -> TestServer {
-        let server = Server::new(config(toml)).await.unwrap();
+        TestServer::run(Server::new(config(toml)).await.unwrap())
+    }
+
+    /// Runs a server that has loaded its policies.
+    pub fn run(server: Server) -> TestServer {
         let addresses = server.addresses().unwrap();
         let (address, operators) = (addresses[0], *addresses.last().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();

@@ -1,6 +1,6 @@
 //! The rules of the house that a machine can check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each module of `src` and its level. A module imports only from lower ones, and from its own parts.
@@ -230,4 +230,42 @@ fn links_in_the_documentation_lead_to_files() {
         }
     }
     assert!(links > 50, "the links are no longer where this test looks");
+}
+
+/// Returns the names of all tests, and those of the stress program's scenarios after `stress`.
+fn tests() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for file in ["src", "plugins", "tests", "benches"].iter().flat_map(|dir| sources(&root().join(dir))) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for after in text.split("#[test]").skip(1).chain(text.split("#[tokio::test").skip(1)) {
+            let name = after.split_once("fn ").and_then(|(_, rest)| rest.split('(').next());
+            names.extend(name.map(str::to_owned));
+        }
+    }
+    let stress = std::fs::read_to_string(root().join("benches/stress/main.rs")).unwrap();
+    let (_, scenarios) = stress.split_once("const SCENARIOS").unwrap();
+    let scenarios = scenarios.split("];").next().unwrap().lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\","));
+    names.extend(scenarios.map(|scenario| format!("stress {scenario}")));
+    names
+}
+
+#[test]
+fn the_tests_that_hold_against_attacks_are_there() {
+    let text = std::fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let known = tests();
+    assert!(known.len() > 500, "the tests are no longer where this test looks");
+    for (section, rows) in [("## Attacks that were tried", 36), ("## What memory holds", 17)] {
+        let (_, table) = text.split_once(section).unwrap();
+        let table = table.split("\n## ").next().unwrap();
+        let lines: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+        assert_eq!(lines.len(), rows, "{section}");
+        for line in lines {
+            let cell = line.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+            let named: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+            assert!(!named.is_empty(), "{line}");
+            for name in named {
+                assert!(known.contains(name), "there is no test {name}, which docs/security.md names");
+            }
+        }
+    }
 }

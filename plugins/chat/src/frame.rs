@@ -193,10 +193,16 @@ mod tests {
 
     #[test]
     fn members_that_a_client_adds_change_nothing() {
-        let many: String = (0..8_400).map(|member| format!("\"{member:x}\":1,")).collect();
-        let deep = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
+        let members = |count: usize| (0..count).map(|member| format!("\"{member:x}\":1,")).collect::<String>();
+        let (many, deep) = (members(2_000), format!("{}{}", "[".repeat(5_000), "]".repeat(5_000)));
         let frame = format!(r#"{{{many}"deep":{deep},"typ\u0065":"ch\u0061t","pool_id":7,"text":"hi"}}"#);
         assert_eq!(data(&frame, "1"), r#"{"pool_id":7,"from":1,"text":"hi"}"#);
         assert!(parse(&format!(r#"{{{many}"deep":{deep}}}"#)).unwrap().is_none());
+        // A frame of more than 10,000 names and values is not read to the end.
+        let frame = |added: &str| format!(r#"{{"type":"chat","pool_id":7,"text":"hi",{added}"end":1}}"#);
+        assert!(parse(&frame(&members(4_900))).unwrap().is_some());
+        for too_much in [members(5_000), members(8_400), format!("\"deep\":{},", "[".repeat(30_000) + &"]".repeat(30_000))] {
+            assert!(parse(&frame(&too_much)).unwrap().is_none());
+        }
     }
 }

@@ -14,6 +14,11 @@ pub const NAME_BYTES_MAX: usize = 128;
 /// are read from events, since a policy that takes time for each of them has a deadline.
 pub const ITEMS_MAX: usize = 1_000;
 
+/// Names and values of what is read from JSON, the nested ones among them; an empty list or object counts twice. A client or a producer can put
+/// more of them into one frame or event than a call has time for, since each may become a string, a list or an entry of a map. A thousand
+/// items of four members each have less. How deep they are nested is bounded too, by `serde_json`: 127 levels.
+pub const VALUES_MAX: usize = 10_000;
+
 /// Bytes of one message, and of one event's data: `events.event_bytes_max`.
 pub const MESSAGE_BYTES_MAX: usize = 262_144;
 

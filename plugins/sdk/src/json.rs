@@ -9,10 +9,11 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor, value};
 use serde::forward_to_deserialize_any;
 use serde_json::value::RawValue;
 
-use crate::bounds::{DATA_BYTES_MAX, ITEMS_MAX};
+use crate::bounds::{DATA_BYTES_MAX, ITEMS_MAX, VALUES_MAX};
 use crate::{Id, List, Refusal};
 
-/// The members of one JSON object, at most 1000 (`bounds::ITEMS_MAX`), in its order. Of a name that occurs twice, the last value
+/// The members of one JSON object, at most 1000 (`bounds::ITEMS_MAX`), with at most 10000 names and values in them (`bounds::VALUES_MAX`),
+/// in its order. Of a name that occurs twice, the last value
 /// counts. It is for messages that pass on what they don't know; anything else is cheaper to read as a `T` (`Event::data`,
 /// `Body::data`), which skips the members that it doesn't have.
 ///
@@ -24,8 +25,11 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Refuses as `invalid_data` what is not an object, and one with too many members.
+    /// Refuses as `invalid_data` what is not an object, and one with too many members or values.
     pub fn parse(json: &'a str) -> Result<Fields<'a>, Refusal> {
+        if has_too_many_values(json) {
+            return Err(too_many_values());
+        }
         match serde_json::from_str(json) {
             Ok(members) => Ok(Fields { path: String::new(), members }),
             Err(_) if json.trim_start().starts_with('{') => {
@@ -88,6 +92,43 @@ impl<'a> Fields<'a> {
     pub fn invalid(&self, name: &str, expected: &str) -> Refusal {
         Refusal::new("invalid_field", format!("`{}{name}` should be {expected}", self.path))
     }
+}
+
+/// Says whether a text has more names and values than are read. Reading it to find out would cost what the bound is to save.
+pub(crate) fn has_too_many_values(json: &str) -> bool {
+    // Each of them has a byte of its own.
+    if json.len() <= VALUES_MAX {
+        return false;
+    }
+    let (mut count, mut bytes) = (1, json.bytes());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => skip_string(&mut bytes),
+            b',' | b':' | b'[' | b'{' => {
+                count += 1;
+                if count > VALUES_MAX {
+                    return true;
+                }
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Goes on behind the end of a string.
+fn skip_string(bytes: &mut impl Iterator<Item = u8>) {
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => drop(bytes.next()),
+            b'"' => return,
+            _ => {}
+        }
+    }
+}
+
+pub(crate) fn too_many_values() -> Refusal {
+    Refusal::new("invalid_data", format!("the event's data has more than {VALUES_MAX} names and values"))
 }
 
 /// Returns the refusal for data that a message could not pass on, which names the largest field.
@@ -387,6 +428,27 @@ mod tests {
         assert_eq!(refusal, Refusal::new("invalid_data", "the event's data has more than 1000 members"));
         let doubled = format!("{{{}\"a\":1}}", "\"a\":0,".repeat(2000));
         assert_eq!(Fields::parse(&doubled).unwrap().iter().count(), 1, "a member that is replaced is not one more");
+    }
+
+    #[test]
+    fn what_has_too_many_names_and_values_is_not_read() {
+        let ones = |count: usize| format!("[{}]", vec!["1"; count].join(","));
+        // The list itself is a value.
+        assert!(!has_too_many_values(&ones(VALUES_MAX - 1)) && has_too_many_values(&ones(VALUES_MAX)));
+        let members = |count: usize| format!("{{{}}}", (0..count).map(|name| format!("\"{name}\":1")).collect::<Vec<_>>().join(","));
+        assert!(!has_too_many_values(&members(VALUES_MAX / 2 - 1)) && has_too_many_values(&members(VALUES_MAX / 2)));
+        let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        assert!(!has_too_many_values(&deep(VALUES_MAX - 1)) && has_too_many_values(&deep(VALUES_MAX)));
+        // What is written in a string is not counted, however it ends.
+        for text in ["[,:{", "\\\"[,:{", "\\\\"] {
+            let text = format!("[\"{}\",1]", text.repeat(VALUES_MAX));
+            assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok() && !has_too_many_values(&text));
+        }
+        for unfinished in ["\"", "\"\\", "[\"a"] {
+            assert!(!has_too_many_values(&format!("{}{unfinished}", " ".repeat(VALUES_MAX))));
+        }
+        let refusal = Fields::parse(&format!("{{\"a\":{}}}", ones(VALUES_MAX))).err().unwrap();
+        assert_eq!(refusal, Refusal::new("invalid_data", "the event's data has more than 10000 names and values"));
     }
 
     #[test]

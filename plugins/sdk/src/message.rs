@@ -8,15 +8,19 @@ use crate::bindings::formatting::exports::signalpost::policy::formatting::Messag
 use crate::bindings::host::signalpost::policy::types::{Attributes, Body, Event};
 use crate::bindings::sessions::exports::signalpost::policy::sessions::Session;
 use crate::bounds::DATA_BYTES_MAX;
-use crate::json::{Fields, Object, is_no_object_for_a_struct, text_of, too_large};
+use crate::json::{Fields, Object, has_too_many_values, is_no_object_for_a_struct, text_of, too_large, too_many_values};
 use crate::misfit;
 use crate::time;
 
 impl Event {
     /// The event's data as a `T`. A refusal names the field that is missing or wrong; data that are not JSON, or too large to be
-    /// passed on (`bounds::DATA_BYTES_MAX`), are refused too. Members that `T` doesn't have are skipped.
+    /// passed on (`bounds::DATA_BYTES_MAX`), or of too many values (`bounds::VALUES_MAX`), are refused too. Members that `T` doesn't have are skipped.
     pub fn data<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Refusal> {
-        misfit::read(self.json()?).map_err(|misfit| misfit.into_refusal("the event's data"))
+        let json = self.json()?;
+        if has_too_many_values(json) {
+            return Err(too_many_values());
+        }
+        misfit::read(json).map_err(|misfit| misfit.into_refusal("the event's data"))
     }
 
     /// The event's data as an object whose values stay as the producer wrote them.
@@ -56,9 +60,9 @@ impl Body {
     }
 
     /// The body as a `T`; `None` if it isn't JSON of that shape. Members that `T` doesn't have are skipped and not kept, so this is the
-    /// way to read what clients send: what they add costs next to nothing.
+    /// way to read what clients send: what they add costs next to nothing, and `None` if it is too much (`bounds::VALUES_MAX`).
     pub fn data<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
-        let json = self.as_json().filter(|json| !is_no_object_for_a_struct::<T>(json))?;
+        let json = self.as_json().filter(|json| !is_no_object_for_a_struct::<T>(json) && !has_too_many_values(json))?;
         serde_json::from_str(json).ok()
     }
 }

@@ -7,10 +7,11 @@ use std::fs;
 use std::path::Path;
 use std::time::SystemTime;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 
 use crate::config::{self, Users};
+use crate::types::file;
 use jwk::Unusable;
 pub use jwk::{Skipped, jwk_set};
 
@@ -88,14 +89,12 @@ pub fn algorithms(config: &Users) -> impl Iterator<Item = Algorithm> {
 pub fn read(config: &Users) -> anyhow::Result<Vec<Key>> {
     let algorithms: Vec<Algorithm> = algorithms(config).collect();
     let mut keys = Vec::new();
-    for file in &config.key_files {
-        let name = || format!("auth.users.key_files: {}", file.display());
-        let length = fs::metadata(file).with_context(name)?.len();
-        ensure!(length <= FILE_BYTES_MAX, "{} has {length} bytes; a key file has at most {FILE_BYTES_MAX}", name());
-        let bytes = fs::read(file).with_context(name)?;
+    for path in &config.key_files {
+        let name = || format!("auth.users.key_files: {}", path.display());
+        let bytes = file::read(path, FILE_BYTES_MAX).map_err(|error| anyhow!("{} {error}", name()))?;
         let (read, skipped) = parse(&bytes, &algorithms).with_context(name)?;
         for skipped in skipped {
-            tracing::warn!(file = %file.display(), "a key of users' tokens is not used: {skipped}");
+            tracing::warn!(file = ?path, "a key of users' tokens is not used: {skipped}");
         }
         keys.extend(read);
     }
@@ -111,7 +110,7 @@ pub fn read(config: &Users) -> anyhow::Result<Vec<Key>> {
 pub fn secret(config: &Users) -> Option<Vec<u8>> {
     let is_secret =
         |bytes: &Vec<u8>| !bytes.trim_ascii_start().starts_with(b"{") && !bytes.windows(11).any(|window| window == b"-----BEGIN ");
-    let found = config.key_files.iter().filter_map(|file| fs::read(file).ok()).find(is_secret)?;
+    let found = config.key_files.iter().filter_map(|path| file::read(path, FILE_BYTES_MAX).ok()).find(is_secret)?;
     Some(found.trim_ascii_end().to_vec())
 }
 

@@ -251,6 +251,24 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_below_one_that_others_can_write_to_is_not_used() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let above = tempfile::tempdir().unwrap();
+        let (between, dir) = (above.path().join("between"), above.path().join("between/compiled"));
+        fs::create_dir(&between).unwrap();
+        // The sticky bit keeps others from renaming what is not theirs.
+        for (mode, is_used) in [(0o755, true), (0o1777, true), (0o777, false), (0o775, false), (0o702, false), (0o700, true)] {
+            fs::set_permissions(&between, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Cache::open(Some(&dir)).is_some(), is_used, "{mode:o}");
+        }
+        fs::set_permissions(&between, fs::Permissions::from_mode(0o777)).unwrap();
+        let link = above.path().join("link");
+        std::os::unix::fs::symlink(&between, &link).unwrap();
+        assert!(Cache::open(Some(&link.join("compiled"))).is_none(), "a link leads to the same folder");
+    }
+
+    #[test]
     fn the_default_folder_is_the_first_of_systemds_or_the_users() {
         let dir = |variables: &[(&str, &str)]| {
             let found = default_dir(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()));

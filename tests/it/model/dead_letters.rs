@@ -190,6 +190,36 @@ async fn a_retried_message_keeps_its_terms_and_reaches_a_user_who_has_left_once(
 }
 
 #[tokio::test]
+async fn a_retried_reply_for_one_session_reaches_no_other_session_of_its_user() {
+    // Answers each message of a client with `"reply"`.
+    let reply = "(drop (call $silent))
+        (i32.store (global.get $response) (i32.const 720))
+        (i32.store offset=4 (global.get $response) (i32.const 1))
+        (i32.store (i32.const 720) (i32.const 0))
+        (i32.store (i32.const 724) (global.get $text_of_it))
+        (i32.store (i32.const 728) (global.get $text_of_it_bytes))
+        (call $mine)";
+    let replies = Guest { strings: &[("text_of_it", "\"reply\"")], ..Guest::sessions(reply) }.component();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.wasm"), Guest::formatting("unreachable").component()).unwrap();
+    std::fs::write(dir.path().join("s.wasm"), replies).unwrap();
+    let server = TestServer::with(&format!("[plugins]\ndir = {:?}\nwatch = false\n{PATIENT}", dir.path())).await;
+    let bench = Bench { server, dir };
+    let mut asking = bench.server.connect("1").await;
+    let mut other = bench.server.connect("1").await;
+    asking.send("\"question\"").await;
+    bench.server.metric_reaches(r#"signalpost_messages_dropped_total{reason="dead_letter"}"#, 1.0).await;
+    let shape = Guest { strings: &[("good", "{}")], ..Guest::formatting("(call $shaped (global.get $good) (global.get $good_bytes))") };
+    bench.mend(&shape.component()).await;
+    drop(asking);
+    bench.server.metric_reaches("signalpost_sessions", 1.0).await;
+    let (status, retried) = bench.request(reqwest::Method::POST, "/dead-letters/1/retry").await;
+    assert_eq!((status, &retried["posted"], &retried["recipients"]), (200, &json!(0), &json!(0)), "{retried}");
+    assert_eq!(bench.letters().await.len(), 1, "it stays for the operator to see");
+    other.quiet().await;
+}
+
+#[tokio::test]
 async fn dead_letters_are_bounded_and_the_oldest_goes_first() {
     let bench = Bench::with(&routing(BOOM), &format!("{PATIENT}[dead_letters]\nletters_max = 3\n")).await;
     for number in 0..5 {

@@ -187,8 +187,43 @@ async fn policies_go_on_while_their_folder_cannot_be_listed() {
     assert_eq!((status, &answer["changed"]), (200, &json!([])));
     // A plugin that is gone from a folder that can be listed is gone.
     std::fs::remove_file(dir.join("pooling.wasm")).unwrap();
+    // By this reload, or by the watch that came first.
     assert_eq!(server.reload().await.0, 200);
     assert_eq!(server.get("/policies").await["policies"], json!([]));
+}
+
+#[tokio::test]
+async fn a_folder_that_is_emptied_right_after_the_start_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("p.wasm"), teller("1.0.0")).unwrap();
+    let settings = format!("[plugins]\ndir = {:?}\nwatch_interval_ms = 20\n", dir.path());
+    let loaded = signalpost::server::Server::new(crate::support::config(&settings)).await.unwrap();
+    std::fs::remove_file(dir.path().join("p.wasm")).unwrap();
+    let server = TestServer::run(loaded);
+    server.metric_reaches(SWAPPED, 1.0).await;
+    assert_eq!(server.get("/policies").await["policies"], json!([]));
+}
+
+#[tokio::test]
+async fn a_pipe_in_the_place_of_a_plugin_holds_up_neither_a_reload_nor_a_roll_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.wasm");
+    std::fs::write(&file, teller("1.0.0")).unwrap();
+    let server = watching(dir.path(), "[limits]\nbreaker_pause_ms = 60000\n").await;
+    tells(&server, "1.0.0").await;
+    std::fs::write(&file, Guest { version: "2.0.0", ..Guest::routing("unreachable") }.component()).unwrap();
+    server.metric_reaches(SWAPPED, 1.0).await;
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    assert_eq!(rejected(&server).await[0]["reason"], "is not a file");
+    for number in 0..3 {
+        server.publish("x", json!(number)).await;
+    }
+    server.metric_reaches(r#"signalpost_policy_reloads_total{outcome="rolled_back"}"#, 1.0).await;
+    tells(&server, "1.0.0").await;
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, teller("3.0.0")).unwrap();
+    tells(&server, "3.0.0").await;
 }
 
 /// A compiler that takes as long as a file says, if there is such a file.

@@ -438,6 +438,22 @@ fn of_description() -> Vec<Case> {
             ..CASE
         },
         Case {
+            name: "refusal-of-a-megabyte",
+            does: "refuses an event in 900,000 bytes",
+            outcome: Answer("refused, in the first KiB of them", |told| {
+                let policy = &told.receipt()["policies"][0];
+                assert_eq!(policy["outcome"], "refused", "{policy}");
+                assert_eq!(policy["refusal"]["detail"].as_str().unwrap(), "x".repeat(1024));
+            }),
+            bound: "1 KiB",
+            component: || {
+                let body = "(memory.fill (i32.const 8192) (i32.const 120) (i32.const 900000))
+                    (call $refuse (global.get $code) (global.get $code_bytes) (i32.const 8192) (i32.const 900000))";
+                hostile(Guest { strings: &[("code", "no")], memory: "20", ..Guest::routing(body) })
+            },
+            ..CASE
+        },
+        Case {
             name: "objection-of-a-megabyte",
             does: "refuses its settings in 900,000 bytes",
             outcome: Refused("refuses its settings (none are set): xxx"),
