@@ -6,7 +6,7 @@ export type Then = "now" | "back_off" | "stop";
 const NOW_MAX_MS = 100;
 const FIRST_MS = 250;
 const LAST_MS = 10_000;
-/** Chance can't make a hot loop. */
+/** Chance can't make a hot loop. Waits are even above it: cut off at it, a part of all clients would come at once. */
 const FLOOR_MS = 50;
 /** A connection that was open for this long was a good one: its end is a new failure. */
 export const GOOD_AFTER_MS = 5000;
@@ -22,5 +22,5 @@ export function afterClose(code: number): Then {
 export function pause(then: Then, failures: number, chance: number): number {
   // The client backs off too from a server that says "now" each time.
   if (then === "now" && !failures) return NOW_MAX_MS * chance;
-  return Math.max(FLOOR_MS, Math.min(LAST_MS, FIRST_MS * 2 ** failures) * chance);
+  return FLOOR_MS + (Math.min(LAST_MS, FIRST_MS * 2 ** failures) - FLOOR_MS) * chance;
 }

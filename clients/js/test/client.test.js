@@ -350,7 +350,7 @@ describe("reconnecting", () => {
     const { client } = await start();
     chance.mockImplementation(() => 0.25);
     FakeSocket.last.end(1006);
-    assert.equal(client.state.afterMs, 62.5);
+    assert.equal(client.state.afterMs, 100);
     chance.mockImplementation(() => 0);
     for (let failures = 1; failures < 5; failures++) {
       await pass(10_000);

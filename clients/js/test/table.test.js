@@ -27,12 +27,12 @@ test("what is no close code stops the client", () => {
   for (const code of [undefined, null, NaN, -1, 0, 999, 5000, 65_535]) assert.equal(afterClose(code), "stop", String(code));
 });
 
-test("pauses are the table's: full jitter, doubled up to a bound", () => {
+test("waits are the table's: full jitter above a floor, doubled up to a bound", () => {
   assert.equal(GOOD_AFTER_MS, good_after_ms);
   for (let failures = 0; failures < 2000; failures = failures * 2 + 1) {
     const longest = Math.min(last_ms, first_ms * 2 ** failures);
     for (const chance of [0, 0.5, 1]) {
-      const expected = Math.max(floor_ms, longest * chance);
+      const expected = floor_ms + (longest - floor_ms) * chance;
       assert.equal(pause("back_off", failures, chance), expected);
       assert.equal(pause("now", failures, chance), failures ? expected : now_max_ms * chance);
     }
