@@ -172,11 +172,12 @@ export class Signalpost<In = unknown, Out = unknown> {
     // What can't be reached this way may be reached another way.
     if (!this.#isOpen) this.#isFallback = !this.#isFallback;
     this.#detach()?.close();
-    let then = afterClose(code);
+    const then = afterClose(code);
     if (code === EXPIRED) this.#tokens?.forget("expiring");
-    if (code === UNAUTHORIZED && this.#tokens?.refuse()) then = "now";
-    if (then === "stop") return this.#stop(code, reason);
-    const own = pause(then, this.#failures, Math.random());
+    // Once, so that no failures have to be counted.
+    const isOther = code === UNAUTHORIZED && this.#tokens?.refuse();
+    if (then === "stop" && !isOther) return this.#stop(code, reason);
+    const own = isOther ? pause("now", 0, Math.random()) : pause(then, this.#failures, Math.random());
     // The server's wish wins, but not against a client that has failed before.
     this.#wait(typeof afterMs === "number" && afterMs >= 0 ? Math.max(afterMs, this.#failures && own) : own, code, reason);
   }

@@ -3,6 +3,8 @@ import type { Options, TokenReason } from "./types.js";
 
 /** After that, another call may begin, and what the first one brings is thrown away. */
 const CALL_DEADLINE_MS = 30_000;
+/** A token that no server has accepted yet is good for this long, as far as anyone knows. */
+const UNKNOWN_MS = 60_000;
 /** The shortest wait for another token, whatever the server says. */
 const OFTEN_MS = 1000;
 
@@ -48,7 +50,11 @@ export function tokens(fetchToken: NonNullable<Options["token"]>, renew: (call: 
       deadline.set(CALL_DEADLINE_MS, () => reject("no token in time"));
       (async () => fetchToken({ reason }))().then(resolve, reject);
     })
-      .then((fresh) => (call === own ? (token = fresh) : Promise.reject("the token came too late")))
+      .then((fresh) => {
+        if (call !== own) throw "the token came too late";
+        due = Date.now() + UNKNOWN_MS;
+        return (token = fresh);
+      })
       .finally(() => {
         if (call !== own) return;
         deadline.clear();

@@ -250,3 +250,27 @@ test("a token that comes after close() opens nothing, also if the client connect
   await settled();
   assert.equal(calls.length, 2);
 });
+
+test("a token that no server has accepted is used for a minute, over several attempts", async () => {
+  const { reasons, token } = counting();
+  await start({ token });
+  for (let elapsed = 0; elapsed < 59_000; elapsed += 1000) {
+    FakeSocket.last.end(1006);
+    await pass(1000);
+  }
+  assert.deepEqual(reasons, ["connect"]);
+  FakeSocket.last.end(1006);
+  await pass(11_000);
+  assert.deepEqual(reasons, ["connect", "expiring"]);
+});
+
+test("after 4205, another token is tried soon, also after many failures", async () => {
+  const { token } = counting();
+  const { client } = await start({ token });
+  for (let failures = 0; failures < 5; failures++) {
+    FakeSocket.last.end(1006);
+    await pass(5000);
+  }
+  FakeSocket.last.end(4205);
+  assert.equal(client.state.afterMs, 100);
+});
