@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, describe, test } from "node:test";
+import { afterEach, beforeEach, describe, mock, test } from "node:test";
 
 import { Signalpost } from "../dist/index.js";
 import { FakeSocket, after, before, chance, open, pass, settled, start, unhandled } from "./fake.js";
@@ -156,6 +156,39 @@ describe("messages", () => {
     assert.deepEqual(messages, [7, 10, 8, 11]);
   });
 
+  test("what came early in another epoch is no reason to drop a message of this one", async () => {
+    const { messages, socket } = await open();
+    socket.end(1006);
+    await pass(250);
+    FakeSocket.last.hello();
+    FakeSocket.last.message(10, "old");
+    FakeSocket.last.end(1006);
+    await pass(500);
+    FakeSocket.last.hello({ epoch: "e2" });
+    FakeSocket.last.resumed(false, 0);
+    FakeSocket.last.message(10, "new");
+    assert.deepEqual(messages, ["old", "new"]);
+  });
+
+  test("a server that answers no resume is left after 1,000 messages", async () => {
+    const { client, messages } = await start();
+    FakeSocket.last.hello();
+    for (let seq = 1; seq <= 1001; seq++) FakeSocket.last.message(seq);
+    assert.deepEqual([client.state.name, messages.length], ["open", 1001]);
+    FakeSocket.last.message(1002);
+    assert.equal(client.state.name, "waiting");
+  });
+
+  test("an answer that doesn't say that all is there is a gap", async () => {
+    for (const recovered of [undefined, null, false, "true", 1]) {
+      const { client, gaps } = await start();
+      FakeSocket.last.hello();
+      FakeSocket.last.resumed(recovered, 0);
+      assert.equal(gaps.length, 1, String(recovered));
+      client.close();
+    }
+  });
+
   test("what is not signalpost.v1 ends the connection, and the next one resumes", async () => {
     const wrong = ["", "hello", "7", "null", "[]", "{}", '{"type":7}', '{"type":"message"}', '{"type":"message","seq":-1}', '{"type":"message","seq":1.5}'];
     wrong.push('{"type":"message","seq":"8","data":1}', '{"type":"message","seq":9007199254740993,"data":1}', '{"type":"resume","data":{"recovered":true}}');
@@ -230,6 +263,16 @@ describe("acks", () => {
     assert.deepEqual(socket.of("ack").at(-1), { type: "ack", seq: 127 });
     await pass(5000);
     assert.equal(socket.of("ack").length, 2);
+    socket.message(128);
+    await pass(500);
+    for (let seq = 129; seq <= 191; seq++) socket.message(seq);
+    await settled();
+    assert.equal(socket.of("ack").at(-1).seq, 191);
+    socket.message(192);
+    await pass(999);
+    assert.equal(socket.of("ack").length, 3, "the second begins with the message");
+    await pass(1);
+    assert.equal(socket.of("ack").at(-1).seq, 192);
   });
 
   test("nothing is acked before all listeners are done with it, and with what came before it", async () => {
@@ -280,23 +323,60 @@ describe("acks", () => {
     assert.deepEqual(socket.of("ack"), []);
   });
 
-  test("what was acked is acked again over the next connection, but not in another epoch", async () => {
-    for (const epoch of ["e1", "e2"]) {
+  test("what was acked, or was to be, is acked over the next connection, as the last one may have lost it", async () => {
+    for (const wasSent of [true, false]) {
       const { client, socket } = await open({ ack: "manual" });
-      let held;
-      client.on("message", (message) => (held = message) && undefined);
+      client.on("message", ({ ack }) => void ack());
       socket.message(7);
-      held.ack();
+      if (wasSent) await pass(1000);
+      assert.equal(socket.of("ack").length, Number(wasSent));
       socket.end(1006);
-      await pass(1000);
-      FakeSocket.last.hello({ epoch });
+      await pass(5000);
+      FakeSocket.last.hello();
       assert.deepEqual(FakeSocket.last.of("ack"), [], "not before the answer to the resume");
-      FakeSocket.last.resumed(epoch === "e1", epoch === "e1" ? 7 : 0);
-      held.ack();
-      await pass(1000);
-      assert.deepEqual(FakeSocket.last.of("ack"), epoch === "e1" ? [{ type: "ack", seq: 7 }] : [], epoch);
+      FakeSocket.last.resumed(true, 7);
+      assert.deepEqual(FakeSocket.last.of("ack"), [{ type: "ack", seq: 7 }]);
       client.close();
     }
+  });
+
+  test("what is done of an older epoch acks nothing in the next one, and holds nothing up", async () => {
+    for (const ack of ["auto", "manual"]) {
+      const { client, socket } = await open({ ack });
+      const heard = [];
+      client.on("message", (message) => new Promise((done) => heard.push(() => (message.ack(), done()))));
+      socket.message(7);
+      socket.message(8);
+      socket.end(1006);
+      await pass(250);
+      const next = FakeSocket.last;
+      next.hello({ epoch: "e2" });
+      next.resumed(false, 0);
+      next.message(7);
+      heard[0]();
+      await pass(1000);
+      assert.deepEqual(next.of("ack"), [], ack);
+      heard[2]();
+      await pass(1000);
+      assert.deepEqual(next.of("ack"), [{ type: "ack", seq: 7 }], ack);
+      client.close();
+    }
+  });
+
+  test("a message that came early is not acked before what came before it is certain", async () => {
+    const { socket } = await open();
+    socket.message(7);
+    socket.end(1006);
+    await pass(250);
+    const next = FakeSocket.last;
+    next.hello();
+    next.message(10);
+    next.resumed(true, 7);
+    await pass(1000);
+    assert.deepEqual(next.of("ack").at(-1), { type: "ack", seq: 7 });
+    for (const seq of [8, 10]) next.message(seq);
+    await pass(1000);
+    assert.deepEqual(next.of("ack").at(-1), { type: "ack", seq: 10 });
   });
 
   test("close() acks what the listeners are done with, also from within a listener", async () => {
@@ -383,6 +463,16 @@ describe("reconnecting", () => {
     await pass(500);
     FakeSocket.last.end(1012);
     assert.equal(client.state.afterMs, 1000, "it was for the last connection");
+  });
+
+  test("an after_ms is for one wait only", async () => {
+    const { client, socket } = await open();
+    socket.say({ type: "reconnect", data: { after_ms: 5000 } });
+    socket.end(1012);
+    assert.equal(client.state.afterMs, 5000);
+    await pass(5000);
+    FakeSocket.last.end(1006);
+    assert.equal(client.state.afterMs, 500);
   });
 
   test("an after_ms that is no time is ignored, and one beyond all timers doesn't fire at once", async () => {
@@ -566,7 +656,10 @@ describe("waking", () => {
     dispatchEvent(new Event("visibilitychange"));
     assert.equal(socket.of("ping").length, 1);
     document.hidden = false;
+    const removed = mock.fn(globalThis.removeEventListener);
+    globalThis.removeEventListener = removed;
     client.close();
+    assert.deepEqual(removed.mock.calls.map(({ arguments: [name] }) => name), ["online", "pageshow", "visibilitychange"]);
     dispatchEvent(new Event("online"));
     await pass(10_000);
     assert.equal(FakeSocket.all.length, 1);

@@ -61,6 +61,24 @@ test("another token is sent before the end, and the answer says when the next on
   assert.equal(reasons.length, 3, "a token without an end");
 });
 
+test("a token of a few seconds is renewed at half of its life", async () => {
+  const { reasons, token } = counting();
+  await open({ token }, { token_ends_in_ms: 6000 });
+  await pass(2999);
+  assert.equal(reasons.length, 1);
+  await pass(1);
+  assert.equal(reasons.length, 2);
+});
+
+test("no token is asked for while there is no connection to renew it for", async () => {
+  const { reasons, token } = counting();
+  const { client, socket } = await open({ token }, { token_ends_in_ms: 20_000 });
+  socket.end(1006);
+  await pass(250);
+  await pass(9900);
+  assert.deepEqual([client.state.name, reasons.length], ["connecting", 1]);
+});
+
 test("a token that is short, or the same again and again, makes no storm of calls", async () => {
   const { reasons, token } = counting();
   const { client, socket } = await open({ token }, { token_ends_in_ms: 3000 });
@@ -244,7 +262,7 @@ test("a token that comes after close() opens nothing, also if the client connect
   const { client } = await start({ token });
   client.close();
   calls[0].resolve("late");
-  await pass(60_000);
+  await pass(1000);
   assert.equal(FakeSocket.all.length, 0);
   client.connect();
   await settled();
