@@ -359,6 +359,11 @@ describe("acks", () => {
       heard[2]();
       await pass(1000);
       assert.deepEqual(next.of("ack"), [{ type: "ack", seq: 7 }], ack);
+      // 8 of the older epoch is never done.
+      next.message(9);
+      heard[3]();
+      await pass(1000);
+      assert.deepEqual(next.of("ack").at(-1), { type: "ack", seq: 9 }, ack);
       client.close();
     }
   });

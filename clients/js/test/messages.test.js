@@ -75,6 +75,12 @@ test("a signal ends a loop, before it begins or while it waits", async () => {
   assert.equal(await over, "over");
   socket.message(2);
   assert.deepEqual([heard, client.state.name], [[1], "open"]);
+  const ended = new AbortController();
+  const other = read(client.messages({ signal: ended.signal }));
+  await settled();
+  ended.abort();
+  socket.end(4200);
+  assert.equal(await other.over, "over", "what comes after the signal is not of this loop");
 });
 
 test("a stop by the server is thrown, after the messages before it", async () => {

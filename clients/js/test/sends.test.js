@@ -78,6 +78,30 @@ test("a server that answers no messages settles them when they are written, and 
   assert.deepEqual(errors, ["unhandled", "invalid_frame"], "and that was not");
 });
 
+test("a pong settles nothing", async () => {
+  const { client, socket } = await open();
+  const sent = outcome(client.send(1));
+  socket.say({ type: "pong" });
+  await settled();
+  assert.equal(sent.now, "open");
+});
+
+test("whether messages are answered is asked of each connection, since the server may be a newer one", async () => {
+  const { client } = await start();
+  FakeSocket.last.onopen();
+  FakeSocket.last.say({ type: "hello", data: { session: "s", epoch: "e1", seq: 0, limits: LIMITS } });
+  FakeSocket.last.say({ type: "error", data: { code: "invalid_frame", detail: "unknown `type`" } });
+  FakeSocket.last.end(1006);
+  const sent = outcome(client.send(1));
+  await pass(250);
+  FakeSocket.last.hello();
+  await settled();
+  assert.equal(sent.now, "open");
+  FakeSocket.last.say({ type: "taken", id: "1" });
+  await settled();
+  assert.equal(sent.now, "taken");
+});
+
 test("a server that answers pings is not taken for one that doesn't", async () => {
   const { client, socket, errors } = await open();
   const sent = outcome(client.send(1));

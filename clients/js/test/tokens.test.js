@@ -239,6 +239,20 @@ test("one call is under way at a time, also over several connections", async () 
   assert.deepEqual([FakeSocket.last.sent[0], first.of("auth").length], [{ type: "auth", token: "t2" }, 1]);
 });
 
+test("a renewal that comes after its connection is not followed by another one", async () => {
+  const { calls, token } = source();
+  const { client } = await start({ token });
+  calls[0].resolve("t1");
+  await settled();
+  FakeSocket.last.hello({ token_ends_in_ms: 20_000 });
+  await pass(10_000);
+  FakeSocket.last.end(1006);
+  calls[1].resolve("t2");
+  await pass(250);
+  await pass(9900);
+  assert.deepEqual([client.state.name, calls.length], ["connecting", 2]);
+});
+
 test("a call that never ends is given up after 30 s, and what it brings later is thrown away", async () => {
   const { calls, token } = source();
   const { client } = await start({ token });

@@ -79,7 +79,7 @@ class InNode {
   #states = [];
 
   constructor(application, proxy) {
-    this.client = new Signalpost(proxy.address, { user: USER, WebSocket, token: (why) => application.token(why) });
+    this.client = new Signalpost(proxy.address, { user: USER, WebSocket: globalThis.WebSocket ?? WebSocket, token: (why) => application.token(why) });
     this.client.on("message", ({ data }) => void (data.n && this.#heard.push(data.n)));
     this.client.on("gap", () => void this.#heard.push("gap"));
     this.client.on("state", (state) => void this.#states.push(state));
