@@ -107,6 +107,7 @@ struct MessageRecord<'a> {
     #[serde(borrow)]
     body: BodyRecord<'a>,
     policies: u128,
+    is_for_session: bool,
     attempt: u32,
     ttl_ms: Option<u64>,
     keep_ms: Option<u64>,
@@ -271,12 +272,13 @@ impl<'a> Record<'a> {
 
 impl<'a> MessageRecord<'a> {
     fn of(message: &'a Message) -> MessageRecord<'a> {
-        let Message { event_id, event_type, body, policies, terms, attempt } = message;
+        let Message { event_id, event_type, body, policies, terms, is_for_session, attempt } = message;
         MessageRecord {
             event_id,
             event_type,
             body: BodyRecord::of(body),
             policies: policies.0,
+            is_for_session: *is_for_session,
             attempt: *attempt,
             ttl_ms: terms.time_to_live.map(milliseconds),
             keep_ms: terms.keep.map(milliseconds),
@@ -301,6 +303,7 @@ impl<'a> MessageRecord<'a> {
                     _ => Priority::High,
                 },
             },
+            is_for_session: self.is_for_session,
             attempt: self.attempt,
         }
     }
