@@ -1,6 +1,7 @@
 """Processes that the tests start, on free ports of this machine, and what they wait for."""
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -12,13 +13,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import asynccontextmanager
+import warnings
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import websockets.asyncio.client
 
 ROOT = Path(__file__).parents[3]
-BINARY = os.environ.get("SIGNALPOST_BINARY", "")
+BINARY = os.environ["SERVER_UNDER_TEST"]
 
 # Whatever must come comes within this time, also on a busy machine.
 SOON_S = 30
@@ -218,3 +220,12 @@ def application(folder, *titles):
     for title in (BEGINS, *titles):
         write(folder, title)
     return folder
+
+
+@contextmanager
+def without_resource_warnings():
+    """Leaves out the warnings about sockets that a test leaves open on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()

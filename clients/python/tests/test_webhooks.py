@@ -73,7 +73,7 @@ def test_the_tolerance_holds_in_both_directions_and_to_the_second():
         verify(HEADERS, BODY, SECRET)
 
 
-@pytest.mark.parametrize("timestamp", ["", "x", "-1614265330", "1614265330.0", "16_14", "١٦١٤٢٦٥٣٣٠", "1e9", "0x6"])
+@pytest.mark.parametrize("timestamp", ["", "x", "-1614265330", "1614265330.0", "16_14", "١٦١٤٢٦٥٣٣٠", "1e9", "0x6", "9" * 13, "9" * 5000])
 def test_a_timestamp_is_whole_seconds(timestamp):
     refused("webhook-timestamp", headers=HEADERS | {"webhook-timestamp": timestamp})
 

@@ -53,14 +53,12 @@ class ConnectionManager:
         self._bridges: list[Bridge] = []
 
     async def connect(self, websocket: Any, user_id: Any) -> None:
-        """Accepts a socket, and passes on what Signalpost has for the user. Either order of the arguments will do.
-
-        If there is no session to be had, it is accepted and then closed, since a browser can't read why a handshake was refused.
-        """
+        """Accepts a socket, and passes on what Signalpost has for the user. Either order of the arguments will do."""
         if not hasattr(websocket, "accept"):
             websocket, user_id = user_id, websocket
         session = await self._open(websocket, user_id)
         try:
+            # Also if it is closed at once: a browser can't read why a handshake was refused.
             await websocket.accept()
         except BaseException:
             if isinstance(session, ClientConnection):
@@ -104,6 +102,8 @@ class ConnectionManager:
         # The hello says that messages reach the session. One that a policy refuses ends instead, which the relay passes on.
         with suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(OPEN_DEADLINE_S):
+                # From the first message on, only acks count.
+                await session.send('{"type":"ack","seq":0}')
                 await session.send('{"type":"resume"}')
                 await session.recv()
         return session

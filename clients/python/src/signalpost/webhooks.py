@@ -14,6 +14,9 @@ from typing import Any
 # a repetition by somebody who has recorded it.
 TOLERANCE_S = 300
 
+# Enough for thirty thousand years, and few enough for any number type.
+TIMESTAMP_DIGITS_MAX = 12
+
 # The signature scheme with a shared secret. `v1a` has public keys, and is not Signalpost's.
 VERSION = "v1"
 SECRET_PREFIX = "whsec_"
@@ -64,7 +67,7 @@ def verify(
     lowered = {name.lower(): value for name, value in headers.items()}
     id, timestamp, signatures = (_header(lowered, name) for name in ("webhook-id", "webhook-timestamp", "webhook-signature"))
     # Python reads more as a number than the specification means, such as "1_0" and digits of other scripts.
-    if not (timestamp.isascii() and timestamp.isdigit()):
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= TIMESTAMP_DIGITS_MAX):
         raise InvalidWebhook("webhook-timestamp is not a number of seconds since 1970")
     sent = int(timestamp)
     age = (time.time() if now is None else now) - sent
