@@ -69,6 +69,9 @@ async def test_all_attributes_of_an_event_are_taken(server):
         await signalpost.publish("x", 1, subject="s", time="2026-01-01T00:00:00Z", extensions={"tenant": "t"})
         with pytest.raises(ValueError, match="no time zone"):
             await signalpost.publish("x", 1, time=datetime(2026, 1, 1))
+        for name in ("id", "data", "specversion", "subject"):
+            with pytest.raises(ValueError, match=f"'{name}' is no extension"):
+                await signalpost.publish("x", 1, extensions={name: "x"})
         with pytest.raises(Problem, match="400 attribute: .*time"):
             await signalpost.publish("x", 1, time="yesterday")
 

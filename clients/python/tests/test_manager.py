@@ -6,9 +6,11 @@ import os
 import re
 import signal
 import subprocess
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
+import websockets.asyncio.server
 from starlette.websockets import WebSocketState
 
 import support
@@ -243,6 +245,111 @@ async def test_messages_reach_a_socket_from_the_moment_that_connect_returns(serv
         shim.disconnect(user)
         await asyncio.to_thread(server.waits_for_sessions, user, 0)
     await shim.signalpost.aclose()
+
+
+@asynccontextmanager
+async def upstream(behaves):
+    """Yields a manager whose Signalpost behaves as it is told once a socket is open."""
+
+    async def handle(session):
+        await behaves(session)
+
+    async with websockets.asyncio.server.serve(handle, "127.0.0.1", 0, subprotocols=["signalpost.v1"]) as fake:
+        yield ConnectionManager(f"http://127.0.0.1:{fake.sockets[0].getsockname()[1]}/api/pool")
+
+
+async def test_a_socket_is_accepted_after_the_hello(monkeypatch):
+    happened = []
+
+    async def late(session):
+        happened.extend([json.loads(await session.recv()), json.loads(await session.recv())])
+        await asyncio.sleep(0.3)
+        happened.append("hello")
+        await session.send('{"type":"hello","data":{}}')
+        await session.wait_closed()
+
+    class Noted(Socket):
+        async def accept(self):
+            happened.append("accepted")
+
+    async with upstream(late) as shim:
+        await shim.connect(Noted(), 1)
+        # The resume says to begin at once, and the ack that only acks count, from the first message on.
+        assert happened == [{"type": "ack", "seq": 0}, {"type": "resume"}, "hello", "accepted"]
+        shim.disconnect(1)
+
+    async def never(session):
+        await session.wait_closed()
+
+    monkeypatch.setattr(manager, "OPEN_DEADLINE_S", 0.3)
+    async with upstream(never) as shim:
+        await asyncio.wait_for(shim.connect(Noted(), 1), support.SOON_S)
+        shim.disconnect(1)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "end"),
+    [
+        ({"code": 4203, "reason": "not today"}, (4203, "not today")),
+        ({"code": 1000, "reason": ""}, (1000, "")),
+        ({"code": 1011, "reason": "a policy failed"}, (1011, "a policy failed")),
+        (None, manager.LOST),
+    ],
+)
+async def test_a_session_that_is_refused_after_the_handshake_ends_the_socket_with_its_code(behaviour, end):
+    async def refuses(session):
+        if behaviour is None:
+            session.transport.abort()
+        else:
+            await session.close(**behaviour)
+
+    async with upstream(refuses) as shim:
+        socket = Socket()
+        await shim.connect(socket, 1)
+        assert await asyncio.wait_for(socket.end, support.SOON_S) == end
+
+
+async def test_a_client_that_reads_slowly_gets_all_and_holds_up_nobody(bridged, server):
+    text = "x" * 100_000
+    async with connect(bridged.port, 1901, max_queue=1) as slow, connect(bridged.port, 1902) as other, Signalpost(server.url) as signalpost:
+        # Less than a mailbox holds.
+        for number in range(9):
+            assert (await signalpost.tell(1901, [number, text])).posted == 1
+        await signalpost.tell(1902, "quick")
+        assert await receive(other) == '"quick"'
+        assert [json.loads(await receive(slow))[0] for _ in range(9)] == list(range(9))
+        await is_silent(slow)
+
+
+async def test_a_client_that_stopped_reading_is_told_the_code_when_it_reads_again():
+    async def loses_patience(session):
+        await session.send('{"type":"hello","data":{}}')
+        await session.send('{"seq":1,"type":"message","data":"first"}')
+        await session.close(4100, "slow consumer")
+
+    class Stuck(Socket):
+        async def send_text(self, text):
+            await reads.wait()
+            await super().send_text(text)
+
+    reads = asyncio.Event()
+    async with upstream(loses_patience) as shim:
+        socket = Stuck()
+        await shim.connect(socket, 1)
+        await asyncio.sleep(support.NEVER_S)
+        assert socket.sent.empty() and not socket.end.done()
+        reads.set()
+        assert await asyncio.wait_for(socket.end, support.SOON_S) == (4100, "slow consumer")
+        assert socket.sent.get_nowait() == '"first"'
+
+
+async def test_an_application_that_stops_closes_its_sockets_and_sessions(tmp_path, server):
+    with App(application(tmp_path, support.IMPORTS), {"SIGNALPOST_URL": server.url}) as app:
+        client = await connect(app.port, 1951)
+        await asyncio.to_thread(app.stop)
+        assert (await closed(client))[0] == 1012
+        await asyncio.to_thread(server.waits_for_sessions, 1951, 0)
+        assert "Traceback" not in app.said() and "destroyed" not in app.said(), app.said()
 
 
 async def test_the_arguments_of_connect_may_have_either_order(server):

@@ -34,6 +34,9 @@ ATTEMPT_S = 10.0
 PAUSE_S = 0.1
 PAUSE_S_MAX = 2.0
 
+# The members of an event that have a field here.
+MEMBERS = {"specversion", "id", "source", "type", "subject", "time", "data"}
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -50,6 +53,8 @@ class Event:
 
     def members(self) -> dict[str, Any]:
         """Returns the members of its JSON form."""
+        if taken := MEMBERS & self.extensions.keys():
+            raise ValueError(f"{min(taken)!r} is no extension of an event: it is an attribute of every event")
         time = self.time
         if isinstance(time, datetime):
             if time.tzinfo is None:
