@@ -194,7 +194,7 @@ class Socket:
         self.fails = fails
         self.url = SimpleNamespace(query="")
         self.headers = {}
-        self.application_state = WebSocketState.CONNECTED
+        self.application_state = self.client_state = WebSocketState.CONNECTED
         self.sent = asyncio.Queue()
         self.end = asyncio.get_running_loop().create_future()
 
@@ -371,6 +371,22 @@ async def test_disconnect_works_from_a_thread_and_for_a_user_who_is_not_there(se
     await shim.connect(Socket(), 1805)
     await asyncio.to_thread(shim.disconnect, 1805)
     await asyncio.to_thread(server.waits_for_sessions, 1805, 0)
+
+
+async def test_disconnect_finds_the_socket_that_is_gone_also_when_another_task_had_connected_it(server):
+    shim = ConnectionManager(server.url)
+    gone, open_one = Socket(), Socket()
+    for socket in (gone, open_one):
+        await asyncio.create_task(shim.connect(socket, 1807))
+    gone.client_state = WebSocketState.DISCONNECTED
+    shim.disconnect(1807)
+    await asyncio.to_thread(server.waits_for_sessions, 1807, 1)
+    await shim.send_personal_message(1, 1807)
+    assert await asyncio.wait_for(open_one.sent.get(), support.SOON_S) == "1" and gone.sent.empty()
+    # If none is gone, the user is meant.
+    shim.disconnect(1807)
+    await asyncio.to_thread(server.waits_for_sessions, 1807, 0)
+    await shim.signalpost.aclose()
 
 
 async def test_a_message_that_the_server_drops_is_logged(server, caplog, monkeypatch):

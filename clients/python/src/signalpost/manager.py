@@ -71,21 +71,21 @@ class ConnectionManager:
         relay.add_done_callback(lambda _: self._forget(bridge))
 
     def disconnect(self, user_id: Any) -> None:
-        """Ends the session of a socket that is gone: the one whose endpoint calls this, so a user's other sockets stay."""
+        """Ends the session of a socket that is gone, which is the one whose endpoint calls this: a user's other sockets stay."""
         try:
             endpoint = asyncio.current_task()
         except RuntimeError:  # An endpoint without `async` runs in a thread.
             endpoint = None
         of_user = [bridge for bridge in self._bridges if bridge.user_id == user_id]
-        own = [bridge for bridge in of_user if endpoint is not None and bridge.endpoint is endpoint]
-        for bridge in own or of_user:
+        gone = [bridge for bridge in of_user if bridge.endpoint is endpoint or bridge.websocket.client_state.name == "DISCONNECTED"]
+        for bridge in gone or of_user:
             bridge.relay.get_loop().call_soon_threadsafe(bridge.relay.cancel)
 
     async def send_personal_message(self, message: Any, user_id: Any) -> None:
         """Sends a message to all of a user's devices, at whichever worker they are; for a user who is away it is kept for a while."""
         receipt = await self.signalpost.tell(user_id, message)
         for dropped in receipt.dropped:
-            log.warning("a message to user %s was dropped: %s", user_id, dropped.reason)
+            log.warning("a message to user %r was dropped: %s", user_id, dropped.reason)
 
     async def _open(self, websocket: Any, user_id: Any) -> ClientConnection | tuple[int, str]:
         """Opens a session, or returns the code and the reason with which to close the client's socket."""
@@ -97,7 +97,7 @@ class ConnectionManager:
         try:
             session = await connect(address, subprotocols=[Subprotocol("signalpost.v1")], additional_headers=headers, **options)
         except (OSError, TimeoutError, WebSocketException) as error:
-            log.error("user %s gets no session at %s: %s", user_id, self.signalpost.url, error)
+            log.error("user %r gets no session at %s: %s", user_id, self.signalpost.url, error)
             return UNAUTHORIZED if isinstance(error, InvalidStatus) and error.response.status_code in (401, 403) else LOST
         # The hello says that messages reach the session. One that a policy refuses ends instead, which the relay passes on.
         with suppress(ConnectionClosed, TimeoutError):
