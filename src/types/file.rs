@@ -6,7 +6,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rustix::fs::OFlags;
-
 use thiserror::Error;
 
 /// Why a file was not read: the end of a sentence whose subject is the file.

@@ -226,6 +226,14 @@ fn a_variable_that_could_mean_two_settings_is_refused() {
 }
 
 #[test]
+fn variables_that_commands_and_clients_read_are_ignored() {
+    for name in ["CONFIG", "KEY", "TOKEN", "URL"] {
+        config("", &[(&format!("SIGNALPOST_{name}"), "http://127.0.0.1:8080/api/pool")]);
+        assert_eq!(problems("", &[(&format!("SIGNALPOST_{name}S"), "1")]).len(), 1);
+    }
+}
+
+#[test]
 fn variables_that_kubernetes_sets_for_a_service_named_signalpost_are_ignored() {
     let environment = [
         ("SIGNALPOST_SERVICE_HOST", "10.0.0.1"),
