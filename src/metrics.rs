@@ -314,7 +314,7 @@ mod tests {
             metrics.count_custom(&"p".into(), "v0_0", u64::MAX / 2, 32);
         }
         assert_eq!(value("v0_0"), u64::MAX);
-        let gauges = Gauges { sessions: 0, mailboxes: 0, messages: 0, bytes: 0, groups: 0, memberships: 0, dead_letters: 0 };
+        let gauges = Gauges { sessions: 0, mailboxes: 0, messages: 0, bytes: 0, groups: 0, memberships: 0, dead_letters: 0, store: None };
         let text = metrics.text(&gauges).unwrap();
         let series = text.lines().filter(|line| line.starts_with("signalpost_policy_custom_total{"));
         assert_eq!(series.filter(|line| line.contains("policy=\"p\"")).count(), 33);

@@ -281,11 +281,13 @@ mod tests {
         let message = || Arc::new(Message::new("1".into(), "a".into(), Body::Text("x".into()), PolicySetId(1)));
         let user = |name: &str| UserId::new(name, 128).unwrap();
         for number in 0..20 {
-            letters.keep_message(&failure, &message(), &SessionHandle::new(user(&number.to_string()), None, false, Vec::new()));
+            let handle = SessionHandle::new(user(&number.to_string()), None, false, Vec::new());
+            letters.keep_message(&failure, &message(), &handle, &mut Changes::forgotten());
         }
         let missed = message();
         for _ in 0..2 * RECIPIENTS_MAX {
-            letters.keep_message(&failure, &missed, &SessionHandle::new(user("stranger"), None, false, Vec::new()));
+            let stranger = SessionHandle::new(user("stranger"), None, false, Vec::new());
+            letters.keep_message(&failure, &missed, &stranger, &mut Changes::forgotten());
         }
         let kept = letters.list();
         let recipients = |letter: &DeadLetter| match &letter.content {
