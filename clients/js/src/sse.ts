@@ -41,7 +41,6 @@ export function sse({ url, user, token, position, onframe, onalive, onend }: Ope
   let up: Promise<unknown> = Promise.resolve();
 
   const end = (code: number, reason: string, afterMs?: number): void => {
-    if (signal.aborted) return;
     stop.abort();
     onend(code, reason, afterMs);
   };
@@ -49,7 +48,6 @@ export function sse({ url, user, token, position, onframe, onalive, onend }: Ope
   const refused = ({ status }: Response): void => end(status === 401 ? 4205 : 1006, `HTTP ${status}`);
 
   const read = parser((type, data) => {
-    if (signal.aborted) return;
     const frame = JSON.parse(data);
     if (type === "close") return end(frame.code, frame.reason, frame.after_ms);
     if (frame.type === "hello") session = frame.data.session;

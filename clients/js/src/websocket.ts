@@ -16,9 +16,6 @@ export function websocket(Socket: new (url: string, protocols: string[]) => WebS
   socket.onclose = ({ code, reason }) => opening.onend(code, reason);
   return {
     send: (frame) => socket.send(frame),
-    close() {
-      socket.onopen = socket.onmessage = socket.onclose = null;
-      socket.close(1000);
-    },
+    close: () => socket.close(1000),
   };
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer } from "node:http";
-import { after, describe, test } from "node:test";
+import { after, describe, mock, test } from "node:test";
 
 import { WebSocket } from "ws";
 
@@ -56,7 +56,7 @@ async function server(...scripts) {
       for await (const chunk of request) body += chunk;
       const frame = JSON.parse(body);
       seen.posts.push({ path: url.pathname, frame, authorization: request.headers.authorization });
-      const status = seen.stream?.post?.(frame) ?? 202;
+      const status = (await seen.stream?.post?.(frame)) ?? 202;
       response.writeHead(status).end();
       return;
     }
@@ -145,6 +145,25 @@ test("a session that a POST doesn't find is over, and what was sent may be lost"
   const { client } = start(url);
   await assert.rejects(client.send(1), { code: "lost" });
   await until("another attempt", () => seen.upgrades + seen.streams.length > 2);
+});
+
+test("a POST without an answer ends the session", async () => {
+  const { url } = await server((stream) => {
+    stream.hello();
+    stream.post = ({ type }) => (type === "message" ? new Promise(() => {}) : 202);
+  });
+  const deadlines = [];
+  const timeout = mock.method(AbortSignal, "timeout", (ms) => {
+    deadlines.push(ms);
+    const soon = new AbortController();
+    setTimeout(() => soon.abort(new Error("timed out")), 300);
+    return soon.signal;
+  }).mock;
+  const { client } = start(url);
+  const sent = client.send(1);
+  await assert.rejects(sent, { code: "lost" });
+  timeout.restore();
+  assert.deepEqual(new Set(deadlines), new Set([10_000]));
 });
 
 test("the server's close event has a code and a time", async () => {
