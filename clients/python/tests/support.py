@@ -79,10 +79,17 @@ class Server(Process):
 
     def __init__(self, port=0, **settings):
         environment = {f"SIGNALPOST_{name.upper()}": value for name, value in settings.items()}
+        # What it stores is not the user's, and not another server's.
+        self.state = tempfile.TemporaryDirectory()
+        environment["XDG_STATE_HOME"] = self.state.name
         command = [BINARY, "serve", "--listen", f"127.0.0.1:{port}", "--plugins", str(ROOT / "plugins")]
         super().__init__(command, environment=environment | {"SIGNALPOST_LOG_FORMAT": "text"})
         self.url = self.waits(r"listening on (http://\S+)")[1]
         self.port = int(re.search(r":(\d+)", self.url)[1])
+
+    def __exit__(self, *_):
+        super().__exit__()
+        self.state.cleanup()
 
     def ask(self, path, method="GET"):
         with urllib.request.urlopen(urllib.request.Request(self.url + path, method=method), timeout=SOON_S) as answer:
