@@ -11,6 +11,7 @@ mod plugin;
 mod plugin_build;
 mod send;
 mod signals;
+mod store;
 mod terminal;
 mod token;
 
@@ -62,6 +63,9 @@ enum Command {
     Token(token::Arguments),
     /// Serve a plugin while you write it: build it on each save, run its fixtures, swap it in, and show what it does.
     Dev(dev::Arguments),
+    /// Look at the store of a server, copy it, and mend it.
+    #[command(subcommand)]
+    Store(store::Command),
     /// Make, build, inspect, check, test and measure plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
@@ -110,6 +114,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Listen(arguments) => listen::run(arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
+        Command::Store(command) => store::run(&command),
         Command::Plugin(command) => plugin::run(&command),
         // `main` has run it already.
         Command::CompileComponent { .. } => Ok(()),

@@ -8,6 +8,7 @@ mod load;
 mod milliseconds;
 mod origin;
 mod validate;
+mod words;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -78,6 +79,8 @@ pub struct Config {
     pub tls: Tls,
     /// Limits on connections and requests.
     pub http: Http,
+    /// What outlives the process, and where.
+    pub store: Store,
     /// Limits on users' sessions.
     pub sockets: Sockets,
     /// Limits on messages that are kept for users.
@@ -257,6 +260,38 @@ pub struct Http {
     pub header_bytes_max: NonZeroUsize,
     /// Header lines of a request.
     pub headers_max: NonZeroUsize,
+}
+
+/// What outlives the process, and where.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    /// What an answer to a producer means.
+    pub durability: Durability,
+    /// The folder; if empty, systemd's or the user's.
+    pub dir: PathBuf,
+    /// Bytes that may wait to be stored.
+    pub pending_bytes_max: NonZeroUsize,
+    /// How long a producer waits for an answer.
+    pub commit_deadline_ms: Milliseconds,
+    /// Bytes of the disk that are left free; 0 for none.
+    pub free_bytes_min: u64,
+    /// How often the marks of readers are noted.
+    pub marks_interval_ms: Milliseconds,
+    /// Bytes of one file of the log.
+    pub segment_bytes: NonZeroU64,
+}
+
+/// What an answer to a producer means.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// The process has it.
+    Memory,
+    /// The operating system has it.
+    Os,
+    /// The disk has it.
+    Fsync,
 }
 
 /// Limits on users' sessions.

@@ -97,36 +97,41 @@ impl Dispatch {
     /// # Errors
     /// The same event is being published by another request.
     pub fn publish(&self, event: Event, once: bool) -> Result<(Story, Ticket), UnderWay> {
-        let mut changes = self.store.changes();
         let mut seen = None;
         let mut attempt = 1;
         if once {
             let key = dedup::key(&event.source, &event.id);
             match self.begin(key, &event.id, &event.source)? {
                 Begun::New(attempts, publishing) => (attempt, seen) = (attempts, Some(publishing)),
-                Begun::Duplicate(receipt) => return Ok((Story { receipt, done: None }, self.store.append(changes))),
+                Begun::Duplicate(receipt) => return Ok((Story { receipt, done: None }, self.store.append(self.store.changes()))),
             }
         }
         let set = self.policies.current();
         let event = Arc::new(event);
-        let (plan, applied) = self.model.transact_and(
-            &mut changes,
+        let (plan, (applied, ticket)) = self.model.transact(
+            || self.store.changes(),
             |world| plan::plan(&set, &event, world),
-            |plan, changes| apply::post(&self.model, &self.metrics, plan, changes),
+            |plan, mut changes| {
+                let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
+                let letter = match attempt {
+                    1 => Letter::FIRST,
+                    // The policies that were asked again have no use for their letters of earlier attempts.
+                    _ => {
+                        let letters = &self.model.dead_letters;
+                        Letter { id: 0, attempt: letters.take_of(&event, attempt, |policy| plan.asks(policy), &mut changes) }
+                    }
+                };
+                let applied = self.keep_failures(&set, &event, letter, plan, applied, &mut changes);
+                if let Some(seen) = seen.take() {
+                    seen.settle(plan.is_failure(), &mut changes);
+                }
+                (applied, self.store.append(changes))
+            },
         );
-        let letter = match attempt {
-            1 => Letter::FIRST,
-            // The policies that were asked again have no use for their letters of earlier attempts.
-            _ => Letter { id: 0, attempt: self.model.dead_letters.take_of(&event, attempt, |policy| plan.asks(policy)) },
-        };
-        let applied = self.keep_failures(&set, &event, letter, &plan, applied);
-        if let Some(seen) = seen {
-            seen.settle(plan.is_failure(), &mut changes);
-        }
         self.metrics.event(plan.outcome());
         let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
         self.show(&event.event_type, &story);
-        Ok((story, self.store.append(changes)))
+        Ok((story, ticket))
     }
 
     /// Returns what publishing an event would do. Changes nothing.
@@ -143,7 +148,6 @@ impl Dispatch {
     /// # Errors
     /// A message with the same key is being sent by another request.
     pub fn tell(&self, user: UserId, body: Body, terms: Terms, once: Option<&str>) -> Result<(Receipt, Ticket), UnderWay> {
-        let mut changes = self.store.changes();
         let mut seen = None;
         let id = match once {
             None => event::new_event_id(),
@@ -152,13 +156,14 @@ impl Dispatch {
                 let key = dedup::key(&format!("\0{user}"), id);
                 match self.begin(key, id, "")? {
                     Begun::New(_, publishing) => seen = Some(publishing),
-                    Begun::Duplicate(receipt) => return Ok((receipt, self.store.append(changes))),
+                    Begun::Duplicate(receipt) => return Ok((receipt, self.store.append(self.store.changes()))),
                 }
                 id.to_owned()
             }
         };
         let set = self.policies.current();
         let message = Arc::new(Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id).with(terms));
+        let mut changes = self.store.changes();
         let posted = self.model.mailboxes.post(&user, None, &message, &mut changes);
         if let Some(seen) = seen {
             // A dropped message may be sent again with the same key.
@@ -180,18 +185,26 @@ impl Dispatch {
         let set = self.policies.current();
         let named = self.model.dead_letters.get(id).ok_or(RetryError::Unknown)?.policy.clone();
         let policy = set.find(&named).ok_or(RetryError::PolicyMissing(named))?;
-        let letter = self.model.dead_letters.take(id).ok_or(RetryError::Unknown)?;
-        let mut changes = self.store.changes();
-        let receipt = match &letter.content {
+        let (letter, removal) = self.model.dead_letters.take(id).ok_or(RetryError::Unknown)?;
+        match &letter.content {
             Content::Event(event) => {
                 let again = Letter { id, attempt: letter.attempts + 1 };
                 let consult = |world: &mut World| Plan { steps: vec![plan::consult(&set, policy, event, world)], ..Plan::empty(&set) };
-                let (plan, applied) =
-                    self.model.transact_and(&mut changes, consult, |plan, changes| apply::post(&self.model, &self.metrics, plan, changes));
-                let applied = self.keep_failures(&set, event, again, &plan, applied);
-                Receipt::of(event.id.clone(), event.source.clone(), &plan, &applied)
+                let (plan, (applied, ticket)) = self.model.transact(
+                    || self.store.changes(),
+                    consult,
+                    |plan, mut changes| {
+                        changes.note(|| removal.clone());
+                        let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
+                        let applied = self.keep_failures(&set, event, again, plan, applied, &mut changes);
+                        (applied, self.store.append(changes))
+                    },
+                );
+                Ok((Receipt::of(event.id.clone(), event.source.clone(), &plan, &applied), ticket))
             }
             Content::Message { message, recipients } => {
+                let mut changes = self.store.changes();
+                changes.note(|| removal);
                 let again = Arc::new(message.again(set.id));
                 let deliveries =
                     self.readers_of(message, recipients).map(|(to, user)| Planned::to_one(to, user.clone(), again.clone())).collect();
@@ -199,20 +212,41 @@ impl Dispatch {
                 let applied = apply::post(&self.model, &self.metrics, &plan, &mut changes);
                 if !applied.posted.iter().any(|posted| matches!(posted, Posted::Posted { .. })) {
                     // There was no room for it anywhere: it stays as it was.
-                    self.model.dead_letters.keep(letter.clone());
+                    self.model.dead_letters.keep(letter.clone(), &mut changes);
                 }
-                Receipt::of(message.event_id.clone(), String::new(), &plan, &applied)
+                Ok((Receipt::of(message.event_id.clone(), String::new(), &plan, &applied), self.store.append(changes)))
             }
-        };
-        Ok((receipt, self.store.append(changes)))
+        }
+    }
+
+    /// Deletes a dead letter, and returns whether it was there.
+    pub fn delete_letter(&self, id: u64) -> (bool, Ticket) {
+        let mut changes = self.store.changes();
+        let deleted = self.model.dead_letters.delete(id, &mut changes);
+        (deleted, self.store.append(changes))
+    }
+
+    /// Deletes all dead letters, and returns how many there were.
+    pub fn delete_letters(&self) -> (usize, Ticket) {
+        let mut changes = self.store.changes();
+        let deleted = self.model.dead_letters.delete_all(&mut changes);
+        (deleted, self.store.append(changes))
     }
 
     /// Keeps the event for the policies of a plan that failed on it.
-    fn keep_failures(&self, set: &PolicySet, event: &Arc<Event>, letter: Letter, plan: &Plan, applied: Applied) -> Applied {
+    fn keep_failures(
+        &self,
+        set: &PolicySet,
+        event: &Arc<Event>,
+        letter: Letter,
+        plan: &Plan,
+        applied: Applied,
+        changes: &mut Changes,
+    ) -> Applied {
         if plan.steps.iter().all(|step| step.answer.is_decision()) {
             return applied;
         }
-        Applied { letters: apply::keep_failures(&self.model, set, event, letter, plan), ..applied }
+        Applied { letters: apply::keep_failures(&self.model, set, event, letter, plan, changes), ..applied }
     }
 
     /// Returns the recipients of a retried message: the sessions that are still open, since the user's other sessions have read it, and

@@ -83,7 +83,9 @@ impl Format {
             }
         };
         if let (Err(DropReason::DeadLetter), Some(failure)) = (&shape.shaped, &shape.failure) {
-            self.model.dead_letters.keep_message(failure, message, handle);
+            let mut changes = self.store.changes();
+            self.model.dead_letters.keep_message(failure, message, handle, &mut changes);
+            drop(self.store.append(changes));
         }
         shape.shaped.clone()
     }
@@ -151,11 +153,9 @@ impl Format {
         if purpose == Purpose::Look {
             return policy.format(message, body, reader, &mut World::dry(&self.model));
         }
-        let mut changes = self.store.changes();
-        let shaped = self.model.transact(&mut changes, |world| policy.format(message, body, reader, world));
+        let format = |world: &mut World| policy.format(message, body, reader, world);
         // No caller is answered, so the store is not waited for.
-        drop(self.store.append(changes));
-        shaped
+        self.model.transact(|| self.store.changes(), format, |_, changes| drop(self.store.append(changes))).0
     }
 }
 

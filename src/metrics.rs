@@ -68,6 +68,13 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     pub dead_letters: IntCounterVec,
     dead_letters_kept: IntGauge,
+    pub store_commits: IntCounter,
+    pub store_bytes: IntCounter,
+    pub store_sync_seconds: Histogram,
+    pub store_cleaned_bytes: IntCounter,
+    store_pending_bytes: IntGauge,
+    store_log_bytes: IntGauge,
+    store_is_writing: IntGauge,
     log_lines_dropped: IntCounter,
     sessions: IntGauge,
     mailboxes: IntGauge,
@@ -87,6 +94,15 @@ pub struct Gauges {
     pub groups: usize,
     pub memberships: usize,
     pub dead_letters: usize,
+    /// `None` if everything is kept in memory only.
+    pub store: Option<StoreGauges>,
+}
+
+#[derive(Debug)]
+pub struct StoreGauges {
+    pub pending_bytes: usize,
+    pub log_bytes: usize,
+    pub is_writing: bool,
 }
 
 impl Metrics {
@@ -160,6 +176,18 @@ impl Metrics {
                 "signalpost_log_lines_dropped_total",
                 "Lines of the log that were dropped: nobody read them in time, or they were over log.lines_per_second_max.",
             )?,
+            store_commits: make.counter("signalpost_store_commits_total", "Frames written to the log.")?,
+            store_bytes: make.counter("signalpost_store_bytes_total", "Bytes written to the log.")?,
+            store_sync_seconds: make.one_histogram(
+                "signalpost_store_sync_seconds",
+                "Time of a flush to the disk (store.durability = \"fsync\").",
+                vec![100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0],
+            )?,
+            store_cleaned_bytes: make.counter("signalpost_store_cleaned_bytes_total", "Bytes of segments that were removed.")?,
+            store_pending_bytes: make.gauge("signalpost_store_pending_bytes", "Bytes that wait to be written to the log.")?,
+            store_log_bytes: make.gauge("signalpost_store_log_bytes", "Bytes of the log.")?,
+            store_is_writing: make
+                .gauge("signalpost_store_writing", "1 if the log can be written; 0 if its disk is full or has failed.")?,
             dead_letters_kept: make.gauge("signalpost_dead_letters", "Dead letters that are kept.")?,
             sessions: make.gauge("signalpost_sessions", "Open sessions.")?,
             mailboxes: make.gauge("signalpost_mailboxes", "Mailboxes in memory.")?,
@@ -213,6 +241,11 @@ impl Metrics {
         set(&self.groups, gauges.groups);
         set(&self.memberships, gauges.memberships);
         set(&self.dead_letters_kept, gauges.dead_letters);
+        if let Some(StoreGauges { pending_bytes, log_bytes, is_writing }) = gauges.store {
+            set(&self.store_pending_bytes, pending_bytes);
+            set(&self.store_log_bytes, log_bytes);
+            self.store_is_writing.set(is_writing.into());
+        }
         self.log_lines_dropped.inc_by(log::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
@@ -245,6 +278,12 @@ impl Maker {
         Ok(gauge)
     }
 
+    fn one_histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {
+        let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
+        self.0.register(Box::new(histogram.clone()))?;
+        Ok(histogram)
+    }
+
     fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
         // From a minimal call to far beyond the default deadline.
         let buckets = vec![1e-6, 5e-6, 25e-6, 100e-6, 500e-6, 2.5e-3, 10e-3, 50e-3, 250e-3];
@@ -275,7 +314,7 @@ mod tests {
             metrics.count_custom(&"p".into(), "v0_0", u64::MAX / 2, 32);
         }
         assert_eq!(value("v0_0"), u64::MAX);
-        let gauges = Gauges { sessions: 0, mailboxes: 0, messages: 0, bytes: 0, groups: 0, memberships: 0, dead_letters: 0 };
+        let gauges = Gauges { sessions: 0, mailboxes: 0, messages: 0, bytes: 0, groups: 0, memberships: 0, dead_letters: 0, store: None };
         let text = metrics.text(&gauges).unwrap();
         let series = text.lines().filter(|line| line.starts_with("signalpost_policy_custom_total{"));
         assert_eq!(series.filter(|line| line.contains("policy=\"p\"")).count(), 33);

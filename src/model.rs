@@ -5,12 +5,11 @@
 
 pub mod dead_letters;
 pub mod dedup;
-#[cfg_attr(not(test), expect(dead_code, reason = "a store that outlives the process reads its records by it; there is none yet"))]
 pub mod fold;
 pub mod groups;
 pub mod mailbox;
-#[cfg_attr(not(test), expect(dead_code, reason = "memory keeps no records"))]
 pub mod record;
+mod restore;
 pub mod state;
 pub mod world;
 
@@ -27,6 +26,7 @@ use dedup::Dedup;
 use groups::Groups;
 use mailbox::Mailboxes;
 use record::Changes;
+pub use restore::Counters;
 use state::States;
 use world::{Conflict, World};
 
@@ -52,9 +52,10 @@ pub struct Model {
 const PLANS_BESIDE_OTHERS: usize = 4;
 
 impl Model {
-    pub fn new(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Arc<Model> {
+    /// Returns an empty model. `store_id`: distinguishes its mailboxes from those of another store. `is_kept`: a store keeps the changes.
+    pub fn new(config: &Config, clock: Clock, store_id: u64, is_kept: bool, metrics: &Arc<Metrics>) -> Arc<Model> {
         Arc::new(Model {
-            mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, clock, random_id(), metrics.clone()),
+            mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, clock, store_id, is_kept, metrics.clone()),
             states: RwLock::default(),
             groups: RwLock::new(Groups::new(config.groups.clone())),
             dedup: Mutex::new(Dedup::new(&config.events)),
@@ -66,29 +67,24 @@ impl Model {
         })
     }
 
-    /// Plans a request against a world and commits its changes. After a conflict the request is planned again, so `plan` may run several
-    /// times.
-    pub fn transact<R>(self: &Arc<Model>, changes: &mut Changes, plan: impl FnMut(&mut World) -> R) -> R {
-        self.transact_and(changes, plan, |_, _| ()).0
-    }
-
-    /// Does the same as [`Model::transact`], and calls `post` once, before any other request sees the changes. So two requests post their
-    /// messages in the order in which they commit.
-    pub fn transact_and<R, P>(
+    /// Plans a request against a world, commits its changes, and calls `conclude` once with the plan and the changes, before any other
+    /// request sees what was committed. So two requests post their messages, and hand their changes to the store, in the order in which
+    /// they commit. After a conflict the request is planned again, so `plan` may run several times. `changes`: begins an attempt's list.
+    pub fn transact<R, P>(
         self: &Arc<Model>,
-        changes: &mut Changes,
+        changes: impl Fn() -> Changes,
         mut plan: impl FnMut(&mut World) -> R,
-        mut post: impl FnMut(&R, &mut Changes) -> P,
+        mut conclude: impl FnMut(&R, Changes) -> P,
     ) -> (R, P) {
         for _ in 0..PLANS_BESIDE_OTHERS {
-            if let Ok(done) = self.attempt(changes, &mut plan, &mut post, Some(&self.turn)) {
+            if let Ok(done) = self.attempt(&changes, &mut plan, &mut conclude, Some(&self.turn)) {
                 return done;
             }
         }
         let _alone = self.turn.write();
         loop {
             // No other request commits, so the first round succeeds, unless something that was read expires in between.
-            if let Ok(done) = self.attempt(changes, &mut plan, &mut post, None) {
+            if let Ok(done) = self.attempt(&changes, &mut plan, &mut conclude, None) {
                 return done;
             }
         }
@@ -96,20 +92,20 @@ impl Model {
 
     fn attempt<R, P>(
         self: &Arc<Model>,
-        changes: &mut Changes,
+        changes: &impl Fn() -> Changes,
         plan: &mut impl FnMut(&mut World) -> R,
-        post: &mut impl FnMut(&R, &mut Changes) -> P,
+        conclude: &mut impl FnMut(&R, Changes) -> P,
         turn: Option<&RwLock<()>>,
     ) -> Result<(R, P), Conflict> {
         let mut world = World::live(self);
         let planned = plan(&mut world);
         // A world that is untouched can't conflict, and disturbs nobody.
         let _beside_others = turn.filter(|_| !world.is_untouched()).map(RwLock::read);
-        let (counts, posted) = self.commit(&mut world, changes, |changes| post(&planned, changes))?;
+        let (counts, concluded) = self.commit(&mut world, changes(), |changes| conclude(&planned, changes))?;
         for count in counts {
             self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
         }
-        Ok((planned, posted))
+        Ok((planned, concluded))
     }
 
     /// Returns the next stamp. The caller must hold the lock of what it changes.
@@ -125,9 +121,4 @@ impl Model {
             self.states.write().sweep(&policy, self.clock.now_ms());
         }
     }
-}
-
-/// Returns a number that no other store has.
-fn random_id() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().0
 }

@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::policy::load::{Again, Loader, Reload};
 use crate::policy::{Policies, PolicySet, Rejected, engine};
-use crate::store::Store;
+use crate::store::{self, Cleaner, Opened, Store};
 use crate::types::clock::Clock;
 use crate::types::event::Event;
 
@@ -23,6 +23,7 @@ pub struct Foundations {
     pub metrics: Arc<Metrics>,
     pub model: Arc<Model>,
     pub loader: Arc<Loader>,
+    pub store: Store,
 }
 
 #[derive(Debug)]
@@ -34,18 +35,37 @@ pub struct Node {
     pub loader: Arc<Loader>,
     pub dispatch: Arc<Dispatch>,
     pub format: Arc<Format>,
+    pub store: Store,
     /// Held by a reload: there is one at a time.
     reloading: tokio::sync::Mutex<()>,
 }
 
 impl Foundations {
+    /// Returns foundations that keep everything in memory only.
+    ///
     /// # Errors
     /// This machine can't run compiled WebAssembly, or refuses a thread.
     pub fn new(config: Arc<Config>, clock: Clock) -> anyhow::Result<Foundations> {
+        Ok(Foundations::on(Opened::memory(), config, clock, Arc::new(Metrics::new()?))?.0)
+    }
+
+    /// Opens the store that the configuration names, and returns foundations with what it has kept, and what keeps the store small. Blocks.
+    ///
+    /// # Errors
+    /// As for [`Foundations::new`]; the store can't be opened.
+    pub fn durable(config: Arc<Config>, clock: Clock) -> anyhow::Result<(Foundations, Option<Cleaner>)> {
         let metrics = Arc::new(Metrics::new()?);
-        let model = Model::new(&config, clock, &metrics);
+        let place = store::place(&config.store, |name| std::env::var_os(name));
+        let opened = Opened::at(&place, &config.store, &metrics)?;
+        Foundations::on(opened, config, clock, metrics)
+    }
+
+    fn on(opened: Opened, config: Arc<Config>, clock: Clock, metrics: Arc<Metrics>) -> anyhow::Result<(Foundations, Option<Cleaner>)> {
+        let store = opened.store.clone();
+        let model = Model::new(&config, clock, opened.id, store.is_kept(), &metrics);
+        let cleaner = opened.fill(&model)?;
         let loader = Arc::new(Loader::new(engine::serving()?, config.clone(), model.clone(), metrics.clone()));
-        Ok(Foundations { config, metrics, model, loader })
+        Ok((Foundations { config, metrics, model, loader, store }, cleaner))
     }
 
     /// Does the same with another kind of loader.
@@ -82,19 +102,19 @@ impl Foundations {
 
     /// Returns a node with these policies.
     pub fn node(&self, set: PolicySet, rejected: Vec<Rejected>) -> Arc<Node> {
-        let Foundations { config, metrics, model, loader } = self;
+        let Foundations { config, metrics, model, loader, store } = self;
         let retire_after = *config.plugins.retire_ms;
         let policies = Arc::new(Policies::new(set, rejected, retire_after));
-        let store = Store::Memory;
         let format = Format::new(policies.clone(), model.clone(), store.clone(), config.mailboxes.shapes_bytes_max);
         Arc::new(Node {
-            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store)),
+            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store.clone())),
             format: Arc::new(format),
             config: config.clone(),
             metrics: metrics.clone(),
             model: model.clone(),
             loader: loader.clone(),
             policies,
+            store: store.clone(),
             reloading: tokio::sync::Mutex::default(),
         })
     }

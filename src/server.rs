@@ -27,6 +27,7 @@ use crate::net::tls::Tls;
 use crate::node::{Foundations, Node};
 use crate::policy::{Policy, Rejected};
 use crate::session::Sessions;
+use crate::store::Cleaner;
 use crate::types::clock::Clock;
 use crate::types::close::Close;
 use accept::bind;
@@ -57,6 +58,7 @@ pub struct Server {
     operate: Arc<Operate>,
     /// Notified when the server takes no new sockets any more.
     stopping: Arc<Notify>,
+    cleaner: Option<Cleaner>,
 }
 
 /// Runs a server until `stop` resolves, then drains it. Reloads the policies at each of `reloads`.
@@ -99,7 +101,9 @@ impl Server {
     /// # Errors
     /// A plugin was refused and the configuration says to stop, or the address can't be bound.
     pub async fn new(config: Config) -> anyhow::Result<Server> {
-        let foundations = Foundations::new(Arc::new(config), Clock::Machine)?;
+        // Reading a store takes a while, and must not block the runtime's threads.
+        let opening = tokio::task::spawn_blocking(move || Foundations::durable(Arc::new(config), Clock::Machine));
+        let (foundations, cleaner) = opening.await??;
         let auth = Arc::new(Auth::new(&foundations.config.auth, foundations.metrics.clone())?);
         let tls = Tls::new(&foundations.config.tls)?.map(Arc::new);
         auth.fetch().await;
@@ -122,15 +126,17 @@ impl Server {
             limits: config.mailboxes.clone(),
             return_within_ms: config.stop_return_within_ms,
         });
-        let ingress = Arc::new(Ingress::new(node.clone()));
-        let (outside, inside) = routers(&config, &auth, ingress, sessions, operate.clone());
+        let ingress = Some(Arc::new(Ingress::new(node.clone())));
+        let (outside, inside) = routers(&config, &auth, sessions, operate.clone());
         let listener = |address| bind(address, config.http.backlog.get()).with_context(|| format!("can't listen on {address}"));
         let listeners = match config.operate_listen {
-            None => vec![(listener(config.listen)?, outside.merge(inside))],
-            Some(address) => vec![(listener(config.listen)?, outside), (listener(address)?, inside)],
+            None => vec![(listener(config.listen)?, Front::new(ingress, outside.merge(inside), &operate, &auth))],
+            Some(address) => vec![
+                (listener(config.listen)?, Front::new(ingress, outside, &operate, &auth)),
+                (listener(address)?, Front::new(None, inside, &operate, &auth)),
+            ],
         };
-        let listeners = listeners.into_iter().map(|(listener, routes)| (listener, Front::new(routes, &operate, &auth))).collect();
-        Ok(Server { node, listeners, auth, tls, operate, stopping })
+        Ok(Server { node, listeners, auth, tls, operate, stopping, cleaner })
     }
 
     /// Returns the node, for the development server.
@@ -150,8 +156,8 @@ impl Server {
     /// closes sockets with [`Close::Restart`].
     ///
     /// # Errors
-    /// The addresses can't be read, before the first connection.
-    pub async fn serve(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+    /// The addresses can't be read, before the first connection; or the store has failed, which also stops the server.
+    pub async fn serve(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         for (address, what) in self.addresses()?.iter().zip(["", ", for operators"]) {
             let scheme = if self.tls.is_some() { "https" } else { "http" };
             tracing::info!("listening on {scheme}://{address}{}{what}", self.node.config.base_path);
@@ -174,15 +180,19 @@ impl Server {
             tokio::spawn(chores::roll_back(self.node.clone())),
             tokio::spawn(chores::watch_keys(self.auth.clone(), self.tls.clone(), *self.node.config.plugins.watch_interval_ms)),
             tokio::spawn(chores::sweep(self.node.clone())),
+            tokio::spawn(chores::note_marks(self.node.clone())),
+            tokio::spawn(chores::clean(self.cleaner.take())),
             tokio::spawn(chores::follow_issuers(self.auth.clone())),
         ];
+        let mut has_failed = false;
         tokio::select! {
             () = stop => {}
+            () = self.node.store.failed() => has_failed = true,
             () = self.accept_all(&permits, &stopping, &working) => {}
         }
         self.operate.ready.store(false, Ordering::Relaxed);
         self.stopping.notify_waiters();
-        let notice = *self.node.config.stop_notice_ms;
+        let notice = if has_failed { Duration::ZERO } else { *self.node.config.stop_notice_ms };
         let _ = timeout(notice, self.accept_all(&permits, &stopping, &working)).await;
         drop(working);
         for chore in chores {
@@ -209,6 +219,9 @@ impl Server {
             Ok(()) => tracing::info!("stopped"),
             Err(_) => tracing::warn!(sessions = mailboxes.totals().sessions, "stopped with connections still open (stop_deadline_ms)"),
         }
-        Ok(())
+        let closing = node.clone();
+        // What was accepted is stored, and the next start knows that nothing is missing.
+        let _ = tokio::task::spawn_blocking(move || closing.store.close(&closing.model)).await;
+        if has_failed { Err(anyhow::anyhow!("the store has failed")) } else { Ok(()) }
     }
 }

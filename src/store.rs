@@ -1,36 +1,277 @@
-//! The store: where a commit's changes become as durable as the configuration says. A closed set, so an enum: `Memory` keeps nothing
-//! beyond the process.
+//! The store: a commit's changes become as durable as the configuration says. A closed set, so an enum: `Memory` keeps nothing
+//! beyond the process; `Log` writes segments in a folder.
+//!
+//! *What was answered is stored*: a request waits for its [`Ticket`], and nothing else does. A message is shown to its readers at once,
+//! since a disk's tail is not theirs; a reader may thus see a message that a crash forgets, whose producer was not answered, and sends it
+//! again.
+//!
+//! `frame` is the format, `codec` the records in it, `writer` the thread that writes, `replay` the start, `clean` what keeps the log
+//! small, `folder` where it is and who may use it.
 
+mod clean;
+mod codec;
+mod folder;
+mod frame;
+pub mod inspect;
+mod log;
+mod replay;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::config;
+use crate::metrics::{Metrics, StoreGauges};
 use crate::model::record::Changes;
+use crate::model::{Counters, Model};
+pub use clean::Cleaner;
+use folder::Folder;
+pub use folder::{FolderError, Place, place};
+pub use log::Log;
+pub use replay::ReplayError;
+use replay::{Damage, Replayed};
+pub use writer::Health;
+use writer::Position;
+
+/// How often the start says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a thread that waits for a commit looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Debug, Default)]
 pub enum Store {
     #[default]
     Memory,
+    Log(Arc<Log>),
+}
+
+/// A store, and what it has kept.
+#[derive(Debug)]
+pub struct Opened {
+    pub store: Store,
+    /// Distinguishes this store's mailboxes from those of others.
+    pub id: u64,
+    kept: Option<(Replayed, Folder)>,
+}
+
+/// Why a store can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error("the log can't be written: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// A commit that is on its way into the store.
 #[derive(Debug)]
 #[must_use = "what was answered is stored: wait for it before answering"]
-pub struct Ticket(());
+pub struct Ticket(Option<(watch::Receiver<bool>, Arc<Log>)>);
 
-impl Store {
-    /// Returns where the changes of a commit are noted.
-    pub fn changes(&self) -> Changes {
-        match self {
-            Store::Memory => Changes::forgotten(),
+/// Why a commit is not stored yet, or a new one can't be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotStored {
+    #[error("more than {0} bytes wait to be stored (store.pending_bytes_max): the disk is slower than what is published")]
+    Behind(usize),
+    #[error("the disk is full, or has less free than store.free_bytes_min: nothing is stored until there is room")]
+    Full,
+    #[error("it was not stored within {} ms (store.commit_deadline_ms); it may be stored yet, so send it again with the same id", .0.as_millis())]
+    Late(Duration),
+    #[error("the store has failed, and the server is stopping")]
+    Failed,
+}
+
+impl Opened {
+    /// Returns a store that keeps nothing.
+    pub fn memory() -> Opened {
+        Opened { store: Store::Memory, id: random_id(), kept: None }
+    }
+
+    /// Opens the store at this place, and reads what it has kept. Blocks.
+    ///
+    /// # Errors
+    /// The folder is named and can't be used, another process holds it, or what it holds is damaged.
+    pub fn at(place: &Place, config: &config::Store, metrics: &Arc<Metrics>) -> Result<Opened, OpenError> {
+        tracing::info!("{}", place.promise(config.durability));
+        let opened = match place {
+            Place::Memory(_) => return Ok(Opened::memory()),
+            Place::Named(dir) => return Opened::folder(dir, config, metrics),
+            Place::Default(dir) => Opened::folder(dir, config, metrics),
+        };
+        match opened {
+            Err(OpenError::Folder(FolderError::Unusable { dir, source })) => {
+                tracing::warn!(
+                    "{} can't be used: {source}; everything is kept in memory only (store.dir names another folder)",
+                    dir.display()
+                );
+                Ok(Opened::memory())
+            }
+            opened => opened,
         }
     }
 
-    /// Hands over a commit. Never waits.
-    pub fn append(&self, _changes: Changes) -> Ticket {
+    fn folder(dir: &Path, config: &config::Store, metrics: &Arc<Metrics>) -> Result<Opened, OpenError> {
+        let folder = Folder::take(dir)?;
+        let began = Instant::now();
+        let mut said = began;
+        let progress = |read: u64, all: u64| {
+            if said.elapsed() >= PROGRESS_INTERVAL {
+                said = Instant::now();
+                tracing::info!("reading the store: {} of {} MiB", read >> 20, all >> 20);
+            }
+        };
+        let mut replayed = replay::replay(&folder, Damage::RefuseUnlessSystemCrashed, progress)?;
+        if let Some((number, end)) = replayed.torn {
+            tracing::info!(file = %folder.segment(number).display(), at = end, "an unfinished frame is cut off: nothing in it was answered");
+        }
+        if replayed.passed_over > 0 {
+            tracing::error!(
+                bytes = replayed.passed_over,
+                "the machine went down before all was written: messages are missing, and clients are told so"
+            );
+        }
+        replayed.cut(&folder)?;
+        replayed.counters = match replayed.is_clean {
+            true => Counters { crashes: 0, ..replayed.counters },
+            false => replayed.counters.after_a_crash(),
+        };
+        let id = replayed.store.unwrap_or_else(random_id);
+        let last = folder.segments()?.last().map_or(0, |(number, _)| *number);
+        let bytes = folder.segments()?.iter().map(|(_, bytes)| bytes).sum();
+        let position = Position { store: id, segment: last + 1, next_frame: replayed.next_frame, boot: replay::boot(), bytes };
+        let beside = Folder::look(dir);
+        let log = Log::start(config, folder, position, replayed.counters, metrics.clone())?;
+        let (frames, changes, is_clean) = (replayed.frames, replayed.changes, replayed.is_clean);
+        tracing::info!(frames, changes, after_a_crash = !is_clean, took_ms = began.elapsed().as_millis() as u64, "the store is read");
+        Ok(Opened { store: Store::Log(log), id, kept: Some((replayed, beside)) })
+    }
+
+    /// Puts what was kept into an empty model. Returns what keeps the log small. Blocks.
+    ///
+    /// # Errors
+    /// A damaged store can't be written anew.
+    pub fn fill(self, model: &Arc<Model>) -> anyhow::Result<Option<Cleaner>> {
+        let (Some((replayed, folder)), Store::Log(log)) = (self.kept, self.store) else { return Ok(None) };
+        let Replayed { fold, counters, segments, passed_over, .. } = replayed;
+        model.restore(fold, &counters, passed_over > 0);
+        let mut cleaner = Cleaner::new(log, model.clone(), folder, &segments);
+        if passed_over > 0 {
+            cleaner.renew()?;
+        }
+        Ok(Some(cleaner))
+    }
+}
+
+impl Store {
+    pub fn is_kept(&self) -> bool {
+        matches!(self, Store::Log(_))
+    }
+
+    /// Returns where the changes of a commit are noted. Begin the list before the commit.
+    pub fn changes(&self) -> Changes {
         match self {
-            Store::Memory => Ticket(()),
+            Store::Memory => Changes::forgotten(),
+            Store::Log(log) => Changes::kept(log.segment()),
+        }
+    }
+
+    /// Checks that a request may be dispatched: policies have side effects, so this is decided before they run.
+    ///
+    /// # Errors
+    /// The store can't keep up, or can't write.
+    pub fn admit(&self) -> Result<(), NotStored> {
+        match self {
+            Store::Memory => Ok(()),
+            Store::Log(log) => log.admit(),
+        }
+    }
+
+    /// Hands over a commit. Never waits. The ticket of an empty one is that of everything that was handed over before.
+    pub fn append(&self, changes: Changes) -> Ticket {
+        match self {
+            Store::Memory => Ticket(None),
+            Store::Log(log) => log.append(changes),
+        }
+    }
+
+    /// Resolves when the store has failed, so that the process has to end.
+    pub async fn failed(&self) {
+        match self {
+            Store::Memory => std::future::pending().await,
+            Store::Log(log) => log.failed().await,
+        }
+    }
+
+    /// Notes the last marks of all mailboxes and an orderly stop, and waits until all is stored. Blocks.
+    pub fn close(&self, model: &Model) {
+        if let Store::Log(log) = self {
+            let mut changes = self.changes();
+            model.mailboxes.note_all_marks(&mut changes);
+            drop(self.append(changes));
+            log.close();
+        }
+    }
+
+    pub fn gauges(&self) -> Option<StoreGauges> {
+        let Store::Log(log) = self else { return None };
+        let (pending_bytes, log_bytes) = (log.pending_bytes(), usize::try_from(log.bytes()).unwrap_or(usize::MAX));
+        Some(StoreGauges { pending_bytes, log_bytes, is_writing: log.health() == Health::Writing })
+    }
+
+    /// Returns what receipts call the place where an answered message is.
+    pub fn stored(&self) -> Option<&'static str> {
+        match self {
+            Store::Memory => None,
+            Store::Log(log) => Some(log.stored()),
         }
     }
 }
 
 impl Ticket {
-    /// Waits until the commit is stored.
-    pub async fn stored(self) {}
+    /// Waits until the commit is stored, at most for `store.commit_deadline_ms`. Cancel safe.
+    ///
+    /// # Errors
+    /// It is not stored.
+    pub async fn stored(self) -> Result<(), NotStored> {
+        let Some((mut stored, log)) = self.0 else { return Ok(()) };
+        if *stored.borrow() {
+            return Ok(());
+        }
+        match tokio::time::timeout(log.commit_deadline(), stored.wait_for(|stored| *stored)).await {
+            Ok(Ok(_)) => Ok(()),
+            // The writer has ended.
+            Ok(Err(_)) => Err(NotStored::Failed),
+            Err(_) => Err(log.admit().err().unwrap_or(NotStored::Late(log.commit_deadline()))),
+        }
+    }
+
+    /// Waits until the commit is stored, on a thread that may block, for as long as it takes.
+    ///
+    /// # Errors
+    /// The store has failed.
+    pub fn stored_blocking(self) -> Result<(), NotStored> {
+        let Some((stored, _)) = self.0 else { return Ok(()) };
+        while !*stored.borrow() {
+            // It may have been stored between the two looks.
+            if stored.has_changed().is_err() && !*stored.borrow() {
+                return Err(NotStored::Failed);
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+}
+
+/// Returns a number that no other store has.
+fn random_id() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
 }

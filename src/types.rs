@@ -7,5 +7,6 @@ pub mod drop_reason;
 pub mod event;
 pub mod fault;
 pub mod file;
+pub mod private_folder;
 pub mod time;
 pub mod timestamp;

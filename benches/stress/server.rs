@@ -84,7 +84,8 @@ impl Server {
             "[plugins]\ndir = {dir:?}\ncache_dir = {cache:?}\nwatch = {}\n[log]\nlevel = \"info\"\nformat = \"text\"\n",
             open_files_max.is_some()
         );
-        fs::write(&config, format!("listen = \"127.0.0.1:0\"\n{settings}\n{own}"))?;
+        let store = if settings.contains("[store]") { "" } else { "[store]\ndurability = \"memory\"\n" };
+        fs::write(&config, format!("listen = \"127.0.0.1:0\"\n{settings}\n{own}{store}"))?;
         let log = folder.path().join("log");
         let limit = open_files_max.map_or_else(|| "-S -n".to_owned(), |files| format!("-n {files}"));
         // A shell, because only the process itself can lower its limits.

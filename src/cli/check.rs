@@ -8,6 +8,7 @@ use serde_json::json;
 use super::ServerFlags;
 use crate::config::Setting;
 use crate::server;
+use crate::store;
 
 /// Stands for a value that may be a secret.
 const HIDDEN: &str = "hidden";
@@ -32,6 +33,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let text = if arguments.json { as_json(&settings) } else { as_table(&settings) };
     io::stdout().write_all(text.as_bytes())?;
     // On stderr, so that stdout is only the settings.
+    let place = store::place(&config.store, |name| std::env::var_os(name));
+    eprintln!("store: {}", place.promise(config.store.durability));
     for policy in super::client_runtime()?.block_on(server::check(config))? {
         eprintln!("policy {policy}");
     }

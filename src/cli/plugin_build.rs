@@ -6,6 +6,7 @@
 
 mod languages;
 mod sources;
+mod target;
 
 use std::ffi::OsString;
 use std::fs;
@@ -88,8 +89,7 @@ fn prepare(dir: &Path) -> Result<(Package, Toolchain)> {
 }
 
 fn rust(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<Vec<u8>> {
-    let core = run_cargo(dir, package, toolchain)?;
-    let module = fs::read(&core).with_context(|| format!("cargo built no {}", core.display()))?;
+    let module = run_cargo(dir, package, toolchain)?;
     encode(&module).context("the module has no component's world: does the plugin call `signalpost_plugin::export!`, or wit-bindgen's?")
 }
 
@@ -194,7 +194,7 @@ struct Package {
     name: String,
     library: String,
     workspace: PathBuf,
-    /// A target directory for plugins only, since a build with other flags would discard the results.
+    /// A target directory for plugins only, since a build with other flags would discard the results. Projects may share it.
     target: PathBuf,
 }
 
@@ -227,17 +227,23 @@ impl Package {
         let package = package.with_context(|| format!("{} is not the manifest of a package", manifest.display()))?;
         let library = package.targets.into_iter().find(|target| target.crate_types.iter().any(|kind| kind == "cdylib"));
         let library = library.with_context(|| format!("{} has no `crate-type = [\"cdylib\"]`", manifest.display()))?;
+        let shared = target::shared(dir, &metadata.workspace_root, &metadata.target_directory, |name| std::env::var_os(name));
+        let target = shared.unwrap_or(metadata.target_directory);
         Ok(Package {
             name: package.name,
-            library: library.name,
+            library: library.name.replace('-', "_"),
             workspace: metadata.workspace_root,
-            target: metadata.target_directory.join("plugins"),
+            target: target.join("plugins"),
         })
     }
 }
 
-/// Builds the core module, and returns its path.
-fn run_cargo(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<PathBuf> {
+/// Builds the core module, and returns it.
+fn run_cargo(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<Vec<u8>> {
+    let mut clean = toolchain.cargo(dir);
+    clean.args(["clean", "--release", "--target", TARGET]);
+    // Until the module is read, no other build may replace it.
+    let _claim = target::claim(&package.target, dir, &package.workspace, &package.library, clean)?;
     let mut cargo = toolchain.cargo(dir);
     cargo.args(["build", "--release", "--lib", "--target", TARGET, "--target-dir"]).arg(&package.target);
     if let Toolchain::Debian = toolchain {
@@ -248,27 +254,32 @@ fn run_cargo(dir: &Path, package: &Package, toolchain: &Toolchain) -> Result<Pat
         cargo.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
     }
     // These replace the user's own flags, which are for the machine: a component must not depend on who built it.
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", path_flags(package));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", path_flags(&package.target));
     let status = cargo.status().context("cannot run cargo")?;
     ensure!(status.success(), "cargo did not build {}", package.name);
-    let module = format!("{}.wasm", package.library.replace('-', "_"));
-    Ok(package.target.join(TARGET).join("release").join(module))
+    let module = package.target.join(TARGET).join("release").join(format!("{}.wasm", package.library));
+    fs::read(&module).with_context(|| format!("cargo built no {}", module.display()))
 }
 
-/// Returns flags that remap paths: panic messages name source files, and a component must not contain paths of this machine.
-fn path_flags(package: &Package) -> OsString {
+/// Returns flags that remap paths: panic messages name source files, and a component must not contain paths of this machine. They are
+/// the same for every plugin in a target folder, since cargo compiles everything again if they differ. A workspace's own crates need
+/// none: cargo names their files by relative paths.
+fn path_flags(target: &Path) -> OsString {
     let home = std::env::home_dir();
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".cargo")));
+    // The folder of each registry is named after its host.
+    let registries = cargo_home.as_ref().map(|home| home.join("registry/src")).and_then(|sources| fs::read_dir(sources).ok());
+    let mut registries: Vec<PathBuf> = registries.into_iter().flatten().flatten().map(|registry| registry.path()).collect();
+    registries.sort();
     // If several match, the compiler takes the last.
     let remapped = [
         (home, "/home"),
-        (Some(package.workspace.clone()), "/workspace"),
-        (cargo_home.clone(), "/cargo"),
+        // Sources that build scripts generate.
+        (Some(target.to_path_buf()), "/target"),
+        (cargo_home, "/cargo"),
         (Some(PathBuf::from(Toolchain::DEBIAN_LIBRARY)), "/rust/library"),
     ];
-    // The folder of each registry is named after its host.
-    let registries = cargo_home.as_ref().map(|home| home.join("registry/src")).and_then(|sources| fs::read_dir(sources).ok());
-    let registries = registries.into_iter().flatten().flatten().map(|registry| (Some(registry.path()), "/crates"));
+    let registries = registries.into_iter().map(|registry| (Some(registry), "/crates"));
     let mut flags = OsString::new();
     for (path, name) in remapped.into_iter().chain(registries).filter_map(|(path, name)| Some((path?, name))) {
         // Cargo separates encoded flags with this character.

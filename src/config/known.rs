@@ -3,7 +3,7 @@
 use anyhow::Context;
 use toml::{Table, Value};
 
-use super::{Config, DEFAULTS, Policy};
+use super::{Config, DEFAULTS, Policy, words};
 
 /// A setting's path in the tree of tables, from the root.
 pub(super) type KeyPath = Vec<String>;
@@ -11,7 +11,6 @@ pub(super) type KeyPath = Vec<String>;
 const PREFIX: &str = "SIGNALPOST_";
 /// Below this likeness, a suggestion would be a guess.
 const LIKENESS_MIN: f64 = 0.6;
-const SOCKET_ADDRESS: &str = "expected an address and a port, as in \"127.0.0.1:8080\"";
 
 /// What a path refers to.
 pub(super) enum Place<'a> {
@@ -59,25 +58,24 @@ impl Known {
     /// Checks a value's type and range by deserializing the defaults with this one value in them. The error says what was
     /// expected.
     pub fn fits(&self, path: &[String], value: &Value) -> Result<(), String> {
-        let mut trial = self.defaults.clone();
-        insert(&mut trial, path, value.clone());
-        let Err(error) = resolve(&trial) else { return Ok(()) };
-        let sample = match self.get(path) {
-            Some(Place::Value(sample)) => Some(sample),
-            _ => None,
+        let with = |value: &Value| {
+            let mut trial = self.defaults.clone();
+            insert(&mut trial, path, value.clone());
+            trial
         };
-        if let (Some(Value::String(_)), false) = (sample, value.is_str()) {
-            // serde lists the allowed words only if the value is a string.
-            self.fits(path, &Value::String(String::new()))?;
-        }
-        Err(match error.message().rsplit_once("expected ") {
-            _ if error.message().starts_with("invalid socket address") => SOCKET_ADDRESS.to_owned(),
-            Some((_, words)) if words.starts_with("one of") && sample.is_some_and(Value::is_array) => {
-                format!("expected a list of {}", for_people(words.trim_start_matches("one of ")))
-            }
-            Some((_, expected)) => format!("expected {}", for_people(expected)),
-            None => error.message().to_owned(),
-        })
+        let Err(error) = resolve(&with(value)) else { return Ok(()) };
+        let accepts = |value: &Value| resolve(&with(value)).is_ok();
+        let takes_list = accepts(&Value::Array(Vec::new()));
+        let is_plain_list = value.as_array().is_some_and(|values| !values.iter().any(|value| value.is_table() || value.is_array()));
+        let expected = match words::missed(completed(&with(value))) {
+            Some([one, two]) if !takes_list => Some(format!("\"{one}\" or \"{two}\"")),
+            Some(words) if !takes_list => Some(format!("one of {}", quoted(words))),
+            Some(words) if is_plain_list => Some(format!("a list of {}", quoted(words))),
+            // A list with other lists or tables in it, whose mistake only the error names.
+            _ if takes_list && value.is_array() && !accepts(&Value::Array(vec!["any text".into()])) => None,
+            _ => examples().into_iter().find(|(example, _)| accepts(example)).map(|(_, expected)| expected.to_owned()),
+        };
+        Err(expected.map_or_else(|| error.message().to_owned(), |expected| format!("expected {expected}")))
     }
 
     /// Returns the paths of all settings, including those of the named policies.
@@ -142,8 +140,32 @@ impl Known {
     }
 }
 
-/// Deserializes a complete table. Each policy's limits become the global ones with its own over them.
+/// Returns values of the types that settings have, each with what to write for it. A setting's type is that of the first that it accepts.
+fn examples() -> [(Value, &'static str); 9] {
+    [
+        (true.into(), "true or false"),
+        ((-1).into(), "a whole number"),
+        (0.into(), "a whole number, 0 or more"),
+        (1.into(), "a whole number, 1 or more"),
+        ("any text".into(), "a string in quotes"),
+        ("127.0.0.1:8080".into(), "an address and a port, as in \"127.0.0.1:8080\""),
+        (Value::Array(vec!["any text".into()]), "a list of strings in quotes"),
+        (Value::Array(Vec::new()), "a list"),
+        (Value::Table(Table::new()), "a table"),
+    ]
+}
+
+fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// Deserializes a complete table; see [`completed`].
 pub(super) fn resolve(table: &Table) -> Result<Config, toml::de::Error> {
+    completed(table).try_into()
+}
+
+/// Returns a table in which each policy's limits are the global ones with its own over them.
+fn completed(table: &Table) -> Table {
     let mut table = table.clone();
     let global = table.get("limits").cloned();
     if let Some(Value::Table(policies)) = table.get_mut("policies") {
@@ -157,7 +179,7 @@ pub(super) fn resolve(table: &Table) -> Result<Config, toml::de::Error> {
             }
         }
     }
-    table.try_into()
+    table
 }
 
 /// Puts a value at a path, and makes the tables on the way.
@@ -214,19 +236,4 @@ fn best(candidates: Vec<KeyPath>, likeness: impl Fn(&KeyPath) -> f64) -> Option<
     let scored = candidates.into_iter().map(|path| (likeness(&path), path));
     let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b));
     best.filter(|(score, _)| *score >= LIKENESS_MIN).map(|(_, path)| path)
-}
-
-/// Translates serde's words for Rust's types into those of TOML.
-fn for_people(expected: &str) -> String {
-    match expected {
-        "usize" | "u64" | "u32" => "a whole number, 0 or more".to_owned(),
-        "a nonzero usize" | "a nonzero u64" | "a nonzero u32" => "a whole number, 1 or more".to_owned(),
-        "i32" => "a whole number".to_owned(),
-        "a boolean" => "true or false".to_owned(),
-        "a sequence" => "a list".to_owned(),
-        "path string" | "a string" | "string only" => "a string in quotes".to_owned(),
-        "a map" => "a table".to_owned(),
-        other if other.starts_with("struct ") => "a table".to_owned(),
-        other => other.replace('`', "\""),
-    }
 }

@@ -238,13 +238,14 @@ fn locate(table: &DeTable<'_>, prefix: &mut KeyPath, offsets: &mut BTreeMap<KeyP
     }
 }
 
-/// Returns whether a variable is not a setting. `SIGNALPOST_CONFIG`, `_KEY` and `_TOKEN` are read by commands. Kubernetes and Docker
-/// links set the others for a service with the name `signalpost`; refusing them would keep the server from starting there.
+/// Returns whether a variable is not a setting. `SIGNALPOST_CONFIG`, `_KEY` and `_TOKEN` are read by commands, and `_URL` by applications
+/// that may share the environment. Kubernetes and Docker links set the others for a service with the name `signalpost`; refusing them would
+/// keep the server from starting there.
 fn is_foreign(name: &str, value: &str) -> bool {
     let Some(rest) = name.strip_prefix("SIGNALPOST_") else { return true };
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     let is_of_port = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
-    matches!(rest, "CONFIG" | "KEY" | "TOKEN")
+    matches!(rest, "CONFIG" | "KEY" | "TOKEN" | "URL")
         || rest == "SERVICE_HOST"
         || rest.starts_with("SERVICE_PORT")
         || (rest == "PORT" && is_url)

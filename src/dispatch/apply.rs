@@ -66,11 +66,18 @@ pub fn foresee(model: &Model, plan: &Plan) -> Applied {
 
 /// Keeps the event for each policy that failed on it, according to the policy's `on_fault`. An event that is retried is always kept:
 /// it is not lost because the policy fails again, and its producer does not retry for ever.
-pub fn keep_failures(model: &Model, set: &PolicySet, event: &Arc<Event>, letter: Letter, plan: &Plan) -> Vec<Option<u64>> {
-    plan.steps.iter().map(|step| keep_failure(model, set, event, letter, step)).collect()
+pub fn keep_failures(
+    model: &Model,
+    set: &PolicySet,
+    event: &Arc<Event>,
+    letter: Letter,
+    plan: &Plan,
+    changes: &mut Changes,
+) -> Vec<Option<u64>> {
+    plan.steps.iter().map(|step| keep_failure(model, set, event, letter, step, changes)).collect()
 }
 
-fn keep_failure(model: &Model, set: &PolicySet, event: &Arc<Event>, letter: Letter, step: &Step) -> Option<u64> {
+fn keep_failure(model: &Model, set: &PolicySet, event: &Arc<Event>, letter: Letter, step: &Step, changes: &mut Changes) -> Option<u64> {
     let policy = step.policy.as_ref()?;
     let fault = match &step.answer {
         Answer::Faulted(fault) => Some(fault.clone()),
@@ -85,5 +92,5 @@ fn keep_failure(model: &Model, set: &PolicySet, event: &Arc<Event>, letter: Lett
     }
     let attempts = letter.attempt - u32::from(fault.is_none());
     let kept = DeadLetter::new(policy.name.clone(), policy.version.clone(), attempts, fault, Content::Event(event.clone()));
-    Some(model.dead_letters.keep(DeadLetter { id: letter.id, ..kept }))
+    Some(model.dead_letters.keep(DeadLetter { id: letter.id, ..kept }, changes))
 }

@@ -36,6 +36,9 @@ pub struct Receipt {
     pub posted: usize,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<Dropped>,
+    /// Where the event's outcome is: "disk" or "system" (the operating system). Absent if it is in memory only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Cow<'static, str>>,
     /// Number of joins that a limit refused.
     #[serde(skip_serializing_if = "is_zero")]
     pub joins_refused: usize,
@@ -135,6 +138,7 @@ impl Receipt {
             recipients: distinct(plan),
             posted,
             dropped,
+            stored: None,
             joins_refused: plan.steps.iter().map(Step::joins_refused).sum(),
             note: plan.steps.is_empty().then_some("no policy wanted this event type".into()),
             policies,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Dispatch;
-use super::apply::{self, Applied, Letter};
+use super::apply::{self, Letter};
 use super::plan::{self, Decided, Plan, Planned, PolicyRef};
 use crate::config::SessionsFault;
 use crate::model::record::Changes;
@@ -126,7 +126,6 @@ pub fn ask(
     handle: &Arc<SessionHandle>,
     question: &Question<'_>,
 ) -> Result<Option<Response>, CallError> {
-    let mut changes = dispatch.store.changes();
     let plan = |world: &mut World| {
         let started = Instant::now();
         let answer = match question {
@@ -138,19 +137,17 @@ pub fn ask(
         let plans = answer.as_ref().ok().and_then(Option::as_ref).map(|response| respond(set, policy, handle, response.clone(), world));
         Answered { took, answer, plans: plans.unwrap_or_default() }
     };
-    let post = |answered: &Answered, changes: &mut Changes| -> Vec<Applied> {
-        answered.plans.iter().map(|(_, plan)| apply::post(&dispatch.model, &dispatch.metrics, plan, changes)).collect()
-    };
-    let (Answered { took, answer, plans }, posted) = dispatch.model.transact_and(&mut changes, plan, post);
-    for (index, ((event, plan), applied)) in plans.into_iter().zip(posted).enumerate() {
-        dispatch.keep_failures(set, &event, Letter::FIRST, &plan, applied);
-        // The first is the answer itself, which does not count as a published event.
-        if index > 0 {
-            dispatch.metrics.event(plan.outcome());
+    let conclude = |answered: &Answered, mut changes: Changes| {
+        for (event, plan) in &answered.plans {
+            let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
+            dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes);
         }
-    }
-    // The changes are stored, but the client doesn't wait for that.
-    drop(dispatch.store.append(changes));
+        // The changes are stored, but the client doesn't wait for that.
+        drop(dispatch.store.append(changes));
+    };
+    let (Answered { took, answer, plans }, ()) = dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
+    // The first is the answer itself, which does not count as a published event.
+    plans.iter().skip(1).for_each(|(_, plan)| dispatch.metrics.event(plan.outcome()));
     if let Ok(Some(Response { close: Some(reason), .. })) = &answer {
         handle.end(Close::ClosedByPolicy(reason.clone()));
     }

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
-use axum::http::Request;
+use axum::extract::Query;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -24,8 +26,9 @@ use crate::net::problem::{self, CONTENT_ENCODING, Document, Problem};
 use crate::net::turns::Turns;
 use crate::node::Node;
 use crate::policy::Role;
+use crate::store::{NotStored, Ticket};
 use crate::types::delivery::Terms;
-use crate::types::event::{self, Body};
+use crate::types::event::{self, Body, UserId};
 use cloudevents::Parsed;
 
 /// draft-ietf-httpapi-idempotency-key-header.
@@ -34,7 +37,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Bytes of a receipt's buffer, into which most receipts fit.
 const RECEIPT_BYTES: usize = 320;
 
-/// What the handlers share.
+/// Answers producers.
 #[derive(Debug)]
 pub struct Ingress {
     node: Arc<Node>,
@@ -42,20 +45,17 @@ pub struct Ingress {
     room: Semaphore,
 }
 
-impl Ingress {
-    pub fn new(node: Arc<Node>) -> Ingress {
-        let room = Semaphore::new(node.config.http.bodies_bytes_max.get().min(Semaphore::MAX_PERMITS));
-        Ingress { node, room }
-    }
-
-    fn limits(&self) -> &config::Events {
-        &self.node.config.events
-    }
+/// An address at which producers send requests.
+#[derive(Debug)]
+pub enum Address {
+    /// `{base}/events`
+    Events,
+    /// `{base}/users/{user_id}/messages`
+    Messages(Result<UserId, Problem>),
 }
 
 /// A request's body, which holds its room until it is dropped.
 struct Whole<'a> {
-    headers: HeaderMap,
     body: Bytes,
     _room: Option<SemaphorePermit<'a>>,
 }
@@ -84,97 +84,135 @@ impl Item {
 /// Whether the producer wants an explanation or a dry run.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PublishQuery {
+struct PublishQuery {
     explain: bool,
     dry_run: bool,
 }
 
-/// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With `explain=true`
-/// a receipt also has an explanation; with `dry_run=true` it says what would happen, and nothing does.
-///
-/// # Errors
-/// What is wrong with the request, or with its only event.
-pub async fn publish(
-    State(ingress): State<Arc<Ingress>>,
-    query: Result<Query<PublishQuery>, QueryRejection>,
-    request: Request<HttpBody>,
-) -> Result<Response, Problem> {
-    // A dry run that is misspelt must not be a real one.
-    let Query(query) = query.map_err(|error| bad_query(&error, "publishing takes explain and dry_run, each true or false"))?;
-    let whole = ingress.read(request).await?;
-    match cloudevents::read(&whole.headers, &whole.body, ingress.limits()).inspect_err(|_| ingress.rejected())? {
-        cloudevents::Request::One(parsed) => {
-            Ok(answer(StatusCode::ACCEPTED, &ingress.dispatch(parsed, query, &mut Room::default()).await?))
-        }
-        cloudevents::Request::Batch(parsed) => {
-            let mut items = Vec::with_capacity(parsed.len());
-            let (mut turns, mut room) = (Turns::default(), Room::default());
-            for parsed in parsed {
-                turns.take().await;
-                items.push(match parsed {
-                    Ok(parsed) => {
-                        ingress.dispatch(parsed, query, &mut room).await.unwrap_or_else(|problem| Item::Problem(problem.into_document()))
-                    }
-                    Err(problem) => {
-                        ingress.rejected();
-                        Item::Problem(problem.into_document())
-                    }
-                });
-            }
-            Ok(answer(Item::status(&items), &items))
-        }
-    }
-}
-
 /// How long a message to one user matters.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TellQuery {
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TellQuery {
     ttl_ms: Option<u64>,
     keep_ms: Option<u64>,
     collapse_key: Option<String>,
 }
 
-/// `POST {base}/users/{user_id}/messages`: any JSON value, to one user. 202 and a receipt.
-///
-/// # Errors
-/// What is wrong with the request.
-pub async fn tell(
-    State(ingress): State<Arc<Ingress>>,
-    user: Result<Path<String>, PathRejection>,
-    query: Result<Query<TellQuery>, QueryRejection>,
-    request: Request<HttpBody>,
-) -> Result<Response, Problem> {
-    let user = problem::user(user, ingress.node.config.sockets.user_id_bytes_max.get())?;
-    let Query(query) = query.map_err(|error| bad_query(&error, "a message takes ttl_ms, keep_ms and collapse_key"))?;
-    let Whole { headers, body, _room } = ingress.read(request).await?;
-    if body.len() > ingress.limits().event_bytes_max.get() {
-        let detail = format!(
-            "the message has {} bytes, over the limit of {} (events.event_bytes_max)",
-            body.len(),
-            ingress.limits().event_bytes_max
-        );
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail));
+impl Ingress {
+    pub fn new(node: Arc<Node>) -> Ingress {
+        let room = Semaphore::new(node.config.http.bodies_bytes_max.get().min(Semaphore::MAX_PERMITS));
+        Ingress { node, room }
     }
-    let body = Body::json(cloudevents::text(&body)?.to_owned())
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "json", format!("the body is not one JSON value: {error}")))?;
-    let key_bytes_max = ingress.node.config.groups.name_bytes_max;
-    if let Some(key) = query.collapse_key.as_deref()
-        && !(1..=key_bytes_max.get()).contains(&key.len())
-    {
-        let detail = format!("a collapse key has 1 to {key_bytes_max} bytes, and this one has {} (groups.name_bytes_max)", key.len());
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "collapse_key", detail));
+
+    /// Returns which of its addresses a path is, if it is one.
+    pub fn address(&self, path: &str) -> Option<Address> {
+        let path = path.strip_prefix(&self.node.config.base_path)?;
+        if path == "/events" {
+            return Some(Address::Events);
+        }
+        let user = path.strip_prefix("/users/")?.strip_suffix("/messages")?;
+        let is_segment = !user.is_empty() && !user.contains('/');
+        is_segment.then(|| Address::Messages(self.user(user)))
     }
-    let terms = Terms {
-        time_to_live: query.ttl_ms.map(Duration::from_millis),
-        keep: query.keep_ms.map(Duration::from_millis),
-        collapse_key: query.collapse_key.map(Arc::from),
-        ..Terms::default()
-    };
-    let once = idempotency_key(&headers)?;
-    let (receipt, ticket) = ingress.node.dispatch.tell(user, body, terms, once.as_deref()).map_err(under_way)?;
-    ticket.stored().await;
-    Ok(answer(StatusCode::ACCEPTED, &receipt))
+
+    fn user(&self, segment: &str) -> Result<UserId, Problem> {
+        let text = percent_decode_str(segment).decode_utf8().map_err(|_| "a user id is UTF-8".to_owned());
+        let user = text.and_then(|text| UserId::new(&text, self.node.config.sockets.user_id_bytes_max.get()));
+        user.map_err(problem::invalid_user)
+    }
+
+    /// Answers a POST that may publish.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or with its only event.
+    pub async fn post(&self, address: Address, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+        match address {
+            // Boxed, so that its large state is not part of each request's.
+            Address::Events => Box::pin(self.publish(head, body)).await,
+            Address::Messages(user) => self.tell(user?, head, body).await,
+        }
+    }
+
+    /// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With
+    /// `explain=true` a receipt also has an explanation; with `dry_run=true` it says what would happen, and nothing does.
+    async fn publish(&self, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+        let query = query(&head.uri, "publishing takes explain and dry_run, each true or false")?;
+        let whole = self.read(&head.headers, body).await?;
+        match cloudevents::read(&head.headers, &whole.body, self.limits()).inspect_err(|_| self.rejected())? {
+            cloudevents::Request::One(parsed) => {
+                let (item, ticket) = self.dispatch(parsed, query, &mut Room::default()).await?;
+                if let Some(ticket) = ticket {
+                    ticket.stored().await?;
+                }
+                Ok(answer(StatusCode::ACCEPTED, &item))
+            }
+            cloudevents::Request::Batch(parsed) => {
+                let mut items = Vec::with_capacity(parsed.len());
+                let mut last = None;
+                let (mut turns, mut room) = (Turns::default(), Room::default());
+                for parsed in parsed {
+                    turns.take().await;
+                    items.push(match parsed {
+                        Ok(parsed) => match self.dispatch(parsed, query, &mut room).await {
+                            Ok((item, ticket)) => {
+                                last = ticket.or(last);
+                                item
+                            }
+                            Err(problem) => Item::Problem(problem.into_document()),
+                        },
+                        Err(problem) => {
+                            self.rejected();
+                            Item::Problem(problem.into_document())
+                        }
+                    });
+                }
+                // What was handed over last is stored last.
+                if let Some(ticket) = last {
+                    ticket.stored().await?;
+                }
+                Ok(answer(Item::status(&items), &items))
+            }
+        }
+    }
+
+    /// `POST {base}/users/{user_id}/messages`: any JSON value, to one user. 202 and a receipt.
+    async fn tell(&self, user: UserId, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+        let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
+        let Whole { body, _room } = self.read(&head.headers, body).await?;
+        if body.len() > self.limits().event_bytes_max.get() {
+            let detail = format!(
+                "the message has {} bytes, over the limit of {} (events.event_bytes_max)",
+                body.len(),
+                self.limits().event_bytes_max
+            );
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail));
+        }
+        let body = Body::json(cloudevents::text(&body)?.to_owned())
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "json", format!("the body is not one JSON value: {error}")))?;
+        let key_bytes_max = self.node.config.groups.name_bytes_max;
+        if let Some(key) = query.collapse_key.as_deref()
+            && !(1..=key_bytes_max.get()).contains(&key.len())
+        {
+            let detail = format!("a collapse key has 1 to {key_bytes_max} bytes, and this one has {} (groups.name_bytes_max)", key.len());
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "collapse_key", detail));
+        }
+        let terms = Terms {
+            time_to_live: query.ttl_ms.map(Duration::from_millis),
+            keep: query.keep_ms.map(Duration::from_millis),
+            collapse_key: query.collapse_key.map(Arc::from),
+            ..Terms::default()
+        };
+        let once = idempotency_key(&head.headers)?;
+        self.node.store.admit()?;
+        let (mut receipt, ticket) = self.node.dispatch.tell(user, body, terms, once.as_deref()).map_err(under_way)?;
+        ticket.stored().await?;
+        receipt.stored = self.node.store.stored().map(Into::into);
+        Ok(answer(StatusCode::ACCEPTED, &receipt))
+    }
+
+    fn limits(&self) -> &config::Events {
+        &self.node.config.events
+    }
 }
 
 /// Returns the key by which a message is sent once: the same key for the same user again, within the window, does nothing.
@@ -192,6 +230,18 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
     event::check_attribute("Idempotency-Key", key).map_err(|detail| wrong(&detail))?;
     Ok(Some(key.to_owned()))
+}
+
+impl From<NotStored> for Problem {
+    fn from(error: NotStored) -> Problem {
+        let code = match error {
+            NotStored::Behind(_) => "store_behind",
+            NotStored::Full => "store_full",
+            NotStored::Late(_) => "store_late",
+            NotStored::Failed => "store_failed",
+        };
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string())
+    }
 }
 
 fn under_way(UnderWay: UnderWay) -> Problem {
@@ -212,26 +262,32 @@ fn is_identity(coding: &str) -> bool {
     coding.is_empty() || coding.eq_ignore_ascii_case("identity")
 }
 
-fn bad_query(error: &QueryRejection, known: &str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "query", format!("{}; {known}", error.body_text()))
+/// Returns what a query string says. A misspelt dry run must not be a real one, so unknown names are refused.
+fn query<T: Default + DeserializeOwned>(uri: &Uri, known: &str) -> Result<T, Problem> {
+    if uri.query().is_none() {
+        return Ok(T::default());
+    }
+    let query = Query::try_from_uri(uri).map(|Query(query)| query);
+    query.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "query", format!("{}; {known}", error.body_text())))
 }
 
 impl Ingress {
     /// Publishes one event, or in a dry run returns what would happen to it. `room`: what the answer has left for explanations.
-    async fn dispatch(&self, parsed: Parsed, query: PublishQuery, room: &mut Room) -> Result<Item, Problem> {
+    async fn dispatch(&self, parsed: Parsed, query: PublishQuery, room: &mut Room) -> Result<(Item, Option<Ticket>), Problem> {
         let Parsed { event, id_given } = parsed;
         let policies = &self.node.policies;
         let _permit = policies.permit(policies.current().wanting(Role::Routing, &event.event_type)).await;
         if query.dry_run {
-            return Ok(Item::Explained(Box::new(self.node.look(&event, room))));
+            return Ok((Item::Explained(Box::new(self.node.look(&event, room))), None));
         }
-        let (story, ticket) = self.node.dispatch.publish(event, id_given).map_err(under_way)?;
-        ticket.stored().await;
+        self.node.store.admit()?;
+        let (mut story, ticket) = self.node.dispatch.publish(event, id_given).map_err(under_way)?;
+        story.receipt.stored = self.node.store.stored().map(Into::into);
         if query.explain {
             let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false, room);
-            return Ok(Item::Explained(Box::new(explained)));
+            return Ok((Item::Explained(Box::new(explained)), Some(ticket)));
         }
-        Ok(Item::Receipt(Box::new(story.receipt)))
+        Ok((Item::Receipt(Box::new(story.receipt)), Some(ticket)))
     }
 
     fn rejected(&self) {
@@ -239,21 +295,20 @@ impl Ingress {
     }
 
     /// Reads the whole body, within its limit, the limit of all, and its deadline.
-    async fn read(&self, request: Request<HttpBody>) -> Result<Whole<'_>, Problem> {
-        let (parts, body) = request.into_parts();
-        check_encoding(&parts.headers)?;
+    async fn read(&self, headers: &HeaderMap, body: Incoming) -> Result<Whole<'_>, Problem> {
+        check_encoding(headers)?;
         let deadline = *self.node.config.http.body_deadline_ms;
         let Ok(read) = tokio::time::timeout(deadline, self.collect(body)).await else {
             let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", deadline.as_millis());
             return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_deadline", detail));
         };
         let (body, room) = read?;
-        Ok(Whole { headers: parts.headers, body, _room: room })
+        Ok(Whole { body, _room: room })
     }
 
     /// Reads a body part by part. Each part but the first, which the connection's own buffer had room for, takes room before the next one
     /// is waited for, so that small bodies are not refused because of large ones.
-    async fn collect(&self, body: HttpBody) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem> {
+    async fn collect(&self, body: Incoming) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem> {
         let bytes_max = self.limits().body_bytes_max.get();
         let mut body = Limited::new(body, bytes_max);
         let (mut first, mut rest, mut room) = (Bytes::new(), BytesMut::new(), None::<SemaphorePermit>);

@@ -8,15 +8,15 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use http::header::HOST;
-use http::{StatusCode, Version};
+use http::header::{ALLOW, HOST};
+use http::{HeaderValue, Method, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
 use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
-use crate::http::ingress::{self, Ingress};
+use crate::http::ingress::Ingress;
 use crate::http::operate::{self, Operate, dead_letters};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
@@ -28,39 +28,59 @@ use crate::session::{self, Sessions};
 pub struct Front {
     auth: Arc<Auth>,
     metrics: Arc<Metrics>,
+    /// Answers producers, if this listener is theirs.
+    ingress: Option<Arc<Ingress>>,
     routes: TowerToHyperService<Router>,
 }
 
 impl Front {
-    /// Returns a front with these routes, `/healthz` and `/readyz`.
-    pub fn new(routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Arc<Front> {
+    /// Returns a front with these routes, `/healthz` and `/readyz`, and perhaps the addresses of producers.
+    pub fn new(ingress: Option<Arc<Ingress>>, routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Arc<Front> {
         let health =
             Router::new().route("/healthz", get(operate::health)).route("/readyz", get(operate::ready)).with_state(operate.clone());
         let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
-        let not_allowed =
-            async || Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes other methods; see Allow");
-        let routes = routes.merge(health).fallback(not_found).method_not_allowed_fallback(not_allowed);
-        Arc::new(Front { auth: auth.clone(), metrics: operate.node.metrics.clone(), routes: TowerToHyperService::new(routes) })
+        let routes = routes.merge(health).fallback(not_found).method_not_allowed_fallback(async || not_allowed());
+        let metrics = operate.node.metrics.clone();
+        Arc::new(Front { auth: auth.clone(), metrics, ingress, routes: TowerToHyperService::new(routes) })
     }
 
-    /// Answers a request: checks its `Host`, refuses pages of other origins, passes the client on to the routes, and counts problems. Not
-    /// a layer of the router, which would cost each request two allocations.
+    /// Answers a request, and counts problems.
     ///
     /// # Errors
     /// Never.
-    pub async fn answer(self: Arc<Front>, client: Client, mut request: http::Request<Incoming>) -> Result<Response, Infallible> {
-        let response = match host(&request).and_then(|()| self.auth.origin(request.headers())) {
-            Ok(()) => {
-                request.extensions_mut().insert(client);
-                self.routes.call(request).await?
-            }
-            Err(problem) => problem.into_response(),
-        };
+    pub async fn answer(self: Arc<Front>, client: Client, request: http::Request<Incoming>) -> Result<Response, Infallible> {
+        let response = self.serve(client, request).await.unwrap_or_else(Problem::into_response);
         if let Some(ProblemCode(code)) = response.extensions().get() {
             self.metrics.problems.with_label_values(&[code]).inc();
         }
         Ok(response)
     }
+
+    /// Checks a request's `Host`, refuses pages of other origins, and passes the request on. Producers send nearly all requests, so theirs
+    /// pass neither the router nor layers, which would cost each of them 4,000 instructions.
+    async fn serve(&self, client: Client, mut request: http::Request<Incoming>) -> Result<Response, Problem> {
+        host(&request)?;
+        self.auth.origin(request.headers())?;
+        let address = self.ingress.as_ref().and_then(|ingress| Some((ingress, ingress.address(request.uri().path())?)));
+        if let Some((ingress, address)) = address {
+            if request.method() != Method::POST {
+                let mut response = not_allowed().into_response();
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+                return Ok(response);
+            }
+            self.auth.permits(request.headers(), Scope::Publish)?;
+            let (head, body) = request.into_parts();
+            return ingress.post(address, &head, body).await;
+        }
+        request.extensions_mut().insert(client);
+        // Boxed, so that its state is not part of each connection's.
+        let Ok(response) = Box::pin(self.routes.call(request)).await;
+        Ok(response)
+    }
+}
+
+fn not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes other methods; see Allow")
 }
 
 /// Checks that a request names its host once: RFC 9112, section 3.2.
@@ -75,21 +95,11 @@ fn host<B>(request: &http::Request<B>) -> Result<(), Problem> {
     is_named.then_some(()).ok_or_else(problem)
 }
 
-/// Returns the routes of clients and producers, and those of operators. Paths are written out, since a nested router costs each request
-/// more than finding its route.
-pub fn routers(
-    config: &Config,
-    auth: &Arc<Auth>,
-    ingress: Arc<Ingress>,
-    sessions: Arc<Sessions>,
-    operate: Arc<Operate>,
-) -> (Router, Router) {
+/// Returns the routes of clients, and those of operators. Paths are written out, since a nested router costs each request more than finding
+/// its route.
+pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> (Router, Router) {
     let below = |path: &str| format!("{}{path}", config.base_path);
     let sockets = Router::new().route(&below("/ws/{user_id}"), get(session::connect)).with_state(sessions);
-    let producers = Router::new()
-        .route(&below("/events"), post(ingress::publish))
-        .route(&below("/users/{user_id}/messages"), post(ingress::tell))
-        .with_state(ingress);
     let operators = Router::new()
         .route(&below("/users/{user_id}"), get(operate::presence))
         .route(&below("/users/{user_id}/sessions"), delete(operate::end_sessions))
@@ -101,19 +111,13 @@ pub fn routers(
         .route(&below("/dead-letters/{id}/retry"), post(dead_letters::retry))
         .route("/metrics", get(operate::metrics))
         .with_state(operate);
-    let guarded = |routes: Router, publishes: bool| {
-        if !auth.asks().0 {
-            return routes;
-        }
-        routes.route_layer(from_fn_with_state((auth.clone(), publishes), permit))
-    };
-    (sockets.merge(guarded(producers, true)), guarded(operators, false))
+    let operators = if auth.asks().0 { operators.route_layer(from_fn_with_state(auth.clone(), permit)) } else { operators };
+    (sockets, operators)
 }
 
-/// Lets a request of a producer or operator pass if its key has the scope that the route needs.
-async fn permit(State((auth, publishes)): State<(Arc<Auth>, bool)>, request: Request, next: Next) -> Response {
-    let scope = if publishes { Scope::Publish } else { auth::operating_scope(request.method()) };
-    match auth.permits(request.headers(), scope) {
+/// Lets a request of an operator pass if its key has the scope that the method needs.
+async fn permit(State(auth): State<Arc<Auth>>, request: Request, next: Next) -> Response {
+    match auth.permits(request.headers(), auth::operating_scope(request.method())) {
         Ok(()) => next.run(request).await,
         Err(refused) => Problem::from(refused).into_response(),
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::config::{Config, Grant, OnBad};
+use crate::config::{Config, Durability, Grant, OnBad};
 use crate::dispatch::session_policies::Asked;
 use crate::dispatch::{Story, Trace};
 use crate::explain::{Explained, Room};
@@ -44,6 +44,10 @@ impl Dev {
     /// # Errors
     /// Those of [`Server::new`].
     pub async fn start(name: &str, mut config: Config) -> anyhow::Result<(Dev, Server)> {
+        if config.store.dir.as_os_str().is_empty() {
+            // What its author tries is not kept for a server of this user.
+            config.store.durability = Durability::Memory;
+        }
         config.plugins.on_bad = OnBad::Skip;
         // `swap` loads the policy. The folder may contain the author's component, which must not be loaded as well.
         config.plugins.watch = false;

@@ -8,6 +8,8 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::Stamp;
+use super::record::{Change, Changes};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::registry::SessionHandle;
@@ -37,12 +39,14 @@ pub struct DeadLetters {
 
 #[derive(Debug, Default)]
 struct Kept {
-    letters: BTreeMap<u64, Arc<DeadLetter>>,
+    /// By id, with the stamp of the last change.
+    letters: BTreeMap<u64, (Stamp, Arc<DeadLetter>)>,
     bytes: usize,
     last_id: u64,
+    last_stamp: Stamp,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
     /// Increasing; assigned when the letter is first kept.
     pub id: u64,
@@ -55,7 +59,7 @@ pub struct DeadLetter {
     pub content: Content,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// The event of a routing policy.
     Event(Arc<Event>),
@@ -104,18 +108,19 @@ impl DeadLetters {
     }
 
     /// Keeps a letter, and returns its id. The oldest letters are evicted if there are too many.
-    pub fn keep(&self, letter: DeadLetter) -> u64 {
+    pub fn keep(&self, letter: DeadLetter, changes: &mut Changes) -> u64 {
         self.count("kept", 1);
         let mut kept = self.kept.lock();
-        self.insert(&mut kept, letter)
+        self.insert(&mut kept, letter, changes)
     }
 
     /// Keeps a message that a formatting policy failed on, for this reader: one letter, however many readers there are. A letter that was
     /// retried or deleted meanwhile is kept again for those who come later.
-    pub fn keep_message(&self, failure: &Failure, message: &Arc<Message>, handle: &SessionHandle) {
+    pub fn keep_message(&self, failure: &Failure, message: &Arc<Message>, handle: &SessionHandle, changes: &mut Changes) {
         let recipient = Recipient { user: handle.user.clone(), session: handle.id.clone() };
         let mut kept = self.kept.lock();
-        let known = kept.id_of(message).and_then(|id| kept.remove(id));
+        // It is kept again under the same id, so nothing has to be noted of its removal.
+        let known = kept.id_of(message).and_then(|id| kept.remove(id, &mut Changes::forgotten()));
         let mut letter = known.map_or_else(
             || {
                 self.count("kept", 1);
@@ -131,53 +136,83 @@ impl DeadLetters {
         {
             recipients.push(recipient);
         }
-        self.insert(&mut kept, letter);
+        self.insert(&mut kept, letter, changes);
     }
 
     /// Returns all letters, oldest first.
     pub fn list(&self) -> Vec<Arc<DeadLetter>> {
-        self.kept.lock().letters.values().cloned().collect()
+        self.kept.lock().letters.values().map(|(_, letter)| letter.clone()).collect()
     }
 
     pub fn get(&self, id: u64) -> Option<Arc<DeadLetter>> {
-        self.kept.lock().letters.get(&id).cloned()
+        self.kept.lock().letters.get(&id).map(|(_, letter)| letter.clone())
     }
 
-    /// Removes a letter to retry it, so that no other request does at the same time.
-    pub fn take(&self, id: u64) -> Option<DeadLetter> {
-        let letter = self.kept.lock().remove(id)?;
+    /// Removes a letter to retry it, so that no other request does at the same time. The caller notes the removal together with the
+    /// outcome: if the process ends before, the letter is there again.
+    pub fn take(&self, id: u64) -> Option<(DeadLetter, Change)> {
+        let mut kept = self.kept.lock();
+        let letter = kept.remove(id, &mut Changes::forgotten())?;
         self.count("retried", 1);
-        Some(Arc::unwrap_or_clone(letter))
+        Some((Arc::unwrap_or_clone(letter), Change::NoLetter { stamp: kept.last_stamp, id }))
     }
 
     /// Removes the letters that these policies have of an event which was published again. Returns the number of this attempt.
-    pub fn take_of(&self, event: &Event, attempt: u32, is_of: impl Fn(&str) -> bool) -> u32 {
+    pub fn take_of(&self, event: &Event, attempt: u32, is_of: impl Fn(&str) -> bool, changes: &mut Changes) -> u32 {
         let mut kept = self.kept.lock();
         let is_same = |letter: &DeadLetter| {
             is_of(&letter.policy)
                 && matches!(&letter.content, Content::Event(known) if known.id == event.id && known.source == event.source)
         };
         let same: Vec<(u64, u32)> =
-            kept.letters.values().filter(|letter| is_same(letter)).map(|letter| (letter.id, letter.attempts)).collect();
+            kept.letters.values().filter(|(_, letter)| is_same(letter)).map(|(_, letter)| (letter.id, letter.attempts)).collect();
         for (id, _) in &same {
-            kept.remove(*id);
+            kept.remove(*id, changes);
         }
         self.count("retried", same.len() as u64);
         same.iter().map(|(_, attempts)| attempts + 1).fold(attempt, u32::max)
     }
 
-    pub fn delete(&self, id: u64) -> bool {
-        let deleted = self.kept.lock().remove(id).is_some();
+    pub fn delete(&self, id: u64, changes: &mut Changes) -> bool {
+        let deleted = self.kept.lock().remove(id, changes).is_some();
         self.count("deleted", u64::from(deleted));
         deleted
     }
 
-    pub fn delete_all(&self) -> usize {
+    pub fn delete_all(&self, changes: &mut Changes) -> usize {
         let mut kept = self.kept.lock();
-        let deleted = std::mem::take(&mut kept.letters).len();
-        kept.bytes = 0;
-        self.count("deleted", deleted as u64);
-        deleted
+        let ids: Vec<u64> = kept.letters.keys().copied().collect();
+        ids.iter().for_each(|id| drop(kept.remove(*id, changes)));
+        self.count("deleted", ids.len() as u64);
+        ids.len()
+    }
+
+    /// Puts back a letter that a store has kept.
+    pub fn restore(&self, stamp: Stamp, letter: Arc<DeadLetter>) {
+        let mut kept = self.kept.lock();
+        kept.last_id = kept.last_id.max(letter.id);
+        kept.last_stamp = kept.last_stamp.max(stamp);
+        kept.bytes += letter.bytes();
+        kept.letters.insert(letter.id, (stamp, letter));
+        // The bounds may be lower than they were.
+        while kept.letters.len() > self.limits.letters_max.get() || kept.bytes > self.limits.bytes_max.get() {
+            let Some(oldest) = kept.letters.keys().next().copied() else { break };
+            kept.remove(oldest, &mut Changes::forgotten());
+            self.count("evicted", 1);
+        }
+    }
+
+    /// Has the ids and stamps of new letters go on after these.
+    pub fn begin_after(&self, id: u64, stamp: Stamp) {
+        let mut kept = self.kept.lock();
+        (kept.last_id, kept.last_stamp) = (kept.last_id.max(id), kept.last_stamp.max(stamp));
+    }
+
+    /// Notes a letter again, if its last change has this stamp.
+    pub fn note_again(&self, id: u64, stamp: Stamp, changes: &mut Changes) {
+        if let Some((_, letter)) = self.kept.lock().letters.get(&id).filter(|(known, _)| *known == stamp) {
+            changes.note(|| Change::Letter { stamp, letter: letter.clone() });
+        }
     }
 
     /// Returns the number of letters and their bytes.
@@ -186,7 +221,7 @@ impl DeadLetters {
         (kept.letters.len(), kept.bytes)
     }
 
-    fn insert(&self, kept: &mut Kept, mut letter: DeadLetter) -> u64 {
+    fn insert(&self, kept: &mut Kept, mut letter: DeadLetter, changes: &mut Changes) -> u64 {
         if letter.id == 0 {
             kept.last_id += 1;
             letter.id = kept.last_id;
@@ -194,11 +229,13 @@ impl DeadLetters {
         let (id, bytes) = (letter.id, letter.bytes());
         while kept.letters.len() >= self.limits.letters_max.get() || kept.bytes + bytes > self.limits.bytes_max.get() {
             let Some(oldest) = kept.letters.keys().next().copied() else { break };
-            kept.remove(oldest);
+            kept.remove(oldest, changes);
             self.count("evicted", 1);
         }
         kept.bytes += bytes;
-        kept.letters.insert(id, Arc::new(letter));
+        let (stamp, letter) = (kept.next_stamp(), Arc::new(letter));
+        changes.note(|| Change::Letter { stamp, letter: letter.clone() });
+        kept.letters.insert(id, (stamp, letter));
         id
     }
 
@@ -209,16 +246,22 @@ impl DeadLetters {
 
 impl Kept {
     fn id_of(&self, message: &Arc<Message>) -> Option<u64> {
-        let same =
-            |letter: &&Arc<DeadLetter>| matches!(&letter.content, Content::Message { message: known, .. } if Arc::ptr_eq(known, message));
+        let same = |letter: &DeadLetter| matches!(&letter.content, Content::Message { message: known, .. } if Arc::ptr_eq(known, message));
         // Newest first: that is most likely the message being read.
-        self.letters.values().rev().find(same).map(|letter| letter.id)
+        self.letters.values().rev().find(|(_, letter)| same(letter)).map(|(_, letter)| letter.id)
     }
 
-    fn remove(&mut self, id: u64) -> Option<Arc<DeadLetter>> {
-        let letter = self.letters.remove(&id)?;
+    fn remove(&mut self, id: u64, changes: &mut Changes) -> Option<Arc<DeadLetter>> {
+        let (_, letter) = self.letters.remove(&id)?;
         self.bytes -= letter.bytes();
+        let stamp = self.next_stamp();
+        changes.note(|| Change::NoLetter { stamp, id });
         Some(letter)
+    }
+
+    fn next_stamp(&mut self) -> Stamp {
+        self.last_stamp += 1;
+        self.last_stamp
     }
 }
 
@@ -238,11 +281,13 @@ mod tests {
         let message = || Arc::new(Message::new("1".into(), "a".into(), Body::Text("x".into()), PolicySetId(1)));
         let user = |name: &str| UserId::new(name, 128).unwrap();
         for number in 0..20 {
-            letters.keep_message(&failure, &message(), &SessionHandle::new(user(&number.to_string()), None, false, Vec::new()));
+            let handle = SessionHandle::new(user(&number.to_string()), None, false, Vec::new());
+            letters.keep_message(&failure, &message(), &handle, &mut Changes::forgotten());
         }
         let missed = message();
         for _ in 0..2 * RECIPIENTS_MAX {
-            letters.keep_message(&failure, &missed, &SessionHandle::new(user("stranger"), None, false, Vec::new()));
+            let stranger = SessionHandle::new(user("stranger"), None, false, Vec::new());
+            letters.keep_message(&failure, &missed, &stranger, &mut Changes::forgotten());
         }
         let kept = letters.list();
         let recipients = |letter: &DeadLetter| match &letter.content {

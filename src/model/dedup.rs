@@ -93,6 +93,20 @@ impl Dedup {
         }
     }
 
+    /// Returns whether the last attempt to publish an event is remembered, and had this outcome.
+    pub fn is_known(&self, key: u128, failed: bool) -> bool {
+        match self.known.get(&key) {
+            Some(Entry::Done { .. }) => !failed,
+            // Until it is settled, the outcome before is the last one that a store may know.
+            Some(Entry::Failed { .. } | Entry::UnderWay { .. }) => failed,
+            None => false,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
     fn expire(&mut self, now_ms: u64) {
         while self.order.front().is_some_and(|(at_ms, ..)| at_ms.saturating_add(self.window_ms) <= now_ms) {
             self.forget_oldest();

@@ -1,13 +1,15 @@
 //! The fold of changes: the same in any order, and if changes are repeated. Entries of mailboxes are a set by user, birth and seq; marks
 //! are maxima; groups and state are last-writer-wins by stamp.
 //!
-//! A removal may be folded before what it removes, so removals are remembered until no older change can follow: see [`Fold::settle`].
+//! A removal may be folded before what it removes, so the fold remembers removals.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::Stamp;
-use super::record::Change;
+use super::dead_letters::DeadLetter;
+use super::mailbox::Seqs;
+use super::record::{Change, Mark};
 use super::state::Value;
 use crate::types::delivery::Message;
 use crate::types::event::UserId;
@@ -24,6 +26,7 @@ pub struct Fold {
     mailboxes: HashMap<UserId, Mailbox>,
     /// By the event's key: when it was published, and whether it may be published again.
     seen: HashMap<u128, (u64, bool)>,
+    letters: Stamped<u64, Arc<DeadLetter>>,
 }
 
 /// The latest value of each key and its stamp. `None` means removed.
@@ -33,11 +36,9 @@ type Stamped<K, V> = HashMap<K, (Stamp, Option<V>)>;
 #[derive(Debug, Default, PartialEq)]
 pub struct Mailbox {
     pub birth: u64,
-    pub last: u64,
-    pub delivered: u64,
-    pub lost: u64,
+    pub mark: Mark,
     pub entries: BTreeMap<u64, Entry>,
-    removed: BTreeSet<u64>,
+    removed: Seqs,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -66,32 +67,21 @@ impl Fold {
             }
             Change::Post { user, birth, seq, posted_ms, message, lost, removed } => {
                 let Some(mailbox) = self.mailbox(user, birth) else { return };
-                mailbox.last = mailbox.last.max(seq);
-                mailbox.lost = mailbox.lost.max(lost);
-                mailbox.remove(removed);
-                if !mailbox.removed.contains(&seq) {
+                mailbox.mark.last = mailbox.mark.last.max(seq);
+                mailbox.mark.lost = mailbox.mark.lost.max(lost);
+                removed.into_iter().for_each(|seq| mailbox.remove(seq.saturating_sub(1), seq));
+                if !mailbox.removed.contains(seq) {
                     mailbox.entries.insert(seq, Entry { message, posted_ms });
                 }
             }
-            Change::Mark { user, birth, last, delivered, lost, removed } => {
+            Change::Mark { user, birth, mark, removed } => {
                 let Some(mailbox) = self.mailbox(user, birth) else { return };
-                mailbox.last = mailbox.last.max(last);
-                mailbox.delivered = mailbox.delivered.max(delivered);
-                mailbox.lost = mailbox.lost.max(lost);
-                mailbox.remove(removed);
+                mailbox.mark = mailbox.mark.or_newer(mark);
+                removed.into_iter().for_each(|(after, to)| mailbox.remove(after, to));
             }
+            Change::Letter { stamp, letter } => newest(&mut self.letters, letter.id, stamp, Some(letter)),
+            Change::NoLetter { stamp, id } => newest(&mut self.letters, id, stamp, None),
         }
-    }
-
-    /// Drops removals that are older than every change that can still come.
-    pub fn settle(&mut self, settled: Stamp) {
-        let ends = &self.ends;
-        self.states.retain(|_, (stamp, value)| value.is_some() || *stamp >= settled);
-        self.memberships.retain(|(group, _), (stamp, policy)| {
-            let is_over = policy.is_none() || ends.get(group).is_some_and(|ended| ended > stamp);
-            !is_over || *stamp >= settled
-        });
-        self.ends.retain(|_, stamp| *stamp >= settled);
     }
 
     /// Returns every policy's current entries.
@@ -110,13 +100,56 @@ impl Fold {
         standing
     }
 
+    /// Returns the events that were published, with their times, and whether they failed; the oldest first.
+    pub fn seen(&self) -> Vec<(u128, u64, bool)> {
+        let mut seen: Vec<_> = self.seen.iter().map(|(key, (at_ms, failed))| (*key, *at_ms, *failed)).collect();
+        seen.sort_unstable_by_key(|(key, at_ms, _)| (*at_ms, *key));
+        seen
+    }
+
+    /// Returns the dead letters that are kept, with their stamps.
+    pub fn letters(&self) -> impl Iterator<Item = (Stamp, &Arc<DeadLetter>)> {
+        self.letters.values().filter_map(|(stamp, letter)| Some((*stamp, letter.as_ref()?)))
+    }
+
     pub fn mailboxes(&self) -> &HashMap<UserId, Mailbox> {
         &self.mailboxes
     }
 
-    /// Returns the events that were published, with their times, and whether they failed.
-    pub fn seen(&self) -> impl Iterator<Item = (u128, u64, bool)> {
-        self.seen.iter().map(|(key, (at_ms, failed))| (*key, *at_ms, *failed))
+    /// Returns changes that add up to this, in pieces: a mailbox is in one piece, and so is everything else.
+    pub fn into_changes(mut self) -> impl Iterator<Item = Vec<Change>> {
+        let mailboxes = self.take_mailboxes();
+        let mut others = Vec::new();
+        others.extend(self.states().map(|(policy, key, stamp, value)| Change::state(stamp, policy, key, Some(value))));
+        others.extend(self.memberships().into_iter().map(|(group, user, policy, stamp)| Change::Join {
+            stamp,
+            group: group.clone(),
+            user: user.clone(),
+            policy: policy.clone(),
+        }));
+        others.extend(self.seen().into_iter().map(|(key, at_ms, failed)| Change::Seen { key, at_ms, failed }));
+        others.extend(self.letters().map(|(stamp, letter)| Change::Letter { stamp, letter: letter.clone() }));
+        let mailboxes = mailboxes.into_iter().map(|(user, mailbox)| {
+            let Mailbox { birth, mark, entries, removed: _ } = mailbox;
+            let post = |(seq, Entry { message, posted_ms })| Change::Post {
+                user: user.clone(),
+                birth,
+                seq,
+                posted_ms,
+                message,
+                lost: 0,
+                removed: Vec::new(),
+            };
+            let mut changes: Vec<Change> = entries.into_iter().map(post).collect();
+            changes.push(Change::Mark { user, birth, mark, removed: Vec::new() });
+            changes
+        });
+        std::iter::once(others).chain(mailboxes)
+    }
+
+    /// Takes the mailboxes out.
+    pub fn take_mailboxes(&mut self) -> HashMap<UserId, Mailbox> {
+        std::mem::take(&mut self.mailboxes)
     }
 
     /// Returns the mailbox of this birth, or `None` if there was a later one.
@@ -130,11 +163,24 @@ impl Fold {
 }
 
 impl Mailbox {
-    fn remove(&mut self, removed: Vec<u64>) {
-        for seq in removed {
-            self.entries.remove(&seq);
-            self.removed.insert(seq);
+    /// Removes the entries after `after` and up to `to`.
+    fn remove(&mut self, after: u64, to: u64) {
+        self.removed.add(after, to, |_, _| true);
+        if after >= to {
+            return;
         }
+        while let Some((seq, _)) = self.entries.range(after + 1..=to).next() {
+            let seq = *seq;
+            self.entries.remove(&seq);
+        }
+    }
+}
+
+impl Mark {
+    /// Returns what the two marks of a mailbox say together.
+    fn or_newer(self, other: Mark) -> Mark {
+        let newer = if other.version > self.version { other } else { self };
+        Mark { last: self.last.max(other.last), delivered: self.delivered.max(other.delivered), lost: self.lost.max(other.lost), ..newer }
     }
 }
 
@@ -157,6 +203,7 @@ mod tests {
     use crate::model::groups::Quota;
     use crate::model::mailbox::Marks;
     use crate::model::record::Changes;
+    use crate::model::world::World;
     use crate::model::{Model, state};
     use crate::types::clock::Clock;
     use crate::types::delivery::{PolicySetId, Priority, Terms};
@@ -170,7 +217,7 @@ mod tests {
     fn model() -> Arc<Model> {
         let mut config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
         config.mailboxes.messages_max = NonZero::new(5).unwrap();
-        Model::new(&config, Clock::Machine, &Arc::new(Metrics::new().unwrap()))
+        Model::new(&config, Clock::Machine, 1, true, &Arc::new(Metrics::new().unwrap()))
     }
 
     fn user(number: usize) -> UserId {
@@ -182,9 +229,8 @@ mod tests {
         let policies: [Arc<str>; 2] = ["a".into(), "b".into()];
         let mut changes = Vec::new();
         for _ in 0..commits {
-            let mut kept = Changes::kept();
             let (seed, policy) = (random.u64(..), &policies[random.usize(..2)]);
-            model.transact(&mut kept, |world| {
+            let plan = |world: &mut World| {
                 let mut random = fastrand::Rng::with_seed(seed);
                 for _ in 0..random.usize(1..5) {
                     let (key, group, user) = (random.u8(b'a'..b'f'), format!("g{}", random.u8(..4)), user(random.usize(..6)));
@@ -198,7 +244,8 @@ mod tests {
                         _ => world.end(&group),
                     }
                 }
-            });
+            };
+            let ((), mut kept) = model.transact(|| Changes::kept(0), plan, |(), kept| kept);
             for _ in 0..random.usize(..3) {
                 model.mailboxes.post(&user(random.usize(..6)), None, &message(random), &mut kept);
             }
@@ -232,7 +279,7 @@ mod tests {
             .mailboxes()
             .iter()
             .map(|(user, mailbox)| {
-                let Mailbox { birth, last, delivered, lost, entries, .. } = mailbox;
+                let Mailbox { birth, mark: Mark { last, delivered, lost, .. }, entries, .. } = mailbox;
                 format!("{user} {birth} {last} {delivered} {lost} {:?}", entries.keys())
             })
             .collect();
@@ -269,23 +316,17 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_is_remembered_until_nothing_older_can_follow() {
+    fn a_removal_that_comes_first_holds() {
         let policy: Arc<str> = "p".into();
         let value = state::Value { bytes: b"old".as_slice().into(), expires_ms: None };
-        let old = Change::Set { stamp: 3, policy: policy.clone(), key: "k".into(), value };
-        let join = Change::Join { stamp: 4, group: "g".into(), user: user(1), policy: policy.clone() };
         let mut fold = folded([
-            Change::Unset { stamp: 5, policy, key: "k".into() },
+            Change::Unset { stamp: 5, policy: policy.clone(), key: "k".into() },
             Change::Leave { stamp: 6, group: "g".into(), user: user(1) },
             Change::End { stamp: 7, group: "g".into() },
         ]);
-        // Something that began at 3 is still under way.
-        fold.settle(3);
-        fold.fold(old);
-        fold.fold(join);
+        fold.fold(Change::Set { stamp: 3, policy: policy.clone(), key: "k".into(), value });
+        fold.fold(Change::Join { stamp: 4, group: "g".into(), user: user(1), policy });
         assert_eq!(standing(&fold), [const { Vec::<String>::new() }; 3]);
-        fold.settle(8);
-        assert_eq!(fold, Fold::default(), "and then it costs nothing");
     }
 
     #[test]
@@ -300,20 +341,25 @@ mod tests {
             lost: 0,
             removed: removed.to_vec(),
         };
-        let mark = |birth, last, delivered, lost| Change::Mark { user: user(1), birth, last, delivered, lost, removed: Vec::new() };
+        let mark = |version, birth, last, delivered, lost| {
+            let mark = Mark { version, last, delivered, lost, is_resumable: version == 2, is_acked: false };
+            Change::Mark { user: user(1), birth, mark, removed: vec![(3, 4)] }
+        };
         let changes = [
             post(1, 1, &[]),
             post(1, 9, &[]),
             post(2, 1, &[]),
             post(2, 2, &[]),
             post(2, 3, &[1]),
-            mark(2, 3, 1, 0),
-            mark(2, 5, 2, 1),
-            mark(1, 20, 20, 20),
+            post(2, 4, &[]),
+            mark(1, 2, 3, 1, 0),
+            mark(2, 2, 5, 2, 1),
+            mark(3, 1, 20, 20, 20),
         ];
         let expected = folded(changes.clone());
         let mailbox = &expected.mailboxes()[&user(1)];
-        assert_eq!((mailbox.birth, mailbox.last, mailbox.delivered, mailbox.lost), (2, 5, 2, 1));
+        let mark = Mark { version: 2, last: 5, delivered: 2, lost: 1, is_resumable: true, is_acked: false };
+        assert_eq!((mailbox.birth, mailbox.mark), (2, mark));
         assert_eq!(mailbox.entries.keys().copied().collect::<Vec<_>>(), [2, 3]);
         for seed in 0..200 {
             let mut shuffled = [changes.clone(), changes.clone()].concat();
@@ -326,7 +372,7 @@ mod tests {
     fn an_event_is_seen_as_it_was_last() {
         let seen = |at_ms, failed| Change::Seen { key: 7, at_ms, failed };
         for changes in [[seen(1, true), seen(2, false)], [seen(2, false), seen(1, true)], [seen(2, false), seen(2, true)]] {
-            assert_eq!(folded(changes).seen().collect::<Vec<_>>(), [(7, 2, false)]);
+            assert_eq!(folded(changes).seen(), [(7, 2, false)]);
         }
     }
 }

@@ -168,6 +168,11 @@ impl Group {
         &self.opener
     }
 
+    /// Returns the stamp of a member's joining.
+    pub fn joined(&self, user: &str) -> Option<Stamp> {
+        self.members.get(user).map(|member| member.stamp)
+    }
+
     /// Returns the policy that added this user.
     pub fn admitted_by(&self, user: &str) -> Option<&Arc<str>> {
         self.members.get(user).map(|member| &member.policy)

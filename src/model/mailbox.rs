@@ -10,10 +10,11 @@
 //! Locks: a shard's lock is taken before a mailbox's lock, and neither is held while anything waits. Making room in other mailboxes
 //! ([`Mailboxes::reclaim`]) begins before a post takes any of these locks; it holds one shard's at a time.
 
-mod delivered;
 mod log;
+mod noted;
 mod reader;
 mod room;
+mod seqs;
 #[cfg(test)]
 mod tests;
 
@@ -33,10 +34,14 @@ use crate::types::close::Close;
 use crate::types::delivery::{Message, Terms};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::UserId;
+#[cfg(test)]
 pub use log::Marks;
 use log::{Limits, Log, New, Removed};
+pub use noted::JUMP;
+use noted::Noted;
 pub use reader::{Head, Page, Reader, Resumed};
 use room::Room;
+pub use seqs::Seqs;
 
 /// Enough shards that two cores seldom wait for the same lock.
 const SHARDS: usize = 64;
@@ -58,8 +63,12 @@ pub struct Mailboxes {
     store_id: u64,
     last_birth: AtomicU64,
     reclaim: Mutex<Reclaim>,
+    /// The mailboxes whose marks a store has to note; `None` if no store keeps them.
+    unnoted: Option<Mutex<Unnoted>>,
     metrics: Arc<Metrics>,
 }
+
+type Unnoted = Vec<(UserId, Arc<Mailbox>)>;
 
 type Shard = Mutex<HashMap<UserId, Arc<Mailbox>>>;
 
@@ -80,6 +89,7 @@ struct Content {
     is_acked: bool,
     /// When the last session left, in milliseconds since the Unix epoch.
     vacant_since_ms: u64,
+    noted: Noted,
 }
 
 /// Where the next search for room begins.
@@ -118,7 +128,15 @@ pub struct Totals {
 }
 
 impl Mailboxes {
-    pub fn new(limits: config::Mailboxes, sockets: &config::Sockets, clock: Clock, store_id: u64, metrics: Arc<Metrics>) -> Arc<Mailboxes> {
+    /// Returns empty mailboxes. `is_kept`: a store keeps what they note.
+    pub fn new(
+        limits: config::Mailboxes,
+        sockets: &config::Sockets,
+        clock: Clock,
+        store_id: u64,
+        is_kept: bool,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Mailboxes> {
         Arc::new(Mailboxes {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: std::hash::RandomState::new(),
@@ -129,6 +147,7 @@ impl Mailboxes {
             store_id,
             last_birth: AtomicU64::new(0),
             reclaim: Mutex::default(),
+            unnoted: is_kept.then(Mutex::default),
             metrics,
         })
     }
@@ -136,8 +155,7 @@ impl Mailboxes {
     /// Appends a message to a user's log, notes that, and wakes the user's sessions. `session`: only that one may read it.
     pub fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, changes: &mut Changes) -> Posted {
         let terms = &message.terms;
-        let keep_ms =
-            terms.keep.map_or(u64::MAX, |keep| u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)).min(self.limits.keep_ms.get());
+        let keep_ms = log::kept_for(terms, self.limits.keep_ms.get());
         let new = New { message, session, terms, keep_ms, now_ms: self.clock.now_ms() };
         if self.room.lacks(true, new.size(), (0, 0)) {
             self.reclaim(|room| !room.lacks(true, new.size(), (0, 0)));
@@ -167,20 +185,28 @@ impl Mailboxes {
         if is_refused || matches!(posted, Posted::Posted { .. }) {
             content.sessions.wake();
         }
-        let (log, birth) = (&content.log, mailbox.birth);
         match posted {
             // Only a message that is kept and has no session as its only reader can outlive the process.
-            Posted::Posted { seq } if keep_ms > 0 && session.is_none() => changes.note(|| {
-                let (posted_ms, message, lost) = (new.now_ms, message.clone(), log.marks().lost);
-                Change::Post { user: user.clone(), birth, seq, posted_ms, message, lost, removed: removed.for_new.to_vec() }
-            }),
-            _ if is_refused || !removed.for_new.is_empty() => {
+            Posted::Posted { seq } if keep_ms > 0 && session.is_none() => {
+                content.noted.post(seq);
                 changes.note(|| {
-                    let Marks { last, delivered, lost } = log.marks();
-                    Change::Mark { user: user.clone(), birth, last, delivered, lost, removed: removed.for_new.to_vec() }
+                    let (posted_ms, message, lost) = (new.now_ms, message.clone(), content.log.marks().lost);
+                    Change::Post {
+                        user: user.clone(),
+                        birth: mailbox.birth,
+                        seq,
+                        posted_ms,
+                        message,
+                        lost,
+                        removed: removed.for_new.to_vec(),
+                    }
                 });
             }
-            _ => {}
+            _ if is_refused || !removed.for_new.is_empty() => {
+                let gone = removed.for_new.iter().map(|seq| (seq - 1, *seq)).collect();
+                changes.note(|| content.mark(user, mailbox.birth, gone));
+            }
+            _ => self.note_later(user, &mailbox, &mut content),
         }
         posted
     }
@@ -271,7 +297,10 @@ impl Mailboxes {
 
     /// Removes expired messages and mailboxes of the `round`th of [`Mailboxes::SWEEP_ROUNDS`] parts of the users.
     pub fn sweep(&self, round: usize) {
-        self.sweep_shard(round % SHARDS, |content| self.expire(content));
+        self.sweep_shard(round % SHARDS, |user, mailbox, content| {
+            self.expire(content);
+            self.note_later(user, mailbox, content);
+        });
     }
 
     /// The number of calls of [`Mailboxes::sweep`] that visit every user once.
@@ -298,7 +327,7 @@ impl Mailboxes {
             self.account(&content.sessions, &gone);
             removed.for_new.extend(gone.for_new);
         }
-        self.room.add(new.size());
+        self.room.add(1, new.size());
         self.metrics.posted.inc();
         Posted::Posted { seq }
     }
@@ -356,12 +385,13 @@ impl Mailboxes {
         }
         for _ in 0..SHARDS {
             let is_crowded = self.room.lacks_mailboxes();
-            self.sweep_shard(reclaim.shard % SHARDS, |content| {
+            self.sweep_shard(reclaim.shard % SHARDS, |user, mailbox, content| {
                 self.expire(content);
                 let mut removed = Removed::default();
                 while content.log.give_way(content.sessions.read_mark(), &mut removed) {}
                 self.account(&content.sessions, &removed);
                 content.is_resumable &= !(is_crowded && content.sessions.is_empty() && content.log.is_empty());
+                self.note_later(user, mailbox, content);
             });
             reclaim.shard += 1;
             if is_enough(&self.room) {
@@ -373,13 +403,13 @@ impl Mailboxes {
     }
 
     /// Visits each mailbox of a shard, and removes it if nobody needs it any more.
-    fn sweep_shard(&self, index: usize, visit: impl Fn(&mut Content)) {
+    fn sweep_shard(&self, index: usize, visit: impl Fn(&UserId, &Arc<Mailbox>, &mut Content)) {
         let Some(shard) = self.shards.get(index) else { return };
         let mut shard = shard.lock();
         let before = shard.len();
-        shard.retain(|_, mailbox| {
+        shard.retain(|user, mailbox| {
             let mut content = mailbox.content.lock();
-            visit(&mut content);
+            visit(user, mailbox, &mut content);
             !self.is_idle(&content)
         });
         self.room.give_back_mailboxes(before - shard.len());
@@ -425,6 +455,7 @@ impl Mailboxes {
         self.settle_up(&mut content, handle);
         content.vacant_since_ms = self.clock.now_ms();
         self.tidy(&mut content);
+        self.note_later(&handle.user, mailbox, &mut content);
         let is_current = shard.get(&handle.user).is_some_and(|current| Arc::ptr_eq(current, mailbox));
         if is_current && self.is_idle(&content) {
             shard.remove(&handle.user);
@@ -456,14 +487,7 @@ impl Mailboxes {
             return mailbox.clone();
         }
         let birth = self.last_birth.fetch_add(1, Ordering::Relaxed) + 1;
-        let content = Content {
-            sessions: UserSessions::default(),
-            log: Log::default(),
-            is_resumable: false,
-            is_acked: false,
-            vacant_since_ms: self.clock.now_ms(),
-        };
-        let mailbox = Arc::new(Mailbox { birth, content: Mutex::new(content) });
+        let mailbox = Arc::new(Mailbox { birth, content: Mutex::new(Content::new(Log::default(), self.clock.now_ms())) });
         shard.insert(user.clone(), mailbox.clone());
         self.room.add_mailbox();
         mailbox
@@ -485,6 +509,19 @@ impl Mailboxes {
     #[expect(clippy::indexing_slicing, reason = "the remainder is below SHARDS, which is their number")]
     fn shard_of(&self, user: &str) -> &Shard {
         &self.shards[self.hasher.hash_one(user) as usize % SHARDS]
+    }
+}
+
+impl Content {
+    fn new(log: Log, now_ms: u64) -> Content {
+        Content {
+            sessions: UserSessions::default(),
+            log,
+            is_resumable: false,
+            is_acked: false,
+            vacant_since_ms: now_ms,
+            noted: Noted::default(),
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Stamp;
+use super::dead_letters::DeadLetter;
 use super::state::Value;
 use crate::types::delivery::Message;
 use crate::types::event::UserId;
@@ -10,7 +13,7 @@ use crate::types::event::UserId;
 /// One change of the model. Changes may be folded in any order, and more than once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A message was added to a user's mailbox, and these older ones were removed for it. `lost`: as for a mark.
+    /// A message was added to a user's mailbox, and these older ones were removed for it. `lost` as in a [`Mark`].
     Post {
         user: UserId,
         birth: u64,
@@ -20,15 +23,12 @@ pub enum Change {
         lost: u64,
         removed: Vec<u64>,
     },
-    /// The positions of a mailbox, each of which only grows, and messages that were removed from it: the newest seq, the one up to which
-    /// all were delivered, and the newest that a bound or age has cost.
+    /// The state of a mailbox, and stretches of messages that were removed from it: each begins after its first seq and ends with its second.
     Mark {
         user: UserId,
         birth: u64,
-        last: u64,
-        delivered: u64,
-        lost: u64,
-        removed: Vec<u64>,
+        mark: Mark,
+        removed: Vec<(u64, u64)>,
     },
     Join {
         stamp: Stamp,
@@ -63,6 +63,33 @@ pub enum Change {
         at_ms: u64,
         failed: bool,
     },
+    /// A dead letter was kept, or changed.
+    Letter {
+        stamp: Stamp,
+        letter: Arc<DeadLetter>,
+    },
+    /// A dead letter was retried, deleted or evicted.
+    NoLetter {
+        stamp: Stamp,
+        id: u64,
+    },
+}
+
+/// The state of a mailbox beside its messages. The positions only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The number of this mark: of two marks, the flags of the one with the larger number hold.
+    pub version: u32,
+    /// The newest seq.
+    pub last: u64,
+    /// The seq up to which all were delivered.
+    pub delivered: u64,
+    /// The newest seq that a bound or age has cost.
+    pub lost: u64,
+    /// Whether a client may resume from the mailbox.
+    pub is_resumable: bool,
+    /// Whether a client has acked a message.
+    pub is_acked: bool,
 }
 
 impl Change {
@@ -76,8 +103,14 @@ impl Change {
 }
 
 /// The changes of one commit, if a store keeps them.
-#[derive(Debug, Default)]
-pub struct Changes(Option<Vec<Change>>);
+#[derive(Debug)]
+pub struct Changes(Option<Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    began: u64,
+    changes: Vec<Change>,
+}
 
 impl Changes {
     /// Returns a list that discards changes.
@@ -85,18 +118,24 @@ impl Changes {
         Changes(None)
     }
 
-    pub fn kept() -> Changes {
-        Changes(Some(Vec::new()))
+    /// Returns a list for a store that was writing its segment `began` at this moment.
+    pub fn kept(began: u64) -> Changes {
+        Changes(Some(Kept { began, changes: Vec::new() }))
     }
 
     /// Records a change. The closure runs only if changes are kept.
     pub fn note(&mut self, change: impl FnOnce() -> Change) {
         if let Some(kept) = &mut self.0 {
-            kept.push(change());
+            kept.changes.push(change());
         }
     }
 
+    /// Returns the segment that the store was writing when the first of these changes could be made.
+    pub fn began(&self) -> u64 {
+        self.0.as_ref().map_or(0, |kept| kept.began)
+    }
+
     pub fn into_changes(self) -> Vec<Change> {
-        self.0.unwrap_or_default()
+        self.0.map(|kept| kept.changes).unwrap_or_default()
     }
 }

@@ -250,30 +250,30 @@ impl World {
 }
 
 impl Model {
-    /// Commits the changes of a world, all or nothing, records them, and calls `post` before the locks are released. Returns the counters
-    /// to raise and what `post` returned.
+    /// Commits the changes of a world, all or nothing, notes them, and calls `conclude` with them before the locks are released. Returns
+    /// the counters to raise and what `conclude` returned.
     ///
     /// # Errors
-    /// Something that the world read has changed since, or what it wrote no longer fits. `post` was not called.
+    /// Something that the world read has changed since, or what it wrote no longer fits. `conclude` was not called.
     pub fn commit<P>(
         &self,
         world: &mut World,
-        changes: &mut Changes,
-        post: impl FnOnce(&mut Changes) -> P,
+        mut changes: Changes,
+        conclude: impl FnOnce(Changes) -> P,
     ) -> Result<(Vec<Count>, P), Conflict> {
         debug_assert!(world.is_live, "a look changes nothing");
         let counts = std::mem::take(&mut world.counts);
         if world.is_untouched() {
-            return Ok((counts, post(changes)));
+            return Ok((counts, conclude(changes)));
         }
         let mut states = self.states.write();
         let mut groups = self.groups.write();
         if !world.writes.stands(&states, world.now_ms) || !world.groups.stands(&groups) {
             return Err(Conflict);
         }
-        world.writes.write_into(&mut states, &mut || self.next_stamp(), changes);
-        world.groups.write_into(&mut groups, &mut || self.next_stamp(), changes);
-        Ok((counts, post(changes)))
+        world.writes.write_into(&mut states, &mut || self.next_stamp(), &mut changes);
+        world.groups.write_into(&mut groups, &mut || self.next_stamp(), &mut changes);
+        Ok((counts, conclude(changes)))
     }
 }
 
@@ -303,7 +303,7 @@ mod tests {
     fn model(change: impl FnOnce(&mut Config)) -> Arc<Model> {
         let mut config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
         change(&mut config);
-        Model::new(&config, Clock::Since(SystemTime::UNIX_EPOCH, Instant::now()), &Arc::new(Metrics::new().unwrap()))
+        Model::new(&config, Clock::Since(SystemTime::UNIX_EPOCH, Instant::now()), 1, false, &Arc::new(Metrics::new().unwrap()))
     }
 
     fn policy() -> Arc<str> {
@@ -315,10 +315,11 @@ mod tests {
     }
 
     fn change<R>(model: &Arc<Model>, mut change: impl FnMut(&mut World) -> R) -> R {
-        model.transact(&mut Changes::forgotten(), |world| {
+        let change = |world: &mut World| {
             world.begin_call();
             change(world)
-        })
+        };
+        model.transact(Changes::forgotten, change, |_, _| ()).0
     }
 
     fn text(value: Option<Arc<[u8]>>) -> Option<String> {
@@ -389,7 +390,7 @@ mod tests {
         assert_eq!(text(world.get(&policy(), "k", QUOTA)), Some("1".into()));
         assert_eq!(text(world.get(&policy(), "other", QUOTA)), None);
         assert_eq!(model.states.read().usage("p"), Usage::default(), "nothing is committed yet");
-        let (counts, ()) = model.commit(&mut world, &mut Changes::forgotten(), |_| ()).unwrap();
+        let (counts, ()) = model.commit(&mut world, Changes::forgotten(), |_| ()).unwrap();
         assert_eq!(counts.iter().map(|count| count.name.as_str()).collect::<Vec<_>>(), ["kept"]);
         assert_eq!(model.states.read().usage("p").keys, 1);
     }
@@ -405,7 +406,7 @@ mod tests {
                 // Another request is quicker.
                 let mut other = World::live(&model);
                 other.increment(&policy(), "n".into(), 10, None, QUOTA).unwrap();
-                model.commit(&mut other, &mut Changes::forgotten(), |_| ()).unwrap();
+                model.commit(&mut other, Changes::forgotten(), |_| ()).unwrap();
             }
             sum
         });
@@ -423,8 +424,8 @@ mod tests {
         assert_eq!(told.audience("g", &HashSet::new(), 9), (vec![user("a")], 1));
         told.set(&policy(), "k".into(), vec![], None, QUOTA).unwrap();
         join("b").unwrap();
-        assert_eq!(model.commit(&mut looked, &mut Changes::forgotten(), |_| ()).err(), Some(Conflict));
-        assert!(model.commit(&mut told, &mut Changes::forgotten(), |_| ()).is_ok());
+        assert_eq!(model.commit(&mut looked, Changes::forgotten(), |_| ()).err(), Some(Conflict));
+        assert!(model.commit(&mut told, Changes::forgotten(), |_| ()).is_ok());
     }
 
     #[tokio::test]

@@ -71,8 +71,12 @@ impl Problem {
 /// # Errors
 /// The path is not UTF-8, or the user's id is invalid.
 pub fn user(path: Result<Path<String>, PathRejection>, bytes_max: usize) -> Result<UserId, Problem> {
-    let named = path.map_err(|error| error.body_text()).and_then(|Path(user)| UserId::new(&user, bytes_max));
-    named.map_err(|reason| Problem::new(StatusCode::BAD_REQUEST, "user_id", reason))
+    path.map_err(|error| error.body_text()).and_then(|Path(user)| UserId::new(&user, bytes_max)).map_err(invalid_user)
+}
+
+/// Returns the problem of an invalid user id.
+pub fn invalid_user(reason: String) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "user_id", reason)
 }
 
 impl IntoResponse for Problem {

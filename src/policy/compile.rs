@@ -27,6 +27,8 @@ use super::engine;
 use crate::config;
 use cache::Cache;
 
+pub use cache::default_dir as default_cache_dir;
+
 /// The argument that makes this binary the compiling child.
 pub const CHILD_COMMAND: &str = "compile-component";
 

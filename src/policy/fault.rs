@@ -24,7 +24,7 @@ pub fn defect(error: &wasmtime::Error, host: &Host) -> Defect {
         Some(said) => format!("{said} ({})", error.root_cause()),
         None => error.root_cause().to_string(),
     };
-    if let Some(setting) = exceeded(kind, &detail, host) {
+    if let Some(setting) = exceeded(kind, error, host) {
         detail = format!("{}; {setting} bounds that", cut(&detail, FAULT_DETAIL_BYTES_MAX / 2));
     }
     let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
@@ -40,14 +40,19 @@ pub fn creation_defect(error: &wasmtime::Error, host: &Host) -> Defect {
 }
 
 /// Returns the setting whose bound was exceeded, for an operator who wants to raise it.
-fn exceeded(kind: FaultKind, detail: &str, host: &Host) -> Option<&'static str> {
+fn exceeded(kind: FaultKind, error: &wasmtime::Error, host: &Host) -> Option<&'static str> {
     match kind {
         FaultKind::Deadline => Some(host.deadline.setting),
         FaultKind::Memory => host.growth.refused,
-        // wasmtime has no error type for this.
-        FaultKind::Output if detail.contains("fuel") => Some("limits.output_bytes_max"),
+        FaultKind::Output if is_too_much(error) => Some("limits.output_bytes_max"),
         _ => None,
     }
+}
+
+/// Returns whether the guest's output was larger than the store's hostcall fuel. wasmtime keeps the error's type private, so this compares
+/// its name, which its derived `Debug` writes.
+fn is_too_much(error: &wasmtime::Error) -> bool {
+    format!("{:?}", error.root_cause()) == "HostcallFuelExhausted"
 }
 
 /// Returns a function's name without the hash that rustc appends.

@@ -416,7 +416,7 @@ impl Policy {
             policy: self.name.clone(),
             version: self.version.clone(),
             digest: self.digest.clone(),
-            function: function.name(),
+            function: function.name().into(),
             event: event.map(str::to_owned),
             defect,
             at: SystemTime::now(),

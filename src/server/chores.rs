@@ -11,6 +11,7 @@ use crate::model::mailbox::Mailboxes;
 use crate::net::tls::Tls;
 use crate::node::Node;
 use crate::policy::load::Again;
+use crate::store::Cleaner;
 
 /// How often a part of the mailboxes is searched for expired messages.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
@@ -102,6 +103,28 @@ pub(super) async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, every: Du
 /// Fetches the keys that issuers publish, at intervals.
 pub(super) async fn follow_issuers(auth: Arc<Auth>) {
     auth.follow().await;
+}
+
+/// Notes what readers have read, and what has expired.
+pub(super) async fn note_marks(node: Arc<Node>) {
+    if !node.store.is_kept() {
+        return;
+    }
+    let mut tick = interval(*node.config.store.marks_interval_ms);
+    loop {
+        tick.tick().await;
+        let mut changes = node.store.changes();
+        node.model.mailboxes.note_marks(&mut changes);
+        // Nobody waits for marks.
+        drop(node.store.append(changes));
+    }
+}
+
+/// Keeps the store small.
+pub(super) async fn clean(cleaner: Option<Cleaner>) {
+    if let Some(cleaner) = cleaner {
+        cleaner.run().await;
+    }
 }
 
 /// Drops expired messages and state, and instances that nobody needs, a part at a time.

@@ -74,3 +74,82 @@ impl Close {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// What clients do after a close. The tests of the JavaScript client read it too.
+    const TABLE: &str = include_str!("../../clients/close-codes.json");
+
+    #[derive(Deserialize)]
+    struct Table {
+        ranges: Vec<Range>,
+        codes: Vec<Row>,
+    }
+
+    #[derive(Deserialize)]
+    struct Range {
+        from: u16,
+        to: u16,
+        then: String,
+    }
+
+    #[derive(Deserialize)]
+    struct Row {
+        code: u16,
+        then: String,
+    }
+
+    /// Returns what a client does after this close. A new one has to be added here, to `every_close` and to the table.
+    fn then(close: &Close) -> &'static str {
+        match close {
+            Close::Restart | Close::NoPong | Close::TokenExpired => "now",
+            Close::PolicyFault | Close::SlowConsumer | Close::TooManySessions | Close::TooManyMessages => "back_off",
+            Close::Protocol { .. }
+            | Close::EndedByOperator
+            | Close::Idle
+            | Close::Replaced
+            | Close::RefusedByPolicy(_)
+            | Close::ClosedByPolicy(_)
+            | Close::Unauthorized => "stop",
+        }
+    }
+
+    fn every_close() -> Vec<Close> {
+        let mut every = vec![
+            Close::Restart,
+            Close::PolicyFault,
+            Close::NoPong,
+            Close::TokenExpired,
+            Close::SlowConsumer,
+            Close::TooManySessions,
+            Close::TooManyMessages,
+            Close::EndedByOperator,
+            Close::Idle,
+            Close::Replaced,
+            Close::RefusedByPolicy(String::new()),
+            Close::ClosedByPolicy(String::new()),
+            Close::Unauthorized,
+        ];
+        every.extend([1002, 1007, 1009].map(|code| Close::Protocol { code, reason: "" }));
+        every
+    }
+
+    #[test]
+    fn the_clients_table_says_of_each_close_what_the_server_means() {
+        let table: Table = serde_json::from_str(TABLE).unwrap();
+        for close in every_close() {
+            let code = close.code();
+            let row = table.codes.iter().find(|row| row.code == code).unwrap_or_else(|| panic!("{code} is not in the table"));
+            let range = table.ranges.iter().find(|range| (range.from..=range.to).contains(&code)).unwrap();
+            assert_eq!((row.then.as_str(), range.then.as_str()), (then(&close), then(&close)), "{code}");
+        }
+        // What the server doesn't send: the client's own code is echoed, and the two that stand for an end without a code.
+        let others: Vec<u16> =
+            table.codes.iter().map(|row| row.code).filter(|code| !every_close().iter().any(|close| close.code() == *code)).collect();
+        assert_eq!(others, [1000, 1005, 1006]);
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use memchr::memchr;
 use serde::ser::{Error as _, SerializeMap as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -172,7 +173,7 @@ fn raw(text: &str) -> serde_json::Result<&RawValue> {
 pub fn check_surrogates(json: &str) -> Result<(), serde_json::Error> {
     let escape = |at: usize| json.get(at..)?.strip_prefix("\\u")?.get(..4).and_then(|digits| u16::from_str_radix(digits, 16).ok());
     let mut at = 0;
-    while let Some(found) = json.get(at..).and_then(|rest| rest.find('\\')) {
+    while let Some(found) = json.as_bytes().get(at..).and_then(|rest| memchr(b'\\', rest)) {
         at += found;
         let (first, second) = (escape(at), escape(at + 6));
         at += match (first, second) {

@@ -1,9 +1,10 @@
 //! Faults: defects of a policy, reported for its author. A refusal is not a fault.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of a fault's detail that are kept.
 pub const FAULT_DETAIL_BYTES_MAX: usize = 4096;
@@ -14,7 +15,7 @@ pub struct Fault {
     pub policy: Arc<str>,
     pub version: Arc<str>,
     pub digest: Arc<str>,
-    pub function: &'static str,
+    pub function: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
     #[serde(flatten)]
@@ -33,7 +34,7 @@ pub struct Defect {
     pub backtrace: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FaultKind {
     /// The call used more CPU time than its deadline allows.

@@ -69,6 +69,9 @@ pub fn config(toml: &str) -> Config {
         plugins.insert("dir".into(), bundled().to_str().unwrap().into());
     }
     flags.insert("plugins".into(), plugins.into());
+    if !toml.contains("[store]") {
+        flags.insert("store".into(), toml::Table::from_iter([("durability".to_owned(), "memory".into())]).into());
+    }
     let (config, _) = Config::load(Some(file.path()), flags, std::iter::empty()).unwrap();
     config
 }

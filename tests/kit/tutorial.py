@@ -56,6 +56,8 @@ class Walk:
         (folder / "bin").mkdir()
         (folder / "bin/signalpost").symlink_to(signalpost)
         self.environment = os.environ | {"PATH": f"{folder}/bin:{os.environ['PATH']}", "SIGNALPOST_LISTEN": self.address}
+        # As on a machine whose user has chosen no target folder.
+        self.environment.pop("CARGO_TARGET_DIR", None)
         self.running = []
 
     def go(self, commands):

@@ -70,6 +70,29 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_all_clients_says_the_same() {
+        let table: serde_json::Value = serde_json::from_str(include_str!("../../../clients/close-codes.json")).unwrap();
+        let mut codes = 0;
+        for range in table["ranges"].as_array().unwrap() {
+            let [from, to] = ["from", "to"].map(|name| u16::try_from(range[name].as_u64().unwrap()).unwrap());
+            let then = match range["then"].as_str().unwrap() {
+                "now" => After::ReconnectNow,
+                "back_off" => After::BackOff,
+                "stop" => After::Stop,
+                other => panic!("{other}"),
+            };
+            for code in from..=to {
+                codes += 1;
+                assert_eq!(After::close(code), then, "{code}");
+            }
+        }
+        assert_eq!(codes, 4000, "the ranges are those of all close codes");
+        let delay = |name: &str| Duration::from_millis(table["delays"][name].as_u64().unwrap());
+        let delays = ["now_max_ms", "first_ms", "last_ms", "good_after_ms"].map(delay);
+        assert_eq!(delays, [NOW_MAX, FIRST, LAST, GOOD_AFTER]);
+    }
+
+    #[test]
     fn pauses_double_up_to_a_bound_and_start_over_after_a_good_connection() {
         let mut backoff = Backoff::default();
         let mut pauses = |held| backoff.pause(After::BackOff, held, 1.0).unwrap().as_millis();

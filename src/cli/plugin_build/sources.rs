@@ -1,6 +1,6 @@
 //! The digest of the files that a plugin is built from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -20,10 +20,7 @@ const NOT_SOURCES: [&str; 7] = ["target", "tests", "examples", "benches", "fixtu
 /// above `dir` locks them.
 pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
     let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
-    let mut dependencies = BTreeMap::new();
-    if dir.join("Cargo.toml").is_file() {
-        path_dependencies(&dir, &mut dependencies)?;
-    }
+    let mut dependencies = path_crates(&dir)?;
     dependencies.remove(&dir);
 
     let mut digest = Sha256::new();
@@ -46,10 +43,7 @@ pub fn sources_digest(dir: &Path, wit: Option<&Path>) -> Result<String> {
 /// Returns the name, time and size of each file that a plugin is built or tested with, so that an edit can be noticed cheaply.
 pub fn fingerprint(dir: &Path) -> Result<Vec<(PathBuf, Option<SystemTime>, u64)>> {
     let dir = fs::canonicalize(dir).with_context(|| format!("there is no directory {}", dir.display()))?;
-    let mut dependencies = BTreeMap::new();
-    if dir.join("Cargo.toml").is_file() {
-        path_dependencies(&dir, &mut dependencies)?;
-    }
+    let mut dependencies = path_crates(&dir)?;
     dependencies.insert(dir.clone(), String::new());
     let mut roots: Vec<PathBuf> = dependencies.into_keys().collect();
     // Fixtures are not sources, but they decide whether a new version is accepted.
@@ -64,6 +58,39 @@ pub fn fingerprint(dir: &Path) -> Result<Vec<(PathBuf, Option<SystemTime>, u64)>
         (path, seen.as_ref().and_then(|seen| seen.modified().ok()), seen.map_or(0, |seen| seen.len()))
     };
     Ok(files.into_iter().map(look).collect())
+}
+
+/// Returns the digest of one crate's files, and of the contract that it may be generated from.
+pub(super) fn crate_digest(dir: &Path) -> Result<String> {
+    let mut digest = Sha256::new();
+    digest_files(&mut digest, "crate", dir)?;
+    if let Some(wit) = find_wit(dir) {
+        digest_files(&mut digest, "wit", &wit)?;
+    }
+    Ok(HEXLOWER.encode(&digest.finalize()))
+}
+
+/// Returns the crate in `dir`, and those that it depends on by path or that replace others, with their names; none if the plugin is
+/// not in Rust.
+pub(super) fn path_crates(dir: &Path) -> Result<BTreeMap<PathBuf, String>> {
+    let mut found = BTreeMap::new();
+    if !dir.join("Cargo.toml").is_file() {
+        return Ok(found);
+    }
+    path_dependencies(dir, &mut found)?;
+    let manifest = read_manifest(dir)?;
+    let registries = manifest.get("patch").and_then(Value::as_table).into_iter().flatten();
+    for (name, replacement) in registries.filter_map(|(_, patches)| patches.as_table()).flatten() {
+        add_dependency(dir, name, replacement, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// Returns the names of the packages that a workspace's `Cargo.lock` has.
+pub(super) fn locked_names(workspace: &Path) -> Result<BTreeSet<String>> {
+    let lock = read_toml(&workspace.join("Cargo.lock"))?;
+    let packages = lock.get("package").and_then(Value::as_array).into_iter().flatten();
+    Ok(packages.filter_map(|package| Some(package.get("name")?.as_str()?.to_owned())).collect())
 }
 
 fn digest_files(digest: &mut Sha256, label: &str, root: &Path) -> Result<()> {
@@ -95,13 +122,17 @@ fn path_dependencies(dir: &Path, found: &mut BTreeMap<PathBuf, String>) -> Resul
         // Not the dependencies of tests.
         let kinds = ["dependencies", "build-dependencies"].into_iter().filter_map(|kind| table.get(kind)?.as_table());
         for (name, dependency) in kinds.flatten() {
-            if let Some(path) = path_of(dir, name, dependency)? {
-                let path = fs::canonicalize(&path).with_context(|| format!("`{name}` is not at {}", path.display()))?;
-                path_dependencies(&path, found)?;
-            }
+            add_dependency(dir, name, dependency, found)?;
         }
     }
     Ok(())
+}
+
+/// Adds a dependency of the crate in `dir`, and what it depends on in turn, if it is given by path.
+fn add_dependency(dir: &Path, name: &str, dependency: &Value, found: &mut BTreeMap<PathBuf, String>) -> Result<()> {
+    let Some(path) = path_of(dir, name, dependency)? else { return Ok(()) };
+    let path = fs::canonicalize(&path).with_context(|| format!("`{name}` is not at {}", path.display()))?;
+    path_dependencies(&path, found)
 }
 
 /// Returns the crate's name.
@@ -127,8 +158,11 @@ fn path_of(dir: &Path, name: &str, dependency: &Value) -> Result<Option<PathBuf>
 }
 
 fn read_manifest(dir: &Path) -> Result<Table> {
-    let path = dir.join("Cargo.toml");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    read_toml(&dir.join("Cargo.toml"))
+}
+
+fn read_toml(path: &Path) -> Result<Table> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     text.parse().with_context(|| format!("{} is not TOML", path.display()))
 }
 
@@ -251,6 +285,15 @@ mod tests {
             assert_ne!(after, before, "{name}");
             before = after;
         }
+        sources.write("patched/Cargo.toml", &manifest("patched", ""));
+        sources.write(
+            "plugin/Cargo.toml",
+            &manifest("plugin", &format!("{dependencies}[patch.crates-io]\npatched = {{ path = \"../patched\" }}\n")),
+        );
+        before = sources.digest();
+        sources.write("patched/src/lib.rs", "new");
+        assert_ne!(sources.digest(), before, "what replaces a dependency");
+        before = sources.digest();
         for name in ["sdk/tests/all.rs", "sdk/examples/one.rs", "sdk/target/x", "tool/src/lib.rs"] {
             sources.write(name, "new");
             assert_eq!(sources.digest(), before, "{name}");

@@ -120,11 +120,42 @@ events = "chat"
             r#""mailboxes.keep_ms" in signalpost.toml:10 is -1; expected a whole number, 1 or more"#,
             r#""plugins.dir" in signalpost.toml:13 is ["plugins"]; expected a string in quotes"#,
             r#""plugins.on_bad" in signalpost.toml:12 is 7; expected "stop" or "skip""#,
-            r#""policies.chat.events" in signalpost.toml:17 is "chat"; expected a list"#,
+            r#""policies.chat.events" in signalpost.toml:17 is "chat"; expected a list of strings in quotes"#,
             r#""policies.chat.grants" in signalpost.toml:15 is ["groups", "disk"]; expected a list of "clock", "groups", "log", "metrics", "presence", "state", "wasi""#,
             r#""policies.chat.order" in signalpost.toml:16 is 0.5; expected a whole number"#,
             r#""sockets" in signalpost.toml:4 is 3; expected a table"#,
             r#""worker_threads" in signalpost.toml:3 is "many"; expected a whole number, 0 or more"#,
+        ]
+    );
+}
+
+#[test]
+fn a_wrong_value_in_a_list_is_reported_with_the_expected_ones() {
+    let file = r#"
+operate_listen = "there"
+[auth]
+origins = ["https://a.example", 7]
+keys = [{ name = "backend", sha256 = "00", scopes = ["fly"] }]
+[auth.users]
+algorithms = ["RS256", "none"]
+[plugins]
+on_bad = "ask"
+[policies.chat]
+grants = "groups"
+isolation = ["fresh"]
+on_fault = "stop"
+"#;
+    assert_eq!(
+        problems(file, &[]),
+        [
+            r#""auth.keys" in signalpost.toml:5 is [{ name = "backend", scopes = ["fly"], sha256 = "00" }]; unknown variant `fly`, expected one of `publish`, `read`, `operate`"#,
+            r#""auth.origins" in signalpost.toml:4 is ["https://a.example", 7]; expected a list of strings in quotes"#,
+            r#""auth.users.algorithms" in signalpost.toml:7 is ["RS256", "none"]; expected a list of "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA""#,
+            r#""operate_listen" in signalpost.toml:2 is "there"; expected an address and a port, as in "127.0.0.1:8080""#,
+            r#""plugins.on_bad" in signalpost.toml:9 is "ask"; expected "stop" or "skip""#,
+            r#""policies.chat.grants" in signalpost.toml:11 is "groups"; expected a list"#,
+            r#""policies.chat.isolation" in signalpost.toml:12 is ["fresh"]; expected "reuse" or "fresh""#,
+            r#""policies.chat.on_fault" in signalpost.toml:13 is "stop"; expected a table"#,
         ]
     );
 }
@@ -192,6 +223,14 @@ fn an_unknown_or_wrong_variable_is_refused_by_its_own_name() {
 fn a_variable_that_could_mean_two_settings_is_refused() {
     let found = problems("[policies.a-b]\n[policies.a_b]\n", &[("SIGNALPOST_POLICIES_A_B_ORDER", "1")]);
     assert_eq!(found, [r#"SIGNALPOST_POLICIES_A_B_ORDER can mean "policies.a-b.order" or "policies.a_b.order"; set it in the file"#]);
+}
+
+#[test]
+fn variables_that_commands_and_clients_read_are_ignored() {
+    for name in ["CONFIG", "KEY", "TOKEN", "URL"] {
+        config("", &[(&format!("SIGNALPOST_{name}"), "http://127.0.0.1:8080/api/pool")]);
+        assert_eq!(problems("", &[(&format!("SIGNALPOST_{name}S"), "1")]).len(), 1);
+    }
 }
 
 #[test]
@@ -268,6 +307,7 @@ fn the_settings_that_may_be_zero_are_these() {
             "auth.users.leeway_s",
             "auth.users.expiry_grace_ms",
             "http.connections_per_address_max",
+            "store.free_bytes_min",
             "sockets.per_address_max",
             "sockets.idle_deadline_ms",
             "sockets.resume_wait_ms",

@@ -108,6 +108,7 @@ pub async fn show(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, Pat
 /// # Errors
 /// There is no such letter, or its policy is not loaded.
 pub async fn retry(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, PathRejection>) -> Result<Response, Problem> {
+    operate.node.store.admit()?;
     let (receipt, ticket) = operate.node.dispatch.retry(number(id)?).map_err(|error| match error {
         RetryError::Unknown => unknown(),
         RetryError::PolicyMissing(name) => {
@@ -115,12 +116,15 @@ pub async fn retry(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, Pa
             Problem::new(StatusCode::CONFLICT, "policy_missing", detail)
         }
     })?;
-    ticket.stored().await;
+    ticket.stored().await?;
     Ok(json(&receipt))
 }
 
 /// `POST {base}/dead-letters/retry`: retries all letters except poison, and returns how many.
-pub async fn retry_all(State(operate): State<Arc<Operate>>) -> Response {
+///
+/// # Errors
+/// The store can't keep the outcome of one of them.
+pub async fn retry_all(State(operate): State<Arc<Operate>>) -> Result<Response, Problem> {
     #[derive(Default, Serialize)]
     struct Retried {
         retried: usize,
@@ -137,7 +141,7 @@ pub async fn retry_all(State(operate): State<Arc<Operate>>) -> Response {
         }
         match operate.node.dispatch.retry(letter.id) {
             Ok((receipt, ticket)) => {
-                ticket.stored().await;
+                ticket.stored().await?;
                 answer.retried += 1;
                 answer.failed += usize::from(receipt.policies.iter().any(|consulted| consulted.outcome.is_failure()));
             }
@@ -146,7 +150,7 @@ pub async fn retry_all(State(operate): State<Arc<Operate>>) -> Response {
         // Each retry calls a policy: other tasks run in between.
         tokio::task::yield_now().await;
     }
-    json(&answer)
+    Ok(json(&answer))
 }
 
 #[derive(Serialize)]
@@ -157,14 +161,21 @@ struct Deleted {
 /// `DELETE {base}/dead-letters/{id}`: deletes one letter, and returns `{"deleted": 1}`.
 ///
 /// # Errors
-/// There is no such letter.
+/// There is no such letter, or the store can't keep that it is deleted.
 pub async fn delete(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, PathRejection>) -> Result<Response, Problem> {
-    if operate.node.model.dead_letters.delete(number(id)?) { Ok(json(&Deleted { deleted: 1 })) } else { Err(unknown()) }
+    let (deleted, ticket) = operate.node.dispatch.delete_letter(number(id)?);
+    ticket.stored().await?;
+    if deleted { Ok(json(&Deleted { deleted: 1 })) } else { Err(unknown()) }
 }
 
 /// `DELETE {base}/dead-letters`: deletes all letters, and returns `{"deleted": N}`.
-pub async fn delete_all(State(operate): State<Arc<Operate>>) -> Response {
-    json(&Deleted { deleted: operate.node.model.dead_letters.delete_all() })
+///
+/// # Errors
+/// The store can't keep that they are deleted.
+pub async fn delete_all(State(operate): State<Arc<Operate>>) -> Result<Response, Problem> {
+    let (deleted, ticket) = operate.node.dispatch.delete_letters();
+    ticket.stored().await?;
+    Ok(json(&Deleted { deleted }))
 }
 
 fn number(id: Result<Path<u64>, PathRejection>) -> Result<u64, Problem> {

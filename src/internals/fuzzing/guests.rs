@@ -46,7 +46,7 @@ impl Guest {
         limits.breaker_faults = NonZeroU32::MAX;
         limits.call_deadline_ms = config::Milliseconds::new(1000);
         let metrics = Arc::new(Metrics::new()?);
-        let model = Model::new(config, Clock::Machine, &metrics);
+        let model = Model::new(config, Clock::Machine, 1, false, &metrics);
         let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(component));
         let binary = Binary { name: "guest", file: "guest.wasm".into(), digest, bytes: component };
         let (compiler, shared) = (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics));

@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::delivered::Delivered;
+use super::seqs::Seqs;
 use crate::registry::ReadMark;
 use crate::types::delivery::{Message, Priority, Terms};
 
@@ -24,7 +25,7 @@ pub struct Log {
     last: u64,
     lost: u64,
     owed: u64,
-    delivered: Delivered,
+    delivered: Seqs,
 }
 
 #[derive(Debug)]
@@ -91,6 +92,19 @@ pub struct Marks {
 pub struct Full;
 
 impl Entry {
+    fn new(seq: u64, new: &New<'_>) -> Entry {
+        Entry {
+            seq,
+            message: new.message.clone(),
+            session: new.session.cloned(),
+            collapse_key: new.terms.collapse_key.clone(),
+            priority: new.terms.priority,
+            posted_ms: new.now_ms,
+            ttl_ms: new.terms.time_to_live.map_or(NEVER, milliseconds),
+            keep_ms: new.keep_ms,
+        }
+    }
+
     pub fn size(&self) -> usize {
         size_of(&self.message, self.collapse_key.as_deref())
     }
@@ -98,6 +112,16 @@ impl Entry {
     /// Returns whether its time to live is over. `now_ms` is called only if it has one.
     pub fn is_expired(&self, now_ms: impl FnOnce() -> u64) -> bool {
         self.ttl_ms != NEVER && self.is_past(self.ttl_ms, now_ms())
+    }
+
+    /// Returns whether it can outlive the process: it is kept for readers who are away, and for all of the user's sessions.
+    pub fn is_kept(&self) -> bool {
+        self.keep_ms > 0 && self.session.is_none()
+    }
+
+    /// Returns when it was posted, in milliseconds since the Unix epoch.
+    pub fn posted_ms(&self) -> u64 {
+        self.posted_ms
     }
 
     fn is_past(&self, age_ms: u64, now_ms: u64) -> bool {
@@ -124,6 +148,24 @@ impl Removed {
 }
 
 impl Log {
+    /// Returns the log that a store has kept: its messages in the order of their seqs, each with the time when it was posted.
+    pub fn restored(marks: Marks, messages: impl Iterator<Item = (u64, u64, Arc<Message>)>, keep_max_ms: u64) -> Log {
+        let mut log = Log { last: marks.last, lost: marks.lost, delivered: Seqs::upto(marks.delivered), ..Log::default() };
+        for (seq, posted_ms, message) in messages {
+            let new = New {
+                message: &message,
+                session: None,
+                terms: &message.terms,
+                keep_ms: kept_for(&message.terms, keep_max_ms),
+                now_ms: posted_ms,
+            };
+            let entry = Entry::new(seq, &new);
+            log.bytes += entry.size();
+            log.entries.push_back(entry);
+        }
+        log
+    }
+
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -142,7 +184,7 @@ impl Log {
     }
 
     /// Returns what has reached a reader: it was written, or acked if the clients ack.
-    pub fn delivered(&self) -> &Delivered {
+    pub fn delivered(&self) -> &Seqs {
         &self.delivered
     }
 
@@ -200,16 +242,7 @@ impl Log {
         }
         self.last += 1;
         self.bytes += size;
-        self.entries.push_back(Entry {
-            seq: self.last,
-            message: new.message.clone(),
-            session: new.session.cloned(),
-            collapse_key: new.terms.collapse_key.clone(),
-            priority: new.terms.priority,
-            posted_ms: new.now_ms,
-            ttl_ms: new.terms.time_to_live.map_or(NEVER, |time| u64::try_from(time.as_millis()).unwrap_or(NEVER)),
-            keep_ms: new.keep_ms,
-        });
+        self.entries.push_back(Entry::new(self.last, new));
         Ok(self.last)
     }
 
@@ -226,6 +259,13 @@ impl Log {
             self.evict(index, read, removed);
         }
         settled.is_some()
+    }
+
+    /// Removes the oldest entry, read or not, if there is one.
+    pub fn give_up_oldest(&mut self, removed: &mut Removed) -> bool {
+        let is_any = !self.is_empty();
+        self.evict(0, None, removed);
+        is_any
     }
 
     /// Removes what has been delivered and was read by every open session. For mailboxes from which nobody can resume.
@@ -385,7 +425,7 @@ impl Log {
 
 /// Returns whether a message is kept only so that a client can resume: all open sessions have read it, or none has it still to read and it
 /// has reached a reader before.
-fn is_settled(delivered: &Delivered, read: Option<ReadMark>, seq: u64) -> bool {
+fn is_settled(delivered: &Seqs, read: Option<ReadMark>, seq: u64) -> bool {
     match read {
         None => delivered.contains(seq),
         Some(read) => read.covers(seq) || (!read.is_awaited(seq) && delivered.contains(seq)),
@@ -417,6 +457,15 @@ fn is_any_between(entries: &VecDeque<Entry>, after: u64, to: u64) -> bool {
     entries.get(first_after(entries, after)).is_some_and(|entry| entry.seq <= to)
 }
 
+/// Returns how long a message is kept for a user who is away.
+pub fn kept_for(terms: &Terms, keep_max_ms: u64) -> u64 {
+    terms.keep.map_or(keep_max_ms, |keep| milliseconds(keep).min(keep_max_ms))
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(NEVER)
+}
+
 /// Returns the bytes that a message counts: all that is kept of it.
 fn size_of(message: &Message, collapse_key: Option<&str>) -> usize {
     ENTRY_OVERHEAD_BYTES + message.body.size() + message.event_id.len() + message.event_type.len() + collapse_key.map_or(0, str::len)
@@ -424,8 +473,6 @@ fn size_of(message: &Message, collapse_key: Option<&str>) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::types::delivery::PolicySetId;
     use crate::types::event::Body;

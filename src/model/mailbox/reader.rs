@@ -3,7 +3,7 @@
 use std::cell::LazyCell;
 use std::sync::Arc;
 
-use super::delivered::is_in;
+use super::seqs::is_in;
 use super::{Mailbox, Mailboxes};
 use crate::registry::SessionHandle;
 use crate::types::close::Close;
@@ -84,6 +84,7 @@ impl Reader {
             self.skips = delivered.beyond().to_vec();
         }
         content.is_resumable |= self.handle.resumes;
+        self.mailboxes.note_later(&self.handle.user, &self.mailbox, content);
         self.handle.wake();
         Ok(())
     }
@@ -143,6 +144,7 @@ impl Reader {
             let mut content = self.mailbox.content.lock();
             content.log.mark_delivered(self.handle.position().0, seq);
             self.mailboxes.tidy(&mut content);
+            self.mailboxes.note_later(&self.handle.user, &self.mailbox, &mut content);
         }
     }
 
@@ -153,6 +155,7 @@ impl Reader {
         content.is_acked = true;
         content.log.mark_delivered(start, seq.min(cursor));
         self.mailboxes.tidy(&mut content);
+        self.mailboxes.note_later(&self.handle.user, &self.mailbox, &mut content);
     }
 
     /// Goes on after what the client has seen. What this session has sent is sent again only if something before it was not.

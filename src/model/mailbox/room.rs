@@ -60,8 +60,13 @@ impl Room {
         self.mailboxes() > self.mailboxes_max
     }
 
-    pub fn add(&self, bytes: usize) {
-        self.messages.fetch_add(1, Ordering::Relaxed);
+    /// Returns whether there is more than the bounds allow.
+    pub fn is_over(&self) -> bool {
+        self.messages() > self.messages_max || self.bytes() > self.bytes_max
+    }
+
+    pub fn add(&self, messages: usize, bytes: usize) {
+        self.messages.fetch_add(messages, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -93,7 +98,7 @@ mod tests {
         (limits.total_messages_max, limits.total_bytes_max, limits.mailboxes_max) = (messages, bytes, mailboxes);
         let room = Room::new(&limits);
         for _ in 0..9 {
-            room.add(50);
+            room.add(1, 50);
         }
         assert_eq!([true, false].map(|is_away| room.lacks(is_away, 50, (0, 0))), [true, false]);
         assert!(!room.lacks(true, 50, (1, 50)) && room.lacks(true, 501, (1, 50)));

@@ -1,6 +1,5 @@
 //! What users are owed, with sessions that have no sockets.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,6 +7,7 @@ use tokio::time::{Instant, advance};
 
 use super::*;
 use crate::config::{Config, Milliseconds, TooMany};
+use crate::model::record::Mark;
 use crate::types::delivery::{PolicySetId, Priority};
 use crate::types::event::Body;
 
@@ -16,7 +16,7 @@ fn mailboxes(change: impl FnOnce(&mut config::Mailboxes, &mut config::Sockets)) 
     let Config { mailboxes: mut limits, mut sockets, .. } = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
     change(&mut limits, &mut sockets);
     let clock = Clock::Since(UNIX_EPOCH + Duration::from_secs(1_000_000), Instant::now());
-    Mailboxes::new(limits, &sockets, clock, 35, Arc::new(Metrics::new().unwrap()))
+    Mailboxes::new(limits, &sockets, clock, 35, false, Arc::new(Metrics::new().unwrap()))
 }
 
 fn count(count: usize) -> NonZeroUsize {
@@ -74,22 +74,10 @@ impl Mailboxes {
             groups: 0,
             memberships: 0,
             dead_letters: 0,
+            store: None,
         });
         let series = format!("signalpost_messages_dropped_total{{reason=\"{}\"}} ", reason.name());
         text.unwrap().lines().find_map(|line| line.strip_prefix(series.as_str())).unwrap().parse().unwrap()
-    }
-}
-
-impl Mailboxes {
-    /// Returns the birth, the marks and the seqs of every mailbox, by user.
-    pub fn all(&self) -> BTreeMap<UserId, (u64, Marks, Vec<u64>)> {
-        let seqs = |content: &Content| content.log.after(0).map(|entry| entry.seq).collect();
-        let view = |mailbox: &Mailbox| {
-            let content = mailbox.content.lock();
-            (mailbox.birth, content.log.marks(), seqs(&content))
-        };
-        let shards = self.shards.iter().map(|shard| shard.lock());
-        shards.flat_map(|shard| shard.iter().map(|(user, mailbox)| (user.clone(), view(mailbox))).collect::<Vec<_>>()).collect()
     }
 }
 
@@ -402,11 +390,12 @@ mod slow {
 
     #[tokio::test(start_paused = true)]
     async fn what_an_open_session_has_not_read_for_the_keep_time_is_missed() {
-        let all = defaults();
+        let keep_ms = 120_000;
+        let all = mailboxes(|limits, _| limits.keep_ms = Milliseconds::new(keep_ms));
         let mut slow = all.plain("u");
         assert_eq!(slow.read(), [0; 0]);
         all.tell_all("u", 1);
-        advance(Duration::from_millis(119_999)).await;
+        advance(Duration::from_millis(keep_ms - 1)).await;
         (0..SHARDS).for_each(|round| all.sweep(round));
         assert!(!slow.has_missed());
         advance(Duration::from_millis(1)).await;
@@ -538,7 +527,7 @@ fn an_epoch_names_the_store_and_the_life_of_the_mailbox() {
 #[test]
 fn a_post_notes_what_it_changed() {
     let all = mailboxes(|limits, _| limits.messages_max = count(2));
-    let mut changes = Changes::kept();
+    let mut changes = Changes::kept(0);
     let keyed = Terms { collapse_key: Some("k".into()), ..Terms::default() };
     for terms in [&keyed, &Terms::default(), &keyed, &Terms::default()] {
         all.post(&user("u"), None, &message(terms), &mut changes);
@@ -547,7 +536,7 @@ fn a_post_notes_what_it_changed() {
     all.post(&user("u"), None, &message(&Terms { priority: Priority::Low, ..Terms::default() }), &mut changes);
     let noted = changes.into_changes().into_iter().map(|change| match change {
         Change::Post { birth, seq, posted_ms, lost, removed, .. } => (birth, seq, posted_ms, lost, removed),
-        Change::Mark { birth, last, delivered, lost, removed, .. } => (birth, last, delivered, lost, removed),
+        Change::Mark { birth, mark: Mark { last, delivered, lost, .. }, .. } => (birth, last, delivered, lost, Vec::new()),
         other => panic!("{other:?}"),
     });
     let at = 1_000_000_000;

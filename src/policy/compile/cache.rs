@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 
 use super::{Artefact, TrustedArtefact};
+use crate::types::private_folder;
 
 /// Artefacts that are kept: enough for every version of a day's work.
 const ENTRIES_MAX: usize = 64;
@@ -91,36 +92,20 @@ fn is_artefact_name(name: &str) -> bool {
     name.split_once('-').is_some_and(|(digest, engine)| is_hex(digest, 64) && is_hex(engine, 16))
 }
 
-/// Returns the folder that applies when the configuration names none: systemd's `CacheDirectory=`, of which there may be several, else
-/// the user's cache.
-fn default_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let variable = |name| variable(name).filter(|value| !value.is_empty());
-    if let Some(folders) = variable("CACHE_DIRECTORY") {
-        return std::env::split_paths(&folders).next();
-    }
-    let user = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache")));
-    Some(user?.join("signalpost"))
+/// Returns Signalpost's cache, by the process's environment variables.
+pub fn default_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    private_folder::default("CACHE_DIRECTORY", "XDG_CACHE_HOME", ".cache", variable)
 }
 
 /// Makes the folder for this user alone, and refuses a folder that somebody else can write to.
 fn prepare(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    private_folder::create(dir)?;
     let metadata = fs::symlink_metadata(dir)?;
     let private = metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0;
     if !private {
         return Err(io::Error::other("the folder must belong to this user, and be closed to all others (mode 700)"));
     }
-    // Whoever can write to a folder above can put another one in its place. In a sticky folder, such as /tmp, only the owner can.
-    for above in fs::canonicalize(dir)?.ancestors().skip(1) {
-        let metadata = fs::metadata(above)?;
-        let is_safe = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid())
-            && (metadata.mode() & 0o022 == 0 || metadata.mode() & 0o1000 != 0);
-        if !is_safe {
-            let above = above.display();
-            return Err(io::Error::other(format!("{above} must belong to this user or to root, and nobody else may write to it")));
-        }
-    }
-    Ok(())
+    private_folder::check_above(dir)
 }
 
 /// Writes an artefact under another name first, so that no reader finds half of it.
@@ -293,7 +278,9 @@ mod tests {
         assert_eq!(dir(&[("CACHE_DIRECTORY", "/var/cache/signalpost:/var/cache/other"), home]).as_deref(), Some("/var/cache/signalpost"));
         assert_eq!(dir(&[("CACHE_DIRECTORY", "/var/cache/signalpost"), home]).as_deref(), Some("/var/cache/signalpost"));
         assert_eq!(dir(&[("CACHE_DIRECTORY", ""), ("XDG_CACHE_HOME", "/c"), home]).as_deref(), Some("/c/signalpost"));
-        assert_eq!(dir(&[("XDG_CACHE_HOME", ""), home]).as_deref(), Some("/home/a/.cache/signalpost"));
+        for invalid in ["", "cache", "./cache"] {
+            assert_eq!(dir(&[("XDG_CACHE_HOME", invalid), home]).as_deref(), Some("/home/a/.cache/signalpost"), "{invalid:?}");
+        }
         assert_eq!(dir(&[]), None);
     }
 }

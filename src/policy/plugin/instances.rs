@@ -95,15 +95,16 @@ impl Instances {
 
     /// Makes the first instance, and checks that it accepts its settings. Returns what it reports about itself.
     pub(super) fn probe(&self) -> Result<(plugin::Description, Vec<String>, Instance), LoadError> {
-        // State that the plugin writes while it is configured is kept, as in a call.
-        self.shared.model.transact(&mut Changes::forgotten(), |world| {
+        // State that the plugin writes while it is configured is kept, as in a call. No store keeps it: each start configures anew.
+        let probe = |world: &mut World| {
             let (description, mut instance) = self.describe()?;
             std::mem::swap(&mut instance.store.data_mut().world, world);
             let vary = self.configure(&mut instance);
             std::mem::swap(&mut instance.store.data_mut().world, world);
             let vary = vary.inspect_err(|_| *world = World::live(&self.shared.model))?;
             Ok((description, vary, instance))
-        })
+        };
+        self.shared.model.transact(Changes::forgotten, probe, |_, _| ()).0
     }
 
     pub(super) fn describe(&self) -> Result<(plugin::Description, Instance), LoadError> {

@@ -628,6 +628,8 @@ async fn a_key_does_what_its_scopes_say_and_two_may_be_good_at_once() {
         ("POST", "/events", "old", "eyes"),
         ("POST", "/events", "new", "hands"),
         ("POST", "/users/1/messages", "new", "eyes"),
+        ("POST", "/events?explain=true", "old", "eyes"),
+        ("POST", "/users/%31/messages?ttl_ms=1", "old", "hands"),
         ("GET", "/users/1", "eyes", "old"),
         ("GET", "/policies", "eyes", "hands"),
         ("GET", "/dead-letters", "eyes", "new"),
@@ -661,7 +663,10 @@ async fn operators_may_have_an_address_of_their_own() {
         assert_eq!(status(&server, path).await, 404, "{path} is not for clients");
         assert_eq!(status(&operators, path).await, 200, "{path}");
     }
-    assert_eq!(operators.http.post(operators.url("/events")).json(&json!({"type": "x"})).send().await.unwrap().status(), 404);
+    for path in ["/events", "/users/1001/messages"] {
+        let status = operators.http.post(operators.url(path)).json(&json!({"type": "x"})).send().await.unwrap().status();
+        assert_eq!(status, 404, "{path} is not for operators");
+    }
     for server in [&server, &operators] {
         assert_eq!(status(server, "/../../readyz").await, 200);
     }

@@ -602,6 +602,15 @@ async fn a_wrong_address_or_method_is_a_problem_document() {
     }
     let response = server.http.get(server.url("/events")).send().await.unwrap();
     assert_eq!(response.headers()["allow"], "POST");
+    for path in ["/users//messages", "/users/1/2/messages", "/users/1/messages/", "/events/", "/eventsx", "//events"] {
+        request(&server, Method::POST, path, &[], "1").await.is_problem(404, "not_found");
+    }
+    for (path, method) in ["/events", "/users/1/messages"].into_iter().flat_map(|path| [(path, "GET"), (path, "DELETE"), (path, "OPTIONS")])
+    {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let response = server.http.request(method.clone(), server.url(path)).send().await.unwrap();
+        assert_eq!((response.status().as_u16(), &response.headers()["allow"]), (405, &"POST".parse().unwrap()), "{method} {path}");
+    }
     let outside = server.http.get(format!("http://{}/elsewhere", server.address)).send().await.unwrap();
     assert_eq!((outside.status().as_u16(), outside.json::<Value>().await.unwrap()["code"].clone()), (404, json!("not_found")));
 }
@@ -637,7 +646,15 @@ async fn a_direct_message_is_any_json_value_and_reaches_the_socket_exactly() {
 #[tokio::test]
 async fn a_user_id_is_any_text_in_the_address() {
     let server = TestServer::start().await;
-    for (path, user) in [("a%20b", "a%20b"), ("%E7%94%A8%E6%88%B7", "用户"), ("a%2Fb", "a%2Fb"), ("me@example.com", "me@example.com")] {
+    for (path, user) in [
+        ("a%20b", "a%20b"),
+        ("a+b", "a%2Bb"),
+        ("100%25", "100%25"),
+        ("%E7%94%A8%E6%88%B7", "用户"),
+        ("a%2Fb", "a%2Fb"),
+        ("messages", "messages"),
+        ("me@example.com", "me@example.com"),
+    ] {
         let mut client = server.connect(user).await;
         request(&server, Method::POST, &format!("/users/{path}/messages"), &[], "1").await.accepted();
         assert_eq!(client.text().await, "1");
@@ -659,6 +676,7 @@ async fn a_bad_direct_message_is_refused() {
         ("/users/1001/messages", format!("\"{}\"", "x".repeat(1024)).into(), 413, "event_too_large"),
         ("/users/1001/messages", vec![b' '; 2049], 413, "body_too_large"),
         ("/users/1001/messages?ttl=5", b"1".into(), 400, "query"),
+        ("/users/1001/messages?keep_ms", b"1".into(), 400, "query"),
         ("/users/1001/messages?ttl_ms=soon", b"1".into(), 400, "query"),
         ("/users/%20/messages", b"1".into(), 400, "user_id"),
         ("/users/%0A/messages", b"1".into(), 400, "user_id"),
@@ -723,8 +741,8 @@ async fn a_producer_that_hangs_up_before_its_answer_has_published_to_everyone() 
 #[tokio::test]
 async fn a_path_that_is_no_text_is_a_problem_document_too() {
     let server = TestServer::start().await;
-    for path in ["/users/%FF", "/ws/%FF"] {
-        let response = server.http.get(server.url(path)).send().await.unwrap();
+    for (method, path) in [(Method::GET, "/users/%FF"), (Method::GET, "/ws/%FF"), (Method::POST, "/users/%FF/messages")] {
+        let response = server.http.request(method, server.url(path)).send().await.unwrap();
         assert_eq!(response.status(), 400, "{path}");
         assert_eq!(response.json::<Value>().await.unwrap()["code"], "user_id", "{path}");
     }

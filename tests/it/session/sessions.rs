@@ -445,7 +445,7 @@ mod frames {
                     "pong_deadline_ms": 10_000,
                     "mailbox_messages_max": 1_000,
                     "mailbox_bytes_max": 1_048_576,
-                    "keep_ms": 120_000,
+                    "keep_ms": 3_600_000,
                 },
             },
         });

@@ -1,17 +1,21 @@
-//! Which messages of a log have reached a reader: all up to a mark, and stretches beyond it.
-//!
-//! A stretch beyond the mark is what a second device has read while the first one was stuck.
+//! A set of seqs: all up to a mark, and stretches beyond it. A log keeps one of the messages that have reached a reader: a stretch beyond the
+//! mark is what a second device has read while the first one was stuck.
 
 /// Pure: only the log knows what is in a gap.
-#[derive(Debug, Default)]
-pub struct Delivered {
+#[derive(Debug, Default, PartialEq)]
+pub struct Seqs {
     mark: u64,
     /// Stretches in order that don't touch. Each begins after its first seq and ends with its second.
     beyond: Vec<(u64, u64)>,
 }
 
-impl Delivered {
-    /// Returns the seq up to which everything has reached a reader.
+impl Seqs {
+    /// Returns the set of everything up to a mark.
+    pub fn upto(mark: u64) -> Seqs {
+        Seqs { mark, beyond: Vec::new() }
+    }
+
+    /// Returns the seq up to which everything is in the set.
     pub fn mark(&self) -> u64 {
         self.mark
     }
@@ -60,13 +64,13 @@ mod tests {
     use super::*;
 
     /// Adds a stretch while messages wait at these seqs.
-    fn add(delivered: &mut Delivered, waiting: &[u64], after: u64, to: u64) {
+    fn add(delivered: &mut Seqs, waiting: &[u64], after: u64, to: u64) {
         delivered.add(after, to, |from, until| waiting.iter().any(|seq| from < *seq && *seq <= until));
     }
 
     #[test]
     fn a_mark_grows_and_never_goes_back() {
-        let mut delivered = Delivered::default();
+        let mut delivered = Seqs::default();
         for (to, mark) in [(3, 3), (2, 3), (0, 3), (5, 5)] {
             add(&mut delivered, &[1, 2, 3, 4, 5], 0, to);
             assert_eq!(delivered.mark(), mark);
@@ -76,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_stretch_behind_waiting_messages_stays_apart_until_they_are_delivered() {
-        let mut delivered = Delivered::default();
+        let mut delivered = Seqs::default();
         let waiting = [1, 2, 3, 4, 5, 6, 7, 8, 9];
         add(&mut delivered, &waiting, 2, 4);
         add(&mut delivered, &waiting, 6, 8);
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_gap_in_which_nothing_waits_is_no_gap() {
-        let mut delivered = Delivered::default();
+        let mut delivered = Seqs::default();
         add(&mut delivered, &[1], 2, 4);
         add(&mut delivered, &[1], 6, 8);
         assert_eq!((delivered.mark(), delivered.beyond()), (0, &[(2, 8)][..]));

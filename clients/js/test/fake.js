@@ -1,0 +1,113 @@
+// A socket whose server is the test, and a clock that the test turns.
+
+import { mock } from "node:test";
+
+import { Signalpost } from "../dist/index.js";
+
+export const LIMITS = { message_bytes_max: 65_536, ping_interval_ms: 25_000, pong_deadline_ms: 10_000 };
+
+export class FakeSocket {
+  static all = [];
+  sent = [];
+
+  constructor(url, protocols) {
+    Object.assign(this, { url, protocols });
+    FakeSocket.all.push(this);
+  }
+
+  static get last() {
+    return FakeSocket.all.at(-1);
+  }
+
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close(code) {
+    this.closed = code;
+  }
+
+  /** What was sent of this type. */
+  of(type) {
+    return this.sent.filter((frame) => frame.type === type);
+  }
+
+  say(frame) {
+    this.onmessage?.({ data: typeof frame === "string" ? frame : JSON.stringify(frame) });
+  }
+
+  hello(data = {}) {
+    this.onopen();
+    this.say({ type: "hello", data: { session: "s", user: "1001", epoch: "e1", seq: 0, limits: LIMITS, ...data } });
+    this.say({ type: "pong" });
+  }
+
+  /** Answers the resume. */
+  resumed(recovered, from) {
+    this.say({ type: "resume", data: { recovered, from } });
+  }
+
+  message(seq, data = seq) {
+    this.say({ seq, type: "message", data });
+  }
+
+  end(code, reason = "") {
+    this.onclose?.({ code, reason });
+  }
+}
+
+/** Lets promises settle. The clock stands still. */
+export async function settled() {
+  for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Turns the clock, and lets settle what that brings. */
+export async function pass(ms) {
+  await settled();
+  mock.timers.tick(ms);
+  await settled();
+}
+
+/** Chance is 1 unless a test says otherwise: all waits are at their longest. */
+export let chance;
+
+export function before() {
+  FakeSocket.all = [];
+  chance = mock.method(Math, "random", () => 1).mock;
+  mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1_000_000 });
+}
+
+export function after() {
+  mock.timers.reset();
+  mock.restoreAll();
+}
+
+/** Starts a client, and notes what it says. */
+export async function start(options = {}) {
+  const client = new Signalpost("wss://example.com/api/pool", { user: "1001", WebSocket: FakeSocket, ...options });
+  const seen = { messages: [], gaps: [], states: [], errors: [], events: [] };
+  client.on("message", ({ data }) => (seen.messages.push(data), seen.events.push(data)) && undefined);
+  client.on("gap", (gap) => (seen.gaps.push(gap), seen.events.push("gap")) && undefined);
+  client.on("state", (state) => seen.states.push(state));
+  client.on("error", (error) => seen.errors.push(error.code));
+  await settled();
+  return { client, ...seen };
+}
+
+/** Starts a client that is open and has resumed. */
+export async function open(options, hello) {
+  const started = await start(options);
+  FakeSocket.last.hello(hello);
+  FakeSocket.last.resumed(true, 0);
+  await settled();
+  return { ...started, socket: FakeSocket.last };
+}
+
+/** Returns the next error that nobody handles. The runner's own listeners, which fail the test, don't hear of it. */
+export async function unhandled() {
+  const others = process.listeners("unhandledRejection");
+  process.removeAllListeners("unhandledRejection");
+  const error = await new Promise((resolve) => process.once("unhandledRejection", resolve));
+  others.forEach((listener) => process.on("unhandledRejection", listener));
+  return error;
+}

@@ -1,0 +1,30 @@
+"""The Python client of Signalpost, a WebSocket message router.
+
+`ConnectionManager` replaces the class of this name in a FastAPI application, `Signalpost` publishes events and sends messages, and `verify`
+checks what Signalpost's sinks send.
+"""
+
+from .client import Event, Signalpost
+from .errors import BatchRefused, EventRefused, Problem, SignalpostError, Unreachable
+from .manager import ConnectionManager
+from .receipts import Consulted, Dropped, Fault, Receipt, Refusal
+from .webhooks import InvalidWebhook, Webhook, verify
+
+__all__ = [
+    "BatchRefused",
+    "ConnectionManager",
+    "Consulted",
+    "Dropped",
+    "Event",
+    "EventRefused",
+    "Fault",
+    "InvalidWebhook",
+    "Problem",
+    "Receipt",
+    "Refusal",
+    "Signalpost",
+    "SignalpostError",
+    "Unreachable",
+    "Webhook",
+    "verify",
+]

@@ -1,0 +1,174 @@
+//! What a store learns of the mailboxes, and what it gives back after a restart.
+//!
+//! A post notes itself. What readers have read, and what has expired, is noted later, for each mailbox at most once in each round of
+//! [`Mailboxes::note_marks`]: nobody waits for it. A mailbox in which nothing is kept, and from which nobody can resume, notes nothing.
+
+#[cfg(test)]
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+
+use super::log::{Log, Marks, Removed};
+use super::{Content, Mailbox, Mailboxes};
+use crate::model::fold;
+use crate::model::record::{Change, Changes, Mark};
+use crate::types::event::UserId;
+
+/// How far the seqs run ahead of the last noted one before they are noted, although nothing is kept. Below half of [`JUMP`].
+const AHEAD_MAX: u64 = JUMP / 4;
+
+/// How far the seqs of every mailbox jump if the last process did not note its last ones: no seq is given twice. Gaps are normal, and 2^53
+/// has room for eight thousand million jumps.
+pub const JUMP: u64 = 1 << 20;
+
+/// What was noted of a mailbox.
+#[derive(Debug, Default)]
+pub(super) struct Noted {
+    mark: Mark,
+    /// The newest message that was noted.
+    newest: u64,
+    /// Whether the mailbox waits for its mark to be noted.
+    is_waiting: bool,
+}
+
+impl Noted {
+    /// Notes that a message was noted.
+    pub(super) fn post(&mut self, seq: u64) {
+        self.newest = seq;
+        self.mark.last = self.mark.last.max(seq);
+    }
+}
+
+impl Content {
+    /// Returns the change that notes the state of this mailbox.
+    pub(super) fn mark(&mut self, user: &UserId, birth: u64, removed: Vec<(u64, u64)>) -> Change {
+        let Marks { last, delivered, lost } = self.log.marks();
+        let version = self.noted.mark.version + 1;
+        self.noted.mark = Mark { version, last, delivered, lost, is_resumable: self.is_resumable, is_acked: self.is_acked };
+        Change::Mark { user: user.clone(), birth, mark: self.noted.mark, removed }
+    }
+
+    /// Returns whether a restart would change what a client may see, if it came before the next mark.
+    fn is_unnoted(&self) -> bool {
+        let Noted { mark, newest, .. } = &self.noted;
+        let now = self.log.marks();
+        (mark.delivered < now.delivered && mark.delivered < *newest)
+            || mark.lost < now.lost
+            || mark.last + AHEAD_MAX < now.last
+            || (mark.is_resumable, mark.is_acked) != (self.is_resumable, self.is_acked)
+    }
+}
+
+impl Mailboxes {
+    /// Has a mailbox's mark noted in the next round, if there is something to note.
+    pub(super) fn note_later(&self, user: &UserId, mailbox: &Arc<Mailbox>, content: &mut Content) {
+        let Some(unnoted) = &self.unnoted else { return };
+        if !content.noted.is_waiting && content.is_unnoted() {
+            content.noted.is_waiting = true;
+            unnoted.lock().push((user.clone(), mailbox.clone()));
+        }
+    }
+
+    /// Notes the marks of the mailboxes that have changed since the last round.
+    pub fn note_marks(&self, changes: &mut Changes) {
+        let waiting = self.unnoted.as_ref().map(|unnoted| std::mem::take(&mut *unnoted.lock())).unwrap_or_default();
+        for (user, mailbox) in waiting {
+            let mut content = mailbox.content.lock();
+            content.noted.is_waiting = false;
+            changes.note(|| content.mark(&user, mailbox.birth, Vec::new()));
+        }
+    }
+
+    /// Notes the newest seq of every mailbox that a client may resume from. For an orderly stop: the next process goes on from there.
+    pub fn note_all_marks(&self, changes: &mut Changes) {
+        self.note_marks(changes);
+        for shard in &self.shards {
+            for (user, mailbox) in &*shard.lock() {
+                let mut content = mailbox.content.lock();
+                if content.noted.mark.last < content.log.last() && (content.is_resumable || !content.log.is_empty()) {
+                    changes.note(|| content.mark(user, mailbox.birth, Vec::new()));
+                }
+            }
+        }
+    }
+
+    /// Notes again, from this mailbox, those of these messages that are still in it, and its state. Returns whether it exists.
+    pub fn note_again(&self, user: &UserId, birth: u64, seqs: &[u64], changes: &mut Changes) -> bool {
+        let Some(mailbox) = self.find(user.as_str()).filter(|mailbox| mailbox.birth == birth) else { return false };
+        let mut content = mailbox.content.lock();
+        let lost = content.log.marks().lost;
+        let mut removed = Vec::new();
+        let mut before = 0;
+        for entry in content.log.after(0) {
+            if before < entry.seq - 1 {
+                removed.push((before, entry.seq - 1));
+            }
+            before = entry.seq;
+            if seqs.binary_search(&entry.seq).is_ok() && entry.is_kept() {
+                let (posted_ms, message) = (entry.posted_ms(), entry.message.clone());
+                changes.note(|| Change::Post { user: user.clone(), birth, seq: entry.seq, posted_ms, message, lost, removed: Vec::new() });
+            }
+        }
+        if before < content.log.last() {
+            removed.push((before, content.log.last()));
+        }
+        changes.note(|| content.mark(user, birth, removed));
+        true
+    }
+
+    /// Puts back what a store has kept, except for what has expired since. `jump`: how far each mailbox's seqs jump. `is_incomplete`: any of
+    /// them may lack messages.
+    pub fn restore(&self, kept: HashMap<UserId, fold::Mailbox>, jump: u64, is_incomplete: bool) {
+        let keep_max_ms = self.limits.keep_ms.get();
+        let (messages_max, bytes_max) = (self.limits.messages_max.get(), self.limits.bytes_max.get());
+        for (user, mailbox) in kept {
+            let fold::Mailbox { birth, mark, entries, .. } = mailbox;
+            self.last_birth.fetch_max(birth, Ordering::Relaxed);
+            let last = mark.last + jump;
+            let marks = Marks { last, delivered: mark.delivered, lost: if is_incomplete { last } else { mark.lost } };
+            let newest = entries.keys().next_back().copied().unwrap_or_default();
+            let messages = entries.into_iter().map(|(seq, entry)| (seq, entry.posted_ms, entry.message));
+            let mut content = Content::new(Log::restored(marks, messages, keep_max_ms), self.clock.now_ms());
+            (content.is_resumable, content.is_acked) = (mark.is_resumable, mark.is_acked);
+            content.noted = Noted { mark, newest, is_waiting: false };
+            self.room.add(content.log.len(), content.log.bytes());
+            self.expire(&mut content);
+            self.tidy(&mut content);
+            // The bounds may be lower than they were.
+            let is_over = |log: &Log| log.len() > messages_max || log.bytes() > bytes_max || self.room.is_over();
+            let mut removed = Removed::default();
+            while is_over(&content.log) && content.log.give_up_oldest(&mut removed) {
+                self.account(&content.sessions, &std::mem::take(&mut removed));
+            }
+            if self.is_idle(&content) {
+                continue;
+            }
+            self.room.add_mailbox();
+            let mailbox = Arc::new(Mailbox { birth, content: Mutex::new(content) });
+            self.note_later(&user, &mailbox, &mut mailbox.content.lock());
+            self.shard(&user).lock().insert(user, mailbox);
+        }
+    }
+
+    /// Has the births of new mailboxes go on after this one.
+    pub fn begin_births_after(&self, birth: u64) {
+        self.last_birth.fetch_max(birth, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl Mailboxes {
+    /// Returns the birth, the marks and the seqs of every mailbox, by user.
+    pub fn all(&self) -> BTreeMap<UserId, (u64, Marks, Vec<u64>)> {
+        let seqs = |content: &Content| content.log.after(0).map(|entry| entry.seq).collect();
+        let view = |mailbox: &Mailbox| {
+            let content = mailbox.content.lock();
+            (mailbox.birth, content.log.marks(), seqs(&content))
+        };
+        let shards = self.shards.iter().map(|shard| shard.lock());
+        shards.flat_map(|shard| shard.iter().map(|(user, mailbox)| (user.clone(), view(mailbox))).collect::<Vec<_>>()).collect()
+    }
+}

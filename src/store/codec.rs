@@ -1,0 +1,522 @@
+//! The records of a frame: changes as bytes.
+//!
+//! A record is `flags u8 · bytes u32 · content`, where `content` is postcard's encoding of [`Record`]. A reader of an earlier version skips
+//! a record that it does not know if [`MAY_BE_SKIPPED`] is set, and refuses the store otherwise. A `Post` belongs to the last `Message`
+//! before it, so that a message is written once for all of its recipients.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::Bytes;
+
+use crate::model::Counters;
+use crate::model::dead_letters::{Content, DeadLetter, Recipient};
+use crate::model::record::{Change, Mark};
+use crate::model::state::Value;
+use crate::types::delivery::{Message, PolicySetId, Priority, Terms};
+use crate::types::event::{Body, Event, UserId};
+use crate::types::fault::{Defect, Fault, FaultKind};
+
+/// Set for records without which the rest is still right. No record of this version is.
+const MAY_BE_SKIPPED: u8 = 1;
+
+/// Bytes of a record before its content.
+const HEAD_BYTES: usize = 5;
+
+/// What a frame's records say.
+#[derive(Debug, PartialEq)]
+pub enum Said {
+    Change(Change),
+    /// The process ended in order, and these were its last numbers.
+    Stop(Counters),
+}
+
+/// Why records can't be read, although their frame is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    #[error("a later version of Signalpost has written a record that this one doesn't know")]
+    Newer,
+    #[error("a record is not complete")]
+    Short,
+}
+
+/// Only append variants: their positions are the format.
+#[derive(Debug, Deserialize, Serialize)]
+enum Record<'a> {
+    #[serde(borrow)]
+    Message(MessageRecord<'a>),
+    Post {
+        user: &'a str,
+        birth: u64,
+        seq: u64,
+        posted_ms: u64,
+        lost: u64,
+        removed: Vec<u64>,
+    },
+    Mark {
+        user: &'a str,
+        birth: u64,
+        mark: Mark,
+        removed: Vec<(u64, u64)>,
+    },
+    Join {
+        stamp: u64,
+        group: &'a str,
+        user: &'a str,
+        policy: &'a str,
+    },
+    Leave {
+        stamp: u64,
+        group: &'a str,
+        user: &'a str,
+    },
+    End {
+        stamp: u64,
+        group: &'a str,
+    },
+    Set {
+        stamp: u64,
+        policy: &'a str,
+        key: &'a str,
+        value: &'a Bytes,
+        expires_ms: Option<u64>,
+    },
+    Unset {
+        stamp: u64,
+        policy: &'a str,
+        key: &'a str,
+    },
+    Seen {
+        key: u128,
+        at_ms: u64,
+        failed: bool,
+    },
+    Letter(Box<LetterRecord<'a>>),
+    NoLetter {
+        stamp: u64,
+        id: u64,
+    },
+    Stop(Counters),
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct MessageRecord<'a> {
+    event_id: &'a str,
+    event_type: &'a str,
+    #[serde(borrow)]
+    body: BodyRecord<'a>,
+    policies: u128,
+    is_for_session: bool,
+    attempt: u32,
+    ttl_ms: Option<u64>,
+    keep_ms: Option<u64>,
+    collapse_key: Option<&'a str>,
+    priority: u8,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+enum BodyRecord<'a> {
+    Json(&'a str),
+    Text(&'a str),
+    Binary(&'a Bytes),
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct LetterRecord<'a> {
+    stamp: u64,
+    id: u64,
+    at_ms: u64,
+    policy: &'a str,
+    version: &'a str,
+    attempts: u32,
+    #[serde(borrow)]
+    fault: Option<FaultRecord<'a>>,
+    content: ContentRecord<'a>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct FaultRecord<'a> {
+    policy: &'a str,
+    version: &'a str,
+    digest: &'a str,
+    function: &'a str,
+    event: Option<&'a str>,
+    kind: FaultKind,
+    detail: &'a str,
+    backtrace: Vec<&'a str>,
+    at_ms: u64,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+enum ContentRecord<'a> {
+    #[serde(borrow)]
+    Event(EventRecord<'a>),
+    Message(MessageRecord<'a>, Vec<(&'a str, &'a str)>),
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct EventRecord<'a> {
+    id: &'a str,
+    source: &'a str,
+    event_type: &'a str,
+    subject: Option<&'a str>,
+    time: Option<&'a str>,
+    content_type: &'a str,
+    extensions: Vec<(&'a str, &'a str)>,
+    #[serde(borrow)]
+    data: Option<BodyRecord<'a>>,
+}
+
+/// Appends the records of these changes.
+pub fn encode(changes: &[Change], out: &mut Vec<u8>) {
+    let mut last: Option<&Arc<Message>> = None;
+    for change in changes {
+        if let Change::Post { message, .. } = change
+            && !last.is_some_and(|last| Arc::ptr_eq(last, message))
+        {
+            put(&Record::Message(MessageRecord::of(message)), out);
+            last = Some(message);
+        }
+        put(&Record::of(change), out);
+    }
+}
+
+/// Appends the record of an orderly stop.
+pub fn encode_stop(counters: Counters, out: &mut Vec<u8>) {
+    put(&Record::Stop(counters), out);
+}
+
+fn put(record: &Record<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEAD_BYTES]);
+    // A vector takes all bytes, and no record has a sequence of unknown length: this can't fail.
+    let _ = postcard::to_io(record, &mut *out);
+    let bytes = u32::try_from(out.len() - start - HEAD_BYTES).unwrap_or(u32::MAX);
+    if let Some(place) = out.get_mut(start + 1..start + HEAD_BYTES) {
+        place.copy_from_slice(&bytes.to_le_bytes());
+    }
+}
+
+/// Reads the records of a frame.
+///
+/// # Errors
+/// They can't be read.
+pub fn decode(mut records: &[u8], mut each: impl FnMut(Said)) -> Result<(), Unreadable> {
+    let mut message = None;
+    while let Some((flags, rest)) = records.split_first() {
+        let (bytes, rest) = rest.split_first_chunk().ok_or(Unreadable::Short)?;
+        let (content, rest) = rest.split_at_checked(u32::from_le_bytes(*bytes) as usize).ok_or(Unreadable::Short)?;
+        records = rest;
+        match postcard::from_bytes::<Record>(content) {
+            Ok(record) => record.said(&mut message)?.into_iter().for_each(&mut each),
+            Err(_) if flags & MAY_BE_SKIPPED != 0 => {}
+            Err(_) => return Err(Unreadable::Newer),
+        }
+    }
+    Ok(())
+}
+
+impl<'a> Record<'a> {
+    fn of(change: &'a Change) -> Record<'a> {
+        match change {
+            Change::Post { user, birth, seq, posted_ms, message: _, lost, removed } => {
+                Record::Post { user: user.as_str(), birth: *birth, seq: *seq, posted_ms: *posted_ms, lost: *lost, removed: removed.clone() }
+            }
+            Change::Mark { user, birth, mark, removed } => {
+                Record::Mark { user: user.as_str(), birth: *birth, mark: *mark, removed: removed.clone() }
+            }
+            Change::Join { stamp, group, user, policy } => Record::Join { stamp: *stamp, group, user: user.as_str(), policy },
+            Change::Leave { stamp, group, user } => Record::Leave { stamp: *stamp, group, user: user.as_str() },
+            Change::End { stamp, group } => Record::End { stamp: *stamp, group },
+            Change::Set { stamp, policy, key, value } => {
+                Record::Set { stamp: *stamp, policy, key, value: Bytes::new(&value.bytes), expires_ms: value.expires_ms }
+            }
+            Change::Unset { stamp, policy, key } => Record::Unset { stamp: *stamp, policy, key },
+            Change::Seen { key, at_ms, failed } => Record::Seen { key: *key, at_ms: *at_ms, failed: *failed },
+            Change::Letter { stamp, letter } => Record::Letter(Box::new(LetterRecord::of(*stamp, letter))),
+            Change::NoLetter { stamp, id } => Record::NoLetter { stamp: *stamp, id: *id },
+        }
+    }
+
+    /// Returns what the record says. `message`: the last one before it.
+    fn said(self, message: &mut Option<Arc<Message>>) -> Result<Option<Said>, Unreadable> {
+        let change = match self {
+            Record::Message(record) => {
+                *message = Some(Arc::new(record.read()));
+                return Ok(None);
+            }
+            Record::Stop(counters) => return Ok(Some(Said::Stop(counters))),
+            Record::Post { user, birth, seq, posted_ms, lost, removed } => {
+                let message = message.clone().ok_or(Unreadable::Short)?;
+                Change::Post { user: user_id(user)?, birth, seq, posted_ms, message, lost, removed }
+            }
+            Record::Mark { user, birth, mark, removed } => Change::Mark { user: user_id(user)?, birth, mark, removed },
+            Record::Join { stamp, group, user, policy } => {
+                Change::Join { stamp, group: group.to_owned(), user: user_id(user)?, policy: policy.into() }
+            }
+            Record::Leave { stamp, group, user } => Change::Leave { stamp, group: group.to_owned(), user: user_id(user)? },
+            Record::End { stamp, group } => Change::End { stamp, group: group.to_owned() },
+            Record::Set { stamp, policy, key, value, expires_ms } => {
+                let value = Value { bytes: value.as_ref().into(), expires_ms };
+                Change::Set { stamp, policy: policy.into(), key: key.to_owned(), value }
+            }
+            Record::Unset { stamp, policy, key } => Change::Unset { stamp, policy: policy.into(), key: key.to_owned() },
+            Record::Seen { key, at_ms, failed } => Change::Seen { key, at_ms, failed },
+            Record::Letter(record) => Change::Letter { stamp: record.stamp, letter: Arc::new(record.read()?) },
+            Record::NoLetter { stamp, id } => Change::NoLetter { stamp, id },
+        };
+        Ok(Some(Said::Change(change)))
+    }
+}
+
+impl<'a> MessageRecord<'a> {
+    fn of(message: &'a Message) -> MessageRecord<'a> {
+        let Message { event_id, event_type, body, policies, terms, is_for_session, attempt } = message;
+        MessageRecord {
+            event_id,
+            event_type,
+            body: BodyRecord::of(body),
+            policies: policies.0,
+            is_for_session: *is_for_session,
+            attempt: *attempt,
+            ttl_ms: terms.time_to_live.map(milliseconds),
+            keep_ms: terms.keep.map(milliseconds),
+            collapse_key: terms.collapse_key.as_deref(),
+            priority: terms.priority as u8,
+        }
+    }
+
+    fn read(self) -> Message {
+        Message {
+            event_id: self.event_id.to_owned(),
+            event_type: self.event_type.to_owned(),
+            body: Arc::new(self.body.read()),
+            policies: PolicySetId(self.policies),
+            terms: Terms {
+                time_to_live: self.ttl_ms.map(Duration::from_millis),
+                keep: self.keep_ms.map(Duration::from_millis),
+                collapse_key: self.collapse_key.map(Arc::from),
+                priority: match self.priority {
+                    0 => Priority::Low,
+                    1 => Priority::Normal,
+                    _ => Priority::High,
+                },
+            },
+            is_for_session: self.is_for_session,
+            attempt: self.attempt,
+        }
+    }
+}
+
+impl<'a> BodyRecord<'a> {
+    fn of(body: &'a Body) -> BodyRecord<'a> {
+        match body {
+            Body::Json(text) => BodyRecord::Json(text),
+            Body::Text(text) => BodyRecord::Text(text),
+            Body::Binary(bytes) => BodyRecord::Binary(Bytes::new(bytes)),
+        }
+    }
+
+    fn read(self) -> Body {
+        match self {
+            BodyRecord::Json(text) => Body::Json(text.to_owned()),
+            BodyRecord::Text(text) => Body::Text(text.to_owned()),
+            BodyRecord::Binary(bytes) => Body::Binary(bytes.to_vec()),
+        }
+    }
+}
+
+impl<'a> LetterRecord<'a> {
+    fn of(stamp: u64, letter: &'a DeadLetter) -> LetterRecord<'a> {
+        let DeadLetter { id, at, policy, version, attempts, fault, content } = letter;
+        let fault = fault.as_ref().map(|fault| FaultRecord {
+            policy: &fault.policy,
+            version: &fault.version,
+            digest: &fault.digest,
+            function: &fault.function,
+            event: fault.event.as_deref(),
+            kind: fault.defect.kind,
+            detail: &fault.defect.detail,
+            backtrace: fault.defect.backtrace.iter().map(String::as_str).collect(),
+            at_ms: since_epoch(fault.at),
+        });
+        let content = match content {
+            Content::Event(event) => ContentRecord::Event(EventRecord {
+                id: &event.id,
+                source: &event.source,
+                event_type: &event.event_type,
+                subject: event.subject.as_deref(),
+                time: event.time.as_deref(),
+                content_type: &event.content_type,
+                extensions: event.extensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+                data: event.data.as_ref().map(BodyRecord::of),
+            }),
+            Content::Message { message, recipients } => {
+                let recipients = recipients.iter().map(|recipient| (recipient.user.as_str(), &*recipient.session)).collect();
+                ContentRecord::Message(MessageRecord::of(message), recipients)
+            }
+        };
+        LetterRecord { stamp, id: *id, at_ms: since_epoch(*at), policy, version, attempts: *attempts, fault, content }
+    }
+
+    fn read(self) -> Result<DeadLetter, Unreadable> {
+        let fault = self.fault.map(|fault| {
+            Box::new(Fault {
+                policy: fault.policy.into(),
+                version: fault.version.into(),
+                digest: fault.digest.into(),
+                function: fault.function.to_owned().into(),
+                event: fault.event.map(str::to_owned),
+                defect: Defect {
+                    kind: fault.kind,
+                    detail: fault.detail.to_owned(),
+                    backtrace: fault.backtrace.into_iter().map(str::to_owned).collect(),
+                },
+                at: time(fault.at_ms),
+            })
+        });
+        let content = match self.content {
+            ContentRecord::Event(event) => Content::Event(Arc::new(Event {
+                id: event.id.to_owned(),
+                source: event.source.to_owned(),
+                event_type: event.event_type.to_owned(),
+                subject: event.subject.map(str::to_owned),
+                time: event.time.map(str::to_owned),
+                content_type: event.content_type.to_owned(),
+                extensions: event.extensions.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+                data: event.data.map(BodyRecord::read),
+            })),
+            ContentRecord::Message(message, recipients) => {
+                let recipient = |(user, session): (&str, &str)| Ok(Recipient { user: user_id(user)?, session: session.into() });
+                Content::Message {
+                    message: Arc::new(message.read()),
+                    recipients: recipients.into_iter().map(recipient).collect::<Result<_, _>>()?,
+                }
+            }
+        };
+        Ok(DeadLetter {
+            id: self.id,
+            at: time(self.at_ms),
+            policy: self.policy.into(),
+            version: self.version.into(),
+            attempts: self.attempts,
+            fault,
+            content,
+        })
+    }
+}
+
+fn user_id(text: &str) -> Result<UserId, Unreadable> {
+    UserId::new(text, usize::MAX).map_err(|_| Unreadable::Newer)
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn since_epoch(time: SystemTime) -> u64 {
+    milliseconds(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn time(at_ms: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_millis(at_ms)).unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str) -> UserId {
+        UserId::new(name, 128).unwrap()
+    }
+
+    fn message(body: Body) -> Arc<Message> {
+        let terms =
+            Terms { time_to_live: Some(Duration::from_millis(5)), keep: None, collapse_key: Some("k".into()), priority: Priority::High };
+        Arc::new(Message { attempt: 2, ..Message::new("e".into(), "a.b".into(), body, PolicySetId(u128::MAX)).with(terms) })
+    }
+
+    fn post(seq: u64, message: &Arc<Message>) -> Change {
+        Change::Post { user: user("ü"), birth: 1, seq, posted_ms: 3, message: message.clone(), lost: 4, removed: vec![seq - 1] }
+    }
+
+    fn letter(content: Content, with_fault: bool) -> Change {
+        let fault = with_fault.then(|| {
+            Box::new(Fault {
+                policy: "p".into(),
+                version: "1".into(),
+                digest: "d".into(),
+                function: "route".into(),
+                event: Some("e".into()),
+                defect: Defect { kind: FaultKind::Trap, detail: "trap".into(), backtrace: vec!["f".into(), "g".into()] },
+                at: time(7),
+            })
+        });
+        let letter = DeadLetter { id: 5, at: time(6), policy: "p".into(), version: "1".into(), attempts: 2, fault, content };
+        Change::Letter { stamp: 9, letter: Arc::new(letter) }
+    }
+
+    fn every_change() -> Vec<Change> {
+        let [json, binary] = [Body::Json("{\"a\":1}".into()), Body::Binary(vec![0, 255])].map(message);
+        let mark = Mark { version: 1, last: 2, delivered: 3, lost: 4, is_resumable: true, is_acked: false };
+        let value = Value { bytes: [1, 2].as_slice().into(), expires_ms: Some(8) };
+        let event = Event {
+            id: "i".into(),
+            source: "s".into(),
+            event_type: "t".into(),
+            subject: Some("u".into()),
+            time: None,
+            content_type: "application/json".into(),
+            extensions: vec![("x".into(), "y".into())],
+            data: Some(Body::Text("z".into())),
+        };
+        let recipients = vec![Recipient { user: user("1"), session: "s".into() }];
+        vec![
+            post(1, &json),
+            post(2, &json),
+            post(3, &binary),
+            Change::Mark { user: user("1"), birth: 2, mark, removed: vec![(0, 9), (11, 12)] },
+            Change::Join { stamp: 1, group: "g".into(), user: user("1"), policy: "p".into() },
+            Change::Leave { stamp: 2, group: "g".into(), user: user("1") },
+            Change::End { stamp: 3, group: "g".into() },
+            Change::Set { stamp: 4, policy: "p".into(), key: "k".into(), value },
+            Change::Unset { stamp: 5, policy: "p".into(), key: "k".into() },
+            Change::Seen { key: u128::MAX - 1, at_ms: 6, failed: true },
+            letter(Content::Event(Arc::new(event)), true),
+            letter(Content::Message { message: binary, recipients }, false),
+            Change::NoLetter { stamp: 10, id: 5 },
+        ]
+    }
+
+    fn decoded(records: &[u8]) -> Result<Vec<Said>, Unreadable> {
+        let mut said = Vec::new();
+        decode(records, |one| said.push(one)).map(|()| said)
+    }
+
+    #[test]
+    fn every_change_is_read_as_it_was_written() {
+        let changes = every_change();
+        let mut records = Vec::new();
+        encode(&changes, &mut records);
+        assert_eq!(decoded(&records).unwrap(), changes.into_iter().map(Said::Change).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_message_is_written_once_for_all_of_its_recipients() {
+        let large = message(Body::Text("x".repeat(10_000)));
+        let mut records = Vec::new();
+        encode(&(1..=100).map(|seq| post(seq, &large)).collect::<Vec<_>>(), &mut records);
+        assert!(records.len() < 10_000 + 100 * 40, "{}", records.len());
+    }
+
+    #[test]
+    fn records_of_a_later_version_are_skipped_only_if_they_say_so() {
+        let unknown = |flags: u8| [&[flags][..], &3_u32.to_le_bytes(), &[99, 1, 2]].concat();
+        let mut records = unknown(MAY_BE_SKIPPED);
+        encode_stop(Counters::default(), &mut records);
+        assert_eq!(decoded(&records), Ok(vec![Said::Stop(Counters::default())]));
+        assert_eq!(decoded(&unknown(0)), Err(Unreadable::Newer));
+        assert_eq!(decoded(&records[..2]), Err(Unreadable::Short));
+    }
+}

@@ -1,0 +1,242 @@
+//! The log of a store as the rest of the server sees it: a queue, which a thread writes ([`super::writer`]).
+//!
+//! Appending copies bytes into the queue's buffer and never waits. While the thread writes one buffer, the next one gathers: a fast disk
+//! makes many small commits, and a slow one few large ones.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
+
+use super::codec;
+use super::folder::Folder;
+use super::frame::FRAME_HEAD_BYTES;
+use super::writer::{Health, Position, Writer};
+use super::{NotStored, Ticket};
+use crate::config::{self, Durability};
+use crate::metrics::Metrics;
+use crate::model::Counters;
+use crate::model::record::Changes;
+
+/// The handle of a log. Dropping it lets the thread write what waits, and end.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the log's users and its thread share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: config::Store,
+    pub(super) queue: Mutex<Queue>,
+    /// Notified when the queue is no longer empty, and when it is closed.
+    pub(super) more: Condvar,
+    /// The number of the segment that is being written.
+    pub(super) segment: AtomicU64,
+    /// Bytes that wait to be stored.
+    pub(super) pending: AtomicUsize,
+    /// Bytes of all segments.
+    pub(super) bytes: AtomicU64,
+    pub(super) health: AtomicU8,
+    /// Whether the store has failed.
+    pub(super) failed: watch::Sender<bool>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// What waits to be written.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) batch: Batch,
+    /// Tells when the batch that is being written is stored.
+    pub(super) under_way: Option<watch::Receiver<bool>>,
+    /// The largest numbers that were appended.
+    pub(super) counters: Counters,
+    /// Nothing more is appended: the thread ends when it has written what waits.
+    pub(super) is_closed: bool,
+    /// The thread has ended: what is appended is lost.
+    pub(super) is_dead: bool,
+}
+
+/// A frame that gathers.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The frame; empty, or with its head left free.
+    pub(super) frame: Vec<u8>,
+    pub(super) began: u64,
+    pub(super) stored: watch::Sender<bool>,
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch { frame: Vec::new(), began: u64::MAX, stored: watch::channel(false).0 }
+    }
+}
+
+impl Log {
+    /// Starts the thread that writes, at a position of the folder.
+    ///
+    /// # Errors
+    /// The operating system's: the first segment can't be made, or the thread.
+    pub(super) fn start(
+        config: &config::Store,
+        folder: Folder,
+        position: Position,
+        counters: Counters,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Arc<Log>> {
+        let queue = Queue { batch: Batch::default(), under_way: None, counters, is_closed: false, is_dead: false };
+        let shared = Arc::new(Shared {
+            config: config.clone(),
+            queue: Mutex::new(queue),
+            more: Condvar::new(),
+            segment: AtomicU64::new(position.segment),
+            pending: AtomicUsize::new(0),
+            bytes: AtomicU64::new(position.bytes),
+            health: AtomicU8::new(Health::Writing as u8),
+            failed: watch::channel(false).0,
+            metrics,
+        });
+        let writer = Writer::begin(shared.clone(), folder, position)?;
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())?;
+        Ok(Arc::new(Log { shared, thread: Mutex::new(Some(thread)) }))
+    }
+
+    pub fn segment(&self) -> u64 {
+        self.shared.segment.load(Ordering::Relaxed)
+    }
+
+    pub fn admit(&self) -> Result<(), NotStored> {
+        match self.shared.health() {
+            Health::Full => Err(NotStored::Full),
+            Health::Failed => Err(NotStored::Failed),
+            Health::Writing => {
+                let max = self.shared.config.pending_bytes_max.get();
+                if self.shared.pending.load(Ordering::Relaxed) > max { Err(NotStored::Behind(max)) } else { Ok(()) }
+            }
+        }
+    }
+
+    pub fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    /// Resolves when the store has failed.
+    pub async fn failed(&self) {
+        let mut failed = self.shared.failed.subscribe();
+        // The sender lives as long as this handle.
+        let _ = failed.wait_for(|failed| *failed).await;
+    }
+
+    pub(super) fn append(self: &Arc<Log>, changes: Changes) -> Ticket {
+        let began = changes.began();
+        let changes = changes.into_changes();
+        let mut counters = Counters::default();
+        changes.iter().for_each(|change| counters.note(change));
+        let mut records = Vec::with_capacity(changes.len() * 128);
+        codec::encode(&changes, &mut records);
+        self.push(&records, began, &counters)
+    }
+
+    fn push(self: &Arc<Log>, records: &[u8], began: u64, counters: &Counters) -> Ticket {
+        let mut queue = self.shared.queue.lock();
+        if queue.is_dead {
+            // Nobody will send.
+            return Ticket(Some((watch::channel(false).1, self.clone())));
+        }
+        let batch = &mut queue.batch;
+        if records.is_empty() && batch.frame.is_empty() {
+            return Ticket(queue.under_way.clone().map(|stored| (stored, self.clone())));
+        }
+        let is_first = batch.frame.is_empty();
+        if is_first {
+            batch.frame.resize(FRAME_HEAD_BYTES, 0);
+        }
+        batch.frame.extend_from_slice(records);
+        batch.began = batch.began.min(began);
+        let ticket = Ticket(Some((batch.stored.subscribe(), self.clone())));
+        self.shared.pending.fetch_add(records.len(), Ordering::Relaxed);
+        queue.counters.raise(counters);
+        drop(queue);
+        if is_first {
+            self.shared.more.notify_one();
+        }
+        ticket
+    }
+
+    pub fn commit_deadline(&self) -> Duration {
+        *self.shared.config.commit_deadline_ms
+    }
+
+    /// Returns what receipts call the place where an answered message is.
+    pub fn stored(&self) -> &'static str {
+        match self.shared.config.durability {
+            Durability::Fsync => "disk",
+            Durability::Os | Durability::Memory => "system",
+        }
+    }
+
+    pub fn pending_bytes(&self) -> usize {
+        self.shared.pending.load(Ordering::Relaxed)
+    }
+
+    /// Returns the bytes of all segments.
+    pub fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Writes an orderly stop as the last record, and waits until all is stored. Nothing may be appended after it.
+    pub fn close(&self) {
+        let mut queue = self.shared.queue.lock();
+        if !queue.is_closed && !queue.is_dead {
+            if queue.batch.frame.is_empty() {
+                queue.batch.frame.resize(FRAME_HEAD_BYTES, 0);
+                queue.batch.began = self.segment();
+            }
+            let counters = queue.counters;
+            codec::encode_stop(counters, &mut queue.batch.frame);
+        }
+        queue.is_closed = true;
+        drop(queue);
+        self.shared.more.notify_one();
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+impl Log {
+    /// Ends the thread as a crash does, except that what was handed over is written.
+    pub(super) fn abandon(&self) {
+        self.shared.queue.lock().is_closed = true;
+        self.shared.more.notify_one();
+        if let Some(thread) = self.thread.lock().take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.shared.queue.lock().is_closed = true;
+        self.shared.more.notify_one();
+    }
+}
+
+impl Shared {
+    pub(super) fn health(&self) -> Health {
+        match self.health.load(Ordering::Relaxed) {
+            health if health == Health::Writing as u8 => Health::Writing,
+            health if health == Health::Full as u8 => Health::Full,
+            _ => Health::Failed,
+        }
+    }
+}

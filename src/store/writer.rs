@@ -1,0 +1,229 @@
+//! The thread that writes the log.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::folder::Folder;
+use super::frame::{self, FRAME_HEAD_BYTES, HEADER_BYTES, Header};
+use super::log::{Batch, Shared};
+use crate::config::Durability;
+
+/// How often a full disk is tried again, and its free space looked at.
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A buffer that has grown beyond this is freed, not kept for the next batch.
+const BUFFER_BYTES_MAX: usize = 1 << 20;
+
+/// Whether the store can write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Writing,
+    /// The disk is full, or nearly. It is tried again.
+    Full,
+    /// The disk has failed. The process has to end: what the disk has is not known any more, until it is read anew.
+    Failed,
+}
+
+/// Where writing goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position {
+    pub(super) store: u64,
+    /// The segment to begin.
+    pub(super) segment: u64,
+    pub(super) next_frame: u64,
+    pub(super) boot: u128,
+    /// Bytes of the segments before.
+    pub(super) bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    folder: Folder,
+    position: Position,
+    file: File,
+    /// The end of the last good frame.
+    offset: u64,
+    looked_at_disk: Instant,
+}
+
+/// Why the writer has ended early. It was logged.
+#[derive(Debug)]
+struct Ended;
+
+impl Writer {
+    /// Makes the first segment.
+    pub(super) fn begin(shared: Arc<Shared>, folder: Folder, position: Position) -> io::Result<Writer> {
+        let file = create(&shared, &folder, &position)?;
+        shared.bytes.fetch_add(HEADER_BYTES as u64, Ordering::Relaxed);
+        let now = Instant::now();
+        let looked_at_disk = now.checked_sub(DISK_INTERVAL).unwrap_or(now);
+        Ok(Writer { shared, folder, position, file, offset: HEADER_BYTES as u64, looked_at_disk })
+    }
+
+    pub(super) fn run(mut self) {
+        let mut spare = Vec::new();
+        while let Some(batch) = self.next(std::mem::take(&mut spare)) {
+            let Batch { mut frame, began, stored } = batch;
+            let records = frame.len().saturating_sub(FRAME_HEAD_BYTES);
+            frame::seal(&mut frame, self.position.next_frame, began);
+            if let Err(Ended) = self.write(&frame) {
+                break;
+            }
+            self.position.next_frame += 1;
+            self.shared.pending.fetch_sub(records, Ordering::Relaxed);
+            let metrics = &self.shared.metrics;
+            metrics.store_commits.inc();
+            metrics.store_bytes.inc_by(frame.len() as u64);
+            stored.send_replace(true);
+            self.look_at_disk();
+            if frame.capacity() <= BUFFER_BYTES_MAX {
+                frame.clear();
+                spare = frame;
+            }
+        }
+        let mut queue = self.shared.queue.lock();
+        queue.is_dead = true;
+        // Those who wait learn that nobody will send.
+        queue.batch = Batch::default();
+        queue.under_way = None;
+    }
+
+    /// Waits for the next batch. Returns `None` when the log is closed and nothing waits.
+    fn next(&mut self, spare: Vec<u8>) -> Option<Batch> {
+        let mut fresh = Batch { frame: spare, ..Batch::default() };
+        loop {
+            let mut queue = self.shared.queue.lock();
+            if !queue.batch.frame.is_empty() {
+                std::mem::swap(&mut queue.batch, &mut fresh);
+                queue.under_way = Some(fresh.stored.subscribe());
+                return Some(fresh);
+            }
+            queue.under_way = None;
+            if queue.is_closed {
+                return None;
+            }
+            if self.shared.health() == Health::Writing {
+                self.shared.more.wait(&mut queue);
+            } else {
+                // Nothing is admitted, so nothing may come: there may be room again all the same.
+                self.shared.more.wait_for(&mut queue, DISK_INTERVAL);
+                drop(queue);
+                self.look_at_disk();
+            }
+        }
+    }
+
+    fn write(&mut self, frame: &[u8]) -> Result<(), Ended> {
+        let is_over = self.offset + frame.len() as u64 > self.shared.config.segment_bytes.get();
+        if is_over && self.offset > HEADER_BYTES as u64 {
+            self.position.segment += 1;
+            self.file = self.patiently(|writer| create(&writer.shared, &writer.folder, &writer.position))?;
+            self.offset = HEADER_BYTES as u64;
+            self.shared.bytes.fetch_add(self.offset, Ordering::Relaxed);
+            self.shared.segment.store(self.position.segment, Ordering::Relaxed);
+        }
+        self.patiently(|writer| {
+            let written = writer.file.write_all_at(frame, writer.offset);
+            if written.is_err() {
+                // The part of a frame that was written is in nobody's way, but a restart would have to cut it off.
+                let _ = writer.file.set_len(writer.offset);
+            }
+            written
+        })?;
+        self.offset += frame.len() as u64;
+        self.shared.bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        if self.shared.config.durability == Durability::Fsync {
+            let began = Instant::now();
+            // A failed sync is not tried again: the system may have dropped what it could not write.
+            self.file.sync_data().map_err(|error| self.fail("synced", &error))?;
+            self.shared.metrics.store_sync_seconds.observe(began.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// Does something that needs room on the disk, and tries it again until there is some.
+    fn patiently<R>(&mut self, work: impl Fn(&mut Writer) -> io::Result<R>) -> Result<R, Ended> {
+        loop {
+            let error = match work(self) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                return Err(self.fail("written", &error));
+            }
+            if self.shared.health() != Health::Full {
+                tracing::error!(dir = %self.folder.dir.display(), "the disk is full: nothing is stored, and producers are refused, until there is room");
+                self.set(Health::Full);
+            }
+            let mut queue = self.shared.queue.lock();
+            if queue.is_closed {
+                let lost = self.shared.pending.load(Ordering::Relaxed);
+                tracing::error!(bytes = lost, "the disk is still full: what waits was not answered, and is not stored");
+                return Err(Ended);
+            }
+            self.shared.more.wait_for(&mut queue, DISK_INTERVAL);
+            // It is looked at after the next success.
+            self.looked_at_disk = self.looked_at_disk.checked_sub(DISK_INTERVAL).unwrap_or(self.looked_at_disk);
+        }
+    }
+
+    /// Refuses what is new before the disk is full.
+    fn look_at_disk(&mut self) {
+        if self.looked_at_disk.elapsed() < DISK_INTERVAL {
+            return;
+        }
+        self.looked_at_disk = Instant::now();
+        let min = self.shared.config.free_bytes_min;
+        let free = match self.folder.free_bytes() {
+            Ok(free) => free,
+            Err(error) => return tracing::warn!("the free space of {} is not known: {error}", self.folder.dir.display()),
+        };
+        match self.shared.health() {
+            Health::Writing if free < min => {
+                tracing::error!(free, min, "the disk is nearly full (store.free_bytes_min): producers are refused");
+                self.set(Health::Full);
+            }
+            Health::Full if free >= min => {
+                tracing::info!(free, "there is room on the disk again");
+                self.set(Health::Writing);
+            }
+            _ => {}
+        }
+    }
+
+    fn set(&self, health: Health) {
+        self.shared.health.store(health as u8, Ordering::Relaxed);
+    }
+
+    fn fail(&self, what: &str, error: &io::Error) -> Ended {
+        let dir = self.folder.dir.display();
+        tracing::error!("the log in {dir} can't be {what}: {error}; the server stops, and goes on from what the disk has when it starts");
+        self.set(Health::Failed);
+        self.shared.failed.send_replace(true);
+        Ended
+    }
+}
+
+/// Makes a segment with its header. In `fsync`, it is there to stay before a frame is written to it.
+fn create(shared: &Shared, folder: &Folder, position: &Position) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(folder.segment(position.segment))?;
+    let header = Header {
+        store: position.store,
+        number: position.segment,
+        first_frame: position.next_frame,
+        counters: shared.queue.lock().counters,
+        boot: position.boot,
+        durability: shared.config.durability,
+    };
+    file.write_all_at(&header.encode(), 0)?;
+    if shared.config.durability == Durability::Fsync {
+        file.sync_data()?;
+        folder.sync()?;
+    }
+    Ok(file)
+}
