@@ -61,6 +61,7 @@ def run(server, plugins, users, path, body, messages):
         # One worker: how threads share the work is not the same each time.
         environment = os.environ | {"SIGNALPOST_WORKER_THREADS": "1", "SIGNALPOST_LOG_FORMAT": "text", "SIGNALPOST_PLUGINS_WATCH": "false"}
         # The readers here answer no pings.
+        environment.setdefault("SIGNALPOST_STORE_DURABILITY", "memory")
         environment["SIGNALPOST_SOCKETS_PING_INTERVAL_MS"] = "3600000"
         # A guest is fifty times as slow here.
         environment["SIGNALPOST_LIMITS_CALL_DEADLINE_MS"] = environment["SIGNALPOST_LIMITS_CONFIGURE_DEADLINE_MS"] = "60000"

@@ -47,7 +47,11 @@ SETTINGS = {
     "nats": "no_tls for WebSockets; producers are verbose, so that each PUB is answered by +OK as a POST is by 202",
     "sockudo": "no rate limits, a port of its own for metrics, an app with no limits on connections and events; it ends a producer's connection with each answer",
 }
-SIGNALPOST_ENVIRONMENT = {"SIGNALPOST_SOCKETS_HANDSHAKES_PER_SECOND_MAX": "1000000"}
+SIGNALPOST_ENVIRONMENT = {
+    "SIGNALPOST_SOCKETS_HANDSHAKES_PER_SECOND_MAX": "1000000",
+    # As the others: they forget at a restart. What lasting costs has a table of its own in docs/performance.md.
+    "SIGNALPOST_STORE_DURABILITY": os.environ.get("SIGNALPOST_STORE_DURABILITY", "memory"),
+}
 SOCKUDO_ENVIRONMENT = {
     "RATE_LIMITER_ENABLED": "false",
     "SOCKUDO_DEFAULT_APP_ID": "load",

@@ -36,7 +36,7 @@ MATCH = {
 SOON_S = 60
 
 # What is larger than the default is made anew for each call: an interpreter wants more.
-ENVIRONMENT = os.environ | {"SIGNALPOST_LIMITS_INSTANCE_KEPT_BYTES_MAX": str(64 << 20), "SIGNALPOST_LISTEN": "127.0.0.1:0"}
+ENVIRONMENT = os.environ | {"SIGNALPOST_LIMITS_INSTANCE_KEPT_BYTES_MAX": str(64 << 20), "SIGNALPOST_LISTEN": "127.0.0.1:0", "SIGNALPOST_STORE_DURABILITY": "memory"}
 
 
 def main(signalpost, *languages):

@@ -55,7 +55,7 @@ class Walk:
             self.address = "127.0.0.1:%d" % free.getsockname()[1]
         (folder / "bin").mkdir()
         (folder / "bin/signalpost").symlink_to(signalpost)
-        self.environment = os.environ | {"PATH": f"{folder}/bin:{os.environ['PATH']}", "SIGNALPOST_LISTEN": self.address}
+        self.environment = os.environ | {"PATH": f"{folder}/bin:{os.environ['PATH']}", "SIGNALPOST_LISTEN": self.address, "SIGNALPOST_STORE_DURABILITY": "memory"}
         # As on a machine whose user has chosen no target folder.
         self.environment.pop("CARGO_TARGET_DIR", None)
         self.running = []

@@ -68,7 +68,7 @@ export class Server {
 
   async begin() {
     const flags = ["serve", "--config", join(this.#dir, "signalpost.toml"), "--listen", `127.0.0.1:${this.port}`, "--plugins", PLUGINS];
-    this.#process = spawn(this.binary, flags, { stdio: ["ignore", "pipe", "pipe"] });
+    this.#process = spawn(this.binary, flags, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, SIGNALPOST_STORE_DURABILITY: "memory" } });
     for (const stream of [this.#process.stdout, this.#process.stderr]) stream.on("data", (text) => (this.log += text));
     await until("the server is ready", async () => {
       if (this.#process.exitCode !== null) throw new Error(`the server did not start:\n${this.log}`);
