@@ -1,7 +1,8 @@
-//! Turns: a task with much work lets other tasks run in between.
+//! Turns: a task with much work lets other tasks run in between, or beside it.
 
 use std::time::Duration;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{consume_budget, yield_now};
 use tokio::time::Instant;
 
@@ -24,6 +25,14 @@ impl Turns {
         } else {
             consume_budget().await;
         }
+    }
+}
+
+/// Runs something long on this thread, after moving the thread's other tasks to another thread.
+pub fn aside<R>(long: impl FnOnce() -> R) -> R {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(long),
+        _ => long(),
     }
 }
 

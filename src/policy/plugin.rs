@@ -13,7 +13,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use prometheus::Histogram;
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::bindings::{self, Bounds, formatting};
 use super::breaker::Breaker;
@@ -27,6 +26,7 @@ use super::ticker::EpochTicker;
 use crate::config::{self, Isolation, Limits, OnFault};
 use crate::model::groups::Quota;
 use crate::model::world::World;
+use crate::net::turns::aside;
 use crate::registry::SessionHandle;
 use crate::types::delivery::{Decision, Message, Refusal, Response};
 use crate::types::event::{Body, Event};
@@ -468,14 +468,6 @@ impl Policy {
     /// Returns whether the policy's circuit is open, so that it is not called.
     pub fn is_circuit_open(&self) -> bool {
         self.breaker.lock().is_open()
-    }
-}
-
-/// Runs something long on this thread, after moving the thread's other tasks to another thread.
-fn aside<R>(long: impl FnOnce() -> R) -> R {
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(long),
-        _ => long(),
     }
 }
 

@@ -27,7 +27,7 @@ describe("addresses", () => {
     assert.equal(await url("ws://h/api", { user: "Jürgen M/?#%", attributes }), "ws://h/api/ws/J%C3%BCrgen%20M%2F%3F%23%25?locale=de&format=a%26b%3Dc");
   });
 
-  test("an address that is none, or no class of sockets, is refused at once", () => {
+  test("an address that is not one, or no class of sockets, is refused at once", () => {
     assert.throws(() => new Signalpost("example", { user: "1001", WebSocket: FakeSocket }), TypeError);
     assert.throws(() => new Signalpost("ws://h/", { user: "1001", WebSocket: null }), /options\.WebSocket/);
   });
