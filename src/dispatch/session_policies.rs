@@ -83,6 +83,10 @@ pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Cl
 pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> Result<(), Refusal> {
     let set = dispatch.policies.current();
     let count = |outcome| dispatch.metrics.client_messages.with_label_values(&[outcome]).inc();
+    if let Err(why) = dispatch.store.admit() {
+        count("refused");
+        return Err(Refusal { code: "unavailable".into(), detail: why.to_string() });
+    }
     for policy in set.sessions() {
         match ask(dispatch, &set, policy, handle, &Question::Received(body)) {
             Ok(None) => {}

@@ -42,7 +42,9 @@ async fn a_thousand_users_read_what_sixteen_producers_publish_at_once_each_messa
         let expected = told(user, USERS, PRODUCERS, EVENTS);
         readers.push(tokio::spawn(async move {
             for number in expected {
-                let message = client.socket.next().await.unwrap().unwrap().into_text().unwrap();
+                let message = client.socket.next().await.unwrap().unwrap();
+                assert!(message.is_text(), "user {user} at {number}: {message:?}");
+                let message = message.into_text().unwrap();
                 let message: Value = serde_json::from_str(&message).unwrap();
                 assert_eq!(
                     (message["rider_id"].as_u64(), message["number"].as_u64()),
