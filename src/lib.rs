@@ -20,7 +20,8 @@
 //!    replayed messages are read by the same code (`model::mailbox`). A full log has a stated outcome (`model::mailbox::log`). Who is
 //!    connected and what a user is owed are two things (`registry`, `model::mailbox::log`): a slow reader is found by its own reading.
 //! 2. *Deciding changes nothing*: a plan is a value (`dispatch::plan`), made against a world (`model::world`), and committed whole or made
-//!    again. What was answered is stored (`store`).
+//!    again. What was answered is stored (`store`), whole or not at all, and the next start has it again (`model::restore`). Only answers
+//!    wait for that, and readers don't.
 //! 3. *A policy call is bounded, and a transaction*: deadline, memory, table, stack and output size (`policy::engine`, `policy::plugin`).
 //!    A fault drops the instance and all that the call wrote, counts, and follows the policy's failure rule. A stream of bad events never
 //!    keeps good ones from a policy that answers them well (`policy::plugin::samples`). What is kept is a dead letter, never tried again
@@ -34,9 +35,10 @@
 //!    a close code (`types::close`) tells whoever can act on it.
 //! 8. *Formatting never runs twice* for one message and class (`format::shapes`), unless a policy's circuit was open.
 //!
-//! What is absent: `registry` knows no messages, and `model::mailbox::log` no sessions; `session` and `model` know no event type; nothing
-//! outside `policy` knows WebAssembly or the types generated from the WIT; nothing below `session` and `http` knows HTTP, except for `auth`
-//! and `net::problem`, which read and answer requests for them.
+//! What is absent: `registry` knows no messages, and `model::mailbox::log` no sessions; nothing but cleaning reads the store while the
+//! server runs, and `store` knows no sessions and no policies; `session` and `model` know no event type; nothing outside `policy` knows
+//! WebAssembly or the types generated from the WIT; nothing below `session` and `http` knows HTTP, except for `auth` and `net::problem`,
+//! which read and answer requests for them.
 
 // In reading order. Each module imports only modules above it, which a test checks. The blank lines keep rustfmt from sorting them.
 
