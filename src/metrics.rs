@@ -186,8 +186,7 @@ impl Metrics {
             store_cleaned_bytes: make.counter("signalpost_store_cleaned_bytes_total", "Bytes of segments that were removed.")?,
             store_pending_bytes: make.gauge("signalpost_store_pending_bytes", "Bytes that wait to be written to the log.")?,
             store_log_bytes: make.gauge("signalpost_store_log_bytes", "Bytes of the log.")?,
-            store_is_writing: make
-                .gauge("signalpost_store_writing", "1 if the log can be written; 0 if its disk is full or has failed.")?,
+            store_is_writing: make.gauge("signalpost_store_writing", "0 if the disk of the log is full or has failed; otherwise 1.")?,
             dead_letters_kept: make.gauge("signalpost_dead_letters", "Dead letters that are kept.")?,
             sessions: make.gauge("signalpost_sessions", "Open sessions.")?,
             mailboxes: make.gauge("signalpost_mailboxes", "Mailboxes in memory.")?,
@@ -245,6 +244,9 @@ impl Metrics {
             set(&self.store_pending_bytes, pending_bytes);
             set(&self.store_log_bytes, log_bytes);
             self.store_is_writing.set(is_writing.into());
+        } else {
+            // Nothing that could fail.
+            self.store_is_writing.set(1);
         }
         self.log_lines_dropped.inc_by(log::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
         TextEncoder::new().encode_to_string(&self.registry.gather())

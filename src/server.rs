@@ -221,7 +221,8 @@ impl Server {
         }
         let closing = node.clone();
         // What was accepted is stored, and the next start knows that nothing is missing.
-        let _ = tokio::task::spawn_blocking(move || closing.store.close(&closing.model)).await;
-        if has_failed { Err(anyhow::anyhow!("the store has failed")) } else { Ok(()) }
+        let closed = tokio::task::spawn_blocking(move || closing.store.close(&closing.model)).await;
+        let is_stored = matches!(closed, Ok(Ok(())));
+        if has_failed || !is_stored { Err(anyhow::anyhow!("the store has failed: see the log")) } else { Ok(()) }
     }
 }

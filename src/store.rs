@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::config;
+use crate::config::{self, Durability};
 use crate::metrics::{Metrics, StoreGauges};
 use crate::model::record::Changes;
 use crate::model::{Counters, Model};
@@ -80,9 +80,15 @@ pub struct Ticket(Option<(watch::Receiver<bool>, Arc<Log>)>);
 /// Why a commit is not stored yet, or a new one can't be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotStored {
-    #[error("more than {0} bytes wait to be stored (store.pending_bytes_max): the disk is slower than what is published")]
+    #[error(
+        "more than {0} bytes wait to be stored (store.pending_bytes_max): the disk is slower than what is published; \
+             send it again later, with the same id"
+    )]
     Behind(usize),
-    #[error("the disk is full, or has less free than store.free_bytes_min: nothing is stored until there is room")]
+    #[error(
+        "the disk is full, or has less free than store.free_bytes_min: nothing is stored until there is room; send it \
+             again then, with the same id"
+    )]
     Full,
     #[error("it was not stored within {} ms (store.commit_deadline_ms); it may be stored yet, so send it again with the same id", .0.as_millis())]
     Late(Duration),
@@ -101,21 +107,27 @@ impl Opened {
     /// # Errors
     /// The folder is named and can't be used, another process holds it, or what it holds is damaged.
     pub fn at(place: &Place, config: &config::Store, metrics: &Arc<Metrics>) -> Result<Opened, OpenError> {
-        tracing::info!("{}", place.promise(config.durability));
         let opened = match place {
-            Place::Memory(_) => return Ok(Opened::memory()),
+            Place::Memory(_) => {
+                tracing::info!("{}", place.promise(config.durability));
+                return Ok(Opened::memory());
+            }
             Place::Named(dir) => return Opened::folder(dir, config, metrics),
             Place::Default(dir) => Opened::folder(dir, config, metrics),
         };
         match opened {
-            Err(OpenError::Folder(FolderError::Unusable { dir, source })) => {
+            Err(OpenError::Folder(FolderError::Unusable { dir, why })) => {
                 tracing::warn!(
-                    "{} can't be used: {source}; everything is kept in memory only (store.dir names another folder)",
+                    "{} can't be used: {why}; everything is kept in memory only (store.dir names another folder)",
                     dir.display()
                 );
                 Ok(Opened::memory())
             }
-            opened => opened,
+            Ok(opened) => {
+                tracing::info!("{}", place.promise(config.durability));
+                Ok(opened)
+            }
+            refused => refused,
         }
     }
 
@@ -139,7 +151,15 @@ impl Opened {
                 "the machine went down before all was written: messages are missing, and clients are told so"
             );
         }
+        if replayed.is_end_in_doubt {
+            tracing::warn!(
+                "the machine went down, and the store did not sync: what was answered last may be missing, and clients are told so"
+            );
+        }
         replayed.cut(&folder)?;
+        if config.durability == Durability::Fsync {
+            replayed.sync(&folder)?;
+        }
         replayed.counters = match replayed.is_clean {
             true => Counters { crashes: 0, ..replayed.counters },
             false => replayed.counters.after_a_crash(),
@@ -161,11 +181,11 @@ impl Opened {
     /// A damaged store can't be written anew.
     pub fn fill(self, model: &Arc<Model>) -> anyhow::Result<Option<Cleaner>> {
         let (Some((replayed, folder)), Store::Log(log)) = (self.kept, self.store) else { return Ok(None) };
-        let Replayed { fold, counters, segments, passed_over, .. } = replayed;
-        model.restore(fold, &counters, passed_over > 0);
+        let Replayed { fold, counters, segments, passed_over, is_end_in_doubt, .. } = replayed;
+        model.restore(fold, &counters, passed_over > 0 || is_end_in_doubt);
         let mut cleaner = Cleaner::new(log, model.clone(), folder, &segments);
         if passed_over > 0 {
-            cleaner.renew()?;
+            cleaner.renew_all()?;
         }
         Ok(Some(cleaner))
     }
@@ -212,13 +232,15 @@ impl Store {
     }
 
     /// Notes the last marks of all mailboxes and an orderly stop, and waits until all is stored. Blocks.
-    pub fn close(&self, model: &Model) {
-        if let Store::Log(log) = self {
-            let mut changes = self.changes();
-            model.mailboxes.note_all_marks(&mut changes);
-            drop(self.append(changes));
-            log.close();
-        }
+    ///
+    /// # Errors
+    /// Something could not be stored.
+    pub fn close(&self, model: &Model) -> Result<(), NotStored> {
+        let Store::Log(log) = self else { return Ok(()) };
+        let mut changes = self.changes();
+        model.mailboxes.note_all_marks(&mut changes);
+        drop(self.append(changes));
+        log.close()
     }
 
     pub fn gauges(&self) -> Option<StoreGauges> {

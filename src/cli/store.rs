@@ -67,7 +67,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<()> {
             let (_, dir) = target.find()?;
             let summary = inspect::summary(&existing(&dir)?)?;
             let end = if summary.unfinished_bytes > 0 { "; an unfinished frame at its end would be cut off" } else { "" };
-            println!("{}: {} frames in {} segments are whole{end}", dir.display(), summary.frames, summary.segments);
+            println!("{}: all {} frames are whole{end}", dir.display(), summary.frames);
         }
         Command::Backup(Copy { dir, target }) => {
             let (_, from) = target.find()?;

@@ -72,11 +72,14 @@ impl Cleaner {
     }
 
     /// Removes every segment that was there when the server started: what counts of them is written anew.
-    pub(super) fn renew(&mut self) -> anyhow::Result<()> {
+    pub(super) fn renew_all(&mut self) -> anyhow::Result<()> {
         let old: Vec<u64> = self.began.keys().copied().collect();
-        for (number, bytes) in self.folder.segments()? {
-            if old.contains(&number) {
-                self.remove(number, bytes)?;
+        for oldest in old {
+            let segments = self.folder.segments()?;
+            match segments.iter().find(|(known, _)| *known == oldest) {
+                Some((_, bytes)) => self.remove(oldest, *bytes)?,
+                // It was cut off whole.
+                None => drop(self.began.remove(&oldest)),
             }
         }
         Ok(())

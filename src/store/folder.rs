@@ -53,8 +53,8 @@ pub enum FolderError {
         .dir.display()
     )]
     Taken { dir: PathBuf, by: String },
-    #[error("{} can't be used: {source}; make it a folder that this user can write to, or name another one (store.dir)", .dir.display())]
-    Unusable { dir: PathBuf, source: io::Error },
+    #[error("{} can't be used: {why}; make it a folder that this user can write to, or name another one (store.dir)", .dir.display())]
+    Unusable { dir: PathBuf, why: io::Error },
 }
 
 /// A folder that this process holds.
@@ -84,7 +84,7 @@ impl Folder {
     /// # Errors
     /// Another process holds it, or it can't be used.
     pub fn take(dir: &Path) -> Result<Folder, FolderError> {
-        let unusable = |source| FolderError::Unusable { dir: dir.to_owned(), source };
+        let unusable = |why| FolderError::Unusable { dir: dir.to_owned(), why };
         prepare(dir).map_err(unusable)?;
         let mut lock =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(dir.join(LOCK)).map_err(unusable)?;

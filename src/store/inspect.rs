@@ -8,7 +8,6 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::folder::Folder;
-use super::frame::Header;
 use super::log::Log;
 use super::replay::{self, Damage, Replayed};
 use super::writer::Position;
@@ -127,7 +126,7 @@ pub fn renew(from: &Path, damage: bool, to: &Path, config: &config::Store) -> Re
             ticket.stored_blocking().map_err(io::Error::other)?;
         }
     }
-    log.close();
+    log.close().map_err(io::Error::other)?;
     let target = Folder::look(to);
     for (number, _) in target.segments()? {
         fs::File::open(target.segment(number))?.sync_all()?;
@@ -136,10 +135,9 @@ pub fn renew(from: &Path, damage: bool, to: &Path, config: &config::Store) -> Re
     Ok((summary(to)?, replayed.passed_over))
 }
 
-/// Returns whether a folder holds a store.
+/// Returns whether a folder holds a store, whole or damaged.
 pub fn is_there(dir: &Path) -> bool {
-    let first = Folder::look(dir).segments().ok().and_then(|segments| segments.first().copied());
-    first.is_some_and(|(number, _)| fs::read(Folder::look(dir).segment(number)).is_ok_and(|bytes| Header::decode(&bytes).is_ok()))
+    Folder::look(dir).segments().is_ok_and(|segments| !segments.is_empty())
 }
 
 fn check_empty(folder: &Folder) -> Result<(), OpenError> {

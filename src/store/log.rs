@@ -193,15 +193,19 @@ impl Log {
     }
 
     /// Writes an orderly stop as the last record, and waits until all is stored. Nothing may be appended after it.
-    pub fn close(&self) {
+    ///
+    /// # Errors
+    /// Something could not be stored.
+    pub fn close(&self) -> Result<(), NotStored> {
         let mut queue = self.shared.queue.lock();
         if !queue.is_closed && !queue.is_dead {
             if queue.batch.frame.is_empty() {
                 queue.batch.frame.resize(FRAME_HEAD_BYTES, 0);
                 queue.batch.began = self.segment();
             }
-            let counters = queue.counters;
+            let (counters, before) = (queue.counters, queue.batch.frame.len());
             codec::encode_stop(counters, &mut queue.batch.frame);
+            self.shared.pending.fetch_add(queue.batch.frame.len() - before, Ordering::Relaxed);
         }
         queue.is_closed = true;
         drop(queue);
@@ -209,6 +213,8 @@ impl Log {
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
+        let is_all_stored = self.shared.pending.load(Ordering::Relaxed) == 0;
+        if is_all_stored && self.health() != Health::Failed { Ok(()) } else { Err(NotStored::Failed) }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use super::codec::{self, Said, Unreadable};
@@ -33,6 +34,8 @@ pub(super) struct Replayed {
     pub(super) torn: Option<(u64, u64)>,
     /// Bytes that were passed over although whole frames follow.
     pub(super) passed_over: u64,
+    /// Whether the last segment's end may be missing: the machine has gone down since, and the store did not sync.
+    pub(super) is_end_in_doubt: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +57,8 @@ pub(super) enum Damage {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    #[error("{} can't be read: {source}", .file.display())]
-    Io { file: PathBuf, source: io::Error },
+    #[error("{} can't be read: {why}", .file.display())]
+    Io { file: PathBuf, why: io::Error },
     #[error(
         "{} is damaged at byte {at}: `signalpost store salvage DIR` writes what is whole into a new store, with new epochs, so that no \
          client is told that nothing is missing; or restore a backup",
@@ -75,7 +78,7 @@ pub enum ReplayError {
 /// # Errors
 /// It can't be read, or is damaged.
 pub(super) fn replay(folder: &Folder, damage: Damage, mut progress: impl FnMut(u64, u64)) -> Result<Replayed, ReplayError> {
-    let io = |file: PathBuf| move |source| ReplayError::Io { file, source };
+    let io = |file: PathBuf| move |why| ReplayError::Io { file, why };
     let segments = folder.segments().map_err(io(folder.dir.clone()))?;
     let all: u64 = segments.iter().map(|(_, bytes)| bytes).sum();
     let mut replayed = Replayed { next_frame: 1, is_clean: true, ..Replayed::default() };
@@ -155,6 +158,7 @@ impl Replayed {
             return Err(ReplayError::Missing(file));
         }
         self.store = Some(header.store);
+        self.is_end_in_doubt = header.durability != Durability::Fsync && header.boot != boot();
         self.next_frame = self.next_frame.max(header.first_frame);
         let crashes = header.counters.crashes;
         self.counters.raise(&header.counters);
@@ -208,6 +212,23 @@ impl Replayed {
         }
         self.segments.push(segment);
         Ok(())
+    }
+
+    /// Has the disk take what was read, before anybody is told that it is there. What the system has of the last segment may be more than
+    /// the disk has, and after a failed sync the system may take it for written: it is written once more, byte for byte.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub(super) fn sync(&self, folder: &Folder) -> io::Result<()> {
+        let last = folder.segments()?.last().map(|(number, _)| *number);
+        for (number, _) in folder.segments()? {
+            let file = folder.segment(number);
+            if Some(number) == last && !self.is_clean {
+                OpenOptions::new().write(true).open(&file)?.write_all_at(&fs::read(&file)?, 0)?;
+            }
+            fs::File::open(file)?.sync_all()?;
+        }
+        folder.sync()
     }
 
     /// Cuts off the torn end, and removes a segment in which nothing is left.

@@ -42,7 +42,7 @@ impl Running {
     }
 
     fn stop(self) {
-        self.store.close(&self.model);
+        self.store.close(&self.model).unwrap();
     }
 
     /// Ends as a process does that is killed: nothing more is noted. What was handed over is written, since the system has it.
@@ -290,6 +290,25 @@ fn a_store_with_holes_after_the_machine_went_down_tells_every_client_that_messag
     running.crash();
     let again = Running::start(dir.path(), &config(4096)).unwrap();
     assert!(again.model.mailboxes.all().values().all(|(_, marks, _)| marks.lost > 0), "also after the next crash");
+    again.stop();
+}
+
+#[test]
+fn a_store_whose_end_may_be_missing_after_the_machine_went_down_tells_every_client_so() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), false);
+    let folder = Folder::look(dir.path());
+    let (last, _) = *folder.segments().unwrap().last().unwrap();
+    let mut bytes = fs::read(folder.segment(last)).unwrap();
+    let header = frame::Header { boot: 1, ..frame::Header::decode(&bytes).unwrap() };
+    bytes[..frame::HEADER_BYTES].copy_from_slice(&header.encode());
+    fs::write(folder.segment(last), bytes).unwrap();
+    let running = Running::start(dir.path(), &config(4096)).unwrap();
+    let all = running.model.mailboxes.all();
+    assert!(!all.is_empty() && all.values().all(|(_, marks, _)| marks.lost == marks.last));
+    running.stop();
+    let again = Running::start(dir.path(), &config(4096)).unwrap();
+    assert!(again.model.mailboxes.all().values().all(|(_, marks, _)| marks.lost > 0 && marks.lost <= marks.last));
     again.stop();
 }
 
