@@ -215,6 +215,17 @@ impl Store {
         }
     }
 
+    /// Checks that the store can write, however much waits.
+    ///
+    /// # Errors
+    /// Its disk is full, or has failed.
+    pub fn check(&self) -> Result<(), NotStored> {
+        match self {
+            Store::Memory => Ok(()),
+            Store::Log(log) => log.check(),
+        }
+    }
+
     /// Hands over a commit. Never waits. The ticket of an empty one is that of everything that was handed over before.
     pub fn append(&self, changes: Changes) -> Ticket {
         match self {

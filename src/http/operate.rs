@@ -190,13 +190,16 @@ pub async fn health() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: answers with success if the server accepts new sockets.
-pub async fn ready(State(operate): State<Arc<Operate>>) -> Response {
-    if operate.ready.load(Ordering::Relaxed) {
-        operate.exposed.map_or("ready\n".to_owned(), |who| format!("ready\n{who}\n")).into_response()
-    } else {
-        Problem::stopping().into_response()
+/// `GET /readyz`: answers with success if the server accepts new sockets, and its store can write.
+///
+/// # Errors
+/// The server is stopping, or the store's disk is full or has failed.
+pub async fn ready(State(operate): State<Arc<Operate>>) -> Result<Response, Problem> {
+    if !operate.ready.load(Ordering::Relaxed) {
+        return Err(Problem::stopping());
     }
+    operate.node.store.check()?;
+    Ok(operate.exposed.map_or("ready\n".to_owned(), |who| format!("ready\n{who}\n")).into_response())
 }
 
 /// `GET /metrics`: Prometheus' text format.

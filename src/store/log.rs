@@ -110,13 +110,16 @@ impl Log {
     }
 
     pub fn admit(&self) -> Result<(), NotStored> {
-        match self.shared.health() {
+        self.check()?;
+        let max = self.shared.config.pending_bytes_max.get();
+        if self.pending_bytes() > max { Err(NotStored::Behind(max)) } else { Ok(()) }
+    }
+
+    pub fn check(&self) -> Result<(), NotStored> {
+        match self.health() {
             Health::Full => Err(NotStored::Full),
             Health::Failed => Err(NotStored::Failed),
-            Health::Writing => {
-                let max = self.shared.config.pending_bytes_max.get();
-                if self.shared.pending.load(Ordering::Relaxed) > max { Err(NotStored::Behind(max)) } else { Ok(()) }
-            }
+            Health::Writing => Ok(()),
         }
     }
 
