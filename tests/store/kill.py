@@ -29,7 +29,7 @@ PRODUCERS = 16
 USERS = [f"u{number}" for number in range(40)]
 POOLS_EACH = 4
 BATCH = 20
-# Producers pause when a user has so many messages of this round.
+# Producers pause when a user has that many messages of this round.
 UNREAD_MAX = 80
 # Whatever must come comes within this time, also on a busy machine.
 SOON_S = 30
