@@ -167,12 +167,15 @@ async def test_a_worker_that_is_killed_loses_no_message(tmp_path, server):
         clients = {user: await connect(app.port, user) for user in range(1701, 1721)}
         workers = [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", app.said())]
         assert len(workers) == 2
-        os.kill(workers[0], signal.SIGKILL)
-        # Their sockets are gone at once, since the system closes them.
-        await asyncio.wait({asyncio.create_task(client.wait_closed()) for client in clients.values()}, timeout=1)
-        lost = [user for user, client in clients.items() if client.close_code is not None]
-        assert 0 < len(lost) < len(clients), "sockets of one worker are gone"
-        await asyncio.to_thread(app.waits, r"(?s)" + "Application startup complete.*" * 3)
+        lost, starts = [], len(workers)
+        # The kernel chooses who takes a connection: on a busy machine one worker may have them all.
+        while not lost:
+            os.kill(workers.pop(), signal.SIGKILL)
+            starts += 1
+            # Their sockets are gone at once, since the system closes them.
+            await asyncio.wait({asyncio.create_task(client.wait_closed()) for client in clients.values()}, timeout=1)
+            lost = [user for user, client in clients.items() if client.close_code is not None]
+        await asyncio.to_thread(app.waits, r"(?s)" + "Application startup complete.*" * starts)
         for user in clients:
             await match(app, user, 1799)
         for user in lost:
