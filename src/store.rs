@@ -112,11 +112,10 @@ impl Opened {
                 tracing::info!("{}", place.promise(config.durability));
                 return Ok(Opened::memory());
             }
-            Place::Named(dir) => return Opened::folder(dir, config, metrics),
-            Place::Default(dir) => Opened::folder(dir, config, metrics),
+            Place::Named(dir) | Place::Default(dir) => Opened::folder(dir, config, metrics),
         };
         match opened {
-            Err(OpenError::Folder(FolderError::Unusable { dir, why })) => {
+            Err(OpenError::Folder(FolderError::Unusable { dir, why })) if matches!(place, Place::Default(_)) => {
                 tracing::warn!(
                     "{} can't be used: {why}; everything is kept in memory only (store.dir names another folder)",
                     dir.display()

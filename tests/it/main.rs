@@ -40,6 +40,10 @@ mod session {
     mod admission;
     mod sessions;
 }
+mod store {
+    mod folders;
+    mod restarts;
+}
 
 // The whole.
 mod fuzzed;

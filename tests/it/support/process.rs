@@ -33,9 +33,18 @@ impl ServerProcess {
         ServerProcess::listening("127.0.0.1:0", plugins, toml)
     }
 
+    /// On a free port; the first words are a program that runs the server as its only child and passes on how it ended.
+    pub fn under(program: &[&str], plugins: &Path, toml: &str) -> ServerProcess {
+        ServerProcess::run(program, "127.0.0.1:0", plugins, toml)
+    }
+
     pub fn listening(listen: &str, plugins: &Path, toml: &str) -> ServerProcess {
+        ServerProcess::run(&[], listen, plugins, toml)
+    }
+
+    fn run(program: &[&str], listen: &str, plugins: &Path, toml: &str) -> ServerProcess {
         let log = tempfile::NamedTempFile::new().unwrap();
-        let (mut child, config) = spawn(listen, plugins, toml, log.reopen().unwrap().into());
+        let (mut child, config) = spawn(program, listen, plugins, toml, log.reopen().unwrap().into());
         let Some(address) = listens(log.path()) else {
             let _ = child.kill();
             panic!("it listens in time: {}", std::fs::read_to_string(log.path()).unwrap());
@@ -45,7 +54,7 @@ impl ServerProcess {
 
     /// Its log goes into a pipe, which is read up to the line that says where it listens.
     pub fn piped(plugins: &Path, toml: &str) -> (ServerProcess, BufReader<ChildStderr>) {
-        let (mut child, config) = spawn("127.0.0.1:0", plugins, toml, Stdio::piped());
+        let (mut child, config) = spawn(&[], "127.0.0.1:0", plugins, toml, Stdio::piped());
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         let address = loop {
@@ -69,6 +78,14 @@ impl ServerProcess {
     pub fn signal(&self, signal: rustix::process::Signal) {
         let process = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(process, signal).unwrap();
+    }
+
+    /// Bounds the number of files that the process may have open, and returns the bound before.
+    pub fn open_files_max(&self, files: u64) -> u64 {
+        let process = rustix::process::Pid::from_child(&self.child);
+        let limit = rustix::process::Rlimit { current: Some(files), ..rustix::process::getrlimit(rustix::process::Resource::Nofile) };
+        let before = rustix::process::prlimit(Some(process), rustix::process::Resource::Nofile, limit).unwrap();
+        before.current.unwrap()
     }
 
     /// How it ends, and after how long.
@@ -100,10 +117,16 @@ impl ServerProcess {
     }
 }
 
-fn spawn(listen: &str, plugins: &Path, toml: &str, stderr: Stdio) -> (Child, tempfile::NamedTempFile) {
+fn spawn(program: &[&str], listen: &str, plugins: &Path, toml: &str, stderr: Stdio) -> (Child, tempfile::NamedTempFile) {
     let config = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(config.path(), toml).unwrap();
     let mut command = signalpost();
+    if let [program, words @ ..] = program {
+        let mut around = Command::new(program);
+        around.args(words).arg(command.get_program()).env_clear();
+        around.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command = around;
+    }
     command.args(["serve", "--listen", listen, "--plugins"]).arg(plugins).arg("--config").arg(config.path());
     // What was freed is given back at once, so that what is in memory is in use.
     command.env("_RJEM_MALLOC_CONF", "dirty_decay_ms:0,muzzy_decay_ms:0").stderr(stderr);
