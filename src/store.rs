@@ -86,8 +86,8 @@ pub enum NotStored {
     )]
     Behind(usize),
     #[error(
-        "the disk is full, or has less free than store.free_bytes_min: nothing is stored until there is room; send it \
-             again then, with the same id"
+        "the disk is full, or has less free than store.free_bytes_min, or no file can be opened: nothing is stored until \
+             there is room; send it again then, with the same id"
     )]
     Full,
     #[error("it was not stored within {} ms (store.commit_deadline_ms); it may be stored yet, so send it again with the same id", .0.as_millis())]

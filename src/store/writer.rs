@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::folder::Folder;
 use super::frame::{self, FRAME_HEAD_BYTES, HEADER_BYTES, Header};
 use super::log::{Batch, Shared};
@@ -22,7 +24,7 @@ const BUFFER_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     Writing,
-    /// The disk is full, or nearly. It is tried again.
+    /// The disk is full, or nearly, or no file can be opened. It is tried again.
     Full,
     /// The disk has failed. The process has to end: what the disk has is not known any more, until it is read anew.
     Failed,
@@ -146,24 +148,25 @@ impl Writer {
         Ok(())
     }
 
-    /// Does something that needs room on the disk, and tries it again until there is some.
+    /// Does something that needs room on the disk or an open file, and tries it again until there is some.
     fn patiently<R>(&mut self, work: impl Fn(&mut Writer) -> io::Result<R>) -> Result<R, Ended> {
         loop {
             let error = match work(self) {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            if !passes(&error) {
                 return Err(self.fail("written", &error));
             }
             if self.shared.health() != Health::Full {
-                tracing::error!(dir = %self.folder.dir.display(), "the disk is full: nothing is stored, and producers are refused, until there is room");
+                let dir = self.folder.dir.display();
+                tracing::error!("the log in {dir} can't be written: {error}; nothing is stored, and producers are refused, until it can");
                 self.set(Health::Full);
             }
             let mut queue = self.shared.queue.lock();
             if queue.is_closed {
                 let lost = self.shared.pending.load(Ordering::Relaxed);
-                tracing::error!(bytes = lost, "the disk is still full: what waits was not answered, and is not stored");
+                tracing::error!(bytes = lost, "the log still can't be written ({error}): what waits was not answered, and is not stored");
                 return Err(Ended);
             }
             self.shared.more.wait_for(&mut queue, DISK_INTERVAL);
@@ -189,7 +192,7 @@ impl Writer {
                 self.set(Health::Full);
             }
             Health::Full if free >= min => {
-                tracing::info!(free, "there is room on the disk again");
+                tracing::info!(free, "the log can be written again");
                 self.set(Health::Writing);
             }
             _ => {}
@@ -207,6 +210,13 @@ impl Writer {
         self.shared.failed.send_replace(true);
         Ended
     }
+}
+
+/// Returns whether an error lasts only as long as the machine lacks something, and leaves what was written as it is.
+fn passes(error: &io::Error) -> bool {
+    // Too many open files, of the process or of the machine, have no kind of their own.
+    let is_out_of_files = matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE));
+    is_out_of_files || matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Makes a segment with its header. In `fsync`, it is there to stay before a frame is written to it.

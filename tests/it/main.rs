@@ -41,6 +41,7 @@ mod session {
     mod sessions;
 }
 mod store {
+    mod faults;
     mod folders;
     mod restarts;
 }
