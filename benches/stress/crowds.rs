@@ -14,8 +14,6 @@ const NEVER_READING: u32 = 200;
 /// Together far over what a mailbox holds here, and what a socket's buffers take.
 const MESSAGES_EACH_MAX: usize = 200;
 const MESSAGE_BYTES: usize = 60_000;
-/// What may stay of some 200 MiB, which the allocator gives back piece by piece: a leak would leave most of it.
-const NEVER_READING_KIB: u64 = 16 << 10;
 const NEVER_READING_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Those who don't read are closed as slow consumers, and their messages are bounded by their mailboxes.
@@ -51,7 +49,7 @@ pub async fn never_reading(seed: u64) -> anyhow::Result<String> {
         drop(sockets);
         Ok(format!("{NEVER_READING} closed with 4100, memory rose by {} KiB at most", most - before.resident_kib))
     };
-    let said = beside(&server, 6, NEVER_READING_KIB, seed, attack).await?;
+    let said = beside(&server, 6, 8 << 10, seed, attack).await?;
     server.stop().await?;
     Ok(said)
 }
