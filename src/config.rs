@@ -7,6 +7,7 @@ mod known;
 mod load;
 mod milliseconds;
 mod origin;
+mod sink;
 mod validate;
 mod words;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use load::{Problems, Setting, Source};
 pub use milliseconds::Milliseconds;
 pub use origin::{Authority, Origin, default_port};
+pub use sink::{Sink, SinkLimits};
 
 /// The defaults, as text: the reference of all settings.
 pub const DEFAULTS: &str = include_str!("config/default.toml");
@@ -27,7 +29,7 @@ pub const DEFAULTS: &str = include_str!("config/default.toml");
 /// The parameter of a socket's query string that may hold a token, and therefore never becomes a session attribute.
 pub const TOKEN_PARAMETER: &str = "access_token";
 
-/// Bytes of a policy's name, of the name and version that its plugin states, and of an attribute that it varies on.
+/// Bytes of a policy's or a sink's name, of the name and version that its plugin states, and of an attribute that it varies on.
 pub const NAME_BYTES_MAX: usize = 64;
 
 /// TOML has no null, so an empty string stands for no address.
@@ -97,6 +99,10 @@ pub struct Config {
     pub limits: Limits,
     /// The policies' own settings, by name.
     pub policies: BTreeMap<String, Policy>,
+    /// Limits on each sink.
+    pub sink_limits: SinkLimits,
+    /// Backends to which events are posted, by name.
+    pub sinks: BTreeMap<String, Sink>,
 }
 
 /// What is logged, and how.

@@ -7,21 +7,24 @@ pub mod apply;
 pub mod plan;
 mod receipt;
 pub mod session_policies;
+pub mod sinks;
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use indexmap::IndexSet;
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::metrics::{EventOutcome, Metrics};
 use crate::model::Model;
 use crate::model::dead_letters::{Content, Recipient};
 use crate::model::dedup::{self, Attempt};
-use crate::model::mailbox::Posted;
+use crate::model::mailbox::{Expired, Posted};
 use crate::model::record::{Change, Changes};
 use crate::model::world::World;
 use crate::policy::{Policies, PolicySet};
+use crate::registry::SessionHandle;
 use crate::store::{Store, Ticket};
 use crate::types::delivery::{Message, Recipients, Terms};
 use crate::types::event::{self, Body, Event, UserId};
@@ -29,6 +32,7 @@ use apply::{Applied, Letter};
 use plan::{Decided, Plan, Planned};
 pub use receipt::{Consulted, Dropped, Outcome, Receipt};
 use session_policies::Asked;
+use sinks::{Maker, Own, Sinks};
 
 /// Dispatches events from producers and policies to mailboxes.
 #[derive(Debug)]
@@ -37,6 +41,7 @@ pub struct Dispatch {
     pub model: Arc<Model>,
     pub metrics: Arc<Metrics>,
     pub store: Store,
+    sinks: Sinks,
     observer: OnceLock<mpsc::Sender<Trace>>,
 }
 
@@ -72,6 +77,8 @@ pub enum RetryError {
     Unknown,
     /// Its policy is not loaded. The letter is kept.
     PolicyMissing(Arc<str>),
+    /// Its sink is not configured. The letter is kept.
+    SinkMissing(Arc<str>),
 }
 
 impl Story {
@@ -82,8 +89,8 @@ impl Story {
 }
 
 impl Dispatch {
-    pub fn new(policies: Arc<Policies>, model: Arc<Model>, metrics: Arc<Metrics>, store: Store) -> Dispatch {
-        Dispatch { policies, model, metrics, store, observer: OnceLock::new() }
+    pub fn new(policies: Arc<Policies>, model: Arc<Model>, metrics: Arc<Metrics>, store: Store, sinks: Sinks) -> Dispatch {
+        Dispatch { policies, model, metrics, store, sinks, observer: OnceLock::new() }
     }
 
     /// Sends the observer all further traces of events and sessions policies, as long as it keeps up. Only the first observer is accepted.
@@ -114,7 +121,10 @@ impl Dispatch {
             |plan, mut changes| {
                 let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
                 let letter = match attempt {
-                    1 => Letter::FIRST,
+                    1 => {
+                        self.sinks.post(&self.model, &event, Maker::Producer, &mut changes);
+                        Letter::FIRST
+                    }
                     // The policies that were asked again have no use for their letters of earlier attempts.
                     _ => {
                         let letters = &self.model.dead_letters;
@@ -180,10 +190,14 @@ impl Dispatch {
     /// Retries a dead letter with the current policies.
     ///
     /// # Errors
-    /// There is no such letter, or its policy is not loaded.
+    /// There is no such letter, or its policy is not loaded, or its sink is not configured.
     pub fn retry(&self, id: u64) -> Result<(Receipt, Ticket), RetryError> {
         let set = self.policies.current();
-        let named = self.model.dead_letters.get(id).ok_or(RetryError::Unknown)?.policy.clone();
+        let known = self.model.dead_letters.get(id).ok_or(RetryError::Unknown)?;
+        if known.is_of_sink() {
+            return self.deliver_again(id, &known.policy);
+        }
+        let named = known.policy.clone();
         let policy = set.find(&named).ok_or(RetryError::PolicyMissing(named))?;
         let (letter, removal) = self.model.dead_letters.take(id).ok_or(RetryError::Unknown)?;
         match &letter.content {
@@ -216,7 +230,62 @@ impl Dispatch {
                 }
                 Ok((Receipt::of(message.event_id.clone(), String::new(), &plan, &applied), self.store.append(changes)))
             }
+            // It was handled above.
+            Content::Undelivered { .. } => Err(RetryError::Unknown),
         }
+    }
+
+    /// Posts the event of a dead letter to its sink again.
+    fn deliver_again(&self, id: u64, sink: &Arc<str>) -> Result<(Receipt, Ticket), RetryError> {
+        if !self.sinks.has(sink) {
+            return Err(RetryError::SinkMissing(sink.clone()));
+        }
+        let (letter, removal) = self.model.dead_letters.take(id).ok_or(RetryError::Unknown)?;
+        let Content::Undelivered { message, .. } = &letter.content else { return Err(RetryError::Unknown) };
+        let mut changes = self.store.changes();
+        changes.note(|| removal);
+        let posted = self.sinks.again(&self.model, sink, message, &mut changes).ok_or(RetryError::Unknown)?;
+        Ok((Receipt::to_sink(message.event_id.clone(), posted), self.store.append(changes)))
+    }
+
+    /// Tells the sinks that hear it of a session that was opened, or closed with a code.
+    pub fn tell_of_session(&self, handle: &SessionHandle, code: Option<u16>) {
+        #[derive(Serialize)]
+        struct Data<'a> {
+            user_id: &'a UserId,
+            session: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            code: Option<u16>,
+            /// The user's open sessions after that.
+            open_sessions: usize,
+        }
+        let own = if code.is_some() { Own::SessionClosed } else { Own::SessionOpened };
+        if self.sinks.hears(own) {
+            let open_sessions = self.model.mailboxes.sessions_of(handle.user.as_str());
+            self.tell_sinks(own, &handle.user, &Data { user_id: &handle.user, session: &handle.id, code, open_sessions });
+        }
+    }
+
+    /// Tells the sinks that hear it of the messages that have expired unread since the last call.
+    pub fn tell_of_expired(&self) {
+        #[derive(Serialize)]
+        struct Data<'a> {
+            user_id: &'a UserId,
+            event_id: &'a str,
+            event_type: &'a str,
+            message: &'a Body,
+        }
+        for Expired { user, message } in self.model.mailboxes.take_expired() {
+            let Message { event_id, event_type, body, .. } = &*message;
+            self.tell_sinks(Own::MessageExpired, &user, &Data { user_id: &user, event_id, event_type, message: body });
+        }
+    }
+
+    fn tell_sinks(&self, own: Own, user: &UserId, data: &impl Serialize) {
+        let mut changes = self.store.changes();
+        self.sinks.post(&self.model, &sinks::own_event(own, user, data), Maker::Server, &mut changes);
+        // Nobody waits for it.
+        drop(self.store.append(changes));
     }
 
     /// Deletes a dead letter, and returns whether it was there.

@@ -10,6 +10,9 @@
 //! cursor in its user's mailbox, which *formats* a message for its reader and *sends* it. The core never knows what an event means; the
 //! policies do.
 //!
+//! The way back is a *sink*: events that policies made of clients' messages are posted to its mailbox (`dispatch::sinks`), which its task
+//! reads as a session reads a user's, and posts to a backend (`sink`).
+//!
 //! Follow one event through six files, in call order: `http/ingress.rs` (`publish`) → `dispatch.rs` (`Dispatch::publish`) →
 //! `dispatch/plan.rs` (`plan`, where guests run) → `dispatch/apply.rs` (`post`) → `model/mailbox.rs` (`Mailboxes::post`) ‖
 //! `session/socket.rs` (`Session::run`), which reads, formats and writes. The only hand-over between tasks is the mailbox.
@@ -67,6 +70,8 @@ mod dispatch;
 mod format;
 
 mod explain;
+
+mod sink;
 
 mod node;
 

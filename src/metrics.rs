@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 use crate::log;
 use crate::types::drop_reason::DropReason;
@@ -31,6 +33,33 @@ impl EventOutcome {
             EventOutcome::Unwanted => "unwanted",
             EventOutcome::Duplicate => "duplicate",
             EventOutcome::Rejected => "rejected",
+        }
+    }
+}
+
+/// What happened to an event of a sink.
+#[derive(Clone, Copy, Debug)]
+pub enum SinkEvent {
+    /// It was posted to the sink's mailbox, or there was no room for it there.
+    Heard,
+    /// The backend has it.
+    Accepted,
+    /// The backend's answer said that it never will be taken.
+    Refused,
+    /// It was tried for as long as it is kept.
+    Expired,
+    /// There was no room for it.
+    Overflowed,
+}
+
+impl SinkEvent {
+    fn name(self) -> &'static str {
+        match self {
+            SinkEvent::Heard => "heard",
+            SinkEvent::Accepted => "accepted",
+            SinkEvent::Refused => "refused",
+            SinkEvent::Expired => "expired",
+            SinkEvent::Overflowed => "overflowed",
         }
     }
 }
@@ -72,6 +101,13 @@ pub struct Metrics {
     pub store_bytes: IntCounter,
     pub store_sync_seconds: Histogram,
     pub store_cleaned_bytes: IntCounter,
+    sink_events: IntCounterVec,
+    pub expired_untold: IntCounter,
+    pub sink_attempts: IntCounterVec,
+    pub sink_attempt_seconds: HistogramVec,
+    sink_waiting: IntGaugeVec,
+    sink_lag_seconds: GaugeVec,
+    sink_stopped: IntGaugeVec,
     store_pending_bytes: IntGauge,
     store_log_bytes: IntGauge,
     store_is_writing: IntGauge,
@@ -96,6 +132,15 @@ pub struct Gauges {
     pub dead_letters: usize,
     /// `None` if everything is kept in memory only.
     pub store: Option<StoreGauges>,
+    pub sinks: Vec<SinkGauges>,
+}
+
+#[derive(Debug)]
+pub struct SinkGauges {
+    pub name: Arc<str>,
+    pub waiting: usize,
+    pub lag_ms: u64,
+    pub is_stopped: bool,
 }
 
 #[derive(Debug)]
@@ -187,6 +232,37 @@ impl Metrics {
             store_pending_bytes: make.gauge("signalpost_store_pending_bytes", "Bytes that wait to be written to the log.")?,
             store_log_bytes: make.gauge("signalpost_store_log_bytes", "Bytes of the log.")?,
             store_is_writing: make.gauge("signalpost_store_writing", "0 if the disk of the log is full or has failed; otherwise 1.")?,
+            sink_events: make.counters(
+                "signalpost_sink_events_total",
+                "Events of a sink by outcome: heard, accepted, refused, expired, overflowed; the last three become dead letters.",
+                &["sink", "outcome"],
+            )?,
+            expired_untold: make.counter(
+                "signalpost_sink_expired_untold_total",
+                "Messages that expired unread and that sinks were not told of: too many at once.",
+            )?,
+            sink_attempts: make.counters(
+                "signalpost_sink_attempts_total",
+                "Requests to a sink by outcome: accepted, refused, failed, gone. What failed is tried again.",
+                &["sink", "outcome"],
+            )?,
+            sink_attempt_seconds: make.histogram_of(
+                "signalpost_sink_attempt_seconds",
+                "Time of a request to a sink.",
+                &["sink"],
+                vec![1e-3, 5e-3, 25e-3, 100e-3, 500e-3, 2.5, 10.0, 30.0],
+            )?,
+            sink_waiting: make.gauges("signalpost_sink_waiting", "Events that wait for a sink.", &["sink"])?,
+            sink_lag_seconds: make.float_gauges(
+                "signalpost_sink_lag_seconds",
+                "Age of the oldest event that waits for a sink.",
+                &["sink"],
+            )?,
+            sink_stopped: make.gauges(
+                "signalpost_sink_stopped",
+                "1 if the backend has answered 410; nothing is sent until a reload.",
+                &["sink"],
+            )?,
             dead_letters_kept: make.gauge("signalpost_dead_letters", "Dead letters that are kept.")?,
             sessions: make.gauge("signalpost_sessions", "Open sessions.")?,
             mailboxes: make.gauge("signalpost_mailboxes", "Mailboxes in memory.")?,
@@ -248,8 +324,18 @@ impl Metrics {
             // Nothing that could fail.
             self.store_is_writing.set(1);
         }
+        for sink in &gauges.sinks {
+            set(&self.sink_waiting.with_label_values(&[&*sink.name]), sink.waiting);
+            self.sink_lag_seconds.with_label_values(&[&*sink.name]).set(sink.lag_ms as f64 / 1000.0);
+            self.sink_stopped.with_label_values(&[&*sink.name]).set(sink.is_stopped.into());
+        }
         self.log_lines_dropped.inc_by(log::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
         TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// Returns the counter of one outcome of a sink's events.
+    pub fn sink_event(&self, sink: &str, outcome: SinkEvent) -> IntCounter {
+        self.sink_events.with_label_values(&[sink, outcome.name()])
     }
 
     /// Returns the histogram of one function of a policy.
@@ -286,9 +372,24 @@ impl Maker {
         Ok(histogram)
     }
 
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
+    }
+
+    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        let gauges = GaugeVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
+    }
+
     fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
         // From a minimal call to far beyond the default deadline.
-        let buckets = vec![1e-6, 5e-6, 25e-6, 100e-6, 500e-6, 2.5e-3, 10e-3, 50e-3, 250e-3];
+        self.histogram_of(name, help, labels, vec![1e-6, 5e-6, 25e-6, 100e-6, 500e-6, 2.5e-3, 10e-3, 50e-3, 250e-3])
+    }
+
+    fn histogram_of(&self, name: &str, help: &str, labels: &[&str], buckets: Vec<f64>) -> prometheus::Result<HistogramVec> {
         let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?;
         self.0.register(Box::new(histogram.clone()))?;
         Ok(histogram)
@@ -316,7 +417,17 @@ mod tests {
             metrics.count_custom(&"p".into(), "v0_0", u64::MAX / 2, 32);
         }
         assert_eq!(value("v0_0"), u64::MAX);
-        let gauges = Gauges { sessions: 0, mailboxes: 0, messages: 0, bytes: 0, groups: 0, memberships: 0, dead_letters: 0, store: None };
+        let gauges = Gauges {
+            sessions: 0,
+            mailboxes: 0,
+            messages: 0,
+            bytes: 0,
+            groups: 0,
+            memberships: 0,
+            dead_letters: 0,
+            store: None,
+            sinks: Vec::new(),
+        };
         let text = metrics.text(&gauges).unwrap();
         let series = text.lines().filter(|line| line.starts_with("signalpost_policy_custom_total{"));
         assert_eq!(series.filter(|line| line.contains("policy=\"p\"")).count(), 33);

@@ -6,6 +6,7 @@ use anyhow::bail;
 
 use crate::config::{Config, OnBad};
 use crate::dispatch::Dispatch;
+use crate::dispatch::sinks::Sinks;
 use crate::explain::{Explained, Room};
 use crate::format::Format;
 use crate::metrics::Metrics;
@@ -107,7 +108,7 @@ impl Foundations {
         let policies = Arc::new(Policies::new(set, rejected, retire_after));
         let format = Format::new(policies.clone(), model.clone(), store.clone(), config.mailboxes.shapes_bytes_max);
         Arc::new(Node {
-            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store.clone())),
+            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store.clone(), Sinks::new(config, metrics))),
             format: Arc::new(format),
             config: config.clone(),
             metrics: metrics.clone(),

@@ -27,6 +27,7 @@ use crate::net::tls::Tls;
 use crate::node::{Foundations, Node};
 use crate::policy::{Policy, Rejected};
 use crate::session::Sessions;
+use crate::sink::Sinks;
 use crate::store::Cleaner;
 use crate::types::clock::Clock;
 use crate::types::close::Close;
@@ -56,6 +57,7 @@ pub struct Server {
     auth: Arc<Auth>,
     tls: Option<Arc<Tls>>,
     operate: Arc<Operate>,
+    sinks: Arc<Sinks>,
     /// Notified when the server takes no new sockets any more.
     stopping: Arc<Notify>,
     cleaner: Option<Cleaner>,
@@ -72,7 +74,7 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>, reloads: mpsc::
         server = Server::new(config) => server?,
         () = &mut stop => return Ok(()),
     };
-    let reloading = tokio::spawn(chores::reload_at(server.node(), reloads));
+    let reloading = tokio::spawn(chores::reload_at(server.node(), server.sinks.clone(), reloads));
     let served = server.serve(stop).await;
     reloading.abort();
     served
@@ -86,6 +88,8 @@ pub async fn check(config: Config) -> anyhow::Result<Vec<String>> {
     let foundations = Foundations::new(Arc::new(config), Clock::Machine)?;
     Auth::new(&foundations.config.auth, foundations.metrics.clone())?;
     Tls::new(&foundations.config.tls)?;
+    let Foundations { config, model, store, metrics, .. } = &foundations;
+    Sinks::new(config, model, store, metrics)?;
     let policies = foundations.load().await?.policies.clone();
     let line = |policy: &Arc<Policy>| {
         let roles: Vec<String> = policy.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
@@ -106,12 +110,15 @@ impl Server {
         let (foundations, cleaner) = opening.await??;
         let auth = Arc::new(Auth::new(&foundations.config.auth, foundations.metrics.clone())?);
         let tls = Tls::new(&foundations.config.tls)?.map(Arc::new);
+        let Foundations { config, model, store, metrics, .. } = &foundations;
+        let sinks = Sinks::new(config, model, store, metrics)?;
         auth.fetch().await;
         let node = foundations.load().await?;
         let config = node.config.clone();
         let ready = Arc::new(AtomicBool::new(true));
         let stopping = Arc::new(Notify::new());
-        let operate = Arc::new(Operate { node: node.clone(), ready: ready.clone(), exposed: exposed(&config, &auth) });
+        let operate =
+            Arc::new(Operate { node: node.clone(), ready: ready.clone(), sinks: sinks.clone(), exposed: exposed(&config, &auth) });
         let sessions = Arc::new(Sessions {
             auth: auth.clone(),
             ready,
@@ -136,7 +143,7 @@ impl Server {
                 (listener(address)?, Front::new(None, inside, &operate, &auth)),
             ],
         };
-        Ok(Server { node, listeners, auth, tls, operate, stopping, cleaner })
+        Ok(Server { node, listeners, auth, tls, operate, sinks, stopping, cleaner })
     }
 
     /// Returns the node, for the development server.
@@ -178,12 +185,18 @@ impl Server {
             tokio::spawn(chores::watch_plugins(self.node.clone())),
             tokio::spawn(chores::retry_plugins(self.node.clone())),
             tokio::spawn(chores::roll_back(self.node.clone())),
-            tokio::spawn(chores::watch_keys(self.auth.clone(), self.tls.clone(), *self.node.config.plugins.watch_interval_ms)),
+            tokio::spawn(chores::watch_keys(
+                self.auth.clone(),
+                self.tls.clone(),
+                self.sinks.clone(),
+                *self.node.config.plugins.watch_interval_ms,
+            )),
             tokio::spawn(chores::sweep(self.node.clone())),
             tokio::spawn(chores::note_marks(self.node.clone())),
             tokio::spawn(chores::clean(self.cleaner.take())),
             tokio::spawn(chores::follow_issuers(self.auth.clone())),
         ];
+        let sinks = self.sinks.start();
         let mut has_failed = false;
         tokio::select! {
             () = stop => {}
@@ -214,6 +227,8 @@ impl Server {
             for permits in &permits {
                 permits.all_free().await;
             }
+            // Last, so that they hear of the sessions that have closed.
+            sinks.finish().await;
         });
         match drained.await {
             Ok(()) => tracing::info!("stopped"),

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use toml::{Table, Value};
 
-use super::{Config, DEFAULTS, Policy, words};
+use super::{Config, DEFAULTS, Policy, Sink, words};
 
 /// A setting's path in the tree of tables, from the root.
 pub(super) type KeyPath = Vec<String>;
@@ -23,8 +23,22 @@ pub(super) enum Place<'a> {
 
 pub(super) struct Known {
     pub defaults: Table,
-    /// Every field of a policy, with an example of its type.
-    policy: Table,
+    kinds: [Kind; 2],
+}
+
+/// A kind of thing that the configuration names: each is a table below that of the kind.
+struct Kind {
+    table: &'static str,
+    /// Every field of one, with an example of its type.
+    fields: Table,
+}
+
+/// The tables of named things, each with that of the limits which they share.
+const NAMED: [(&str, &str); 2] = [("policies", "limits"), ("sinks", "sink_limits")];
+
+/// Returns whether a path leads to a named thing, or to something in it.
+pub(super) fn is_named(path: &[String]) -> bool {
+    path.len() > 1 && NAMED.iter().any(|(table, _)| path.first().is_some_and(|first| first == table))
 }
 
 impl Known {
@@ -43,14 +57,15 @@ impl Known {
             settings: Table::new(),
             limits: Some(config.limits),
         };
-        Ok(Known { defaults, policy: Table::try_from(policy)? })
+        let sink = Sink { limits: Some(config.sink_limits), ..Sink::default() };
+        let kinds = [Kind { table: "policies", fields: Table::try_from(policy)? }, Kind { table: "sinks", fields: Table::try_from(sink)? }];
+        Ok(Known { defaults, kinds })
     }
 
     pub fn get(&self, path: &[String]) -> Option<Place<'_>> {
         match path {
-            [first, _] if first == "policies" => Some(Place::Table),
             [first, _, field, ..] if first == "policies" && field == "settings" => Some(Place::Free),
-            [first, _, rest @ ..] if first == "policies" => walk(&self.policy, rest),
+            [first, _, rest @ ..] if is_named(path) => walk(&self.kinds.iter().find(|kind| kind.table == first)?.fields, rest),
             _ => walk(&self.defaults, path),
         }
     }
@@ -78,14 +93,17 @@ impl Known {
         Err(expected.map_or_else(|| error.message().to_owned(), |expected| format!("expected {expected}")))
     }
 
-    /// Returns the paths of all settings, including those of the named policies.
-    pub fn settings<'a>(&self, policies: impl Iterator<Item = &'a String>) -> Vec<KeyPath> {
-        self.paths(policies).into_iter().filter(|path| !matches!(self.get(path), None | Some(Place::Table))).collect()
+    /// Returns the paths of all settings, including those of the policies and sinks that a table names.
+    pub fn settings(&self, merged: &Table) -> Vec<KeyPath> {
+        let below = |table: &str| merged.get(table).and_then(Value::as_table).into_iter().flat_map(Table::keys);
+        let named: Vec<[String; 2]> =
+            NAMED.iter().flat_map(|(table, _)| below(table).map(|name| [(*table).to_owned(), name.clone()])).collect();
+        self.paths(&named).into_iter().filter(|path| !matches!(self.get(path), None | Some(Place::Table))).collect()
     }
 
     /// Returns the known name most like a mistyped one. A right name in the wrong table, or its beginning, counts as nearly right.
     pub fn nearest(&self, path: &[String]) -> Option<String> {
-        let policy = path.get(1).filter(|_| path.first().is_some_and(|first| first == "policies"));
+        let named = path.first_chunk::<2>().filter(|_| is_named(path)).cloned();
         let likeness = |known: &KeyPath| {
             let whole = strsim::normalized_damerau_levenshtein(&dotted(known), &dotted(path));
             let last = match (known.last(), path.last()) {
@@ -95,11 +113,11 @@ impl Known {
             };
             whole.max(last * 0.9)
         };
-        best(self.paths(policy.into_iter()), likeness).map(|path| dotted(&path))
+        best(self.paths(named.as_slice()), likeness).map(|path| dotted(&path))
     }
 
-    /// Returns the path of the setting that a variable names. If it is a setting of a policy that no other source names, the policy's
-    /// name is the one in the variable, in lower case.
+    /// Returns the path of the setting that a variable names. If it is a setting of a policy or sink that no other source names, that name
+    /// is the one in the variable, in lower case.
     pub fn by_variable(&self, name: &str, settings: &[KeyPath]) -> Result<KeyPath, String> {
         let mut named = settings.iter().filter(|path| variable(path) == name);
         match (named.next(), named.next()) {
@@ -109,7 +127,7 @@ impl Known {
             }
             _ => {}
         }
-        if let Some(path) = self.of_new_policy(name) {
+        if let Some(path) = self.kinds.iter().find_map(|kind| kind.of_new(name)) {
             return Ok(path);
         }
         let likeness = |path: &KeyPath| strsim::normalized_damerau_levenshtein(&variable(path), name);
@@ -117,26 +135,32 @@ impl Known {
         Err(format!("unknown environment variable {name}{}", hint.unwrap_or_default()))
     }
 
-    fn of_new_policy(&self, name: &str) -> Option<KeyPath> {
-        let rest = name.strip_prefix(PREFIX)?.strip_prefix("POLICIES_")?;
+    fn paths(&self, named: &[[String; 2]]) -> Vec<KeyPath> {
+        let mut all = Vec::new();
+        flatten(&self.defaults, &mut Vec::new(), &mut all);
+        all.retain(|path| !is_named(path) && self.kinds.iter().all(|kind| path.first().is_none_or(|first| first != kind.table)));
+        for [table, name] in named {
+            for kind in self.kinds.iter().filter(|kind| kind.table == table) {
+                flatten(&kind.fields, &mut vec![table.clone(), name.clone()], &mut all);
+            }
+        }
+        all
+    }
+}
+
+impl Kind {
+    /// Returns the path of a setting that a variable names, of one which nothing else names.
+    fn of_new(&self, variable_name: &str) -> Option<KeyPath> {
+        let table = format!("{}_", self.table.to_uppercase());
+        let rest = variable_name.strip_prefix(PREFIX)?.strip_prefix(&table)?;
         let mut fields = Vec::new();
-        flatten(&self.policy, &mut Vec::new(), &mut fields);
+        flatten(&self.fields, &mut Vec::new(), &mut fields);
         let split = |field: KeyPath| {
-            let policy = rest.strip_suffix(variable(&field).strip_prefix(PREFIX)?)?.strip_suffix('_')?;
-            (!policy.is_empty()).then(|| [vec!["policies".to_owned(), policy.to_lowercase()], field].concat())
+            let name = rest.strip_suffix(variable(&field).strip_prefix(PREFIX)?)?.strip_suffix('_')?;
+            (!name.is_empty()).then(|| [vec![self.table.to_owned(), name.to_lowercase()], field].concat())
         };
         // Of several readings, takes the longest field.
         fields.into_iter().filter_map(split).max_by_key(Vec::len)
-    }
-
-    fn paths<'a>(&self, policies: impl Iterator<Item = &'a String>) -> Vec<KeyPath> {
-        let mut all = Vec::new();
-        flatten(&self.defaults, &mut Vec::new(), &mut all);
-        all.retain(|path| path.first().is_none_or(|first| first != "policies"));
-        for policy in policies {
-            flatten(&self.policy, &mut vec!["policies".to_owned(), policy.clone()], &mut all);
-        }
-        all
     }
 }
 
@@ -164,17 +188,18 @@ pub(super) fn resolve(table: &Table) -> Result<Config, toml::de::Error> {
     completed(table).try_into()
 }
 
-/// Returns a table in which each policy's limits are the global ones with its own over them.
+/// Returns a table in which the limits of each policy and sink are those of all with its own over them.
 fn completed(table: &Table) -> Table {
     let mut table = table.clone();
-    let global = table.get("limits").cloned();
-    if let Some(Value::Table(policies)) = table.get_mut("policies") {
-        for policy in policies.iter_mut().filter_map(|(_, policy)| policy.as_table_mut()) {
-            match (policy.get_mut("limits"), &global) {
+    for (named, limits) in NAMED {
+        let global = table.get(limits).cloned();
+        let Some(Value::Table(all)) = table.get_mut(named) else { continue };
+        for one in all.iter_mut().filter_map(|(_, one)| one.as_table_mut()) {
+            match (one.get_mut("limits"), &global) {
                 (Some(Value::Table(own)), Some(Value::Table(global))) => {
                     *own = global.clone().into_iter().chain(std::mem::take(own)).collect();
                 }
-                (None, Some(global)) => drop(policy.insert("limits".to_owned(), global.clone())),
+                (None, Some(global)) => drop(one.insert("limits".to_owned(), global.clone())),
                 _ => {}
             }
         }

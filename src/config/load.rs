@@ -9,8 +9,8 @@ use anyhow::Context;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::known::{KeyPath, Known, Place, dotted, flatten, insert, resolve, variable};
-use super::{Config, DEFAULTS, Limits, validate};
+use super::known::{KeyPath, Known, Place, dotted, flatten, insert, is_named, resolve, variable};
+use super::{Config, DEFAULTS, Limits, SinkLimits, validate};
 
 /// A setting with its value in force.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +99,12 @@ impl Config {
         let own = self.policies.get(policy).and_then(|policy| policy.limits.as_ref());
         own.unwrap_or(&self.limits).clone()
     }
+
+    /// Returns the limits of a sink: those of all sinks with its own over them.
+    pub fn sink_limits_for(&self, sink: &str) -> SinkLimits {
+        let own = self.sinks.get(sink).and_then(|sink| sink.limits.as_ref());
+        own.unwrap_or(&self.sink_limits).clone()
+    }
 }
 
 struct Merge {
@@ -137,8 +143,7 @@ impl Merge {
             environment.filter(|(name, value)| name.starts_with("SIGNALPOST_") && !is_foreign(name, value)).collect();
         // In a stable order, for the problems.
         variables.sort();
-        let policies = self.merged.get("policies").and_then(Value::as_table).cloned().unwrap_or_default();
-        let mut settings = self.known.settings(policies.keys());
+        let mut settings = self.known.settings(&self.merged);
         settings.extend(self.leaves().into_iter().filter(|path| matches!(self.known.get(path), Some(Place::Free))));
         settings.sort();
         settings.dedup();
@@ -178,7 +183,7 @@ impl Merge {
         };
         match (known, value) {
             (Place::Table | Place::Free, Value::Table(table)) => {
-                // Even an empty [policies.NAME] makes a policy.
+                // Even an empty [policies.NAME] makes a policy, and an empty [sinks.NAME] a sink, which is refused.
                 if !value_at(&self.merged, path).is_some_and(Value::is_table) {
                     insert(&mut self.merged, path, Value::Table(Table::new()));
                 }
@@ -199,11 +204,11 @@ impl Merge {
         }
     }
 
-    /// Returns all settings in the order of `default.toml`, then the policies by name.
+    /// Returns all settings in the order of `default.toml`, then the policies and the sinks by name.
     fn settings(&self) -> Vec<Setting> {
         let mut offsets = BTreeMap::new();
         locate(DeTable::parse_recoverable(DEFAULTS).0.get_ref(), &mut Vec::new(), &mut offsets);
-        offsets.retain(|path, _| path.first().is_some_and(|first| first != "policies"));
+        offsets.retain(|path, _| !is_named(path));
         let mut leaves = self.leaves();
         leaves.sort_by_key(|path| (offsets.get(path).copied().unwrap_or(usize::MAX), path.clone()));
         let setting = |path: KeyPath| {

@@ -1,6 +1,6 @@
 //! Checks that the types can't express: names, and settings that contradict each other.
 
-use super::{Config, Milliseconds, NAME_BYTES_MAX, Origin, TOKEN_PARAMETER};
+use super::{Config, Milliseconds, NAME_BYTES_MAX, Origin, Sink, TOKEN_PARAMETER};
 
 /// Returns each problem as a sentence that says what to do.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -11,7 +11,8 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     found.extend(tls(config));
     found.extend(base_path(&config.base_path));
     attributes(&config.sockets.attributes, &mut found);
-    found.extend(config.policies.keys().filter_map(|name| policy_name(name)));
+    found.extend(config.policies.keys().filter_map(|name| name_of("policy", name)));
+    config.sinks.iter().for_each(|(name, sink)| self::sink(config, name, sink, &mut found));
     contradictions(config, &mut found);
     found
 }
@@ -129,10 +130,59 @@ fn attributes(names: &[String], found: &mut Vec<String>) {
     }
 }
 
-fn policy_name(name: &str) -> Option<String> {
+fn name_of(what: &str, name: &str) -> Option<String> {
     let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     let is_name = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_name_byte);
-    (!is_name).then(|| format!("the policy name \"{name}\" must have 1 to {NAME_BYTES_MAX} letters, digits, _ and -; rename it"))
+    (!is_name).then(|| format!("the {what} name \"{name}\" must have 1 to {NAME_BYTES_MAX} letters, digits, _ and -; rename it"))
+}
+
+fn sink(config: &Config, name: &str, sink: &Sink, found: &mut Vec<String>) {
+    found.extend(name_of("sink", name));
+    found.extend(sink_url(&sink.url).map(|wrong| format!("\"sinks.{name}.url\" is \"{}\"; {wrong}", sink.url)));
+    if sink.events.is_empty() {
+        found.push(format!("\"sinks.{name}.events\" is empty; name the types of events that it hears, as in \"pooling.offer.*\""));
+    }
+    if sink.secret_files.is_empty() {
+        found.push(format!(
+            "\"sinks.{name}.secret_files\" is empty; name a file with a secret (whsec_…), so that the backend can tell who posts"
+        ));
+    }
+    for (setting, patterns) in [("events", &sink.events), ("sources", &sink.sources)] {
+        let is_pattern = |pattern: &str| !pattern.is_empty() && !pattern.strip_suffix('*').unwrap_or(pattern).contains('*');
+        for pattern in patterns.iter().filter(|pattern| !is_pattern(pattern)) {
+            found.push(format!("\"sinks.{name}.{setting}\" contains \"{pattern}\"; a * stands at the end only, as in \"pooling.*\""));
+        }
+    }
+    let limits = config.sink_limits_for(name);
+    for (own, value, most, most_value) in [
+        ("bytes_max", limits.bytes_max.get(), "mailboxes.total_bytes_max", config.mailboxes.total_bytes_max.get()),
+        ("messages_max", limits.messages_max.get(), "mailboxes.total_messages_max", config.mailboxes.total_messages_max.get()),
+    ] {
+        if value > most_value {
+            found.push(format!(
+                "\"{own}\" of the sink {name} is {value}, above \"{most}\", which is {most_value}; lower the first or raise the second"
+            ));
+        }
+    }
+    if limits.bytes_max < config.events.event_bytes_max {
+        let (bytes, event) = (limits.bytes_max, config.events.event_bytes_max);
+        found.push(format!(
+            "\"bytes_max\" of the sink {name} is {bytes}, below \"events.event_bytes_max\", which is {event}; raise the first or lower the second"
+        ));
+    }
+}
+
+/// Returns what is wrong with a sink's URL.
+fn sink_url(url: &str) -> Option<&'static str> {
+    const EXPECTED: &str = "expected an http or https URL, as in \"https://backend.example.com/signalpost\"";
+    let Ok(uri) = url.parse::<http::Uri>() else { return Some(EXPECTED) };
+    let Some(authority) = uri.authority() else { return Some(EXPECTED) };
+    match uri.scheme_str() {
+        // What is before an @ would be shown wherever the URL is.
+        Some("http" | "https") if authority.as_str().contains('@') => Some("leave the user and password out: requests are signed"),
+        Some("http" | "https") if !authority.host().is_empty() => None,
+        _ => Some(EXPECTED),
+    }
 }
 
 /// Reports each pair whose first setting is above the second, so that it could never be reached, or never fit.

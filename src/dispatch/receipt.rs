@@ -122,6 +122,18 @@ impl Receipt {
         }
     }
 
+    /// Returns the receipt of an event that was posted to its sink again.
+    pub fn to_sink(id: String, outcome: Posted) -> Receipt {
+        let receipt = Receipt { id, note: Some("it was posted to its sink again".into()), ..Receipt::default() };
+        match outcome {
+            Posted::Posted { .. } => Receipt { posted: 1, ..receipt },
+            Posted::Dropped(reason) => {
+                let dropped = vec![Dropped { reason: DroppedBecause::Known(reason), count: 1, users: Vec::new() }];
+                Receipt { dropped, note: Some("its sink has no room, and it is a dead letter again".into()), ..receipt }
+            }
+        }
+    }
+
     /// Returns the receipt of a plan and its outcome.
     pub fn of(id: String, source: String, plan: &Plan, applied: &Applied) -> Receipt {
         let policies: Vec<Consulted> = plan

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Dispatch;
 use super::apply::{self, Letter};
 use super::plan::{self, Decided, Plan, Planned, PolicyRef};
+use super::sinks::{Maker, POLICIES};
 use crate::config::SessionsFault;
 use crate::model::record::Changes;
 use crate::model::world::World;
@@ -142,6 +143,10 @@ pub fn ask(
         Answered { took, answer, plans: plans.unwrap_or_default() }
     };
     let conclude = |answered: &Answered, mut changes: Changes| {
+        // The first is the answer itself, which is no event that anybody published.
+        for (event, _) in answered.plans.iter().skip(1) {
+            dispatch.sinks.post(&dispatch.model, event, Maker::Server, &mut changes);
+        }
         for (event, plan) in &answered.plans {
             let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
             dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes);
@@ -194,7 +199,7 @@ fn respond(set: &PolicySet, policy: &Policy, handle: &SessionHandle, response: R
 fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data: Option<Body>) -> Event {
     Event {
         id: event::new_event_id(),
-        source: format!("/policies/{}", policy.name),
+        source: format!("{POLICIES}{}", policy.name),
         event_type,
         subject,
         time: Some(crate::types::time::rfc3339(SystemTime::now())),

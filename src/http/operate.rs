@@ -19,6 +19,7 @@ use crate::net::problem::{self, Problem};
 use crate::node::Node;
 use crate::policy::load::{Again, Reload};
 use crate::policy::{Policy, Rejected, Role};
+use crate::sink::{self, Sinks};
 use crate::types::close::Close;
 use crate::types::delivery::PolicySetId;
 use crate::types::fault::Fault;
@@ -29,6 +30,7 @@ pub struct Operate {
     pub node: Arc<Node>,
     /// Whether the server accepts new sockets.
     pub ready: Arc<AtomicBool>,
+    pub sinks: Arc<Sinks>,
     /// What anybody may do without authentication, if other machines can reach this server; see `exposed`.
     pub exposed: Option<&'static str>,
 }
@@ -161,7 +163,17 @@ pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
     json(&PoliciesView { revision: current.revision, id: current.id, policies, rejected: operate.node.policies.rejected() })
 }
 
-/// `POST {base}/policies/reload`: brings the policies up to date with their files now. Refused files are tried again.
+/// `GET {base}/sinks`: each sink and how far it is, as `sink::View`.
+pub async fn sinks(State(operate): State<Arc<Operate>>) -> Response {
+    #[derive(Serialize)]
+    struct List<'a> {
+        sinks: Vec<sink::View<'a>>,
+    }
+    json(&List { sinks: operate.sinks.views() })
+}
+
+/// `POST {base}/policies/reload`: brings the policies up to date with their files now. Refused files are tried again, and so are sinks that
+/// have stopped.
 ///
 /// # Errors
 /// A changed file was refused; nothing has changed.
@@ -171,6 +183,7 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
         revision: u64,
         changed: Vec<String>,
     }
+    operate.sinks.resume();
     match operate.node.reload(Again::All).await {
         Reload::Unchanged => Ok(json(&Reloaded { revision: operate.node.policies.current().revision, changed: Vec::new() })),
         Reload::Swapped { revision, changed } => Ok(json(&Reloaded { revision, changed })),
@@ -219,6 +232,7 @@ pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Pr
         memberships,
         dead_letters: model.dead_letters.totals().0,
         store: operate.node.store.gauges(),
+        sinks: operate.sinks.gauges(),
     };
     let text = operate.node.metrics.text(&gauges);
     let text = text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;

@@ -1,5 +1,5 @@
-//! Dead letters: events and messages that policies failed on, kept until they are retried or deleted. Nothing is retried automatically, so
-//! an event that makes its policy fault can't loop.
+//! Dead letters: events and messages that policies failed on, and events that a sink did not take, kept until they are retried or deleted.
+//! Nothing is retried automatically, so an event that makes its policy fault can't loop.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,10 +51,11 @@ pub struct DeadLetter {
     /// Increasing; assigned when the letter is first kept.
     pub id: u64,
     pub at: SystemTime,
+    /// The policy, or the sink.
     pub policy: Arc<str>,
     pub version: Arc<str>,
     pub attempts: u32,
-    /// `None` if the policy's circuit was open, so that it was not called.
+    /// `None` if the policy's circuit was open, so that it was not called, and for a sink.
     pub fault: Option<Box<Fault>>,
     pub content: Content,
 }
@@ -65,6 +66,8 @@ pub enum Content {
     Event(Arc<Event>),
     /// The message of a formatting policy, and the sessions that were going to read it.
     Message { message: Arc<Message>, recipients: Vec<Recipient> },
+    /// A message that holds an event for a sink, and why the sink has not taken it: a sentence.
+    Undelivered { message: Arc<Message>, reason: Arc<str> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -87,6 +90,17 @@ impl DeadLetter {
         DeadLetter { id: 0, at: SystemTime::now(), policy, version, attempts, fault, content }
     }
 
+    /// Returns the letter of an event that a sink has not taken.
+    pub fn undelivered(sink: Arc<str>, message: Arc<Message>, reason: impl Into<Arc<str>>) -> DeadLetter {
+        let attempts = message.attempt;
+        DeadLetter::new(sink, "".into(), attempts, None, Content::Undelivered { message, reason: reason.into() })
+    }
+
+    /// Returns whether a sink has not taken it, so that it is no policy's.
+    pub fn is_of_sink(&self) -> bool {
+        matches!(self.content, Content::Undelivered { .. })
+    }
+
     pub fn is_poison(&self) -> bool {
         self.attempts >= POISON_ATTEMPTS
     }
@@ -96,6 +110,9 @@ impl DeadLetter {
             Content::Event(event) => event.size(),
             Content::Message { message, recipients } => {
                 message.body.size() + message.event_id.len() + message.event_type.len() + recipients.len() * RECIPIENT_BYTES
+            }
+            Content::Undelivered { message, reason } => {
+                message.body.size() + message.event_id.len() + message.event_type.len() + reason.len()
             }
         };
         LETTER_BYTES + payload + self.fault.as_ref().map_or(0, |fault| fault.defect.size())
@@ -107,7 +124,8 @@ impl DeadLetters {
         DeadLetters { limits, metrics, kept: Mutex::default() }
     }
 
-    /// Keeps a letter, and returns its id. The oldest letters are evicted if there are too many.
+    /// Keeps a letter, and returns its id. The oldest letters are evicted if there are too many: for a sink's the oldest of a sink, so that a
+    /// backend that is away for long costs no policy its letters.
     pub fn keep(&self, letter: DeadLetter, changes: &mut Changes) -> u64 {
         self.count("kept", 1);
         let mut kept = self.kept.lock();
@@ -228,7 +246,9 @@ impl DeadLetters {
         }
         let (id, bytes) = (letter.id, letter.bytes());
         while kept.letters.len() >= self.limits.letters_max.get() || kept.bytes + bytes > self.limits.bytes_max.get() {
-            let Some(oldest) = kept.letters.keys().next().copied() else { break };
+            let mut of_sinks = kept.letters.iter().filter(|(_, (_, known))| letter.is_of_sink() && known.is_of_sink());
+            let oldest = of_sinks.next().or_else(|| kept.letters.first_key_value()).map(|(id, _)| *id);
+            let Some(oldest) = oldest else { break };
             kept.remove(oldest, changes);
             self.count("evicted", 1);
         }
@@ -273,6 +293,34 @@ mod tests {
     use crate::types::event::Body;
 
     #[test]
+    fn a_sink_that_is_away_evicts_its_own_letters_and_one_of_a_policy_at_most() {
+        let limits = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0.dead_letters;
+        let limits = config::DeadLetters { letters_max: 3.try_into().unwrap(), ..limits };
+        let letters = DeadLetters::new(limits, Arc::new(Metrics::new().unwrap()));
+        let message = |id: &str| Arc::new(Message::new(id.into(), "a".into(), Body::Text("x".into()), PolicySetId(1)));
+        let of_policy = |id: &str| {
+            let content = Content::Message { message: message(id), recipients: Vec::new() };
+            letters.keep(DeadLetter::new("p".into(), "1".into(), 1, None, content), &mut Changes::forgotten());
+        };
+        let of_sink = |id: &str| {
+            letters.keep(DeadLetter::undelivered("s".into(), message(id), "away"), &mut Changes::forgotten());
+        };
+        let kept = || {
+            let id = |letter: &Arc<DeadLetter>| match &letter.content {
+                Content::Message { message, .. } | Content::Undelivered { message, .. } => message.event_id.clone(),
+                Content::Event(event) => event.id.clone(),
+            };
+            letters.list().iter().map(id).collect::<Vec<_>>()
+        };
+        ["p1", "p2", "p3"].into_iter().for_each(of_policy);
+        assert_eq!(kept(), ["p1", "p2", "p3"]);
+        (1..=9).for_each(|number| of_sink(&format!("s{number}")));
+        assert_eq!(kept(), ["p2", "p3", "s9"]);
+        of_policy("p4");
+        assert_eq!(kept(), ["p3", "s9", "p4"]);
+    }
+
+    #[test]
     fn a_client_that_comes_again_and_again_drives_out_no_other_letter() {
         let limits = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0.dead_letters;
         let limits = config::DeadLetters { bytes_max: 300_000.try_into().unwrap(), ..limits };
@@ -292,7 +340,7 @@ mod tests {
         let kept = letters.list();
         let recipients = |letter: &DeadLetter| match &letter.content {
             Content::Message { recipients, .. } => recipients.len(),
-            Content::Event(_) => 0,
+            Content::Event(_) | Content::Undelivered { .. } => 0,
         };
         assert_eq!((kept.len(), recipients(kept.last().unwrap())), (21, RECIPIENTS_MAX));
     }

@@ -15,6 +15,7 @@ mod noted;
 mod reader;
 mod room;
 mod seqs;
+mod sink;
 #[cfg(test)]
 mod tests;
 
@@ -34,14 +35,16 @@ use crate::types::close::Close;
 use crate::types::delivery::{Message, Terms};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::UserId;
+pub use log::Limits;
 #[cfg(test)]
 pub use log::Marks;
-use log::{Limits, Log, New, Removed};
+use log::{Log, NEVER, New, Removed};
 pub use noted::JUMP;
 use noted::Noted;
 pub use reader::{Head, Page, Reader, Resumed};
 use room::Room;
 pub use seqs::Seqs;
+pub use sink::{Expired, SinkReader, SinkRules, Taken};
 
 /// Enough shards that two cores seldom wait for the same lock.
 const SHARDS: usize = 64;
@@ -56,6 +59,7 @@ pub struct Mailboxes {
     shards: Box<[Shard]>,
     hasher: std::hash::RandomState,
     limits: config::Mailboxes,
+    sinks: SinkRules,
     clock: Clock,
     registry: Registry,
     room: Room,
@@ -83,6 +87,8 @@ struct Mailbox {
 struct Content {
     sessions: UserSessions,
     log: Log,
+    /// What it may hold if it is a sink's.
+    sink: Option<Arc<Limits>>,
     /// Whether a session has read this mailbox whose client may resume.
     is_resumable: bool,
     /// Whether a client has acked a message: then a message that was only written doesn't count as read.
@@ -132,6 +138,7 @@ impl Mailboxes {
     pub fn new(
         limits: config::Mailboxes,
         sockets: &config::Sockets,
+        sinks: SinkRules,
         clock: Clock,
         store_id: u64,
         is_kept: bool,
@@ -142,6 +149,7 @@ impl Mailboxes {
             hasher: std::hash::RandomState::new(),
             room: Room::new(&limits),
             limits,
+            sinks,
             clock,
             registry: Registry::new(sockets),
             store_id,
@@ -155,7 +163,7 @@ impl Mailboxes {
     /// Appends a message to a user's log, notes that, and wakes the user's sessions. `session`: only that one may read it.
     pub fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, changes: &mut Changes) -> Posted {
         let terms = &message.terms;
-        let keep_ms = log::kept_for(terms, self.limits.keep_ms.get());
+        let keep_ms = log::kept_for(terms, self.keep_max_ms(self.sink(user).as_deref()));
         let new = New { message, session, terms, keep_ms, now_ms: self.clock.now_ms() };
         if self.room.lacks(true, new.size(), (0, 0)) {
             self.reclaim(|room| !room.lacks(true, new.size(), (0, 0)));
@@ -180,7 +188,7 @@ impl Mailboxes {
         let mut content = mailbox.content.lock();
         drop(shard);
         let mut removed = Removed::default();
-        let posted = self.append(&mut content, &new, &mut removed);
+        let posted = self.append(user, &mut content, &new, &mut removed);
         let is_refused = matches!(posted, Posted::Dropped(DropReason::MailboxFull | DropReason::ServerFull));
         if is_refused || matches!(posted, Posted::Posted { .. }) {
             content.sessions.wake();
@@ -298,7 +306,7 @@ impl Mailboxes {
     /// Removes expired messages and mailboxes of the `round`th of [`Mailboxes::SWEEP_ROUNDS`] parts of the users.
     pub fn sweep(&self, round: usize) {
         self.sweep_shard(round % SHARDS, |user, mailbox, content| {
-            self.expire(content);
+            self.expire(user, content);
             self.note_later(user, mailbox, content);
         });
     }
@@ -306,7 +314,7 @@ impl Mailboxes {
     /// The number of calls of [`Mailboxes::sweep`] that visit every user once.
     pub const SWEEP_ROUNDS: usize = SHARDS;
 
-    fn append(&self, content: &mut Content, new: &New<'_>, removed: &mut Removed) -> Posted {
+    fn append(&self, user: &UserId, content: &mut Content, new: &New<'_>, removed: &mut Removed) -> Posted {
         let is_away = content.sessions.is_away();
         let is_gone = match new.session {
             Some(id) => content.sessions.find(id).is_none(),
@@ -315,10 +323,10 @@ impl Mailboxes {
         if is_gone {
             return self.dropped(DropReason::Away);
         }
-        if !self.make_room(content, new, is_away, removed) {
+        if !self.make_room(user, content, new, is_away, removed) {
             return self.refuse(content, new, DropReason::ServerFull);
         }
-        let limits = Limits { messages_max: self.limits.messages_max.get(), bytes_max: self.limits.bytes_max.get() };
+        let limits = self.limits(content.sink.as_deref());
         let mut gone = Removed::default();
         let Ok(seq) = content.log.put(new, content.sessions.read_mark(), limits, &mut gone) else {
             return self.refuse(content, new, DropReason::MailboxFull);
@@ -328,17 +336,19 @@ impl Mailboxes {
             removed.for_new.extend(gone.for_new);
         }
         self.room.add(1, new.size());
-        self.metrics.posted.inc();
+        if content.sink.is_none() {
+            self.metrics.posted.inc();
+        }
         Posted::Posted { seq }
     }
 
     /// Removes messages that were read from this mailbox until a new one is within the bounds of all mailboxes. Returns whether it is.
-    fn make_room(&self, content: &mut Content, new: &New<'_>, is_away: bool, removed: &mut Removed) -> bool {
+    fn make_room(&self, user: &UserId, content: &mut Content, new: &New<'_>, is_away: bool, removed: &mut Removed) -> bool {
         let replaced = content.log.replaced(new);
         if !self.room.lacks(is_away, new.size(), replaced) {
             return true;
         }
-        self.expire(content);
+        self.expire(user, content);
         loop {
             if !self.room.lacks(is_away, new.size(), content.log.replaced(new)) {
                 return true;
@@ -354,6 +364,10 @@ impl Mailboxes {
 
     /// Refuses a message for lack of room. It takes a seq, so that its readers learn that something is missing.
     fn refuse(&self, content: &mut Content, new: &New<'_>, reason: DropReason) -> Posted {
+        if content.sink.is_some() {
+            // Whoever posts it counts it and keeps it: a sink's reader misses nothing.
+            return Posted::Dropped(reason);
+        }
         match new.session {
             None => content.log.refuse(new.terms.priority, content.sessions.read_mark()),
             // The user's other sessions don't miss it.
@@ -362,9 +376,14 @@ impl Mailboxes {
         self.dropped(reason)
     }
 
-    fn expire(&self, content: &mut Content) {
+    fn expire(&self, user: &UserId, content: &mut Content) {
         let owed = content.log.owed();
-        let removed = content.log.expire(content.sessions.read_mark(), self.limits.keep_ms.get(), self.clock.now_ms());
+        let keep_max_ms = self.keep_max_ms(content.sink.as_deref());
+        let (read, now_ms) = (content.sessions.read_mark(), self.clock.now_ms());
+        let removed = match self.note_expired(user) {
+            None => content.log.expire(read, keep_max_ms, now_ms),
+            Some(note) => content.log.expire_noting(read, keep_max_ms, now_ms, note),
+        };
         self.account(&content.sessions, &removed);
         if content.log.owed() > owed {
             // Sessions that have missed a message notice that when they read.
@@ -386,7 +405,7 @@ impl Mailboxes {
         for _ in 0..SHARDS {
             let is_crowded = self.room.lacks_mailboxes();
             self.sweep_shard(reclaim.shard % SHARDS, |user, mailbox, content| {
-                self.expire(content);
+                self.expire(user, content);
                 let mut removed = Removed::default();
                 while content.log.give_way(content.sessions.read_mark(), &mut removed) {}
                 self.account(&content.sessions, &removed);
@@ -487,10 +506,26 @@ impl Mailboxes {
             return mailbox.clone();
         }
         let birth = self.last_birth.fetch_add(1, Ordering::Relaxed) + 1;
-        let mailbox = Arc::new(Mailbox { birth, content: Mutex::new(Content::new(Log::default(), self.clock.now_ms())) });
+        let mailbox = Arc::new(Mailbox { birth, content: Mutex::new(Content::new(Log::default(), self.sink(user), self.clock.now_ms())) });
         shard.insert(user.clone(), mailbox.clone());
         self.room.add_mailbox();
         mailbox
+    }
+
+    /// Returns what a sink's mailbox may hold; `None` for that of a user.
+    fn sink(&self, user: &UserId) -> Option<Arc<Limits>> {
+        if user.is_internal() { self.sinks.limits.get(user).cloned() } else { None }
+    }
+
+    fn limits(&self, sink: Option<&Limits>) -> Limits {
+        let config::Mailboxes { messages_max, bytes_max, .. } = &self.limits;
+        sink.copied().unwrap_or(Limits { messages_max: messages_max.get(), bytes_max: bytes_max.get(), keeps_unread: false })
+    }
+
+    /// Returns how long a message is kept at most.
+    fn keep_max_ms(&self, sink: Option<&Limits>) -> u64 {
+        // A sink's reader decides itself.
+        if sink.is_some() { NEVER } else { self.limits.keep_ms.get() }
     }
 
     /// Returns the epoch: what clients call this life of the mailbox.
@@ -513,10 +548,11 @@ impl Mailboxes {
 }
 
 impl Content {
-    fn new(log: Log, now_ms: u64) -> Content {
+    fn new(log: Log, sink: Option<Arc<Limits>>, now_ms: u64) -> Content {
         Content {
             sessions: UserSessions::default(),
             log,
+            sink,
             is_resumable: false,
             is_acked: false,
             vacant_since_ms: now_ms,

@@ -101,12 +101,28 @@ fn pem(file: &Path, name: &impl Fn() -> String) -> anyhow::Result<Vec<u8>> {
 /// # Errors
 /// No authorities are found, or the host's name is invalid.
 pub fn connect(host: &str) -> anyhow::Result<Connection> {
+    connect_with(&client()?, host)
+}
+
+/// Returns the settings of clients' connections, for several of them. Reads the authorities.
+///
+/// # Errors
+/// No authorities are found.
+pub fn client() -> anyhow::Result<Arc<ClientConfig>> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (trusted, _) = roots.add_parsable_certificates(found.certs);
     ensure!(trusted > 0, "no certificate authorities are known here: install ca-certificates, or name a file of them by SSL_CERT_FILE");
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Returns the TLS state of one connection to a host.
+///
+/// # Errors
+/// The host's name is invalid.
+pub fn connect_with(config: &Arc<ClientConfig>, host: &str) -> anyhow::Result<Connection> {
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).context("TLS needs the server's name")?;
-    Ok(ClientConnection::new(Arc::new(config), name)?.into())
+    Ok(ClientConnection::new(config.clone(), name)?.into())
 }

@@ -8,6 +8,7 @@ use super::bindings::plugin;
 use super::compile::Compiled;
 use super::wasi;
 use crate::config::{Grant, NAME_BYTES_MAX};
+use crate::types::pattern::matches;
 
 /// The contract that this server implements. A published version never changes; the next one is added beside it.
 pub const CONTRACT: &str = "signalpost:policy";
@@ -207,14 +208,6 @@ fn is_or_are(count: usize) -> &'static str {
 
 fn list(names: &[String]) -> String {
     if names.is_empty() { "nothing".into() } else { names.join(", ") }
-}
-
-/// Returns whether a pattern matches: `a.b` matches itself, `a.*` every type that begins with `a.`, and `*` all types.
-pub fn matches(pattern: &str, event_type: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => event_type.starts_with(prefix),
-        None => pattern == event_type,
-    }
 }
 
 #[cfg(test)]

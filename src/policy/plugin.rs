@@ -17,7 +17,7 @@ use prometheus::Histogram;
 use super::bindings::{self, Bounds, formatting};
 use super::breaker::Breaker;
 use super::compile::Compiler;
-use super::contract::{Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary, matches};
+use super::contract::{Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary};
 use super::engine::Deadline;
 use super::fault::defect;
 use super::host::Shared;
@@ -31,6 +31,7 @@ use crate::registry::SessionHandle;
 use crate::types::delivery::{Decision, Message, Refusal, Response};
 use crate::types::event::{Body, Event};
 use crate::types::fault::{Defect, Fault, FaultKind};
+use crate::types::pattern::any_matches;
 use instances::{Instance, Instances};
 pub use looking::Introspection;
 use samples::{Function, Sample, Samples};
@@ -168,7 +169,7 @@ impl Policy {
 
     /// Returns whether the plugin wants events of this type and its configuration allows them.
     pub fn wants(&self, event_type: &str) -> bool {
-        self.events.iter().any(|pattern| matches(pattern, event_type))
+        any_matches(&self.events, event_type)
     }
 
     pub fn on_fault(&self) -> OnFault {

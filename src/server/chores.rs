@@ -11,6 +11,7 @@ use crate::model::mailbox::Mailboxes;
 use crate::net::tls::Tls;
 use crate::node::Node;
 use crate::policy::load::Again;
+use crate::sink::Sinks;
 use crate::store::Cleaner;
 
 /// How often a part of the mailboxes is searched for expired messages.
@@ -76,22 +77,24 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
     }
 }
 
-/// Reloads the policies whenever an operator asks for it. Files that were refused before are tried again.
-pub(super) async fn reload_at(node: Arc<Node>, mut requests: mpsc::Receiver<()>) {
+/// Reloads the policies whenever an operator asks for it. Files that were refused before are tried again, and so are sinks that have stopped.
+pub(super) async fn reload_at(node: Arc<Node>, sinks: Arc<Sinks>, mut requests: mpsc::Receiver<()>) {
     while requests.recv().await.is_some() {
+        sinks.resume();
         node.reload(Again::All).await;
     }
 }
 
-/// Reloads changed keys of users' tokens, and a changed certificate.
-pub(super) async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, every: Duration) {
+/// Reloads changed keys of users' tokens, a changed certificate, and changed secrets of sinks.
+pub(super) async fn watch_keys(auth: Arc<Auth>, tls: Option<Arc<Tls>>, sinks: Arc<Sinks>, every: Duration) {
     let mut tick = interval(every);
     loop {
         tick.tick().await;
-        let (auth, tls) = (auth.clone(), tls.clone());
+        let (auth, tls, sinks) = (auth.clone(), tls.clone(), sinks.clone());
         // Files are read on a thread that may block. Failures are logged there.
         let _ = tokio::task::spawn_blocking(move || {
             auth.refresh();
+            sinks.refresh();
             if let Some(tls) = tls {
                 tls.refresh();
             }
@@ -133,6 +136,7 @@ pub(super) async fn sweep(node: Arc<Node>) {
     for round in 0.. {
         tick.tick().await;
         node.model.mailboxes.sweep(round);
+        node.dispatch.tell_of_expired();
         if round % Mailboxes::SWEEP_ROUNDS == 0 {
             node.model.sweep();
             node.policies.current().policies.iter().for_each(|policy| policy.shrink());

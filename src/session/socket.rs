@@ -80,12 +80,14 @@ impl Session {
         let sessions = self.conversation.sessions.clone();
         sessions.metrics.sessions_opened.inc();
         tracing::debug!(user = %handle.user, session = %handle.id, subprotocol = handle.subprotocol, "session opened");
+        sessions.dispatch.tell_of_session(&handle, None);
         self.conversation.greet(head);
         let end = self.converse().await;
         session_policies::closed(&sessions.dispatch, &handle, end.code());
         // The session leaves before the closing handshake, which may take a while: a client that comes back meanwhile is not a second
         // device.
         self.conversation.reader.leave();
+        sessions.dispatch.tell_of_session(&handle, Some(end.code()));
         // Boxed, so that its state is not part of every idle session.
         Box::pin(self.part(&end)).await;
         sessions.metrics.sessions_closed.with_label_values(&[&end.label()]).inc();

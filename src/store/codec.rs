@@ -153,6 +153,7 @@ enum ContentRecord<'a> {
     #[serde(borrow)]
     Event(EventRecord<'a>),
     Message(MessageRecord<'a>, Vec<(&'a str, &'a str)>),
+    Undelivered(MessageRecord<'a>, &'a str),
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -356,6 +357,7 @@ impl<'a> LetterRecord<'a> {
                 let recipients = recipients.iter().map(|recipient| (recipient.user.as_str(), &*recipient.session)).collect();
                 ContentRecord::Message(MessageRecord::of(message), recipients)
             }
+            Content::Undelivered { message, reason } => ContentRecord::Undelivered(MessageRecord::of(message), reason),
         };
         LetterRecord { stamp, id: *id, at_ms: since_epoch(*at), policy, version, attempts: *attempts, fault, content }
     }
@@ -394,6 +396,9 @@ impl<'a> LetterRecord<'a> {
                     recipients: recipients.into_iter().map(recipient).collect::<Result<_, _>>()?,
                 }
             }
+            ContentRecord::Undelivered(message, reason) => {
+                Content::Undelivered { message: Arc::new(message.read()), reason: reason.into() }
+            }
         };
         Ok(DeadLetter {
             id: self.id,
@@ -408,7 +413,7 @@ impl<'a> LetterRecord<'a> {
 }
 
 fn user_id(text: &str) -> Result<UserId, Unreadable> {
-    UserId::new(text, usize::MAX).map_err(|_| Unreadable::Newer)
+    UserId::stored(text).map_err(|_| Unreadable::Newer)
 }
 
 fn milliseconds(time: Duration) -> u64 {
@@ -484,7 +489,9 @@ mod tests {
             Change::Unset { stamp: 5, policy: "p".into(), key: "k".into() },
             Change::Seen { key: u128::MAX - 1, at_ms: 6, failed: true },
             letter(Content::Event(Arc::new(event)), true),
-            letter(Content::Message { message: binary, recipients }, false),
+            letter(Content::Message { message: binary.clone(), recipients }, false),
+            letter(Content::Undelivered { message: binary, reason: "the answer is 404".into() }, false),
+            Change::Join { stamp: 11, group: "g".into(), user: UserId::of_sink("s"), policy: "p".into() },
             Change::NoLetter { stamp: 10, id: 5 },
         ]
     }

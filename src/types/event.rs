@@ -16,6 +16,12 @@ use serde_json::value::RawValue;
 /// The `type` that policies see for a message that was sent to a user directly.
 pub const DIRECT: &str = "signalpost.direct";
 
+/// The source of the server's own events.
+pub const SERVER: &str = "/signalpost";
+
+/// The type of the server's own event about a message that nobody has read in time.
+pub const MESSAGE_EXPIRED: &str = "signalpost.message.expired";
+
 /// One CloudEvents 1.0 event. Its members have CloudEvents' names and meanings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -117,6 +123,32 @@ impl UserId {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Begins the ids of the server's own readers. No other id has a control character, so that nobody else can name them.
+const INTERNAL: char = '\0';
+
+impl UserId {
+    /// Returns the user whose mailbox a sink reads.
+    pub fn of_sink(name: &str) -> UserId {
+        UserId(format!("{INTERNAL}sink:{name}").into())
+    }
+
+    /// Returns whether the user is one of the server's own readers.
+    pub fn is_internal(&self) -> bool {
+        self.0.starts_with(INTERNAL)
+    }
+
+    /// Reads an id from the store, which may be that of an internal reader. The length that this server allows does not matter there.
+    ///
+    /// # Errors
+    /// As for [`UserId::new`].
+    pub fn stored(text: &str) -> Result<UserId, String> {
+        match text.strip_prefix(INTERNAL) {
+            Some(name) => UserId::new(name, usize::MAX).map(|_| UserId(text.into())),
+            None => UserId::new(text, usize::MAX),
+        }
     }
 }
 
@@ -234,6 +266,18 @@ mod tests {
         }
         for text in ["", " a", "a\n", "\u{0}", &"x".repeat(129)] {
             assert!(UserId::new(text, 128).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_sinks_user_can_be_stored_and_nobody_else_can_name_it() {
+        let sink = UserId::of_sink("backend");
+        assert!(sink.is_internal() && !UserId::new("sink:backend", 128).unwrap().is_internal());
+        assert_eq!(UserId::stored(sink.as_str()).as_ref(), Ok(&sink));
+        assert!(UserId::new(sink.as_str(), 128).is_err());
+        assert!(serde_json::from_value::<UserId>(sink.as_str().into()).is_err());
+        for broken in ["\0", "\0\0a", "\0 a", "a\0"] {
+            assert!(UserId::stored(broken).is_err(), "{broken:?}");
         }
     }
 

@@ -40,6 +40,7 @@ mod session {
     mod admission;
     mod sessions;
 }
+mod sink;
 mod store {
     mod faults;
     mod folders;

@@ -1,5 +1,6 @@
 //! One helper for all tests: a server with its own settings, its clients, and a folder of plugins that a test may change.
 
+pub mod backend;
 pub mod process;
 pub mod raw;
 pub mod wat;

@@ -340,3 +340,70 @@ fn settings_that_contradict_each_other_are_refused() {
         [r#""events.event_bytes_max" is 262144, above "mailboxes.bytes_max", which is 1000; lower the first or raise the second"#]
     );
 }
+
+const SINK: &str = "url = \"https://b.example/hook\"\nevents = [\"a.*\"]\nsecret_files = [\"s\"]\n";
+
+#[test]
+fn a_sink_has_the_limits_of_all_with_its_own_over_them() {
+    let file = format!("[sink_limits]\nbatch_max = 7\n[sinks.one]\n{SINK}[sinks.one.limits]\nkeep_ms = 5\n[sinks.two]\n{SINK}");
+    let environment = [
+        ("SIGNALPOST_SINK_LIMITS_REQUESTS_MAX", "3"),
+        ("SIGNALPOST_SINKS_TWO_LIMITS_BATCH_MAX", "9"),
+        ("SIGNALPOST_SINKS_TWO_EVENTS", "b.*, c"),
+        ("SIGNALPOST_SINKS_THREE_URL", "http://[::1]:9/"),
+        ("SIGNALPOST_SINKS_THREE_EVENTS", "x"),
+        ("SIGNALPOST_SINKS_THREE_SECRET_FILES", "/run/a,/run/b"),
+    ];
+    let (config, settings) = load(&file, &environment, "").unwrap();
+    let limits = |name: &str| {
+        let limits = config.sink_limits_for(name);
+        (limits.batch_max.get(), limits.keep_ms.get(), limits.requests_max.get())
+    };
+    assert_eq!([limits("one"), limits("two"), limits("three")], [(7, 5, 3), (9, 86_400_000, 3), (7, 86_400_000, 3)]);
+    assert_eq!(config.sinks["two"].events, ["b.*", "c"]);
+    let three = &config.sinks["three"];
+    assert_eq!((three.url.as_str(), three.secret_files.len()), ("http://[::1]:9/", 2));
+    assert_eq!(three.sources, ["/policies/*", "/signalpost"]);
+    let shown = settings.iter().find(|setting| setting.path == "sinks.two.limits.batch_max").unwrap();
+    assert_eq!((shown.variable.as_str(), &shown.value), ("SIGNALPOST_SINKS_TWO_LIMITS_BATCH_MAX", &Value::Integer(9)));
+}
+
+#[test]
+fn a_sink_that_cannot_work_is_refused_with_what_to_do() {
+    assert_eq!(
+        problems("[sinks.b]\n", &[]),
+        [
+            r#""sinks.b.url" is ""; expected an http or https URL, as in "https://backend.example.com/signalpost""#,
+            r#""sinks.b.events" is empty; name the types of events that it hears, as in "pooling.offer.*""#,
+            r#""sinks.b.secret_files" is empty; name a file with a secret (whsec_…), so that the backend can tell who posts"#,
+        ]
+    );
+    let with_url = |url: &str| load(&format!("[sinks.b]\nurl = {url:?}\nevents = [\"*\"]\nsecret_files = [\"s\"]\n"), &[], "");
+    for bad in ["backend", "/hook", "ftp://b", "ws://b", "http://", "https:///hook", "http://b c", "http://me:secret@b/hook", "http://me@b"]
+    {
+        let found = with_url(bad).unwrap_err();
+        assert!(found.len() == 1 && found[0].starts_with("\"sinks.b.url\" is "), "{bad}: {found:?}");
+    }
+    for good in ["http://127.0.0.1:1", "https://b/x?y=z", "http://localhost/", "HTTPS://B"] {
+        assert!(with_url(good).is_ok(), "{good}");
+    }
+    let file = format!("[sinks.\"a b\"]\n{SINK}sources = [\"/a*b\", \"\"]\nlimits.bytes_max = 5\n");
+    let found = problems(&file, &[]);
+    let says = [
+        "the sink name \"a b\" must have 1 to 64 letters",
+        "\"sinks.a b.sources\" contains \"/a*b\"; a * stands at the end only",
+        "\"sinks.a b.sources\" contains \"\"; a * stands at the end only",
+        "\"bytes_max\" of the sink a b is 5, below \"events.event_bytes_max\"",
+    ];
+    assert_eq!(found.len(), says.len(), "{found:?}");
+    for (found, says) in found.iter().zip(says) {
+        assert!(found.starts_with(says), "{found}");
+    }
+    assert_eq!(
+        problems(&format!("[sinks.b]\n{SINK}event = 1\nlimits.batch = 2\n"), &[]),
+        [
+            r#"unknown setting "sinks.b.event" in signalpost.toml:5; did you mean "sinks.b.events"?"#,
+            r#"unknown setting "sinks.b.limits.batch" in signalpost.toml:6; did you mean "sinks.b.limits.batch_max"?"#,
+        ]
+    );
+}

@@ -29,15 +29,23 @@ struct Summary {
     id: u64,
     #[serde(serialize_with = "crate::types::time::time")]
     at: std::time::SystemTime,
-    policy: Arc<str>,
-    version: Arc<str>,
-    role: Role,
+    /// The policy that failed on it, with its version and role; absent for a sink's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<Role>,
+    /// The sink that has not taken it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sink: Option<Arc<str>>,
     event_id: String,
     event_type: String,
-    /// How often the policy faulted on the letter; 0 if its circuit was open and it was not called.
+    /// How often the policy faulted on the letter; 0 if its circuit was open and it was not called. How often a sink was given it.
     attempts: u32,
     /// Whether it is retried only by its id.
     poison: bool,
+    /// `undelivered` for a sink's.
     outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
@@ -49,7 +57,7 @@ struct View<'a> {
     #[serde(flatten)]
     summary: Summary,
     fault: Option<&'a Fault>,
-    /// CloudEvents' structured form.
+    /// CloudEvents' structured form. That of a sink's event is its message.
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<&'a Event>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,21 +70,28 @@ struct View<'a> {
 impl Summary {
     fn of(letter: &DeadLetter) -> Summary {
         let (role, event_id, event_type) = match &letter.content {
-            Content::Event(event) => (Role::Routing, &event.id, &event.event_type),
-            Content::Message { message, .. } => (Role::Formatting, &message.event_id, &message.event_type),
+            Content::Event(event) => (Some(Role::Routing), &event.id, &event.event_type),
+            Content::Message { message, .. } => (Some(Role::Formatting), &message.event_id, &message.event_type),
+            Content::Undelivered { message, .. } => (None, &message.event_id, &message.event_type),
         };
-        let detail = letter.fault.as_ref().map(|fault| format!("{}: {}", fault.defect.kind.name(), fault.defect.detail));
+        let (outcome, detail) = match (&letter.content, &letter.fault) {
+            (Content::Undelivered { reason, .. }, _) => (Outcome::Other("undelivered".to_owned()), Some(reason.to_string())),
+            (_, Some(fault)) => (Outcome::Faulted, Some(format!("{}: {}", fault.defect.kind.name(), fault.defect.detail))),
+            (_, None) => (Outcome::CircuitOpen, None),
+        };
+        let of_policy = |text: &Arc<str>| (!letter.is_of_sink()).then(|| text.clone());
         Summary {
             id: letter.id,
             at: letter.at,
-            policy: letter.policy.clone(),
-            version: letter.version.clone(),
+            policy: of_policy(&letter.policy),
+            version: of_policy(&letter.version),
             role,
+            sink: letter.is_of_sink().then(|| letter.policy.clone()),
             event_id: event_id.clone(),
             event_type: event_type.clone(),
             attempts: letter.attempts,
             poison: letter.is_poison(),
-            outcome: if letter.fault.is_some() { Outcome::Faulted } else { Outcome::CircuitOpen },
+            outcome,
             detail,
         }
     }
@@ -98,6 +113,7 @@ pub async fn show(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, Pat
     let (event, message, readers) = match &letter.content {
         Content::Event(event) => (Some(&**event), None, &[][..]),
         Content::Message { message, recipients } => (None, Some(&*message.body), &recipients[..]),
+        Content::Undelivered { message, .. } => (None, Some(&*message.body), &[][..]),
     };
     Ok(json(&View { summary: Summary::of(&letter), fault: letter.fault.as_deref(), event, message, readers }))
 }
@@ -106,7 +122,7 @@ pub async fn show(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, Pat
 /// same id, and so is a message for which no mailbox has room.
 ///
 /// # Errors
-/// There is no such letter, or its policy is not loaded.
+/// There is no such letter, or its policy is not loaded, or its sink not configured.
 pub async fn retry(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, PathRejection>) -> Result<Response, Problem> {
     operate.node.store.admit()?;
     let (receipt, ticket) = operate.node.dispatch.retry(number(id)?).map_err(|error| match error {
@@ -114,6 +130,10 @@ pub async fn retry(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, Pa
         RetryError::PolicyMissing(name) => {
             let detail = format!("its policy {name} is not loaded; load it, and try again");
             Problem::new(StatusCode::CONFLICT, "policy_missing", detail)
+        }
+        RetryError::SinkMissing(name) => {
+            let detail = format!("its sink {name} is not in the configuration; put it there, restart, and try again");
+            Problem::new(StatusCode::CONFLICT, "sink_missing", detail)
         }
     })?;
     ticket.stored().await?;

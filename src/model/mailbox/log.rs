@@ -15,7 +15,7 @@ use crate::types::delivery::{Message, Priority, Terms};
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 
 /// A time that never comes, in milliseconds.
-const NEVER: u64 = u64::MAX;
+pub const NEVER: u64 = u64::MAX;
 
 /// Entries in the order of their seq. Gaps are normal: an entry that was replaced or has expired leaves one.
 #[derive(Debug, Default)]
@@ -58,6 +58,8 @@ pub struct New<'a> {
 pub struct Limits {
     pub messages_max: usize,
     pub bytes_max: usize,
+    /// Whether a full log refuses a new message rather than lose an unread one.
+    pub keeps_unread: bool,
 }
 
 /// The number of messages that were removed from a log.
@@ -237,7 +239,7 @@ impl Log {
             self.collapse(new, read, removed);
         }
         while self.is_over(0, 0, size, limits) {
-            let Some(index) = self.victim(read, new.terms.priority) else { return Err(Full) };
+            let Some(index) = self.victim(read, new.terms.priority, limits) else { return Err(Full) };
             self.evict(index, read, removed);
         }
         self.last += 1;
@@ -286,6 +288,11 @@ impl Log {
 
     /// Removes what has expired or was kept for long enough. What an open session has still to read is kept for `keep_max_ms`.
     pub fn expire(&mut self, read: Option<ReadMark>, keep_max_ms: u64, now_ms: u64) -> Removed {
+        self.expire_noting(read, keep_max_ms, now_ms, |_| ())
+    }
+
+    /// Does the same, and calls `note` with each entry that nobody has read.
+    pub fn expire_noting(&mut self, read: Option<ReadMark>, keep_max_ms: u64, now_ms: u64, mut note: impl FnMut(&Entry)) -> Removed {
         let mut removed = Removed::default();
         let Log { entries, bytes, delivered, lost, owed, .. } = self;
         let is_awaited = |entry: &Entry| read.is_some_and(|read| read.is_awaited(entry.seq));
@@ -296,6 +303,9 @@ impl Log {
         remove(entries, bytes, goes, |entry| {
             removed.note(entry);
             let unread = usize::from(!is_settled(delivered, read, entry.seq));
+            if unread > 0 {
+                note(entry);
+            }
             if entry.is_expired(|| now_ms) {
                 removed.expired += unread;
                 return;
@@ -357,7 +367,7 @@ impl Log {
         for entry in &self.entries {
             let settled = is_settled(&self.delivered, read, entry.seq);
             is_settled_so_far &= settled;
-            if settled || new.replaces(entry) || may_go(entry, new.terms.priority, read) {
+            if settled || new.replaces(entry) || (!limits.keeps_unread && may_go(entry, new.terms.priority, read)) {
                 (messages, bytes) = (messages + 1, bytes + entry.size());
             }
             if is_settled_so_far && !self.is_over(messages, bytes, size, limits) {
@@ -369,9 +379,10 @@ impl Log {
 
     /// Returns the entry to remove next for a message of this priority: one that was read; else the oldest of the least important; else a
     /// more important one that another device has read.
-    fn victim(&self, read: Option<ReadMark>, priority: Priority) -> Option<usize> {
-        if let Some(settled) = self.first_settled(read) {
-            return Some(settled);
+    fn victim(&self, read: Option<ReadMark>, priority: Priority, limits: Limits) -> Option<usize> {
+        let settled = self.first_settled(read);
+        if settled.is_some() || limits.keeps_unread {
+            return settled;
         }
         let least = self.entries.iter().map(|entry| entry.priority).min()?;
         if least <= priority {
@@ -480,7 +491,7 @@ mod tests {
     const KEEP_MS: u64 = 120_000;
     /// Some time after 1970.
     const NOW_MS: u64 = 1_000_000;
-    const ROOMY: Limits = Limits { messages_max: 1000, bytes_max: 1_000_000 };
+    const ROOMY: Limits = Limits { messages_max: 1000, bytes_max: 1_000_000, keeps_unread: false };
     /// The bytes that a message of these tests counts: an id of two bytes, a type of three, and a body of one.
     const SIZE: usize = ENTRY_OVERHEAD_BYTES + 6;
 
@@ -870,7 +881,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % below
         };
-        let limits = Limits { messages_max: 50, bytes_max: 10_000 };
+        let limits = Limits { messages_max: 50, bytes_max: 10_000, keeps_unread: false };
         let (mut messages, mut bytes) = (0, 0);
         let mut ledger = Ledger::default();
         let (mut refused, mut most_apart) = (0, 0);

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
-use super::log::{Log, Marks, Removed};
+use super::log::{Limits, Log, Marks, Removed};
 use super::{Content, Mailbox, Mailboxes};
 use crate::model::fold;
 use crate::model::record::{Change, Changes, Mark};
@@ -30,6 +30,8 @@ pub(super) struct Noted {
     mark: Mark,
     /// The newest message that was noted.
     newest: u64,
+    /// Messages that a sink is done with while older ones wait, since the last mark.
+    done: Vec<u64>,
     /// Whether the mailbox waits for its mark to be noted.
     is_waiting: bool,
 }
@@ -40,22 +42,30 @@ impl Noted {
         self.newest = seq;
         self.mark.last = self.mark.last.max(seq);
     }
+
+    /// Has the next mark note that a sink is done with a message.
+    pub(super) fn done(&mut self, seq: u64) {
+        self.done.push(seq);
+    }
 }
 
 impl Content {
     /// Returns the change that notes the state of this mailbox.
-    pub(super) fn mark(&mut self, user: &UserId, birth: u64, removed: Vec<(u64, u64)>) -> Change {
+    pub(super) fn mark(&mut self, user: &UserId, birth: u64, mut removed: Vec<(u64, u64)>) -> Change {
         let Marks { last, delivered, lost } = self.log.marks();
         let version = self.noted.mark.version + 1;
+        let done = std::mem::take(&mut self.noted.done).into_iter();
+        removed.extend(done.filter(|seq| *seq > delivered).map(|seq| (seq - 1, seq)));
         self.noted.mark = Mark { version, last, delivered, lost, is_resumable: self.is_resumable, is_acked: self.is_acked };
         Change::Mark { user: user.clone(), birth, mark: self.noted.mark, removed }
     }
 
     /// Returns whether a restart would change what a client may see, if it came before the next mark.
     fn is_unnoted(&self) -> bool {
-        let Noted { mark, newest, .. } = &self.noted;
+        let Noted { mark, newest, done, .. } = &self.noted;
         let now = self.log.marks();
-        (mark.delivered < now.delivered && mark.delivered < *newest)
+        !done.is_empty()
+            || (mark.delivered < now.delivered && mark.delivered < *newest)
             || mark.lost < now.lost
             || mark.last + AHEAD_MAX < now.last
             || (mark.is_resumable, mark.is_acked) != (self.is_resumable, self.is_acked)
@@ -122,20 +132,20 @@ impl Mailboxes {
     /// Puts back what a store has kept, except for what has expired since. `jump`: how far each mailbox's seqs jump. `is_incomplete`: any of
     /// them may lack messages.
     pub fn restore(&self, kept: HashMap<UserId, fold::Mailbox>, jump: u64, is_incomplete: bool) {
-        let keep_max_ms = self.limits.keep_ms.get();
-        let (messages_max, bytes_max) = (self.limits.messages_max.get(), self.limits.bytes_max.get());
         for (user, mailbox) in kept {
+            let sink = self.sink(&user);
+            let (keep_max_ms, Limits { messages_max, bytes_max, .. }) = (self.keep_max_ms(sink.as_deref()), self.limits(sink.as_deref()));
             let fold::Mailbox { birth, mark, entries, .. } = mailbox;
             self.last_birth.fetch_max(birth, Ordering::Relaxed);
             let last = mark.last + jump;
             let marks = Marks { last, delivered: mark.delivered, lost: if is_incomplete { last } else { mark.lost } };
             let newest = entries.keys().next_back().copied().unwrap_or_default();
             let messages = entries.into_iter().map(|(seq, entry)| (seq, entry.posted_ms, entry.message));
-            let mut content = Content::new(Log::restored(marks, messages, keep_max_ms), self.clock.now_ms());
+            let mut content = Content::new(Log::restored(marks, messages, keep_max_ms), sink, self.clock.now_ms());
             (content.is_resumable, content.is_acked) = (mark.is_resumable, mark.is_acked);
-            content.noted = Noted { mark, newest, is_waiting: false };
+            content.noted = Noted { mark, newest, ..Noted::default() };
             self.room.add(content.log.len(), content.log.bytes());
-            self.expire(&mut content);
+            self.expire(&user, &mut content);
             self.tidy(&mut content);
             // The bounds may be lower than they were.
             let is_over = |log: &Log| log.len() > messages_max || log.bytes() > bytes_max || self.room.is_over();

@@ -12,9 +12,9 @@ use crate::types::delivery::Message;
 /// One session's cursor in its user's mailbox. Dropping it leaves the mailbox, if it has not left before.
 #[derive(Debug)]
 pub struct Reader {
-    mailboxes: Arc<Mailboxes>,
-    mailbox: Arc<Mailbox>,
-    handle: Arc<SessionHandle>,
+    pub(super) mailboxes: Arc<Mailboxes>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) handle: Arc<SessionHandle>,
     /// Stretches that another device has read before this session came.
     skips: Vec<(u64, u64)>,
     /// Messages up to this seq don't count as missed by this session. `None` until it has read its first page: until then it is not slow.
@@ -101,7 +101,7 @@ impl Reader {
         let cursor = self.handle.cursor();
         let now_ms = LazyCell::new(|| self.mailboxes.clock.now_ms());
         if content.log.after(cursor).any(|entry| entry.is_expired(|| *now_ms)) {
-            self.mailboxes.expire(&mut content);
+            self.mailboxes.expire(&self.handle.user, &mut content);
         }
         let owed = content.log.owed();
         if owed > cursor.max(*self.excused.get_or_insert(owed)) {

@@ -16,7 +16,7 @@ fn mailboxes(change: impl FnOnce(&mut config::Mailboxes, &mut config::Sockets)) 
     let Config { mailboxes: mut limits, mut sockets, .. } = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
     change(&mut limits, &mut sockets);
     let clock = Clock::Since(UNIX_EPOCH + Duration::from_secs(1_000_000), Instant::now());
-    Mailboxes::new(limits, &sockets, clock, 35, false, Arc::new(Metrics::new().unwrap()))
+    Mailboxes::new(limits, &sockets, SinkRules::default(), clock, 35, false, Arc::new(Metrics::new().unwrap()))
 }
 
 fn count(count: usize) -> NonZeroUsize {
@@ -75,6 +75,7 @@ impl Mailboxes {
             memberships: 0,
             dead_letters: 0,
             store: None,
+            sinks: Vec::new(),
         });
         let series = format!("signalpost_messages_dropped_total{{reason=\"{}\"}} ", reason.name());
         text.unwrap().lines().find_map(|line| line.strip_prefix(series.as_str())).unwrap().parse().unwrap()
@@ -542,4 +543,70 @@ fn a_post_notes_what_it_changed() {
     let at = 1_000_000_000;
     let expected = [(1, 1, at, 0, vec![]), (1, 2, at, 0, vec![]), (1, 3, at, 0, vec![1]), (1, 4, at, 2, vec![2]), (1, 5, 0, 5, vec![])];
     assert_eq!(noted.collect::<Vec<_>>(), expected);
+}
+
+/// Returns mailboxes of which one is a sink's, for three messages, and its user.
+fn with_sink() -> (Arc<Mailboxes>, UserId) {
+    let Config { mailboxes: limits, sockets, .. } = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
+    let clock = Clock::Since(UNIX_EPOCH + Duration::from_secs(1_000_000), Instant::now());
+    let user = UserId::of_sink("s");
+    let three = Limits { messages_max: 3, bytes_max: 1_000_000, keeps_unread: true };
+    let rules = SinkRules { limits: [(user.clone(), Arc::new(three))].into(), ..SinkRules::default() };
+    (Mailboxes::new(limits, &sockets, rules, clock, 35, true, Arc::new(Metrics::new().unwrap())), user)
+}
+
+fn seqs_of(taken: &[Taken]) -> Vec<u64> {
+    taken.iter().map(|taken| taken.seq).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sinks_mailbox_loses_nothing_unread_and_makes_room_for_what_is_done() {
+    let (mailboxes, user) = with_sink();
+    let post = |terms: &Terms| mailboxes.post(&user, None, &message(terms), &mut Changes::forgotten());
+    let urgent = Terms { priority: Priority::High, ..Terms::default() };
+    for seq in 1..=3 {
+        assert_eq!(post(&Terms::default()), Posted::Posted { seq });
+    }
+    assert_eq!([post(&Terms::default()), post(&urgent)], [Posted::Dropped(DropReason::MailboxFull); 2]);
+    let reader = mailboxes.open_sink(user.clone()).unwrap();
+    assert_eq!(seqs_of(&reader.take()), [1, 2, 3]);
+    assert_eq!((reader.take().len(), post(&urgent)), (0, Posted::Dropped(DropReason::MailboxFull)));
+    // Done out of order.
+    reader.done([2].into_iter());
+    assert_eq!((mailboxes.totals().messages, post(&Terms::default())), (2, Posted::Posted { seq: 4 }));
+    assert_eq!(seqs_of(&reader.take()), [4]);
+    // However long they wait: their reader decides.
+    advance(Duration::from_secs(30 * 86_400)).await;
+    (0..Mailboxes::SWEEP_ROUNDS).for_each(|round| mailboxes.sweep(round));
+    assert_eq!((mailboxes.totals().messages, mailboxes.totals().sessions, mailboxes.everyone().len()), (3, 0, 0));
+    reader.done([1, 3, 4].into_iter());
+    assert_eq!((mailboxes.totals().messages, mailboxes.totals().messages), (0, 0));
+    // Another reader begins behind what is done.
+    drop(reader);
+    assert_eq!(post(&Terms::default()), Posted::Posted { seq: 1 }, "an empty mailbox is gone");
+    assert_eq!(seqs_of(&mailboxes.open_sink(user).unwrap().take()), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn marks_note_what_a_sink_has_done_past_one_that_waits() {
+    let (mailboxes, user) = with_sink();
+    for _ in 0..3 {
+        mailboxes.post(&user, None, &message(&Terms::default()), &mut Changes::forgotten());
+    }
+    let reader = mailboxes.open_sink(user).unwrap();
+    reader.take();
+    let noted = || {
+        let mut changes = Changes::kept(0);
+        mailboxes.note_marks(&mut changes);
+        let marks = changes.into_changes().into_iter().map(|change| match change {
+            Change::Mark { mark, removed, .. } => (mark.delivered, removed),
+            other => panic!("{other:?}"),
+        });
+        marks.collect::<Vec<_>>()
+    };
+    reader.done([2, 3].into_iter());
+    assert_eq!(noted(), [(0, vec![(1, 2), (2, 3)])]);
+    assert_eq!(noted(), []);
+    reader.done([1].into_iter());
+    assert_eq!(noted(), [(3, vec![])]);
 }
