@@ -7,7 +7,7 @@ RUN cargo build --release --locked
 
 FROM debian:trixie-slim
 COPY --from=build /src/target/release/signalpost /usr/local/bin/signalpost
-COPY --from=build /src/plugins/pooling.wasm /src/plugins/compact.wasm /src/plugins/chat.wasm /etc/signalpost/plugins/
+COPY --from=build /src/plugins/pooling.wasm /src/plugins/compact.wasm /src/plugins/chat.wasm /src/plugins/offers.wasm /etc/signalpost/plugins/
 RUN useradd --system --create-home --user-group signalpost && install -d -m 0700 -o signalpost -g signalpost /var/lib/signalpost
 USER signalpost
 # Mailboxes, groups, the policies' state and dead letters are kept here. Since the folder is named, a server that can't write to it doesn't start.

@@ -66,7 +66,7 @@ impl Server {
         fs::create_dir(&dir)?;
         match plugins {
             Plugins::Bundled => {
-                for name in ["chat.wasm", "compact.wasm", "pooling.wasm"] {
+                for name in ["chat.wasm", "compact.wasm", "offers.wasm", "pooling.wasm"] {
                     fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins").join(name), dir.join(name))?;
                 }
             }

@@ -3,6 +3,7 @@
 mod delivering;
 mod failing;
 mod letters;
+mod offers;
 mod own;
 mod tls;
 

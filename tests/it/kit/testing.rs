@@ -53,7 +53,7 @@ impl Case {
 
 #[test]
 fn the_fixtures_of_the_bundled_plugins_hold() {
-    for name in ["pooling", "compact", "chat"] {
+    for name in ["pooling", "compact", "chat", "offers"] {
         let component = bundled().join(format!("{name}.wasm"));
         let fixtures = sources().join(name).join("fixtures");
         let ran = plugin(&bundled(), &["test", component.to_str().unwrap(), "--fixtures", fixtures.to_str().unwrap()]);

@@ -177,7 +177,7 @@ async fn the_policies_are_shown_with_all_that_an_operator_asks() {
     server.publish("pooling.trip.started", json!({ "pool_id": 7 })).await;
     server.publish("pooling.trip.started", json!({ "pool_id": 7, "by": 1 })).await;
     let policies = server.get("/policies").await;
-    assert_eq!(names(&policies), ["chat", "compact", "pooling"]);
+    assert_eq!(names(&policies), ["chat", "compact", "pooling", "offers"]);
     assert_eq!((&policies["revision"], &policies["rejected"]), (&json!(1), &json!([])));
     let pooling = policy(&policies, "pooling");
     assert_eq!(pooling["digest"], digest(&bundled_file("pooling.wasm")));
@@ -196,6 +196,7 @@ async fn the_policies_are_shown_with_all_that_an_operator_asks() {
     assert_eq!((&compact["roles"], &compact["vary"]), (&json!(["formatting"]), &json!(["format", "locale"])));
     assert_eq!((&compact["on_fault"]["formatting"], &compact["events"]), (&json!("pass"), &json!(["*"])));
     assert_eq!(policy(&policies, "chat")["roles"], json!(["sessions"]));
+    assert_eq!(policy(&policies, "offers")["roles"], json!(["routing", "sessions"]));
     assert_eq!(server.metric(r#"signalpost_policy_refusals_total{policy="pooling"}"#).await, 1.0);
 }
 
@@ -226,7 +227,7 @@ async fn one_file_may_serve_under_several_names_each_with_its_settings() {
 #[tokio::test]
 async fn a_policy_that_is_not_enabled_is_left_out() {
     let server = TestServer::with("[policies.pooling]\nenabled = false").await;
-    assert_eq!(names(&server.get("/policies").await), ["chat", "compact"]);
+    assert_eq!(names(&server.get("/policies").await), ["chat", "compact", "offers"]);
     let receipt = server.publish("pooling.match.found", json!({})).await;
     assert_eq!(receipt["note"], "no policy wanted this event type");
 }
