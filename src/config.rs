@@ -454,7 +454,7 @@ pub struct Policy {
     pub file: Option<PathBuf>,
     /// Whether the policy is loaded; true by default.
     pub enabled: Option<bool>,
-    /// Policies are called in this order; 0 by default.
+    /// Policies are called in this order; 100 by default.
     pub order: Option<i32>,
     /// Host interfaces that the plugin may import.
     #[serde(default)]

@@ -1,5 +1,5 @@
 //! Sinks hear events: an event that a sink's configuration names is posted to the sink's mailbox, in the same commit as what policies decided
-//! about it. [`crate::sink`] reads those mailboxes.
+//! about it. `sink` reads those mailboxes.
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -20,9 +20,10 @@ const B: &str = "whsec_c2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXMgaGVyZSE=";
 
 /// A sink that hears the rides of all sources, and tries again soon.
 fn sink(address: SocketAddr, secret: &Path, limits: &str) -> String {
+    let soon = if limits.contains("backoff_ms") { "" } else { "backoff_ms = 20\nbackoff_max_ms = 50\n" };
     format!(
         "[sinks.backend]\nurl = \"http://{address}/hook\"\nevents = [\"ride.*\"]\nsources = [\"*\"]\nsecret_files = [{secret:?}]\n\
-         [sinks.backend.limits]\nbackoff_ms = 20\nbackoff_max_ms = 50\n{limits}"
+         [sinks.backend.limits]\n{soon}{limits}"
     )
 }
 

@@ -135,7 +135,7 @@ async fn a_sink_hears_what_its_configuration_names_and_no_producer_poses_as_a_po
     let server = TestServer::with(&settings(&sinks, &format!("\n[plugins]\ndir = {:?}\n", none.path()))).await;
     let publish = async |source: &str, kind: &str| {
         let mut event = event("a", 1);
-        (event["source"], event["type"]) = (source.into(), kind.into());
+        (event["source"], event["type"], event["id"]) = (source.into(), kind.into(), kind.into());
         server.post("/events", event).await;
     };
     for source in ["/rides", "/policies/offers", "/signalpost", "/signalposts"] {

@@ -20,8 +20,9 @@ fn check_order(received: &[Received]) {
         let (subject, n) = (event["subject"].to_string(), event["data"]["n"].as_u64().unwrap());
         let before = last.insert(subject.clone(), n);
         assert!(before.is_none_or(|before| before <= n), "{subject}: {n} after {before:?}");
-        let known = webhooks.insert(one.id().to_owned(), event["id"].to_string());
-        assert!(known.is_none_or(|known| known == event["id"]), "{} is the id of two events", one.id());
+        let id = event["id"].as_str().unwrap();
+        let known = webhooks.insert(one.id().to_owned(), id.to_owned());
+        assert!(known.is_none_or(|known| known == id), "{} is the id of two events", one.id());
     }
     assert_eq!(webhooks.len(), ids(received).len(), "an event has one id");
 }
