@@ -8,12 +8,12 @@
 //! `pooling` tells the drivers. This policy only remembers, when it hears of the same event, whom it is about.
 
 mod frame;
+mod round;
 
 use frame::Answer;
+use round::Round;
 use serde::Deserialize;
-use signalpost_plugin::{
-    Body, Decision, Draft, Event, Id, Policy, RawValue, Refusal, Response, Routing, Session, Sessions, export, json, state,
-};
+use signalpost_plugin::{Body, Decision, Draft, Event, Policy, Refusal, Response, Routing, Session, Sessions, export, state};
 
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
@@ -40,21 +40,9 @@ impl Policy for Offers {
 }
 
 impl Routing for Offers {
-    /// Remembers each candidate. What is wrong with an event is refused in `pooling`'s words.
+    /// Remembers the candidates. What is wrong with an event is refused in `pooling`'s words.
     fn route(&self, event: &Event) -> Result<Decision, Refusal> {
-        let data = event.fields()?;
-        let request = data.id("request_id")?;
-        data.id("rider_id")?;
-        let drivers = data.ids("candidate_driver_ids")?;
-        // As the producer wrote them, so that the backend has its ids again with all their digits.
-        let written: Vec<&RawValue> = data.parsed("candidate_driver_ids", "a list of ids")?;
-        let request_written = data.require("request_id", Id::EXPECTED)?;
-        for (driver, driver_written) in drivers.iter().zip(written) {
-            let answer = format!(r#"{{"request_id":{},"driver_id":{}}}"#, request_written.get(), driver_written.get());
-            state::set_bytes(&offer_key(&request, driver.as_str()), answer.as_bytes(), Some(self.offer_ttl_ms))?;
-            // Who is asked again may answer again.
-            state::delete(&answer_key(&request, driver.as_str()));
-        }
+        round::begin(&event.fields()?, self.offer_ttl_ms)?;
         Ok(Decision::nothing())
     }
 }
@@ -62,13 +50,13 @@ impl Routing for Offers {
 impl Sessions for Offers {
     fn received(&self, session: &Session, message: Body) -> Result<Option<Response>, Refusal> {
         let Some((answer, request)) = frame::parse(&message)? else { return Ok(None) };
-        let offer = state::get_bytes(&offer_key(&request, &session.user)).and_then(|offer| String::from_utf8(offer).ok());
-        let Some(offer) = offer else {
+        let Some((round, driver)) = Round::of(&request, &session.user) else {
             return Err(Refusal::new("no_offer", format!("you have no offer of request {request}, or it is over")));
         };
+        let key = round.answer_key(&request, &session.user);
         // It outlives the offer, so that the first answer stays the only one.
-        if !state::compare_and_swap(&answer_key(&request, &session.user), None, &answer, Some(self.offer_ttl_ms))? {
-            return match state::get::<Answer>(&answer_key(&request, &session.user)) {
+        if !state::compare_and_swap(&key, None, &answer, Some(self.offer_ttl_ms))? {
+            return match state::get::<Answer>(&key) {
                 Some(first) if first != answer => {
                     let detail = format!("you have {} the offer of request {request} already", first.word());
                     Err(Refusal::new("already_answered", detail))
@@ -79,18 +67,9 @@ impl Sessions for Offers {
         let mut response = Response::nothing();
         // The driver is the subject: a sink gets what each of them answers in order, and answers of others beside it.
         let subject = Some(session.user.clone());
-        response.events.push(Draft { type_: answer.event_type().to_string(), subject, data: Body::Json(offer) });
+        response.events.push(Draft { type_: answer.event_type().to_string(), subject, data: round.answered_by(driver) });
         Ok(Some(response))
     }
-}
-
-/// Two ids side by side could be read in two ways, and a JSON list can't.
-fn offer_key(request: &Id, driver: &str) -> String {
-    format!("offer:{}", json!([request.as_str(), driver]))
-}
-
-fn answer_key(request: &Id, driver: &str) -> String {
-    format!("answer:{}", json!([request.as_str(), driver]))
 }
 
 export!(Offers: routing, sessions);
@@ -174,13 +153,20 @@ mod tests {
     }
 
     #[test]
-    fn another_round_of_a_request_leaves_the_earlier_offers_open() {
-        let _host = Host::new();
-        offered(r#"{"request_id":42,"rider_id":1001,"candidate_driver_ids":[1]}"#);
-        offered(r#"{"request_id":42,"rider_id":1001,"candidate_driver_ids":[2]}"#);
-        for user in ["1", "2"] {
-            assert!(says(user, r#"{"type":"offer_accept","request_id":42}"#).unwrap().is_some());
-        }
+    fn another_round_of_a_request_leaves_the_earlier_offers_open_for_their_own_time() {
+        let host = Host::new();
+        offered(r#"{"request_id":42,"rider_id":1001,"candidate_driver_ids":[1,2]}"#);
+        host.set_now_ms(20_000);
+        offered(r#"{"request_id":"42","rider_id":1001,"candidate_driver_ids":["3"]}"#);
+        let accept = r#"{"type":"offer_accept","request_id":42}"#;
+        assert_eq!(says("1", accept), published("pooling.offer.accepted", "1", r#"{"request_id":42,"driver_id":1}"#));
+        assert_eq!(says("3", accept), published("pooling.offer.accepted", "3", r#"{"request_id":"42","driver_id":"3"}"#));
+        host.set_now_ms(30_000);
+        assert_eq!(says("2", accept).unwrap_err().code, "no_offer");
+        assert_eq!(says("3", accept), Ok(Some(Response::nothing())));
+        // What is over is forgotten.
+        offered(r#"{"request_id":42,"rider_id":1001,"candidate_driver_ids":[4]}"#);
+        assert!(!host.state(r#"offers:42"#).unwrap().contains("[1,2]"));
     }
 
     #[test]

@@ -322,6 +322,7 @@ fn the_settings_that_may_be_zero_are_these() {
             "limits.state_bytes_max",
             "limits.metric_names_max",
             "sink_limits.retry_after_max_ms",
+            "policies.offers.order",
         ]
     );
 }
