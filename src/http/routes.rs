@@ -103,6 +103,8 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
     let operators = Router::new()
         .route(&below("/users/{user_id}"), get(operate::presence))
         .route(&below("/users/{user_id}/sessions"), delete(operate::end_sessions))
+        .route(&below("/groups/{name}"), get(operate::groups::show))
+        .route(&below("/receipts/{event_id}"), get(operate::receipts::show))
         .route(&below("/policies"), get(operate::policies))
         .route(&below("/policies/reload"), post(operate::reload))
         .route(&below("/dead-letters"), get(dead_letters::list).delete(dead_letters::delete_all))
