@@ -10,6 +10,7 @@
 //! Locks: a shard's lock is taken before a mailbox's lock, and neither is held while anything waits. Making room in other mailboxes
 //! ([`Mailboxes::reclaim`]) begins before a post takes any of these locks; it holds one shard's at a time.
 
+pub mod fate;
 mod log;
 mod noted;
 mod reader;
@@ -27,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::record::{Change, Changes};
-use crate::config;
+use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::registry::{Registry, SessionHandle, UserSessions};
 use crate::types::clock::Clock;
@@ -35,6 +36,7 @@ use crate::types::close::Close;
 use crate::types::delivery::{Message, Terms};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::UserId;
+use fate::Losses;
 pub use log::Limits;
 #[cfg(test)]
 pub use log::Marks;
@@ -67,10 +69,14 @@ pub struct Mailboxes {
     store_id: u64,
     last_birth: AtomicU64,
     reclaim: Mutex<Reclaim>,
+    losses: Mutex<Losses>,
     /// The mailboxes whose marks a store has to note; `None` if no store keeps them.
     unnoted: Option<Mutex<Unnoted>>,
     metrics: Arc<Metrics>,
 }
+
+/// Whose mailbox it is, and the mailbox's birth.
+type Owner<'a> = (&'a UserId, u64);
 
 type Unnoted = Vec<(UserId, Arc<Mailbox>)>;
 
@@ -109,7 +115,11 @@ struct Reclaim {
 /// The outcome of one delivery to one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Posted {
-    Posted { seq: u64 },
+    /// `birth`: in which life of the mailbox.
+    Posted {
+        birth: u64,
+        seq: u64,
+    },
     Dropped(DropReason),
 }
 
@@ -135,26 +145,20 @@ pub struct Totals {
 
 impl Mailboxes {
     /// Returns empty mailboxes. `is_kept`: a store keeps what they note.
-    pub fn new(
-        limits: config::Mailboxes,
-        sockets: &config::Sockets,
-        sinks: SinkRules,
-        clock: Clock,
-        store_id: u64,
-        is_kept: bool,
-        metrics: Arc<Metrics>,
-    ) -> Arc<Mailboxes> {
+    pub fn new(config: &Config, clock: Clock, store_id: u64, is_kept: bool, metrics: Arc<Metrics>) -> Arc<Mailboxes> {
+        let limits = config.mailboxes.clone();
         Arc::new(Mailboxes {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: std::hash::RandomState::new(),
             room: Room::new(&limits),
             limits,
-            sinks,
+            sinks: SinkRules::new(config),
             clock,
-            registry: Registry::new(sockets),
+            registry: Registry::new(&config.sockets),
             store_id,
             last_birth: AtomicU64::new(0),
             reclaim: Mutex::default(),
+            losses: Mutex::new(Losses::new(config.events.receipts_bytes_max.get() / fate::LOSS_BYTES)),
             unnoted: is_kept.then(Mutex::default),
             metrics,
         })
@@ -188,14 +192,14 @@ impl Mailboxes {
         let mut content = mailbox.content.lock();
         drop(shard);
         let mut removed = Removed::default();
-        let posted = self.append(user, &mut content, &new, &mut removed);
+        let posted = self.append((user, mailbox.birth), &mut content, &new, &mut removed);
         let is_refused = matches!(posted, Posted::Dropped(DropReason::MailboxFull | DropReason::ServerFull));
         if is_refused || matches!(posted, Posted::Posted { .. }) {
             content.sessions.wake();
         }
         match posted {
             // Only a message that is kept and has no session as its only reader can outlive the process.
-            Posted::Posted { seq } if keep_ms > 0 && session.is_none() => {
+            Posted::Posted { seq, .. } if keep_ms > 0 && session.is_none() => {
                 content.noted.post(seq);
                 changes.note(|| {
                     let (posted_ms, message, lost) = (new.now_ms, message.clone(), content.log.marks().lost);
@@ -223,7 +227,7 @@ impl Mailboxes {
     pub fn foresee(&self, user: &UserId, session: Option<&Arc<str>>, terms: &Terms) -> Posted {
         let gone = session.is_some_and(|session| !self.has_session(user, session));
         let unkept = terms.keep.is_some_and(|keep| keep.is_zero()) && self.sessions_of(user.as_str()) == 0;
-        if gone || unkept { Posted::Dropped(DropReason::Away) } else { Posted::Posted { seq: 0 } }
+        if gone || unkept { Posted::Dropped(DropReason::Away) } else { Posted::Posted { birth: 0, seq: 0 } }
     }
 
     /// Opens a provisional session on its user's mailbox; [`Reader::admit`] makes it a session like others.
@@ -306,7 +310,7 @@ impl Mailboxes {
     /// Removes expired messages and mailboxes of the `round`th of [`Mailboxes::SWEEP_ROUNDS`] parts of the users.
     pub fn sweep(&self, round: usize) {
         self.sweep_shard(round % SHARDS, |user, mailbox, content| {
-            self.expire(user, content);
+            self.expire((user, mailbox.birth), content);
             self.note_later(user, mailbox, content);
         });
     }
@@ -314,7 +318,7 @@ impl Mailboxes {
     /// The number of calls of [`Mailboxes::sweep`] that visit every user once.
     pub const SWEEP_ROUNDS: usize = SHARDS;
 
-    fn append(&self, user: &UserId, content: &mut Content, new: &New<'_>, removed: &mut Removed) -> Posted {
+    fn append(&self, owner: Owner<'_>, content: &mut Content, new: &New<'_>, removed: &mut Removed) -> Posted {
         let is_away = content.sessions.is_away();
         let is_gone = match new.session {
             Some(id) => content.sessions.find(id).is_none(),
@@ -323,7 +327,7 @@ impl Mailboxes {
         if is_gone {
             return self.dropped(DropReason::Away);
         }
-        if !self.make_room(user, content, new, is_away, removed) {
+        if !self.make_room(owner, content, new, is_away, removed) {
             return self.refuse(content, new, DropReason::ServerFull);
         }
         let limits = self.limits(content.sink.as_deref());
@@ -332,23 +336,23 @@ impl Mailboxes {
             return self.refuse(content, new, DropReason::MailboxFull);
         };
         if gone.messages > 0 {
-            self.account(&content.sessions, &gone);
+            self.account(owner.1, &content.sessions, &gone);
             removed.for_new.extend(gone.for_new);
         }
         self.room.add(1, new.size());
         if content.sink.is_none() {
             self.metrics.posted.inc();
         }
-        Posted::Posted { seq }
+        Posted::Posted { birth: owner.1, seq }
     }
 
     /// Removes messages that were read from this mailbox until a new one is within the bounds of all mailboxes. Returns whether it is.
-    fn make_room(&self, user: &UserId, content: &mut Content, new: &New<'_>, is_away: bool, removed: &mut Removed) -> bool {
+    fn make_room(&self, owner: Owner<'_>, content: &mut Content, new: &New<'_>, is_away: bool, removed: &mut Removed) -> bool {
         let replaced = content.log.replaced(new);
         if !self.room.lacks(is_away, new.size(), replaced) {
             return true;
         }
-        self.expire(user, content);
+        self.expire(owner, content);
         loop {
             if !self.room.lacks(is_away, new.size(), content.log.replaced(new)) {
                 return true;
@@ -357,7 +361,7 @@ impl Mailboxes {
             if !content.log.give_way(content.sessions.read_mark(), &mut gone) {
                 return false;
             }
-            self.account(&content.sessions, &gone);
+            self.account(owner.1, &content.sessions, &gone);
             removed.for_new.extend(gone.for_new);
         }
     }
@@ -376,15 +380,15 @@ impl Mailboxes {
         self.dropped(reason)
     }
 
-    fn expire(&self, user: &UserId, content: &mut Content) {
+    fn expire(&self, owner: Owner<'_>, content: &mut Content) {
         let owed = content.log.owed();
         let keep_max_ms = self.keep_max_ms(content.sink.as_deref());
         let (read, now_ms) = (content.sessions.read_mark(), self.clock.now_ms());
-        let removed = match self.note_expired(user) {
+        let removed = match self.note_expired(owner.0) {
             None => content.log.expire(read, keep_max_ms, now_ms),
             Some(note) => content.log.expire_noting(read, keep_max_ms, now_ms, note),
         };
-        self.account(&content.sessions, &removed);
+        self.account(owner.1, &content.sessions, &removed);
         if content.log.owed() > owed {
             // Sessions that have missed a message notice that when they read.
             content.sessions.wake();
@@ -405,10 +409,10 @@ impl Mailboxes {
         for _ in 0..SHARDS {
             let is_crowded = self.room.lacks_mailboxes();
             self.sweep_shard(reclaim.shard % SHARDS, |user, mailbox, content| {
-                self.expire(user, content);
+                self.expire((user, mailbox.birth), content);
                 let mut removed = Removed::default();
                 while content.log.give_way(content.sessions.read_mark(), &mut removed) {}
-                self.account(&content.sessions, &removed);
+                self.account(mailbox.birth, &content.sessions, &removed);
                 content.is_resumable &= !(is_crowded && content.sessions.is_empty() && content.log.is_empty());
                 self.note_later(user, mailbox, content);
             });
@@ -436,7 +440,7 @@ impl Mailboxes {
 
     /// Counts what has gone, and closes sessions that have missed a message which only they could read: the user's other sessions don't
     /// miss it.
-    fn account(&self, sessions: &UserSessions, removed: &Removed) {
+    fn account(&self, birth: u64, sessions: &UserSessions, removed: &Removed) {
         if removed.messages == 0 {
             return;
         }
@@ -444,10 +448,9 @@ impl Mailboxes {
             sessions.find(id).filter(|handle| handle.cursor() < *seq).into_iter().for_each(|handle| handle.end(Close::SlowConsumer));
         }
         self.room.give_back(removed);
-        self.metrics.dropped(DropReason::Expired, removed.expired);
-        self.metrics.dropped(DropReason::Uncollected, removed.uncollected);
-        self.metrics.dropped(DropReason::Collapsed, removed.collapsed);
-        self.metrics.dropped(DropReason::Evicted, removed.evicted);
+        for (seq, reason) in &removed.unread {
+            self.lost(birth, *seq, *reason);
+        }
     }
 
     fn dropped(&self, reason: DropReason) -> Posted {
@@ -471,9 +474,9 @@ impl Mailboxes {
             // It has left already, when another session replaced it.
             return;
         }
-        self.settle_up(&mut content, handle);
+        self.settle_up(mailbox.birth, &mut content, handle);
         content.vacant_since_ms = self.clock.now_ms();
-        self.tidy(&mut content);
+        self.tidy(mailbox.birth, &mut content);
         self.note_later(&handle.user, mailbox, &mut content);
         let is_current = shard.get(&handle.user).is_some_and(|current| Arc::ptr_eq(current, mailbox));
         if is_current && self.is_idle(&content) {
@@ -483,20 +486,20 @@ impl Mailboxes {
     }
 
     /// Notes what a session that is leaving has delivered, and removes the messages that only that session could read.
-    fn settle_up(&self, content: &mut Content, handle: &Arc<SessionHandle>) {
+    fn settle_up(&self, birth: u64, content: &mut Content, handle: &Arc<SessionHandle>) {
         // If no client acks, a message that was written counts as read. Acks were noted when they came.
         if !content.is_acked {
             content.log.mark_delivered(handle.position().0, handle.written());
         }
         let forgotten = content.log.forget_session(&handle.id, handle.cursor());
-        self.account(&content.sessions, &forgotten);
+        self.account(birth, &content.sessions, &forgotten);
     }
 
     /// Removes what has been read, if no client can resume.
-    fn tidy(&self, content: &mut Content) {
+    fn tidy(&self, birth: u64, content: &mut Content) {
         if !content.is_resumable {
             let removed = content.log.settle(content.sessions.read_mark());
-            self.account(&content.sessions, &removed);
+            self.account(birth, &content.sessions, &removed);
         }
     }
 

@@ -128,7 +128,7 @@ impl SinkReader {
             content.log.mark_delivered(seq - 1, seq);
             content.noted.done(seq);
         }
-        mailboxes.tidy(&mut content);
+        mailboxes.tidy(mailbox.birth, &mut content);
         mailboxes.note_later(&handle.user, mailbox, &mut content);
     }
 

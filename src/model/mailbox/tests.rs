@@ -13,10 +13,14 @@ use crate::types::event::Body;
 
 /// Returns all mailboxes, with a clock that stands still unless a test moves it.
 fn mailboxes(change: impl FnOnce(&mut config::Mailboxes, &mut config::Sockets)) -> Arc<Mailboxes> {
-    let Config { mailboxes: mut limits, mut sockets, .. } = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
-    change(&mut limits, &mut sockets);
+    let mut config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
+    change(&mut config.mailboxes, &mut config.sockets);
+    with(&config, false)
+}
+
+fn with(config: &Config, is_kept: bool) -> Arc<Mailboxes> {
     let clock = Clock::Since(UNIX_EPOCH + Duration::from_secs(1_000_000), Instant::now());
-    Mailboxes::new(limits, &sockets, SinkRules::default(), clock, 35, false, Arc::new(Metrics::new().unwrap()))
+    Mailboxes::new(config, clock, 35, is_kept, Arc::new(Metrics::new().unwrap()))
 }
 
 fn count(count: usize) -> NonZeroUsize {
@@ -259,7 +263,7 @@ mod provisional {
         let stranger = all.enter("u", false);
         let id = stranger.handle().id.clone();
         let reply = || all.post(&user("u"), Some(&id), &message(&Terms::default()), &mut Changes::forgotten());
-        assert_eq!(reply(), Posted::Posted { seq: 1 });
+        assert_eq!(reply(), Posted::Posted { birth: 1, seq: 1 });
         assert!(all.has_session(&user("u"), &id));
         assert_eq!(real.read(), [0; 0]);
         stranger.leave();
@@ -456,7 +460,7 @@ mod totals {
         all.tell("u", &keyed("k"));
         all.tell_all("u", 8);
         assert_eq!(all.tell("u", &keyed("other")), Posted::Dropped(DropReason::ServerFull));
-        assert_eq!(all.tell("u", &keyed("k")), Posted::Posted { seq: 11 });
+        assert_eq!(all.tell("u", &keyed("k")), Posted::Posted { birth: 1, seq: 11 });
         assert_eq!(all.plain("u").read(), [2, 3, 4, 5, 6, 7, 8, 9, 11]);
     }
 
@@ -547,12 +551,10 @@ fn a_post_notes_what_it_changed() {
 
 /// Returns mailboxes of which one is a sink's, for three messages, and its user.
 fn with_sink() -> (Arc<Mailboxes>, UserId) {
-    let Config { mailboxes: limits, sockets, .. } = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
-    let clock = Clock::Since(UNIX_EPOCH + Duration::from_secs(1_000_000), Instant::now());
-    let user = UserId::of_sink("s");
-    let three = Limits { messages_max: 3, bytes_max: 1_000_000, keeps_unread: true };
-    let rules = SinkRules { limits: [(user.clone(), Arc::new(three))].into(), ..SinkRules::default() };
-    (Mailboxes::new(limits, &sockets, rules, clock, 35, true, Arc::new(Metrics::new().unwrap())), user)
+    let mut config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
+    let limits = config::SinkLimits { messages_max: count(3), ..config.sink_limits.clone() };
+    config.sinks.insert("s".into(), config::Sink { limits: Some(limits), ..config::Sink::default() });
+    (with(&config, true), UserId::of_sink("s"))
 }
 
 fn seqs_of(taken: &[Taken]) -> Vec<u64> {
@@ -565,7 +567,7 @@ async fn a_sinks_mailbox_loses_nothing_unread_and_makes_room_for_what_is_done() 
     let post = |terms: &Terms| mailboxes.post(&user, None, &message(terms), &mut Changes::forgotten());
     let urgent = Terms { priority: Priority::High, ..Terms::default() };
     for seq in 1..=3 {
-        assert_eq!(post(&Terms::default()), Posted::Posted { seq });
+        assert_eq!(post(&Terms::default()), Posted::Posted { birth: 1, seq });
     }
     assert_eq!([post(&Terms::default()), post(&urgent)], [Posted::Dropped(DropReason::MailboxFull); 2]);
     let reader = mailboxes.open_sink(user.clone()).unwrap();
@@ -573,7 +575,7 @@ async fn a_sinks_mailbox_loses_nothing_unread_and_makes_room_for_what_is_done() 
     assert_eq!((reader.take().len(), post(&urgent)), (0, Posted::Dropped(DropReason::MailboxFull)));
     // Done out of order.
     reader.done([2].into_iter());
-    assert_eq!((mailboxes.totals().messages, post(&Terms::default())), (2, Posted::Posted { seq: 4 }));
+    assert_eq!((mailboxes.totals().messages, post(&Terms::default())), (2, Posted::Posted { birth: 1, seq: 4 }));
     assert_eq!(seqs_of(&reader.take()), [4]);
     // However long they wait: their reader decides.
     advance(Duration::from_secs(30 * 86_400)).await;
@@ -583,7 +585,7 @@ async fn a_sinks_mailbox_loses_nothing_unread_and_makes_room_for_what_is_done() 
     assert_eq!((mailboxes.totals().messages, mailboxes.totals().messages), (0, 0));
     // Another reader begins behind what is done.
     drop(reader);
-    assert_eq!(post(&Terms::default()), Posted::Posted { seq: 1 }, "an empty mailbox is gone");
+    assert_eq!(post(&Terms::default()), Posted::Posted { birth: 2, seq: 1 }, "an empty mailbox is gone");
     assert_eq!(seqs_of(&mailboxes.open_sink(user).unwrap().take()), [1]);
 }
 
