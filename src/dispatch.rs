@@ -21,6 +21,7 @@ use crate::model::dedup::{self, Attempt};
 use crate::model::mailbox::Posted;
 use crate::model::record::{Change, Changes};
 use crate::model::world::World;
+use crate::net::turns::aside_if;
 use crate::policy::{Policies, PolicySet};
 use crate::store::{Store, Ticket};
 use crate::types::delivery::{Message, Recipients, Terms};
@@ -112,24 +113,27 @@ impl Dispatch {
             || self.store.changes(),
             |world| plan::plan(&set, &event, world),
             |plan, mut changes| {
-                let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
-                let letter = match attempt {
-                    1 => Letter::FIRST,
-                    // The policies that were asked again have no use for their letters of earlier attempts.
-                    _ => {
-                        let letters = &self.model.dead_letters;
-                        Letter { id: 0, attempt: letters.take_of(&event, attempt, |policy| plan.asks(policy), &mut changes) }
+                aside_if(apply::take_long([plan]), || {
+                    let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
+                    let letter = match attempt {
+                        1 => Letter::FIRST,
+                        // The policies that were asked again have no use for their letters of earlier attempts.
+                        _ => {
+                            let letters = &self.model.dead_letters;
+                            Letter { id: 0, attempt: letters.take_of(&event, attempt, |policy| plan.asks(policy), &mut changes) }
+                        }
+                    };
+                    let applied = self.keep_failures(&set, &event, letter, plan, applied, &mut changes);
+                    if let Some(seen) = seen.take() {
+                        seen.settle(plan.is_failure(), &mut changes);
                     }
-                };
-                let applied = self.keep_failures(&set, &event, letter, plan, applied, &mut changes);
-                if let Some(seen) = seen.take() {
-                    seen.settle(plan.is_failure(), &mut changes);
-                }
-                (applied, self.store.append(changes))
+                    (applied, self.store.append(changes))
+                })
             },
         );
         self.metrics.event(plan.outcome());
-        let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
+        let is_long = apply::take_long([&plan]);
+        let story = aside_if(is_long, || Story::of(event.id.clone(), event.source.clone(), plan, applied));
         self.show(&event.event_type, &story);
         Ok((story, ticket))
     }
@@ -194,10 +198,12 @@ impl Dispatch {
                     || self.store.changes(),
                     consult,
                     |plan, mut changes| {
-                        changes.note(|| removal.clone());
-                        let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
-                        let applied = self.keep_failures(&set, event, again, plan, applied, &mut changes);
-                        (applied, self.store.append(changes))
+                        aside_if(apply::take_long([plan]), || {
+                            changes.note(|| removal.clone());
+                            let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
+                            let applied = self.keep_failures(&set, event, again, plan, applied, &mut changes);
+                            (applied, self.store.append(changes))
+                        })
                     },
                 );
                 Ok((Receipt::of(event.id.clone(), event.source.clone(), &plan, &applied), ticket))

@@ -13,6 +13,7 @@ use super::plan::{self, Decided, Plan, Planned, PolicyRef};
 use crate::config::SessionsFault;
 use crate::model::record::Changes;
 use crate::model::world::World;
+use crate::net::turns::aside_if;
 use crate::policy::{CallError, Policy, PolicySet};
 use crate::registry::SessionHandle;
 use crate::types::close::Close;
@@ -142,12 +143,14 @@ pub fn ask(
         Answered { took, answer, plans: plans.unwrap_or_default() }
     };
     let conclude = |answered: &Answered, mut changes: Changes| {
-        for (event, plan) in &answered.plans {
-            let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
-            dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes);
-        }
-        // The changes are stored, but the client doesn't wait for that.
-        drop(dispatch.store.append(changes));
+        aside_if(apply::take_long(answered.plans.iter().map(|(_, plan)| plan)), || {
+            for (event, plan) in &answered.plans {
+                let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
+                dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes);
+            }
+            // The changes are stored, but the client doesn't wait for that.
+            drop(dispatch.store.append(changes));
+        });
     };
     let (Answered { took, answer, plans }, ()) = dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
     // The first is the answer itself, which does not count as a published event.

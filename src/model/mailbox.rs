@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use super::record::{Change, Changes};
 use crate::config;
 use crate::metrics::Metrics;
+use crate::net::turns::aside_if;
 use crate::registry::{Registry, SessionHandle, UserSessions};
 use crate::types::clock::Clock;
 use crate::types::close::Close;
@@ -49,6 +50,9 @@ const SHARDS: usize = 64;
 /// The pause after a search through all mailboxes: a million of them take some 100 ms. Meanwhile, a message that was read makes room in its
 /// own mailbox only.
 const RECLAIM_PAUSE_MS: u64 = 100;
+
+/// Mailboxes that are all visited in less than a millisecond.
+const MAILBOXES_IN_PASSING: usize = 5_000;
 
 /// All users' mailboxes. One exists only while it holds something, has a session, or its reader may resume.
 #[derive(Debug)]
@@ -286,6 +290,11 @@ impl Mailboxes {
         users
     }
 
+    /// Returns whether it takes milliseconds to look at all of them.
+    pub fn are_many(&self) -> bool {
+        self.room.mailboxes() > MAILBOXES_IN_PASSING
+    }
+
     pub fn totals(&self) -> Totals {
         Totals {
             mailboxes: self.room.mailboxes(),
@@ -383,6 +392,11 @@ impl Mailboxes {
         if is_paused || is_enough(&self.room) {
             return;
         }
+        // Among many mailboxes, that takes milliseconds.
+        aside_if(self.are_many(), || self.search(&mut reclaim, is_enough));
+    }
+
+    fn search(&self, reclaim: &mut Reclaim, is_enough: impl Fn(&Room) -> bool) {
         for _ in 0..SHARDS {
             let is_crowded = self.room.lacks_mailboxes();
             self.sweep_shard(reclaim.shard % SHARDS, |user, mailbox, content| {
