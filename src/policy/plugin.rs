@@ -17,13 +17,15 @@ use prometheus::Histogram;
 use super::bindings::{self, Bounds, formatting};
 use super::breaker::Breaker;
 use super::compile::Compiler;
-use super::contract::{Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary, matches};
+use super::contract::{
+    ContractError, Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary, matches,
+};
 use super::engine::Deadline;
 use super::fault::defect;
 use super::host::Shared;
 use super::load_error::LoadError;
 use super::ticker::EpochTicker;
-use crate::config::{self, Isolation, Limits, OnFault};
+use crate::config::{self, Isolation, Limits, OnFault, Readers};
 use crate::model::groups::Quota;
 use crate::model::world::World;
 use crate::net::turns::aside;
@@ -139,6 +141,9 @@ impl Policy {
         let (description, vary, first) = instances.probe()?;
         check_description(&description)?;
         check_vary(&vary)?;
+        if config.readers == Readers::WithAttributes && roles.contains(&Role::Formatting) && vary.is_empty() {
+            return Err(ContractError::NoReaders.into());
+        }
         instances.give_back(first);
         Ok(Policy {
             name: shared.name.clone(),
@@ -169,6 +174,11 @@ impl Policy {
     /// Returns whether the plugin wants events of this type and its configuration allows them.
     pub fn wants(&self, event_type: &str) -> bool {
         self.events.iter().any(|pattern| matches(pattern, event_type))
+    }
+
+    /// Returns whether the policy is asked for a reader with these attributes.
+    pub fn formats_for<'a>(&self, attribute: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.config.readers == Readers::All || self.vary.iter().any(|name| attribute(name).is_some())
     }
 
     pub fn on_fault(&self) -> OnFault {

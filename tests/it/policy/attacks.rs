@@ -168,6 +168,62 @@ async fn what_one_policy_may_tell_is_not_used_up_by_another() {
     assert!(dropped.contains("too_many_recipients") && dropped.contains("\"c\""), "{receipt}");
 }
 
+#[tokio::test]
+async fn the_recipients_of_all_events_that_a_client_causes_count_together() {
+    // Answers a client's message with three events.
+    let writes = "(drop (call $silent))
+        (memory.fill (i32.const 8192) (i32.const 0) (i32.const 96))
+        (local.set $local (i32.const 8192))
+        (loop $on
+          (i32.store (local.get $local) (global.get $type))
+          (i32.store offset=4 (local.get $local) (global.get $type_bytes))
+          (i32.store8 offset=20 (local.get $local) (i32.const 1))
+          (local.set $local (i32.add (local.get $local) (i32.const 32)))
+          (br_if $on (i32.lt_u (local.get $local) (i32.const 8288))))
+        (i32.store offset=40 (global.get $response) (i32.const 8192))
+        (i32.store offset=44 (global.get $response) (i32.const 3))
+        (call $mine)";
+    let writes = Guest { strings: &[("type", "written")], ..Guest::sessions(writes) }.component();
+    // Tells two users of each.
+    let tells = "(call $delivery (i32.const 352) (global.get $a) (i32.const 1) (i32.const -1) (i32.const 0) (i32.const 0))
+        (call $delivery (i32.const 428) (global.get $b) (i32.const 1) (i32.const -1) (i32.const 0) (i32.const 0))
+        (call $decided (i32.const 2))";
+    let tells = Guest { strings: &[("a", "a"), ("b", "b")], events: &["written"], ..Guest::routing(tells) }.component();
+    let dir = folder(&[("tells.wasm", &tells), ("writes.wasm", &writes)]);
+    let server = TestServer::with(&settings(dir.path(), "[limits]\nrecipients_max = 3\n")).await;
+    let mut author = server.connect("author").await;
+    for written in 1..=2 {
+        author.send("1").await;
+        let handled = f64::from(written);
+        server.metric_reaches(r#"signalpost_client_messages_total{outcome="handled"}"#, handled).await;
+        let dropped = server.metric(r#"signalpost_messages_dropped_total{reason="too_many_recipients"}"#).await;
+        assert_eq!(dropped, 3.0 * handled, "three of six, and the next message of the client begins anew");
+    }
+    for (user, messages) in [("a", 4), ("b", 2)] {
+        assert_eq!(server.get(&format!("/users/{user}")).await["mailbox"]["messages"], messages, "{user}");
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_is_asked_for_readers_with_attributes_varies_on_some() {
+    let same = Guest::formatting("(call $shaped (global.get $text) (global.get $text_bytes))");
+    let same = Guest { strings: &[("text", "1")], ..same };
+    let varies = "(i32.store (i32.const 448) (i32.const 464)) (i32.store (i32.const 452) (i32.const 1))
+        (i32.store (i32.const 464) (global.get $name)) (i32.store (i32.const 468) (global.get $name_bytes)) (i32.const 448)";
+    let varies = Guest { strings: &[("text", "1"), ("name", "format")], vary: varies, ..same };
+    let more = "on_bad = \"skip\"\n[policies.same]\nreaders = \"with-attributes\"\n[policies.varies]\nreaders = \"with-attributes\"\n";
+    let dir = folder(&[("same.wasm", &same.component()), ("varies.wasm", &varies.component())]);
+    let server = TestServer::with(&settings(dir.path(), more)).await;
+    let policies = server.get("/policies").await;
+    assert_eq!((&policies["policies"][0]["name"], &policies["rejected"][0]["name"]), (&json!("varies"), &json!("same")));
+    let reason = policies["rejected"][0]["reason"].as_str().unwrap();
+    assert!(reason.ends_with("and it varies on nothing"), "{reason}");
+    let (mut plain, mut formatted) = (server.connect("1").await, server.connect("1?format=x").await);
+    server.post("/users/1/messages", json!("as it is")).await;
+    assert_eq!((plain.text().await.as_str(), formatted.text().await.as_str()), ("\"as it is\"", "1"));
+    assert_eq!(server.get("/policies").await["policies"][0]["counters"]["calls"], 1, "for one of them");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_event_that_is_being_published_is_not_told_to_be_done() {
     let dir = folder(&[("slow.wasm", &Guest::routing(SPIN).component())]);
