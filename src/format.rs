@@ -55,14 +55,19 @@ impl Format {
         self.is_timed.store(true, Ordering::Relaxed);
     }
 
+    /// Gives back the shapes of messages that are gone, also if no further message comes.
+    pub fn sweep(&self) {
+        self.shapes.sweep();
+    }
+
     /// Returns the message as this session reads it, or why it is dropped. Cancel safe: the next call formats instead.
     pub async fn shape(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shaped {
         let policies = self.policies.at(message.policies);
-        let chain = Chain { policies: &policies, message };
+        let chain = Chain { policies: &policies, message, reader: handle };
         if chain.is_empty() {
             return Ok(message.body.clone());
         }
-        let class: Vec<Option<&str>> = chain.vary().map(|name| handle.attribute(name)).collect();
+        let class: Vec<Option<&str>> = chain.class();
         let slot = self.shapes.slot(message, policies.id, &class);
         let first = async || {
             let _permit = self.policies.permit(chain.iter()).await;
