@@ -75,7 +75,13 @@ pub enum OpenError {
 /// A commit that is on its way into the store.
 #[derive(Debug)]
 #[must_use = "what was answered is stored: wait for it before answering"]
-pub struct Ticket(Option<(watch::Receiver<bool>, Arc<Log>)>);
+pub struct Ticket(Option<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    stored: watch::Receiver<bool>,
+    log: Arc<Log>,
+}
 
 /// Why a commit is not stored yet, or a new one can't be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -228,7 +234,7 @@ impl Store {
     /// Hands over a commit. Never waits. The ticket of an empty one is that of everything that was handed over before.
     pub fn append(&self, changes: Changes) -> Ticket {
         match self {
-            Store::Memory => Ticket(None),
+            Store::Memory => Ticket::stored_already(),
             Store::Log(log) => log.append(changes),
         }
     }
@@ -269,12 +275,22 @@ impl Store {
 }
 
 impl Ticket {
+    fn of(stored: watch::Receiver<bool>, log: &Arc<Log>) -> Ticket {
+        Ticket(Some(Waiting { stored, log: log.clone() }))
+    }
+
+    fn stored_already() -> Ticket {
+        Ticket(None)
+    }
+
     /// Waits until the commit is stored, at most for `store.commit_deadline_ms`. Cancel safe.
     ///
     /// # Errors
     /// It is not stored.
     pub async fn stored(self) -> Result<(), NotStored> {
-        let Some((mut stored, log)) = self.0 else { return Ok(()) };
+        let Some(mut waiting) = self.0 else { return Ok(()) };
+        waiting.log.write_in_passing();
+        let Waiting { stored, log } = &mut waiting;
         if *stored.borrow() {
             return Ok(());
         }
@@ -291,7 +307,8 @@ impl Ticket {
     /// # Errors
     /// The store has failed.
     pub fn stored_blocking(self) -> Result<(), NotStored> {
-        let Some((stored, _)) = self.0 else { return Ok(()) };
+        let Some(Waiting { stored, log }) = &self.0 else { return Ok(()) };
+        log.write_in_passing();
         while !*stored.borrow() {
             // It may have been stored between the two looks.
             if stored.has_changed().is_err() && !*stored.borrow() {
@@ -300,6 +317,14 @@ impl Ticket {
             std::thread::sleep(LOOK_INTERVAL);
         }
         Ok(())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !*self.stored.borrow() {
+            self.log.leave_to_thread();
+        }
     }
 }
 

@@ -330,3 +330,71 @@ fn a_store_that_promised_the_disk_is_never_read_past_damage() {
     fs::write(folder.segment(first), bytes).unwrap();
     assert!(matches!(Running::start(dir.path(), &config), Err(OpenError::Replay(ReplayError::Damaged { .. }))));
 }
+
+/// Appends something, and returns its ticket.
+fn append(running: &Running) -> Ticket {
+    let mut changes = running.store.changes();
+    changes.note(|| crate::model::record::Change::Seen { key: 7, at_ms: 7, failed: false });
+    running.store.append(changes)
+}
+
+#[test]
+fn who_waits_for_what_the_system_shall_have_writes_it_and_the_thread_writes_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path(), &config(1 << 20)).unwrap();
+    let Store::Log(log) = &running.store else { unreachable!() };
+    // Once a second it is the thread's, since the free space has to be looked at.
+    let is_written_at_once = (0..20).any(|_| {
+        let ticket = append(&running);
+        std::thread::sleep(Duration::from_millis(10));
+        assert!(log.pending_bytes() > 0, "nobody has been woken");
+        let mut stored = std::pin::pin!(ticket.stored());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let is_stored = stored.as_mut().poll(&mut context).is_ready();
+        // It is the thread's by now, if it was not written.
+        running.store.append(running.store.changes()).stored_blocking().unwrap();
+        is_stored
+    });
+    assert!(is_written_at_once);
+    // The thread writes what nobody waits for.
+    drop(append(&running));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while log.pending_bytes() > 0 {
+        assert!(Instant::now() < deadline, "nobody has written it");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.stop();
+}
+
+#[test]
+fn what_many_append_at_once_is_stored_whoever_writes_it() {
+    for durability in [Durability::Os, Durability::Fsync] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(4096);
+        config.store.durability = durability;
+        let running = Running::start(dir.path(), &config).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let running = &running;
+                scope.spawn(move || {
+                    for turn in 0..100 {
+                        let ticket = append(running);
+                        // Some wait, and some don't.
+                        if (thread + turn) % 3 > 0 {
+                            ticket.stored_blocking().unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let Store::Log(log) = &running.store else { unreachable!() };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while log.pending_bytes() > 0 {
+            assert!(Instant::now() < deadline, "something waits, and nobody writes it ({durability:?})");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running.stop();
+        let again = Running::start(dir.path(), &config).unwrap();
+        again.stop();
+    }
+}
