@@ -2,7 +2,10 @@
 
 pub mod cloudevents;
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
@@ -12,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -297,10 +300,16 @@ impl Ingress {
     /// Reads the whole body, within its limit, the limit of all, and its deadline.
     async fn read(&self, headers: &HeaderMap, body: Incoming) -> Result<Whole<'_>, Problem> {
         check_encoding(headers)?;
-        let deadline = *self.node.config.http.body_deadline_ms;
-        let Ok(read) = tokio::time::timeout(deadline, self.collect(body)).await else {
-            let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", deadline.as_millis());
-            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_deadline", detail));
+        let mut collected = pin!(self.collect(body));
+        let read = match soon(collected.as_mut()).await {
+            Some(read) => read,
+            None => {
+                let deadline = *self.node.config.http.body_deadline_ms;
+                tokio::time::timeout(deadline, collected).await.map_err(|_| {
+                    let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", deadline.as_millis());
+                    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_deadline", detail)
+                })?
+            }
         };
         let (body, room) = read?;
         Ok(Whole { body, _room: room })
@@ -312,7 +321,8 @@ impl Ingress {
         let bytes_max = self.limits().body_bytes_max.get();
         let mut body = Limited::new(body, bytes_max);
         let (mut first, mut rest, mut room) = (Bytes::new(), BytesMut::new(), None::<SemaphorePermit>);
-        while let Some(frame) = body.frame().await {
+        while !body.is_end_stream() {
+            let Some(frame) = body.frame().await else { break };
             let frame = frame.map_err(|error| {
                 if error.is::<http_body_util::LengthLimitError>() {
                     let detail = format!("the body is over the limit of {bytes_max} bytes (events.body_bytes_max)");
@@ -341,6 +351,21 @@ impl Ingress {
         }
         Ok((if rest.is_empty() { first } else { rest.freeze() }, room))
     }
+}
+
+/// Returns what a future returns that is ready when it is polled again at once, as the body of a short request: hyper hands it over when it
+/// was asked for. So only the others need a timer.
+async fn soon<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    let mut is_first = true;
+    poll_fn(|context| match future.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending if std::mem::take(&mut is_first) => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 fn answer<T: Serialize>(status: StatusCode, answer: &T) -> Response {
