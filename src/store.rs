@@ -73,11 +73,11 @@ pub enum OpenError {
 }
 
 /// A commit that is on its way into the store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "what was answered is stored: wait for it before answering"]
 pub struct Ticket(Option<Waiting>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Waiting {
     stored: watch::Receiver<bool>,
     log: Arc<Log>,
@@ -234,7 +234,7 @@ impl Store {
     /// Hands over a commit. Never waits. The ticket of an empty one is that of everything that was handed over before.
     pub fn append(&self, changes: Changes) -> Ticket {
         match self {
-            Store::Memory => Ticket::stored_already(),
+            Store::Memory => Ticket::none(),
             Store::Log(log) => log.append(changes),
         }
     }
@@ -279,8 +279,14 @@ impl Ticket {
         Ticket(Some(Waiting { stored, log: log.clone() }))
     }
 
-    fn stored_already() -> Ticket {
+    /// Returns the ticket of what nothing has to store.
+    pub fn none() -> Ticket {
         Ticket(None)
+    }
+
+    /// Returns whether a store has it.
+    pub fn is_stored(&self) -> bool {
+        self.0.as_ref().is_some_and(|waiting| *waiting.stored.borrow())
     }
 
     /// Waits until the commit is stored, at most for `store.commit_deadline_ms`. Cancel safe.

@@ -161,7 +161,7 @@ impl Log {
         }
         let batch = &mut queue.batch;
         if records.is_empty() && batch.frame.is_empty() {
-            return queue.under_way.clone().map_or(Ticket::stored_already(), |stored| Ticket::of(stored, self));
+            return queue.under_way.clone().map_or(Ticket::none(), |stored| Ticket::of(stored, self));
         }
         let is_first = batch.frame.is_empty();
         if is_first {
