@@ -3,7 +3,7 @@
 pub mod cloudevents;
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -301,9 +301,10 @@ impl Ingress {
     async fn read(&self, headers: &HeaderMap, body: Incoming) -> Result<Whole<'_>, Problem> {
         check_encoding(headers)?;
         let mut collected = pin!(self.collect(body));
-        let read = match soon(collected.as_mut()).await {
-            Some(read) => read,
-            None => {
+        // Most bodies have come with their heads, and need no timer.
+        let read = match poll_fn(|context| Poll::Ready(collected.as_mut().poll(context))).await {
+            Poll::Ready(read) => read,
+            Poll::Pending => {
                 let deadline = *self.node.config.http.body_deadline_ms;
                 tokio::time::timeout(deadline, collected).await.map_err(|_| {
                     let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", deadline.as_millis());
@@ -351,21 +352,6 @@ impl Ingress {
         }
         Ok((if rest.is_empty() { first } else { rest.freeze() }, room))
     }
-}
-
-/// Returns what a future returns that is ready when it is polled again at once, as the body of a short request: hyper hands it over when it
-/// was asked for. So only the others need a timer.
-async fn soon<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-    let mut is_first = true;
-    poll_fn(|context| match future.as_mut().poll(context) {
-        Poll::Ready(done) => Poll::Ready(Some(done)),
-        Poll::Pending if std::mem::take(&mut is_first) => {
-            context.waker().wake_by_ref();
-            Poll::Pending
-        }
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
 }
 
 fn answer<T: Serialize>(status: StatusCode, answer: &T) -> Response {
