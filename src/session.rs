@@ -9,6 +9,7 @@ pub mod handshake;
 mod outbox;
 pub mod protocol;
 mod socket;
+mod taken;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,6 +2,7 @@
 //! decides and formats; [`super::socket`] reads and writes the socket.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use tokio::time::Instant;
@@ -9,7 +10,8 @@ use tokio::time::Instant;
 use super::clock::Clock;
 use super::framing::{Framing, Hello, Limits};
 use super::outbox::Outbox;
-use super::protocol::ClientFrame;
+use super::protocol::{Answer, ClientFrame};
+use super::taken::Taken;
 use super::{Sessions, entry};
 use crate::auth::Refused;
 use crate::dispatch::session_policies;
@@ -39,6 +41,7 @@ pub struct Conversation {
     pub reader: Reader,
     pub outbox: Outbox,
     pub clock: Clock,
+    pub taken: Taken,
     /// The client's allowance of messages.
     allowance: Bucket,
 }
@@ -90,6 +93,7 @@ impl Conversation {
             outbox: Outbox::new(Framing::of(reader.handle().subprotocol)),
             reader,
             clock: Clock::new(Instant::now(), on_the_clock(ends)),
+            taken: Taken::default(),
             allowance: Bucket::full(sessions.sockets.messages_per_second_max.get().saturating_mul(BURST_S)),
             sessions,
         }
@@ -185,7 +189,7 @@ impl Conversation {
         match incoming {
             // The decoder has validated it. If it had not, replacement characters would show that.
             Incoming::Text(text) => self.hear_text(String::from_utf8_lossy(&text).into_owned()),
-            Incoming::Binary(bytes) => self.hear_message(Body::Binary(bytes.to_vec())),
+            Incoming::Binary(bytes) => self.hear_message(&Body::Binary(bytes.to_vec()), Answer::Refusal),
             Incoming::Ping(payload) => {
                 encode(Opcode::Pong, &payload, self.outbox.frames().1);
                 Ok(())
@@ -229,14 +233,17 @@ impl Conversation {
                 // If the server asks for tokens, a frame with a token is for the server, and policies don't see it.
                 match self.clock.ends.and_then(|_| entry::shown(text.as_bytes())) {
                     Some(token) => self.authorize(&token),
-                    None => self.hear_message(Body::sniff(text)),
+                    None => self.hear_message(&Body::sniff(text), Answer::Refusal),
                 }
             }
         }
     }
 
     fn hear_frame(&mut self, frame: ClientFrame) -> Result<(), End> {
-        self.clock.held = None;
+        // A ping says nothing about where to go on.
+        if frame != ClientFrame::Ping {
+            self.clock.held = None;
+        }
         match frame {
             // Acks don't count: a client sends one for each message.
             ClientFrame::Ack { seq } => self.reader.acked(seq),
@@ -251,23 +258,49 @@ impl Conversation {
                 let resumed = self.reader.resume(&epoch, seq);
                 self.answer_resume(&resumed);
             }
-            ClientFrame::Message(body) => self.hear_message(body)?,
-            ClientFrame::Invalid(detail) => {
+            ClientFrame::Message(body, answer) => self.hear_message(&body, answer)?,
+            ClientFrame::Ping => {
+                self.allow()?;
+                let (framing, out) = self.outbox.frames();
+                framing.pong(out);
+            }
+            ClientFrame::Invalid { detail, id } => {
                 self.allow()?;
                 self.sessions.metrics.client_messages.with_label_values(&["invalid"]).inc();
-                self.error("invalid_frame", detail);
+                self.error(id.as_deref(), "invalid_frame", detail);
             }
         }
         Ok(())
     }
 
-    fn hear_message(&mut self, body: Body) -> Result<(), End> {
+    fn hear_message(&mut self, body: &Body, answer: Answer) -> Result<(), End> {
         self.allow()?;
         self.clock.message = Instant::now();
-        if let Err(refusal) = session_policies::received(&self.sessions.dispatch, self.reader.handle(), &body) {
-            self.error(&refusal.code, &refusal.detail);
+        match session_policies::received(&self.sessions.dispatch, self.reader.handle(), body) {
+            Ok(ticket) => {
+                if let Answer::Taken(id) = answer {
+                    self.taken.add(id, ticket);
+                }
+            }
+            Err(refusal) => self.error(answer.id(), &refusal.code, &refusal.detail),
         }
         Ok(())
+    }
+
+    /// Resolves when there is an answer to a message whose client wants to know when it is taken, and appends it to the outbox.
+    pub fn poll_taken(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut is_any = Poll::Pending;
+        while let Poll::Ready((id, stored)) = self.taken.poll(context) {
+            is_any = Poll::Ready(());
+            match stored {
+                Ok(()) => {
+                    let (framing, out) = self.outbox.frames();
+                    framing.taken(&id, out);
+                }
+                Err(why) => self.error(Some(&id), "not_stored", &format!("what followed from this message may be lost: {why}")),
+            }
+        }
+        is_any
     }
 
     fn answer_resume(&mut self, resumed: &Resumed) {
@@ -286,14 +319,14 @@ impl Conversation {
                 let (framing, out) = self.outbox.frames();
                 framing.authorized(left, out);
             }
-            Err(Refused) => self.error("unauthorized", "the token is not valid for this user"),
+            Err(Refused) => self.error(None, "unauthorized", "the token is not valid for this user"),
         }
         Ok(())
     }
 
-    fn error(&mut self, code: &str, detail: &str) {
+    fn error(&mut self, id: Option<&str>, code: &str, detail: &str) {
         let (framing, out) = self.outbox.frames();
-        framing.error(code, detail, out);
+        framing.error(id, code, detail, out);
     }
 
     /// Counts an action whose rate is limited.

@@ -51,10 +51,14 @@ pub struct Limits {
 }
 
 #[derive(Serialize)]
-struct Control<T> {
+struct Control<'a, T> {
     #[serde(rename = "type")]
     kind: &'static str,
-    data: T,
+    /// The client's message that is answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<T>,
 }
 
 impl Framing {
@@ -80,7 +84,7 @@ impl Framing {
 
     /// Appends a hello, if this framing has one.
     pub fn hello(self, hello: &Hello<'_>, out: &mut Vec<u8>) {
-        self.control("hello", hello, out);
+        self.control("hello", None, Some(hello), out);
     }
 
     /// Appends the answer to a resume: whether all that is still wanted after `from` follows.
@@ -90,7 +94,7 @@ impl Framing {
             recovered: bool,
             from: u64,
         }
-        self.control("resume", Resumed { recovered, from }, out);
+        self.control("resume", None, Some(Resumed { recovered, from }), out);
     }
 
     /// Appends the answer to a new token: how long the session may go on with it.
@@ -100,7 +104,7 @@ impl Framing {
             #[serde(skip_serializing_if = "Option::is_none")]
             token_ends_in_ms: Option<u64>,
         }
-        self.control("auth", Authorized { token_ends_in_ms }, out);
+        self.control("auth", None, Some(Authorized { token_ends_in_ms }), out);
     }
 
     /// Appends the frame that says when to come back after a restart.
@@ -109,11 +113,21 @@ impl Framing {
         struct Reconnect {
             after_ms: u32,
         }
-        self.control("reconnect", Reconnect { after_ms }, out);
+        self.control("reconnect", None, Some(Reconnect { after_ms }), out);
     }
 
-    /// Appends an error. Without envelopes it is a message that says `"type":"error"`.
-    pub fn error(self, code: &str, detail: &str, out: &mut Vec<u8>) {
+    /// Appends the answer to a client's ping.
+    pub fn pong(self, out: &mut Vec<u8>) {
+        self.control("pong", None, None::<()>, out);
+    }
+
+    /// Appends the answer to a client's message whose events are stored.
+    pub fn taken(self, id: &str, out: &mut Vec<u8>) {
+        self.control("taken", Some(id), None::<()>, out);
+    }
+
+    /// Appends an error, with the id of the client's message that it answers. Without envelopes it is a message that says `"type":"error"`.
+    pub fn error(self, id: Option<&str>, code: &str, detail: &str, out: &mut Vec<u8>) {
         #[derive(Serialize)]
         struct Problem<'a> {
             code: &'a str,
@@ -129,7 +143,7 @@ impl Framing {
         let problem = Problem { code, detail };
         match self {
             Framing::Plain => json_frame(&Plain { kind: "error", problem }, out),
-            Framing::V1 => self.control("error", problem, out),
+            Framing::V1 => self.control("error", id, Some(problem), out),
         }
     }
 
@@ -144,9 +158,9 @@ impl Framing {
         }
     }
 
-    fn control<T: Serialize>(self, kind: &'static str, data: T, out: &mut Vec<u8>) {
+    fn control<T: Serialize>(self, kind: &'static str, id: Option<&str>, data: Option<T>, out: &mut Vec<u8>) {
         if self.has_control_frames() {
-            json_frame(&Control { kind, data }, out);
+            json_frame(&Control { kind, id, data }, out);
         }
     }
 }
@@ -210,11 +224,24 @@ mod tests {
         Framing::Plain.message(7, &Body::Binary(vec![0, 255]), &mut out);
         assert_eq!(out, [0x82, 2, 0, 255]);
         out.clear();
-        Framing::Plain.error("c", "d", &mut out);
+        Framing::Plain.error(None, "c", "d", &mut out);
         assert_eq!(text(&out), r#"{"type":"error","code":"c","detail":"d"}"#);
         out.clear();
-        Framing::V1.error("c", "d", &mut out);
+        Framing::V1.error(None, "c", "d", &mut out);
         assert_eq!(text(&out), r#"{"type":"error","data":{"code":"c","detail":"d"}}"#);
+        out.clear();
+        Framing::V1.error(Some("\"7"), "c", "d", &mut out);
+        assert_eq!(text(&out), r#"{"type":"error","id":"\"7","data":{"code":"c","detail":"d"}}"#);
+    }
+
+    #[test]
+    fn answers_without_data_have_no_data() {
+        let mut out = Vec::new();
+        Framing::V1.pong(&mut out);
+        assert_eq!(text(&out), r#"{"type":"pong"}"#);
+        out.clear();
+        Framing::V1.taken("7", &mut out);
+        assert_eq!(text(&out), r#"{"type":"taken","id":"7"}"#);
     }
 
     #[test]

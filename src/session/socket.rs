@@ -123,7 +123,7 @@ impl Session {
             };
             if let Some(close) = ending
                 && !has_more
-                && (!matches!(close, Close::Restart | Close::ClosedByPolicy(_)) || self.conversation.outbox.is_empty())
+                && (!matches!(close, Close::Restart | Close::ClosedByPolicy(_)) || self.is_all_answered())
             {
                 return End::Close(close.clone());
             }
@@ -154,6 +154,17 @@ impl Session {
         }
     }
 
+    /// Returns whether what the client sent is handled now: not while too many of its messages wait for the store. One that is to leave can't
+    /// stay by asking for more answers.
+    fn hears(&self) -> bool {
+        let Conversation { taken, reader, .. } = &self.conversation;
+        taken.is_empty() || (!taken.is_full() && reader.handle().ending().is_none())
+    }
+
+    fn is_all_answered(&self) -> bool {
+        self.conversation.outbox.is_empty() && self.conversation.taken.is_empty()
+    }
+
     fn due(&self) -> Instant {
         self.conversation.clock.due(&self.conversation.sessions.sockets)
     }
@@ -167,11 +178,16 @@ impl Session {
         }
         let has_more = has_more || self.woken_in_a_row == WOKEN_IN_A_ROW_MAX;
         self.woken_in_a_row = 0;
+        if self.conversation.poll_taken(context).is_ready() {
+            return Poll::Ready(Ok(Next::Woken));
+        }
         // While the client doesn't read, it isn't read from: what it asks for would pile up.
-        let ready = if self.conversation.outbox.is_empty() {
+        let ready = if !self.conversation.outbox.is_empty() {
+            self.wire.poll_writable(context).map_ok(|()| Next::Writable)
+        } else if self.hears() {
             self.wire.poll_readable(context).map_ok(|()| Next::Readable)
         } else {
-            self.wire.poll_writable(context).map_ok(|()| Next::Writable)
+            Poll::Pending
         };
         if ready.is_ready() {
             return ready;
@@ -184,9 +200,10 @@ impl Session {
 
     /// Takes from the mailbox and writes. Returns whether there may be more to do at once. Not cancel safe, and never cancelled.
     async fn send(&mut self) -> Result<bool, End> {
+        let is_heard = !self.input.is_empty() && self.hears();
         let conversation = &mut self.conversation;
         // The rest of an earlier round is written first; the mailbox is read in the next one.
-        let mut has_more = !conversation.outbox.is_empty() || !self.input.is_empty();
+        let mut has_more = !conversation.outbox.is_empty() || is_heard;
         if conversation.outbox.is_empty() && !conversation.is_held() {
             has_more |= conversation.fill().await?;
         }
@@ -251,7 +268,7 @@ impl Session {
     async fn receive(&mut self) -> Result<(), End> {
         let mut turns = Turns::default();
         let policies = self.conversation.sessions.dispatch.policies.clone();
-        while !self.input.is_empty() && self.conversation.outbox.len() < READ_BYTES {
+        while !self.input.is_empty() && self.hears() && self.conversation.outbox.len() < READ_BYTES {
             let incoming = self
                 .decoder
                 .decode(&mut self.input)

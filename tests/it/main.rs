@@ -38,6 +38,7 @@ mod server {
 }
 mod session {
     mod admission;
+    mod answers;
     mod sessions;
 }
 mod store {
