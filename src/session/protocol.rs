@@ -88,8 +88,7 @@ fn written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 impl ClientFrame {
     /// Reads a text frame.
     pub fn parse(text: &str) -> ClientFrame {
-        const FRAME: &str =
-            "a frame is one JSON object, whose members are there once, with a `type`: ack, auth, message, ping or resume";
+        const FRAME: &str = "a frame is one JSON object, whose members are there once, with a `type`: ack, auth, message, ping or resume";
         // serde would read a list as the members in their order.
         let is_object = text.trim_ascii_start().starts_with('{');
         let Some(envelope) = is_object.then(|| serde_json::from_str::<Envelope<'_>>(text).ok()).flatten() else {

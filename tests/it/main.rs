@@ -40,6 +40,7 @@ mod session {
     mod admission;
     mod answers;
     mod sessions;
+    mod streams;
 }
 mod store {
     mod faults;

@@ -142,7 +142,7 @@ fn enveloped(body: &Body) {
     }
 
     let mut frame = Vec::new();
-    Framing::V1.message(7, body, &mut frame);
+    Framing::V1.message("", 7, body, &mut frame);
     let payload = frame.get(header_len(&frame)..).unwrap_or_default();
     let envelope: Envelope<'_> = serde_json::from_slice(payload).unwrap_or_else(|error| panic!("{body:?}: {error}"));
     assert_eq!(envelope.seq, 7);

@@ -151,7 +151,7 @@ async fn many_messages_at_once_are_all_taken_in_their_order() {
     for id in 0..600 {
         frames.extend(raw::frame(TEXT, true, format!(r#"{{"type":"message","data":1,"id":"{id}","want":"taken"}}"#).as_bytes()));
     }
-    tokio::io::AsyncWriteExt::write_all(client.socket.get_mut().get_mut(), &frames).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(client.socket.get_mut(), &frames).await.unwrap();
     for id in 0..600 {
         assert_eq!(client.json().await, json!({ "type": "taken", "id": id.to_string() }));
     }
