@@ -16,6 +16,7 @@ use crate::model::world::World;
 use crate::net::turns::aside_if;
 use crate::policy::{CallError, Policy, PolicySet};
 use crate::registry::SessionHandle;
+use crate::store::Ticket;
 use crate::types::close::Close;
 use crate::types::delivery::{Draft, Message, Recipients, Refusal, Response};
 use crate::types::event::{self, Body, Event};
@@ -77,11 +78,11 @@ pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Cl
     Ok(())
 }
 
-/// Passes a client's message to the policies until one handles it.
+/// Passes a client's message to the policies until one handles it, and returns the ticket of what that one changed.
 ///
 /// # Errors
 /// The answer to the client: a policy refused the message or failed, or no policy handles it.
-pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> Result<(), Refusal> {
+pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> Result<Ticket, Refusal> {
     let set = dispatch.policies.current();
     let count = |outcome| dispatch.metrics.client_messages.with_label_values(&[outcome]).inc();
     if let Err(why) = dispatch.store.admit() {
@@ -90,10 +91,10 @@ pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -
     }
     for policy in set.sessions() {
         match ask(dispatch, &set, policy, handle, &Question::Received(body)) {
-            Ok(None) => {}
-            Ok(Some(_)) => {
+            Ok((None, _)) => {}
+            Ok((Some(_), ticket)) => {
                 count("handled");
-                return Ok(());
+                return Ok(ticket);
             }
             Err(CallError::Refused(refusal)) => {
                 count("refused");
@@ -120,7 +121,8 @@ pub fn closed(dispatch: &Dispatch, handle: &Arc<SessionHandle>, code: u16) {
     }
 }
 
-/// Calls one policy, and applies its answer.
+/// Calls one policy, and applies its answer. Returns it with the ticket of what it changed, for a client who wants to know when that is
+/// stored.
 ///
 /// # Errors
 /// The policy refused, faulted, or was not called. Nothing has changed, except state that a refusing policy wrote.
@@ -130,7 +132,7 @@ pub fn ask(
     policy: &Policy,
     handle: &Arc<SessionHandle>,
     question: &Question<'_>,
-) -> Result<Option<Response>, CallError> {
+) -> Result<(Option<Response>, Ticket), CallError> {
     let plan = |world: &mut World| {
         let started = Instant::now();
         let answer = match question {
@@ -148,11 +150,10 @@ pub fn ask(
                 let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
                 dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes);
             }
-            // The changes are stored, but the client doesn't wait for that.
-            drop(dispatch.store.append(changes));
-        });
+            dispatch.store.append(changes)
+        })
     };
-    let (Answered { took, answer, plans }, ()) = dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
+    let (Answered { took, answer, plans }, ticket) = dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
     // The first is the answer itself, which does not count as a published event.
     plans.iter().skip(1).for_each(|(_, plan)| dispatch.metrics.event(plan.outcome()));
     if let Ok(Some(Response { close: Some(reason), .. })) = &answer {
@@ -165,7 +166,7 @@ pub fn ask(
         took,
         answer: answer.clone(),
     });
-    answer
+    answer.map(|response| (response, ticket))
 }
 
 /// Removes what makes no sense after a close: replies and another close.

@@ -39,7 +39,9 @@ mod server {
 }
 mod session {
     mod admission;
+    mod answers;
     mod sessions;
+    mod streams;
 }
 mod store {
     mod faults;
