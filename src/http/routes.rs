@@ -17,7 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
 use crate::http::ingress::Ingress;
-use crate::http::operate::{self, Operate, dead_letters};
+use crate::http::operate::{self, Operate, dead_letters, lists, live};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
 use crate::net::problem::{Problem, ProblemCode};
@@ -101,6 +101,10 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
     let below = |path: &str| format!("{}{path}", config.base_path);
     let sockets = Router::new().route(&below("/ws/{user_id}"), get(session::connect)).with_state(sessions);
     let operators = Router::new()
+        .route(&below("/live"), get(live::live))
+        .route(&below("/stats"), get(lists::stats))
+        .route(&below("/settings"), get(lists::settings))
+        .route(&below("/users"), get(lists::users))
         .route(&below("/users/{user_id}"), get(operate::presence))
         .route(&below("/users/{user_id}/sessions"), delete(operate::end_sessions))
         .route(&below("/policies"), get(operate::policies))

@@ -63,6 +63,15 @@ impl End {
         }
     }
 
+    /// Returns the server's reason, or the connection's.
+    pub fn reason(&self) -> String {
+        match self {
+            End::Close(close) => close.reason().into_owned(),
+            End::Closed(_) => "the client closed".to_owned(),
+            End::Lost => "the connection was lost".to_owned(),
+        }
+    }
+
     /// Appends the close frame. Nothing is to be sent if the connection is gone.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {

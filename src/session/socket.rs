@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::conversation::{BURST_S, Conversation, End};
+use crate::dispatch::observers::Trace;
 use crate::dispatch::session_policies;
 use crate::model::mailbox::Head;
 use crate::net::permits::{ConnectionPermit, SessionPermit};
@@ -80,9 +81,11 @@ impl Session {
         let sessions = self.conversation.sessions.clone();
         sessions.metrics.sessions_opened.inc();
         tracing::debug!(user = %handle.user, session = %handle.id, subprotocol = handle.subprotocol, "session opened");
+        sessions.dispatch.observers.show(|| Trace::Opened(handle.clone()));
         self.conversation.greet(head);
         let end = self.converse().await;
         session_policies::closed(&sessions.dispatch, &handle, end.code());
+        sessions.dispatch.observers.show(|| Trace::Closed { session: handle.clone(), code: end.code(), reason: end.reason() });
         // The session leaves before the closing handshake, which may take a while: a client that comes back meanwhile is not a second
         // device.
         self.conversation.reader.leave();
