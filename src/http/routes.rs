@@ -16,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 
 use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
+use crate::http::console;
 use crate::http::ingress::Ingress;
 use crate::http::operate::{self, Operate, dead_letters, lists, live};
 use crate::metrics::Metrics;
@@ -116,7 +117,8 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route("/metrics", get(operate::metrics))
         .with_state(operate);
     let operators = if auth.asks().0 { operators.route_layer(from_fn_with_state(auth.clone(), permit)) } else { operators };
-    (sockets, operators)
+    // Its files need no key.
+    (sockets, operators.merge(console::routes(&config.base_path)))
 }
 
 /// Lets a request of an operator pass if its key has the scope that the method needs.

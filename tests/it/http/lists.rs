@@ -25,8 +25,7 @@ async fn users_are_listed_in_order_page_by_page_and_none_twice_or_never() {
     for limit in [1, 7, 250, 252, 1000] {
         let (mut seen, mut after) = (Vec::new(), String::new());
         loop {
-            let query = [("limit", limit.to_string()), ("after", after.clone())];
-            let page: Value = server.http.get(server.url("/users")).query(&query).send().await.unwrap().json().await.unwrap();
+            let page = server.get(&format!("/users?limit={limit}&after={after}")).await;
             assert!(names(&page).len() <= limit);
             seen.extend(names(&page).into_iter().map(str::to_owned));
             match page["next"].as_str() {
