@@ -1,6 +1,7 @@
 //! Metrics in Prometheus' text format: among them all that the invariants promise to count.
 
 mod process;
+mod readings;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 use crate::log;
 use crate::types::drop_reason::DropReason;
 use process::Process;
+pub use readings::{Readings, Times};
 
 /// What happened to an event as a whole.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +73,8 @@ pub struct Metrics {
     /// The names of each policy's own counters, over all its versions.
     custom_names: Mutex<HashMap<Arc<str>, HashSet<String>>>,
     pub reloads: IntCounterVec,
+    pub live_observers: IntGauge,
+    pub live_lost: IntCounter,
     pub dead_letters: IntCounterVec,
     dead_letters_kept: IntGauge,
     pub store_commits: IntCounter,
@@ -188,6 +192,11 @@ impl Metrics {
                 "signalpost_dead_letters_total",
                 "Dead letters by outcome: kept, retried, deleted, evicted.",
                 &["outcome"],
+            )?,
+            live_observers: make.gauge("signalpost_live_observers", "Observers of the live feed.")?,
+            live_lost: make.counter(
+                "signalpost_live_lost_total",
+                "Entries of the live feed that an observer did not get: it was slow, or they were over a limit in [live].",
             )?,
             log_lines_dropped: make.counter(
                 "signalpost_log_lines_dropped_total",

@@ -18,6 +18,7 @@ mod room;
 mod seqs;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -45,6 +46,7 @@ use noted::Noted;
 pub use reader::{Head, Page, Reader, Resumed};
 use room::Room;
 pub use seqs::Seqs;
+pub use users::{Listing, UsersPage};
 
 /// Enough shards that two cores seldom wait for the same lock.
 const SHARDS: usize = 64;

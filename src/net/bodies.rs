@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Body;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config;
@@ -45,7 +46,7 @@ impl Bodies {
     /// It is compressed, over a limit, late, or broken.
     pub async fn read<B>(&self, headers: &HeaderMap, body: B, limit: (usize, &str)) -> Result<Whole<'_>, Problem>
     where
-        B: hyper::body::Body<Data = Bytes> + Unpin,
+        B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         check_encoding(headers)?;
@@ -66,7 +67,7 @@ impl Bodies {
     /// is waited for, so that small bodies are not refused because of large ones.
     async fn collect<B>(&self, body: B, (bytes_max, name): (usize, &str)) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem>
     where
-        B: hyper::body::Body<Data = Bytes> + Unpin,
+        B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut body = Limited::new(body, bytes_max);

@@ -9,7 +9,7 @@ use tokio::time::{interval, sleep};
 use crate::auth::Auth;
 use crate::model::mailbox::Mailboxes;
 use crate::net::tls::Tls;
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::policy::load::Again;
 use crate::store::Cleaner;
 
@@ -124,6 +124,15 @@ pub(super) async fn note_marks(node: Arc<Node>) {
 pub(super) async fn clean(cleaner: Option<Cleaner>) {
     if let Some(cleaner) = cleaner {
         cleaner.run().await;
+    }
+}
+
+/// Takes a sample of the figures at each interval.
+pub(super) async fn sample(node: Arc<Node>) {
+    let mut tick = interval(node::INTERVAL);
+    loop {
+        tick.tick().await;
+        node.stats.sample(&node);
     }
 }
 

@@ -13,6 +13,8 @@ mod cli {
 mod http {
     mod events;
     mod explain;
+    mod lists;
+    mod live;
     mod receipts;
 }
 mod kit;
