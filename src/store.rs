@@ -5,7 +5,7 @@
 //! since a disk's tail is not theirs; a reader may thus see a message that a crash forgets, whose producer was not answered, and sends it
 //! again.
 //!
-//! `frame` is the format, `codec` the records in it, `writer` the thread that writes, `replay` the start, `clean` what keeps the log
+//! `frame` is the format, `codec` the records in it, `writer` what writes, `replay` the start, `clean` what keeps the log
 //! small, `folder` where it is and who may use it.
 
 mod clean;
