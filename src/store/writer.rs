@@ -48,6 +48,8 @@ pub(super) struct Writer {
     folder: Folder,
     position: Position,
     file: File,
+    /// Where the checksums of the segment's frames begin.
+    salt: u32,
     /// The end of the last good frame.
     offset: u64,
     looked_at_disk: Instant,
@@ -60,11 +62,14 @@ struct Ended;
 impl Writer {
     /// Makes the first segment.
     pub(super) fn begin(shared: Arc<Shared>, folder: Folder, position: Position) -> io::Result<Writer> {
-        let file = create(&shared, &folder, &position)?;
+        let (file, salt) = create(&shared, &folder, &position)?;
+        // The start of a run is on the disk, whatever the store promises: the next one sees that there was a run, and what it promised.
+        file.sync_data()?;
+        folder.sync()?;
         shared.bytes.fetch_add(HEADER_BYTES as u64, Ordering::Relaxed);
         let now = Instant::now();
         let looked_at_disk = now.checked_sub(DISK_INTERVAL).unwrap_or(now);
-        Ok(Writer { shared, folder, position, file, offset: HEADER_BYTES as u64, looked_at_disk })
+        Ok(Writer { shared, folder, position, file, salt, offset: HEADER_BYTES as u64, looked_at_disk })
     }
 
     pub(super) fn run(mut self) {
@@ -72,8 +77,7 @@ impl Writer {
         while let Some(batch) = self.next(std::mem::take(&mut spare)) {
             let Batch { mut frame, began, stored } = batch;
             let records = frame.len().saturating_sub(FRAME_HEAD_BYTES);
-            frame::seal(&mut frame, self.position.next_frame, began);
-            if let Err(Ended) = self.write(&frame) {
+            if let Err(Ended) = self.write(&mut frame, began) {
                 break;
             }
             self.position.next_frame += 1;
@@ -120,15 +124,16 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, frame: &[u8]) -> Result<(), Ended> {
+    fn write(&mut self, frame: &mut [u8], began: u64) -> Result<(), Ended> {
         let is_over = self.offset + frame.len() as u64 > self.shared.config.segment_bytes.get();
         if is_over && self.offset > HEADER_BYTES as u64 {
             self.position.segment += 1;
-            self.file = self.patiently(|writer| create(&writer.shared, &writer.folder, &writer.position))?;
+            (self.file, self.salt) = self.patiently(|writer| create(&writer.shared, &writer.folder, &writer.position))?;
             self.offset = HEADER_BYTES as u64;
             self.shared.bytes.fetch_add(self.offset, Ordering::Relaxed);
             self.shared.segment.store(self.position.segment, Ordering::Relaxed);
         }
+        frame::seal(frame, self.position.next_frame, began, self.salt);
         self.patiently(|writer| {
             let written = writer.file.write_all_at(frame, writer.offset);
             if written.is_err() {
@@ -219,9 +224,10 @@ fn passes(error: &io::Error) -> bool {
     is_out_of_files || matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Makes a segment with its header. In `fsync`, it is there to stay before a frame is written to it.
-fn create(shared: &Shared, folder: &Folder, position: &Position) -> io::Result<File> {
+/// Makes a segment with its header, and returns it with its salt. In `fsync`, it is there to stay before a frame is written to it.
+fn create(shared: &Shared, folder: &Folder, position: &Position) -> io::Result<(File, u32)> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(folder.segment(position.segment))?;
+    let salt = random_salt();
     let header = Header {
         store: position.store,
         number: position.segment,
@@ -229,11 +235,16 @@ fn create(shared: &Shared, folder: &Folder, position: &Position) -> io::Result<F
         counters: shared.queue.lock().counters,
         boot: position.boot,
         durability: shared.config.durability,
+        salt,
     };
     file.write_all_at(&header.encode(), 0)?;
     if shared.config.durability == Durability::Fsync {
         file.sync_data()?;
         folder.sync()?;
     }
-    Ok(file)
+    Ok((file, salt))
+}
+
+fn random_salt() -> u32 {
+    uuid::Uuid::new_v4().as_fields().0
 }
