@@ -43,6 +43,7 @@ mod session {
 mod store {
     mod faults;
     mod folders;
+    mod repairs;
     mod restarts;
 }
 
