@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::folder::Folder;
+use super::frame::Header;
 use super::log::Log;
 use super::replay::{self, Segment};
 use super::{NotStored, Store};
@@ -75,7 +76,9 @@ impl Cleaner {
 
     /// Removes every segment that was there when the server started: what counts of them is written anew.
     pub(super) fn renew_all(&mut self) -> anyhow::Result<()> {
-        let old: Vec<u64> = self.began.keys().copied().collect();
+        let mut old: Vec<u64> = self.began.keys().copied().collect();
+        // First those without a header, of which nothing can be read: a later start must not find one as its first.
+        old.sort_by_key(|number| fs::read(self.folder.segment(*number)).is_ok_and(|bytes| Header::decode(&bytes).is_ok()));
         for oldest in old {
             let segments = self.folder.segments()?;
             match segments.iter().find(|(known, _)| *known == oldest) {

@@ -156,6 +156,7 @@ impl Replayed {
                 return Ok(());
             }
             _ if self.passes_over(damage) => {
+                self.segments.push(Segment { number, bytes: bytes.len() as u64, began: number });
                 self.pass_over(bytes.len());
                 return Ok(());
             }

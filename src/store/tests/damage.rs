@@ -98,8 +98,10 @@ fn a_missing_segment_is_noticed_and_so_is_the_first_unless_it_was_cleaned_away()
 
     let mut running = Running::start(dir.path(), &config(4096)).unwrap();
     let mut random = fastrand::Rng::with_seed(8);
-    (0..400).for_each(|_| running.act(&mut random));
-    running.cleaner.clean().unwrap();
+    for _ in 0..10 {
+        (0..400).for_each(|_| running.act(&mut random));
+        running.cleaner.clean().unwrap();
+    }
     let standing = running.standing();
     running.crash();
     let segments = Folder::look(dir.path()).segments().unwrap();
