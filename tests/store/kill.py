@@ -82,10 +82,13 @@ class Check:
         """Waits until the log has been cleaned: its files have at most twice the bytes that count, two segments, and the one in use."""
         while True:
             metrics = await self.server.metrics()
-            bytes = sum(segment.stat().st_size for segment in (self.server.folder / "store").glob("*.seg"))
             most = 2 * metrics["signalpost_store_kept_bytes"] + 3 * SEGMENT_BYTES
-            if bytes <= most:
-                break
+            try:
+                bytes = sum(segment.stat().st_size for segment in (self.server.folder / "store").glob("*.seg"))
+                if bytes <= most:
+                    break
+            except FileNotFoundError:
+                pass  # It is being cleaned.
             await asyncio.sleep(0.1)
         self.share = max(self.share, bytes / most)
 
