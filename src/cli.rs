@@ -9,6 +9,7 @@ mod explain;
 mod listen;
 mod plugin;
 mod plugin_build;
+mod receipt;
 mod send;
 mod signals;
 mod store;
@@ -57,6 +58,8 @@ enum Command {
     Send(send::Arguments),
     /// Show what would happen to an event: who would be notified, and what each of their sessions would see.
     Explain(explain::Arguments),
+    /// Show how far the messages of an event got since it was published.
+    Receipt(receipt::Arguments),
     /// Show a user's messages as they arrive, and send what you type.
     Listen(listen::Arguments),
     /// Make a user's token for development, or an API key for a producer or an operator.
@@ -111,6 +114,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),

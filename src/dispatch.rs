@@ -4,6 +4,7 @@
 //! whole or not at all. What happened is in the plan and in its outcome; receipts and explanations are views of the two.
 
 pub mod apply;
+pub mod milestones;
 pub mod plan;
 mod receipt;
 pub mod session_policies;
@@ -14,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use indexmap::IndexSet;
 use tokio::sync::mpsc;
 
+use crate::config;
 use crate::metrics::{EventOutcome, Metrics};
 use crate::model::Model;
 use crate::model::dead_letters::{Content, Recipient};
@@ -26,6 +28,7 @@ use crate::store::{Store, Ticket};
 use crate::types::delivery::{Message, Recipients, Terms};
 use crate::types::event::{self, Body, Event, UserId};
 use apply::{Applied, Letter};
+use milestones::Milestones;
 use plan::{Decided, Plan, Planned};
 pub use receipt::{Consulted, Dropped, Outcome, Receipt};
 use session_policies::Asked;
@@ -37,6 +40,7 @@ pub struct Dispatch {
     pub model: Arc<Model>,
     pub metrics: Arc<Metrics>,
     pub store: Store,
+    pub milestones: Milestones,
     observer: OnceLock<mpsc::Sender<Trace>>,
 }
 
@@ -82,8 +86,8 @@ impl Story {
 }
 
 impl Dispatch {
-    pub fn new(policies: Arc<Policies>, model: Arc<Model>, metrics: Arc<Metrics>, store: Store) -> Dispatch {
-        Dispatch { policies, model, metrics, store, observer: OnceLock::new() }
+    pub fn new(policies: Arc<Policies>, model: Arc<Model>, metrics: Arc<Metrics>, store: Store, events: &config::Events) -> Dispatch {
+        Dispatch { policies, model, metrics, store, milestones: Milestones::new(events), observer: OnceLock::new() }
     }
 
     /// Sends the observer all further traces of events and sessions policies, as long as it keeps up. Only the first observer is accepted.
@@ -129,6 +133,7 @@ impl Dispatch {
             },
         );
         self.metrics.event(plan.outcome());
+        self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
         let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
         self.show(&event.event_type, &story);
         Ok((story, ticket))
@@ -171,10 +176,12 @@ impl Dispatch {
         }
         let receipt = Receipt::direct(id, &user, posted);
         if self.observer.get().is_some() {
-            let (plan, applied) = (Plan::direct(&set, user, message), Applied { posted: vec![posted], letters: Vec::new() });
+            let (plan, applied) = (Plan::direct(&set, user.clone(), message), Applied { posted: vec![posted], letters: Vec::new() });
             self.show(event::DIRECT, &Story { receipt: receipt.clone(), done: Some(Box::new(Done { plan, applied })) });
         }
-        Ok((receipt, self.store.append(changes)))
+        let ticket = self.store.append(changes);
+        self.milestones.note_direct(&receipt.id, user, posted, &ticket, self.model.clock.now_ms());
+        Ok((receipt, ticket))
     }
 
     /// Retries a dead letter with the current policies.
@@ -200,6 +207,7 @@ impl Dispatch {
                         (applied, self.store.append(changes))
                     },
                 );
+                self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
                 Ok((Receipt::of(event.id.clone(), event.source.clone(), &plan, &applied), ticket))
             }
             Content::Message { message, recipients } => {
@@ -260,6 +268,11 @@ impl Dispatch {
         let to_session =
             |Recipient { user, session }: &'a Recipient| (Recipients::Session { user: user.clone(), session: session.to_string() }, user);
         open.into_iter().map(to_session).chain(away.into_iter().map(|user| (Recipients::User(user.clone()), user)))
+    }
+
+    /// Returns whether an event was published within the window.
+    pub fn was_published(&self, id: &str, source: &str) -> bool {
+        self.model.dedup.lock().is_known(dedup::key(source, id), false)
     }
 
     fn begin(&self, key: u128, id: &str, source: &str) -> Result<Begun<'_>, UnderWay> {

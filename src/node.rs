@@ -107,7 +107,7 @@ impl Foundations {
         let policies = Arc::new(Policies::new(set, rejected, retire_after));
         let format = Format::new(policies.clone(), model.clone(), store.clone(), config.mailboxes.shapes_bytes_max);
         Arc::new(Node {
-            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store.clone())),
+            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store.clone(), &config.events)),
             format: Arc::new(format),
             config: config.clone(),
             metrics: metrics.clone(),

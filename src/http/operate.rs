@@ -1,6 +1,9 @@
 //! The operators' API: sessions, policies, health and metrics.
 
 pub mod dead_letters;
+pub mod groups;
+mod query;
+pub mod receipts;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,6 +13,7 @@ mod cli {
 mod http {
     mod events;
     mod explain;
+    mod receipts;
 }
 mod kit;
 mod model {
