@@ -48,6 +48,7 @@ mod session {
 mod store {
     mod faults;
     mod folders;
+    mod repairs;
     mod restarts;
 }
 
