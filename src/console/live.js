@@ -103,7 +103,7 @@ export function Live({ selected }) {
       <label>User<input value=${filters.user} onInput=${set("user")} placeholder="1001" /></label>
       <label>Type<input value=${filters.type} onInput=${set("type")} placeholder="pooling.*" /></label>
       <label>Policy<input value=${filters.policy} onInput=${set("policy")} placeholder="chat" /></label>
-      <label>Kind<select value=${filters.kind} onChange=${set("kind")}><option value="">all</option>${KINDS.map(kind => html`<option key=${kind}>${kind}</option>`)}</select></label>
+      <label>Kind<select value=${filters.kind} onChange=${set("kind")}><option value="">all</option>${KINDS.map(kind => html`<option key=${kind} value=${kind}>${kind}</option>`)}</select></label>
       <button type="button" aria-pressed=${isPaused} onClick=${() => setIsPaused(!isPaused)}>${isPaused ? "Go on" : "Pause"}</button>
     </form>
     <p class="status"><span class="dot ${state === "open" && !isPaused ? "on" : ""}"></span><span role="status">${states[state]}</span>

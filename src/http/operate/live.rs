@@ -32,8 +32,9 @@ use crate::types::delivery::Refusal;
 use crate::types::event::{self, Body, Event};
 use crate::types::time::rfc3339;
 
-/// How often a comment is sent while nothing happens. Below the 30 to 60 s after which proxies end an idle connection.
-const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
+/// How often a comment is sent while nothing happens. A client that has left is only noticed by writing to it, and a console that opens the feed
+/// again must not be refused for the one that it has just closed.
+const COMMENT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a loss waits for an entry to precede.
 const LOSS_DELAY: Duration = Duration::from_secs(1);

@@ -107,15 +107,13 @@ async fn an_observer_sees_sessions_events_and_who_was_told_and_what_clients_send
     assert_eq!((&told[0]["message"]["json"]["type"], event["at"].as_str().unwrap().len()), (&json!("pooling_match"), 24));
     assert!(told[0]["classes"][0]["sees"]["json"]["type"] == "pooling_match", "{told}");
 
-    rider.send_json(json!({ "type": "pooling.chat.message", "data": { "pool_id": 7, "text": "hello" } })).await;
+    rider.send_json(json!({ "type": "chat", "pool_id": 7, "text": "hello" })).await;
     let chatted = feed.find("event").await;
+    assert_eq!((&chatted["type"], &chatted["source"]), (&json!("pooling.chat.message"), &json!("/policies/chat")), "{chatted}");
     let received = feed.find("message").await;
-    assert_eq!((&received["user"], &received["session"]), (&json!("1001"), &opened["session"]));
-    assert!(received["data"]["json"]["data"]["text"] == "hello", "{received}");
-    assert!(
-        chatted["source"] == "/policies/chat" || received["outcome"] != "handled",
-        "what a policy publishes is shown: {chatted} {received}"
-    );
+    let facts = (&received["user"], &received["session"], &received["outcome"]);
+    assert_eq!(facts, (&json!("1001"), &opened["session"], &json!("handled")));
+    assert_eq!(received["data"]["json"]["text"], "hello");
 
     server.post("/users/1001/messages", json!({ "n": 1 })).await;
     let direct = feed.find("event").await;
