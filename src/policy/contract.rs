@@ -51,10 +51,6 @@ pub enum ContractError {
     TooManyAttributes(usize),
     #[error("it varies on an attribute whose name has {0} bytes, more than {NAME_BYTES_MAX}")]
     LongAttribute(usize),
-    #[error(
-        "its configuration asks it only for readers with an attribute that it varies on (readers = \"with-attributes\"), and it varies on nothing"
-    )]
-    NoReaders,
     #[error("`{0}` is not an event type, `prefix.*` or `*`")]
     Pattern(String),
     #[error("its configuration names the event type `{pattern}`, which it doesn't want; it wants {}", list(wanted))]

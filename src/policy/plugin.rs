@@ -17,9 +17,7 @@ use prometheus::Histogram;
 use super::bindings::{self, Bounds, formatting};
 use super::breaker::Breaker;
 use super::compile::Compiler;
-use super::contract::{
-    ContractError, Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary, matches,
-};
+use super::contract::{Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary, matches};
 use super::engine::Deadline;
 use super::fault::defect;
 use super::host::Shared;
@@ -141,9 +139,6 @@ impl Policy {
         let (description, vary, first) = instances.probe()?;
         check_description(&description)?;
         check_vary(&vary)?;
-        if config.readers == Readers::WithAttributes && roles.contains(&Role::Formatting) && vary.is_empty() {
-            return Err(ContractError::NoReaders.into());
-        }
         instances.give_back(first);
         Ok(Policy {
             name: shared.name.clone(),
@@ -176,9 +171,9 @@ impl Policy {
         self.events.iter().any(|pattern| matches(pattern, event_type))
     }
 
-    /// Returns whether the policy is asked for a reader with these attributes.
+    /// Returns whether the policy is asked for a reader with these attributes. One that varies on nothing is asked for all.
     pub fn formats_for<'a>(&self, attribute: impl Fn(&str) -> Option<&'a str>) -> bool {
-        self.config.readers == Readers::All || self.vary.iter().any(|name| attribute(name).is_some())
+        self.config.readers == Readers::All || self.vary.is_empty() || self.vary.iter().any(|name| attribute(name).is_some())
     }
 
     pub fn on_fault(&self) -> OnFault {

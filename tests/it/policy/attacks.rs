@@ -204,26 +204,6 @@ async fn the_recipients_of_all_events_that_a_client_causes_count_together() {
     }
 }
 
-#[tokio::test]
-async fn a_policy_that_is_asked_for_readers_with_attributes_varies_on_some() {
-    let same = Guest::formatting("(call $shaped (global.get $text) (global.get $text_bytes))");
-    let same = Guest { strings: &[("text", "1")], ..same };
-    let varies = "(i32.store (i32.const 448) (i32.const 464)) (i32.store (i32.const 452) (i32.const 1))
-        (i32.store (i32.const 464) (global.get $name)) (i32.store (i32.const 468) (global.get $name_bytes)) (i32.const 448)";
-    let varies = Guest { strings: &[("text", "1"), ("name", "format")], vary: varies, ..same };
-    let more = "on_bad = \"skip\"\n[policies.same]\nreaders = \"with-attributes\"\n[policies.varies]\nreaders = \"with-attributes\"\n";
-    let dir = folder(&[("same.wasm", &same.component()), ("varies.wasm", &varies.component())]);
-    let server = TestServer::with(&settings(dir.path(), more)).await;
-    let policies = server.get("/policies").await;
-    assert_eq!((&policies["policies"][0]["name"], &policies["rejected"][0]["name"]), (&json!("varies"), &json!("same")));
-    let reason = policies["rejected"][0]["reason"].as_str().unwrap();
-    assert!(reason.ends_with("and it varies on nothing"), "{reason}");
-    let (mut plain, mut formatted) = (server.connect("1").await, server.connect("1?format=x").await);
-    server.post("/users/1/messages", json!("as it is")).await;
-    assert_eq!((plain.text().await.as_str(), formatted.text().await.as_str()), ("\"as it is\"", "1"));
-    assert_eq!(server.get("/policies").await["policies"][0]["counters"]["calls"], 1, "for one of them");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_event_that_is_being_published_is_not_told_to_be_done() {
     let dir = folder(&[("slow.wasm", &Guest::routing(SPIN).component())]);
