@@ -167,7 +167,7 @@ impl Mailboxes {
                     let (mut content, mut removed) = (mailbox.content.lock(), Removed::default());
                     if self.room.is_over() && content.log.give_up_oldest(&mut removed) {
                         is_any = true;
-                        self.account(&content.sessions, &removed);
+                        self.account(mailbox.birth, &content.sessions, &removed);
                         self.note_later(user, mailbox, &mut content);
                     }
                 }
