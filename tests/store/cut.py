@@ -380,10 +380,13 @@ class Cut:
         async with connect(url, subprotocols=["signalpost.v1"], proxy=None, open_timeout=SOON_S, max_size=None) as socket:
             hello = json.loads(await socket.recv())["data"]
             await socket.send(json.dumps({"type": "resume", "epoch": epoch or hello["epoch"], "seq": cursor}))
-            answer, early = await resumed(socket)
+            answer, early = await resumed(socket, cursor)
+            again = {frame["seq"]: frame for frame in early}
             while "last" not in now.values():
                 frame = early.pop(0) if early else json.loads(await socket.recv())
                 if frame["seq"] <= max(now, default=0):
+                    if again.get(frame["seq"]) == frame:
+                        continue
                     raise Failed(f"{user} reads {frame} after {now}")
                 now[frame["seq"]] = frame["data"]["eid"]
         self.got[user] = set(now.values())
