@@ -9,6 +9,7 @@ mod explain;
 mod listen;
 mod plugin;
 mod plugin_build;
+mod receipt;
 mod send;
 mod signals;
 mod store;
@@ -58,6 +59,8 @@ enum Command {
     Send(send::Arguments),
     /// Show what would happen to an event: who would be notified, and what each of their sessions would see.
     Explain(explain::Arguments),
+    /// Show how far the messages of an event got since it was published.
+    Receipt(receipt::Arguments),
     /// Show a user's messages as they arrive, and send what you type.
     Listen(listen::Arguments),
     /// Show what happens on a server while it happens: events and who was told, sessions, clients' messages, faults and reloads.
@@ -114,6 +117,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
         Command::Tail(arguments) => tail::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),

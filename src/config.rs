@@ -386,6 +386,8 @@ pub struct Events {
     pub dedup_window_ms: Milliseconds<0>,
     /// Ids that are remembered for that.
     pub dedup_entries_max: NonZeroUsize,
+    /// Bytes of what is remembered of published events and their recipients.
+    pub receipts_bytes_max: NonZeroUsize,
 }
 
 /// Limits on groups.

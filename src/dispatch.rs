@@ -4,6 +4,7 @@
 //! whole or not at all. What happened is in the plan and in its outcome; receipts and explanations are views of the two.
 
 pub mod apply;
+pub mod milestones;
 pub mod observers;
 pub mod plan;
 mod receipt;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use indexmap::IndexSet;
 
+use crate::config;
 use crate::metrics::{EventOutcome, Metrics};
 use crate::model::Model;
 use crate::model::dead_letters::{Content, Recipient};
@@ -26,6 +28,7 @@ use crate::store::{Store, Ticket};
 use crate::types::delivery::{Message, Recipients, Terms};
 use crate::types::event::{self, Body, Event, UserId};
 use apply::{Applied, Letter};
+use milestones::Milestones;
 use observers::{Observers, Trace};
 use plan::{Decided, Plan, Planned};
 pub use receipt::{Consulted, Dropped, Outcome, Receipt};
@@ -41,6 +44,7 @@ pub struct Dispatch {
     pub metrics: Arc<Metrics>,
     pub store: Store,
     pub observers: Arc<Observers>,
+    pub milestones: Milestones,
 }
 
 /// An event's receipt, and the plan and outcome behind it.
@@ -84,8 +88,15 @@ impl Story {
 }
 
 impl Dispatch {
-    pub fn new(policies: Arc<Policies>, model: Arc<Model>, metrics: Arc<Metrics>, store: Store, observers: Arc<Observers>) -> Dispatch {
-        Dispatch { policies, model, metrics, store, observers }
+    pub fn new(
+        policies: Arc<Policies>,
+        model: Arc<Model>,
+        metrics: Arc<Metrics>,
+        store: Store,
+        observers: Arc<Observers>,
+        events: &config::Events,
+    ) -> Dispatch {
+        Dispatch { policies, model, metrics, store, observers, milestones: Milestones::new(events) }
     }
 
     /// Publishes an event. With `once`, an event whose source and id were published within the window does nothing.
@@ -125,6 +136,7 @@ impl Dispatch {
             },
         );
         self.metrics.event(plan.outcome());
+        self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
         let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
         self.show(Some(&event), &story);
         Ok((story, ticket))
@@ -167,11 +179,13 @@ impl Dispatch {
         }
         let receipt = Receipt::direct(id, &user, posted);
         self.observers.show(|| {
-            let (plan, applied) = (Plan::direct(&set, user, message), Applied { posted: vec![posted], letters: Vec::new() });
+            let (plan, applied) = (Plan::direct(&set, user.clone(), message), Applied { posted: vec![posted], letters: Vec::new() });
             let story = Story { receipt: receipt.clone(), done: Some(Arc::new(Done { plan, applied })) };
             Trace::Event { event: None, story }
         });
-        Ok((receipt, self.store.append(changes)))
+        let ticket = self.store.append(changes);
+        self.milestones.note_direct(&receipt.id, user, posted, &ticket, self.model.clock.now_ms());
+        Ok((receipt, ticket))
     }
 
     /// Retries a dead letter with the current policies.
@@ -197,6 +211,7 @@ impl Dispatch {
                         (applied, self.store.append(changes))
                     },
                 );
+                self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
                 let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
                 self.show(Some(event), &story);
                 Ok((story.receipt, ticket))
@@ -259,6 +274,11 @@ impl Dispatch {
         let to_session =
             |Recipient { user, session }: &'a Recipient| (Recipients::Session { user: user.clone(), session: session.to_string() }, user);
         open.into_iter().map(to_session).chain(away.into_iter().map(|user| (Recipients::User(user.clone()), user)))
+    }
+
+    /// Returns whether an event was published within the window.
+    pub fn was_published(&self, id: &str, source: &str) -> bool {
+        self.model.dedup.lock().is_known(dedup::key(source, id), false)
     }
 
     fn begin(&self, key: u128, id: &str, source: &str) -> Result<Begun<'_>, UnderWay> {

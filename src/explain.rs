@@ -261,7 +261,7 @@ fn delivery_view(
             sessions.push(SessionView { id: handle.id.clone(), subprotocol: handle.subprotocol, class });
         }
         let (seq, dropped) = match posted {
-            Posted::Posted { seq } => ((!dry_run).then_some(*seq), None),
+            Posted::Posted { seq, .. } => ((!dry_run).then_some(*seq), None),
             Posted::Dropped(reason) => (None, Some(*reason)),
         };
         recipients.push(RecipientView { user: user.clone(), seq, dropped, sessions });

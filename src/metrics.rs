@@ -1,5 +1,6 @@
 //! Metrics in Prometheus' text format: among them all that the invariants promise to count.
 
+mod process;
 mod readings;
 
 use std::collections::{HashMap, HashSet};
@@ -10,6 +11,7 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 
 use crate::log;
 use crate::types::drop_reason::DropReason;
+use process::Process;
 pub use readings::{Readings, Times};
 
 /// What happened to an event as a whole.
@@ -61,6 +63,8 @@ pub struct Metrics {
     pub problems: IntCounterVec,
     pub auth_refused: IntCounterVec,
     pub group_changes_refused: IntCounter,
+    /// From the head of a producer's request to its answer.
+    pub publish_seconds: Histogram,
     pub policy_calls: HistogramVec,
     pub policy_faults: IntCounterVec,
     pub policy_refusals: IntCounterVec,
@@ -87,6 +91,7 @@ pub struct Metrics {
     mailbox_bytes: IntGauge,
     groups: IntGauge,
     memberships: IntGauge,
+    process: Process,
 }
 
 /// Values that are read when the metrics are requested.
@@ -121,6 +126,12 @@ impl Metrics {
             make.counters("signalpost_messages_dropped_total", "Messages for a user that the user did not read, by reason.", &["reason"])?;
         let events =
             make.counters("signalpost_events_total", "Events by outcome: routed, failed, unwanted, duplicate, rejected.", &["outcome"])?;
+        let build = IntGauge::with_opts(
+            Opts::new("signalpost_build_info", "1; the label is the version of the server.")
+                .const_label("version", env!("CARGO_PKG_VERSION")),
+        )?;
+        build.set(1);
+        make.0.register(Box::new(build))?;
         Ok(Metrics {
             events: EventOutcome::ALL.map(|outcome| events.with_label_values(&[outcome.name()])),
             posted: make.counter("signalpost_messages_posted_total", "Messages appended to mailboxes.")?,
@@ -157,6 +168,11 @@ impl Metrics {
             )?,
             problems: make.counters("signalpost_http_problems_total", "Requests answered with a problem document, by code.", &["code"])?,
             group_changes_refused: make.counter("signalpost_group_changes_refused_total", "Joins that a limit refused.")?,
+            publish_seconds: make.one_histogram(
+                "signalpost_publish_seconds",
+                "Time from a producer's request to its answer, for requests that were accepted.",
+                vec![100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0, 5.0],
+            )?,
             policy_calls: make.histogram("signalpost_policy_call_seconds", "Time of a policy's calls.", &["policy", "function"])?,
             policy_faults: make.counters("signalpost_policy_faults_total", "Faults of a policy, by kind.", &["policy", "kind"])?,
             policy_refusals: make.counters("signalpost_policy_refusals_total", "A policy's refusals.", &["policy"])?,
@@ -204,6 +220,7 @@ impl Metrics {
             mailbox_bytes: make.gauge("signalpost_mailbox_bytes", "Bytes accounted to all mailboxes.")?,
             groups: make.gauge("signalpost_groups", "Groups.")?,
             memberships: make.gauge("signalpost_group_memberships", "Members of all groups.")?,
+            process: Process::new(&make.0)?,
             registry: make.0,
         })
     }
@@ -258,6 +275,7 @@ impl Metrics {
             // Nothing that could fail.
             self.store_is_writing.set(1);
         }
+        self.process.read();
         self.log_lines_dropped.inc_by(log::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }

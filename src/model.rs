@@ -55,7 +55,7 @@ impl Model {
     /// Returns an empty model. `store_id`: distinguishes its mailboxes from those of another store. `is_kept`: a store keeps the changes.
     pub fn new(config: &Config, clock: Clock, store_id: u64, is_kept: bool, metrics: &Arc<Metrics>) -> Arc<Model> {
         Arc::new(Model {
-            mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, clock, store_id, is_kept, metrics.clone()),
+            mailboxes: Mailboxes::new(config.mailboxes.clone(), &config.sockets, &config.events, clock, store_id, is_kept, metrics.clone()),
             states: RwLock::default(),
             groups: RwLock::new(Groups::new(config.groups.clone())),
             dedup: Mutex::new(Dedup::new(&config.events)),

@@ -73,7 +73,7 @@ pub enum OpenError {
 }
 
 /// A commit that is on its way into the store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use = "what was answered is stored: wait for it before answering"]
 pub struct Ticket(Option<(watch::Receiver<bool>, Arc<Log>)>);
 
@@ -269,6 +269,16 @@ impl Store {
 }
 
 impl Ticket {
+    #[cfg(test)]
+    pub fn none() -> Ticket {
+        Ticket(None)
+    }
+
+    /// Returns whether a store has it.
+    pub fn is_stored(&self) -> bool {
+        self.0.as_ref().is_some_and(|(stored, _)| *stored.borrow())
+    }
+
     /// Waits until the commit is stored, at most for `store.commit_deadline_ms`. Cancel safe.
     ///
     /// # Errors

@@ -6,8 +6,7 @@ use std::{fs, io};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::request::Builder;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -72,35 +71,48 @@ impl Address {
 
     /// Posts JSON to a path below the base path, and returns the body of a successful answer. Any other answer is an error.
     pub fn ask(&self, path: &str, body: String) -> anyhow::Result<String> {
+        self.request(Method::POST, path, body)
+    }
+
+    /// Gets this path below the base path, and returns the body of the answer. Blocks.
+    ///
+    /// # Errors
+    /// There is no answer in time, or it is a problem.
+    pub fn get(&self, path: &str) -> anyhow::Result<String> {
+        self.request(Method::GET, path, String::new())
+    }
+
+    fn request(&self, method: Method, path: &str, body: String) -> anyhow::Result<String> {
         super::client_runtime()?.block_on(async {
-            let answered = timeout(DEADLINE, self.post(path, body)).await;
+            let answered = timeout(DEADLINE, self.send(method, path, body)).await;
             answered.with_context(|| format!("no answer from {} within {} s", self.authority, DEADLINE.as_secs()))?
         })
     }
 
-    async fn post(&self, path: &str, body: String) -> anyhow::Result<String> {
-        let request = Request::post(format!("{}{path}", self.base_path)).header(header::CONTENT_TYPE, "application/json");
-        let answer = self.request(request, body).await?;
+    async fn send(&self, method: Method, path: &str, body: String) -> anyhow::Result<String> {
+        let answer = self.answer(method, path, body).await?;
         Ok(String::from_utf8_lossy(&self.whole(answer).await?).into_owned())
     }
 
-    /// Asks for a stream below the base path, and returns its body.
+    /// Gets a stream below the base path, and returns its body.
     ///
     /// # Errors
-    /// There is no server, or its answer is another one.
+    /// There is no answer in time, or it is a problem.
     pub async fn stream(&self, path: &str) -> anyhow::Result<Incoming> {
-        let request = Request::get(format!("{}{path}", self.base_path)).header(header::ACCEPT, "text/event-stream");
-        let asked = timeout(DEADLINE, self.request(request, String::new())).await;
-        Ok(asked.with_context(|| format!("no answer from {} within {} s", self.authority, DEADLINE.as_secs()))??.into_body())
+        let answered = timeout(DEADLINE, self.answer(Method::GET, path, String::new())).await;
+        Ok(answered.with_context(|| format!("no answer from {} within {} s", self.authority, DEADLINE.as_secs()))??.into_body())
     }
 
     /// Returns a successful answer. Any other is an error.
-    async fn request(&self, request: Builder, body: String) -> anyhow::Result<Response<Incoming>> {
+    async fn answer(&self, method: Method, path: &str, body: String) -> anyhow::Result<Response<Incoming>> {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // The task ends with the runtime at the latest; its errors show in the answer.
         tokio::spawn(connection);
-        let mut request = request
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base_path))
+            .header(header::CONTENT_TYPE, "application/json")
             .header(header::HOST, &self.authority)
             .header(header::USER_AGENT, concat!("signalpost/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(Bytes::from(body)))?;
@@ -213,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn the_receipt_is_the_answer() {
         let (address, asked) = answering("HTTP/1.1 202 Accepted\r\ncontent-length: 13\r\n\r\n{\"posted\": 2}").await;
-        assert_eq!(address.post("/events", r#"{"type":"t"}"#.into()).await.unwrap(), r#"{"posted": 2}"#);
+        assert_eq!(address.send(Method::POST, "/events", r#"{"type":"t"}"#.into()).await.unwrap(), r#"{"posted": 2}"#);
         let asked = asked.await.unwrap();
         assert!(asked.starts_with("POST /api/pool/events HTTP/1.1\r\n"), "{asked}");
         assert!(asked.contains(&format!("host: {}\r\n", address.authority)), "{asked}");
@@ -227,7 +239,7 @@ mod tests {
              {\"title\":\"Too large\",\"detail\":\"at most 4 MiB\",\"code\":\"body-too-large\"}",
         )
         .await;
-        let error = address.post("/events", "{}".into()).await.unwrap_err();
+        let error = address.send(Method::POST, "/events", "{}".into()).await.unwrap_err();
         assert_eq!(error.to_string(), "Too large: at most 4 MiB (body-too-large, status 413)");
     }
 
@@ -236,7 +248,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address { authority: listener.local_addr().unwrap().to_string(), tls: None, base_path: String::new() };
         drop(listener);
-        let error = address.post("/events", "{}".into()).await.unwrap_err();
+        let error = address.send(Method::POST, "/events", "{}".into()).await.unwrap_err();
         assert_eq!(error.to_string(), format!("no server at {}: start one with `signalpost serve`", address.authority));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -70,8 +71,11 @@ impl Front {
                 return Ok(response);
             }
             self.auth.permits(request.headers(), Scope::Publish)?;
+            let began = Instant::now();
             let (head, body) = request.into_parts();
-            return ingress.post(address, &head, body).await;
+            let answer = ingress.post(address, &head, body).await?;
+            self.metrics.publish_seconds.observe(began.elapsed().as_secs_f64());
+            return Ok(answer);
         }
         request.extensions_mut().insert(client);
         // Boxed, so that its state is not part of each connection's.
@@ -108,6 +112,8 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route(&below("/users"), get(lists::users))
         .route(&below("/users/{user_id}"), get(operate::presence))
         .route(&below("/users/{user_id}/sessions"), delete(operate::end_sessions))
+        .route(&below("/groups/{name}"), get(operate::groups::show))
+        .route(&below("/receipts/{event_id}"), get(operate::receipts::show))
         .route(&below("/policies"), get(operate::policies))
         .route(&below("/policies/reload"), post(operate::reload))
         .route(&below("/dead-letters"), get(dead_letters::list).delete(dead_letters::delete_all))

@@ -141,6 +141,7 @@ mod tests {
             batch_max: one,
             dedup_window_ms: config::Milliseconds::new(1000),
             dedup_entries_max: one.saturating_add(1),
+            receipts_bytes_max: one,
         })
     }
 

@@ -10,6 +10,7 @@
 //! Locks: a shard's lock is taken before a mailbox's lock, and neither is held while anything waits. Making room in other mailboxes
 //! ([`Mailboxes::reclaim`]) begins before a post takes any of these locks; it holds one shard's at a time.
 
+pub mod fate;
 mod log;
 mod noted;
 mod reader;
@@ -35,6 +36,7 @@ use crate::types::close::Close;
 use crate::types::delivery::{Message, Terms};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::UserId;
+use fate::Losses;
 #[cfg(test)]
 pub use log::Marks;
 use log::{Limits, Log, New, Removed};
@@ -65,6 +67,7 @@ pub struct Mailboxes {
     store_id: u64,
     last_birth: AtomicU64,
     reclaim: Mutex<Reclaim>,
+    losses: Mutex<Losses>,
     /// The mailboxes whose marks a store has to note; `None` if no store keeps them.
     unnoted: Option<Mutex<Unnoted>>,
     metrics: Arc<Metrics>,
@@ -105,7 +108,11 @@ struct Reclaim {
 /// The outcome of one delivery to one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Posted {
-    Posted { seq: u64 },
+    /// `birth`: in which life of the mailbox.
+    Posted {
+        birth: u64,
+        seq: u64,
+    },
     Dropped(DropReason),
 }
 
@@ -134,6 +141,7 @@ impl Mailboxes {
     pub fn new(
         limits: config::Mailboxes,
         sockets: &config::Sockets,
+        events: &config::Events,
         clock: Clock,
         store_id: u64,
         is_kept: bool,
@@ -149,6 +157,7 @@ impl Mailboxes {
             store_id,
             last_birth: AtomicU64::new(0),
             reclaim: Mutex::default(),
+            losses: Mutex::new(Losses::new(events.receipts_bytes_max.get() / fate::LOSS_BYTES)),
             unnoted: is_kept.then(Mutex::default),
             metrics,
         })
@@ -182,14 +191,14 @@ impl Mailboxes {
         let mut content = mailbox.content.lock();
         drop(shard);
         let mut removed = Removed::default();
-        let posted = self.append(&mut content, &new, &mut removed);
+        let posted = self.append(mailbox.birth, &mut content, &new, &mut removed);
         let is_refused = matches!(posted, Posted::Dropped(DropReason::MailboxFull | DropReason::ServerFull));
         if is_refused || matches!(posted, Posted::Posted { .. }) {
             content.sessions.wake();
         }
         match posted {
             // Only a message that is kept and has no session as its only reader can outlive the process.
-            Posted::Posted { seq } if keep_ms > 0 && session.is_none() => {
+            Posted::Posted { seq, .. } if keep_ms > 0 && session.is_none() => {
                 content.noted.post(seq);
                 changes.note(|| {
                     let (posted_ms, message, lost) = (new.now_ms, message.clone(), content.log.marks().lost);
@@ -217,7 +226,7 @@ impl Mailboxes {
     pub fn foresee(&self, user: &UserId, session: Option<&Arc<str>>, terms: &Terms) -> Posted {
         let gone = session.is_some_and(|session| !self.has_session(user, session));
         let unkept = terms.keep.is_some_and(|keep| keep.is_zero()) && self.sessions_of(user.as_str()) == 0;
-        if gone || unkept { Posted::Dropped(DropReason::Away) } else { Posted::Posted { seq: 0 } }
+        if gone || unkept { Posted::Dropped(DropReason::Away) } else { Posted::Posted { birth: 0, seq: 0 } }
     }
 
     /// Opens a provisional session on its user's mailbox; [`Reader::admit`] makes it a session like others.
@@ -300,7 +309,7 @@ impl Mailboxes {
     /// Removes expired messages and mailboxes of the `round`th of [`Mailboxes::SWEEP_ROUNDS`] parts of the users.
     pub fn sweep(&self, round: usize) {
         self.sweep_shard(round % SHARDS, |user, mailbox, content| {
-            self.expire(content);
+            self.expire(mailbox.birth, content);
             self.note_later(user, mailbox, content);
         });
     }
@@ -308,7 +317,7 @@ impl Mailboxes {
     /// The number of calls of [`Mailboxes::sweep`] that visit every user once.
     pub const SWEEP_ROUNDS: usize = SHARDS;
 
-    fn append(&self, content: &mut Content, new: &New<'_>, removed: &mut Removed) -> Posted {
+    fn append(&self, birth: u64, content: &mut Content, new: &New<'_>, removed: &mut Removed) -> Posted {
         let is_away = content.sessions.is_away();
         let is_gone = match new.session {
             Some(id) => content.sessions.find(id).is_none(),
@@ -317,7 +326,7 @@ impl Mailboxes {
         if is_gone {
             return self.dropped(DropReason::Away);
         }
-        if !self.make_room(content, new, is_away, removed) {
+        if !self.make_room(birth, content, new, is_away, removed) {
             return self.refuse(content, new, DropReason::ServerFull);
         }
         let limits = Limits { messages_max: self.limits.messages_max.get(), bytes_max: self.limits.bytes_max.get() };
@@ -326,21 +335,21 @@ impl Mailboxes {
             return self.refuse(content, new, DropReason::MailboxFull);
         };
         if gone.messages > 0 {
-            self.account(&content.sessions, &gone);
+            self.account(birth, &content.sessions, &gone);
             removed.for_new.extend(gone.for_new);
         }
         self.room.add(1, new.size());
         self.metrics.posted.inc();
-        Posted::Posted { seq }
+        Posted::Posted { birth, seq }
     }
 
     /// Removes messages that were read from this mailbox until a new one is within the bounds of all mailboxes. Returns whether it is.
-    fn make_room(&self, content: &mut Content, new: &New<'_>, is_away: bool, removed: &mut Removed) -> bool {
+    fn make_room(&self, birth: u64, content: &mut Content, new: &New<'_>, is_away: bool, removed: &mut Removed) -> bool {
         let replaced = content.log.replaced(new);
         if !self.room.lacks(is_away, new.size(), replaced) {
             return true;
         }
-        self.expire(content);
+        self.expire(birth, content);
         loop {
             if !self.room.lacks(is_away, new.size(), content.log.replaced(new)) {
                 return true;
@@ -349,7 +358,7 @@ impl Mailboxes {
             if !content.log.give_way(content.sessions.read_mark(), &mut gone) {
                 return false;
             }
-            self.account(&content.sessions, &gone);
+            self.account(birth, &content.sessions, &gone);
             removed.for_new.extend(gone.for_new);
         }
     }
@@ -364,10 +373,10 @@ impl Mailboxes {
         self.dropped(reason)
     }
 
-    fn expire(&self, content: &mut Content) {
+    fn expire(&self, birth: u64, content: &mut Content) {
         let owed = content.log.owed();
         let removed = content.log.expire(content.sessions.read_mark(), self.limits.keep_ms.get(), self.clock.now_ms());
-        self.account(&content.sessions, &removed);
+        self.account(birth, &content.sessions, &removed);
         if content.log.owed() > owed {
             // Sessions that have missed a message notice that when they read.
             content.sessions.wake();
@@ -388,10 +397,10 @@ impl Mailboxes {
         for _ in 0..SHARDS {
             let is_crowded = self.room.lacks_mailboxes();
             self.sweep_shard(reclaim.shard % SHARDS, |user, mailbox, content| {
-                self.expire(content);
+                self.expire(mailbox.birth, content);
                 let mut removed = Removed::default();
                 while content.log.give_way(content.sessions.read_mark(), &mut removed) {}
-                self.account(&content.sessions, &removed);
+                self.account(mailbox.birth, &content.sessions, &removed);
                 content.is_resumable &= !(is_crowded && content.sessions.is_empty() && content.log.is_empty());
                 self.note_later(user, mailbox, content);
             });
@@ -419,7 +428,7 @@ impl Mailboxes {
 
     /// Counts what has gone, and closes sessions that have missed a message which only they could read: the user's other sessions don't
     /// miss it.
-    fn account(&self, sessions: &UserSessions, removed: &Removed) {
+    fn account(&self, birth: u64, sessions: &UserSessions, removed: &Removed) {
         if removed.messages == 0 {
             return;
         }
@@ -427,10 +436,9 @@ impl Mailboxes {
             sessions.find(id).filter(|handle| handle.cursor() < *seq).into_iter().for_each(|handle| handle.end(Close::SlowConsumer));
         }
         self.room.give_back(removed);
-        self.metrics.dropped(DropReason::Expired, removed.expired);
-        self.metrics.dropped(DropReason::Uncollected, removed.uncollected);
-        self.metrics.dropped(DropReason::Collapsed, removed.collapsed);
-        self.metrics.dropped(DropReason::Evicted, removed.evicted);
+        for (seq, reason) in &removed.unread {
+            self.lost(birth, *seq, *reason);
+        }
     }
 
     fn dropped(&self, reason: DropReason) -> Posted {
@@ -454,9 +462,9 @@ impl Mailboxes {
             // It has left already, when another session replaced it.
             return;
         }
-        self.settle_up(&mut content, handle);
+        self.settle_up(mailbox.birth, &mut content, handle);
         content.vacant_since_ms = self.clock.now_ms();
-        self.tidy(&mut content);
+        self.tidy(mailbox.birth, &mut content);
         self.note_later(&handle.user, mailbox, &mut content);
         let is_current = shard.get(&handle.user).is_some_and(|current| Arc::ptr_eq(current, mailbox));
         if is_current && self.is_idle(&content) {
@@ -466,20 +474,20 @@ impl Mailboxes {
     }
 
     /// Notes what a session that is leaving has delivered, and removes the messages that only that session could read.
-    fn settle_up(&self, content: &mut Content, handle: &Arc<SessionHandle>) {
+    fn settle_up(&self, birth: u64, content: &mut Content, handle: &Arc<SessionHandle>) {
         // If no client acks, a message that was written counts as read. Acks were noted when they came.
         if !content.is_acked {
             content.log.mark_delivered(handle.position().0, handle.written());
         }
         let forgotten = content.log.forget_session(&handle.id, handle.cursor());
-        self.account(&content.sessions, &forgotten);
+        self.account(birth, &content.sessions, &forgotten);
     }
 
     /// Removes what has been read, if no client can resume.
-    fn tidy(&self, content: &mut Content) {
+    fn tidy(&self, birth: u64, content: &mut Content) {
         if !content.is_resumable {
             let removed = content.log.settle(content.sessions.read_mark());
-            self.account(&content.sessions, &removed);
+            self.account(birth, &content.sessions, &removed);
         }
     }
 

@@ -144,6 +144,7 @@ pub(super) async fn sweep(node: Arc<Node>) {
         node.model.mailboxes.sweep(round);
         if round % Mailboxes::SWEEP_ROUNDS == 0 {
             node.model.sweep();
+            node.dispatch.milestones.sweep(node.model.clock.now_ms());
             node.policies.current().policies.iter().for_each(|policy| policy.shrink());
         }
     }

@@ -164,7 +164,7 @@ impl Conversation {
             match self.sessions.format.shape(&message, self.reader.handle()).await {
                 Ok(body) => self.outbox.message(seq, Some(&body)),
                 Err(reason) => {
-                    self.sessions.metrics.dropped(reason, 1);
+                    self.reader.dropped(seq, reason);
                     self.outbox.message(seq, None);
                 }
             }

@@ -15,6 +15,7 @@ mod http {
     mod explain;
     mod lists;
     mod live;
+    mod receipts;
 }
 mod kit;
 mod model {

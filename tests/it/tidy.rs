@@ -135,6 +135,22 @@ fn the_documented_close_codes_are_those_of_the_code() {
 }
 
 #[test]
+fn alerts_and_dashboards_use_metrics_that_exist() {
+    let sources = files(&root().join("src"), &["rs"]).iter().map(|file| std::fs::read_to_string(file).unwrap()).collect::<String>();
+    for file in ["contrib/alerts.yml", "contrib/grafana.json"] {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let is_part = |character: char| character.is_ascii_alphanumeric() || character == '_';
+        let names =
+            text.split(|character| !is_part(character)).filter(|word| word.starts_with("signalpost_") || word.starts_with("process_"));
+        let names: BTreeSet<&str> = names.map(|name| name.strip_suffix("_bucket").unwrap_or(name)).collect();
+        assert!(names.len() > 8, "{file}: {names:?}");
+        for name in names {
+            assert!(sources.contains(&format!("\"{name}\"")), "{file} uses {name}, which the server doesn't have");
+        }
+    }
+}
+
+#[test]
 fn every_setting_has_its_reason_beside_it() {
     let defaults = signalpost::config::DEFAULTS;
     let mut explained = false;
@@ -254,7 +270,7 @@ fn the_tests_that_hold_against_attacks_are_there() {
     let text = std::fs::read_to_string(root().join("docs/security.md")).unwrap();
     let known = tests();
     assert!(known.len() > 500, "the tests are no longer where this test looks");
-    for (section, rows) in [("## Attacks that were tried", 37), ("## What memory holds", 17)] {
+    for (section, rows) in [("## Attacks that were tried", 37), ("## What memory holds", 18)] {
         let (_, table) = text.split_once(section).unwrap();
         let table = table.split("\n## ").next().unwrap();
         let lines: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();

@@ -22,7 +22,7 @@ const SERVED: &str =
     "send application/cloudevents+json, application/cloudevents-batch+json, ce- headers with any data, or application/json";
 
 /// The source of events in the short form that name no source.
-const SHORT_FORM_SOURCE: &str = "/";
+pub const SHORT_FORM_SOURCE: &str = "/";
 
 /// The media type of bytes whose type is not given (RFC 9110, section 8.3).
 const OPAQUE: &str = "application/octet-stream";
@@ -387,6 +387,7 @@ mod tests {
         batch_max: NonZeroUsize::new(2).unwrap(),
         dedup_window_ms: config::Milliseconds::new(1),
         dedup_entries_max: NonZeroUsize::new(1).unwrap(),
+        receipts_bytes_max: NonZeroUsize::MIN,
     };
 
     fn json(members: &str) -> Result<Event, Problem> {

@@ -20,6 +20,7 @@ const LIMITS: config::Events = config::Events {
     batch_max: NonZeroUsize::MIN.saturating_add(3),
     dedup_window_ms: config::Milliseconds::new(1),
     dedup_entries_max: NonZeroUsize::MIN,
+    receipts_bytes_max: NonZeroUsize::MIN,
 };
 
 /// The characters that need an escape in a header.

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::seqs::Seqs;
 use crate::registry::ReadMark;
 use crate::types::delivery::{Message, Priority, Terms};
+use crate::types::drop_reason::DropReason;
 
 /// Bytes that an entry counts in addition to its texts.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
@@ -65,14 +66,8 @@ pub struct Limits {
 pub struct Removed {
     pub messages: usize,
     pub bytes: usize,
-    /// Messages whose time to live was over before every reader had read them.
-    pub expired: usize,
-    /// Messages that were kept for as long as they should be, for a user who did not connect.
-    pub uncollected: usize,
-    /// Messages that a newer one with the same key replaced before every reader had read them.
-    pub collapsed: usize,
-    /// Messages that were dropped unread because there was no room.
-    pub evicted: usize,
+    /// Those that not every reader had read, with the reason: expired, uncollected, collapsed or evicted.
+    pub unread: SmallVec<[(u64, DropReason); 1]>,
     /// Those that only one session could read: it has missed them, unless it has taken them.
     pub of_sessions: SmallVec<[(Arc<str>, u64); 1]>,
     /// The seqs of those that went for a new message.
@@ -144,6 +139,10 @@ impl Removed {
     fn note(&mut self, entry: &Entry) {
         self.messages += 1;
         self.bytes += entry.size();
+    }
+
+    fn miss(&mut self, is_unread: bool, seq: u64, reason: DropReason) {
+        self.unread.extend(is_unread.then_some((seq, reason)));
     }
 }
 
@@ -295,12 +294,12 @@ impl Log {
         };
         remove(entries, bytes, goes, |entry| {
             removed.note(entry);
-            let unread = usize::from(!is_settled(delivered, read, entry.seq));
+            let is_unread = !is_settled(delivered, read, entry.seq);
             if entry.is_expired(|| now_ms) {
-                removed.expired += unread;
+                removed.miss(is_unread, entry.seq, DropReason::Expired);
                 return;
             }
-            removed.uncollected += unread;
+            removed.miss(is_unread, entry.seq, DropReason::Uncollected);
             removed.of_sessions.extend(entry.session.clone().map(|session| (session, entry.seq)));
             if is_awaited(entry) && entry.session.is_none() {
                 *owed = (*owed).max(entry.seq);
@@ -320,7 +319,7 @@ impl Log {
         let is_its = |entry: &Entry| entry.session.as_ref() == Some(id);
         remove(&mut self.entries, &mut self.bytes, is_its, |entry| {
             removed.note(entry);
-            removed.uncollected += usize::from(entry.seq > cursor);
+            removed.miss(entry.seq > cursor, entry.seq, DropReason::Uncollected);
         });
         self.shrink();
         removed
@@ -336,7 +335,7 @@ impl Log {
             |entry| {
                 removed.note(entry);
                 removed.for_new.push(entry.seq);
-                removed.collapsed += usize::from(!is_settled(delivered, read, entry.seq));
+                removed.miss(!is_settled(delivered, read, entry.seq), entry.seq, DropReason::Collapsed);
             },
         );
     }
@@ -398,7 +397,7 @@ impl Log {
         self.bytes -= entry.size();
         removed.note(&entry);
         removed.for_new.push(entry.seq);
-        removed.evicted += usize::from(!is_settled(&self.delivered, read, entry.seq));
+        removed.miss(!is_settled(&self.delivered, read, entry.seq), entry.seq, DropReason::Evicted);
         if entry.session.is_none() {
             self.lose(entry.seq, entry.priority, read);
         }
@@ -505,6 +504,10 @@ mod tests {
         Some(ReadMark { from: 0, written: to, taken: to, furthest: (0, to) })
     }
 
+    fn unread(seqs: &[u64], reason: DropReason) -> SmallVec<[(u64, DropReason); 1]> {
+        seqs.iter().map(|seq| (*seq, reason)).collect()
+    }
+
     fn removed(messages: usize) -> Removed {
         Removed { messages, bytes: messages * SIZE, ..Removed::default() }
     }
@@ -584,16 +587,19 @@ mod tests {
             let (_, gone) = put(&mut log, &keyed("k"), None, ROOMY);
             assert_eq!(seqs(&log), [2, 3, 4]);
             let for_new = smallvec::smallvec![1];
-            assert_eq!(gone, Removed { messages: 1, bytes: size, collapsed: 1, for_new, ..Removed::default() });
+            assert_eq!(
+                gone,
+                Removed { messages: 1, bytes: size, unread: unread(&[1], DropReason::Collapsed), for_new, ..Removed::default() }
+            );
             let mut gone = Removed::default();
             let terms = keyed("k");
             let new = New { message: &text("x"), session: Some(&session), terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
             assert_eq!(log.replaced(&new), (1, size));
             log.put(&new, read(3), ROOMY, &mut gone).unwrap();
-            assert_eq!((seqs(&log), gone.messages, gone.collapsed), (vec![2, 4, 5], 1, 0), "the session had read it");
+            assert_eq!((seqs(&log), gone.messages, gone.unread.len()), (vec![2, 4, 5], 1, 0), "the session had read it");
             log.mark_delivered(0, 2);
             let (_, gone) = put(&mut log, &keyed("other"), None, ROOMY);
-            assert_eq!((gone.messages, gone.collapsed), (1, 0), "and this one before its reader left");
+            assert_eq!((gone.messages, gone.unread.len()), (1, 0), "and this one before its reader left");
             assert!(log.is_complete_after(0), "what is replaced is not missed");
         }
 
@@ -604,7 +610,7 @@ mod tests {
             append(&mut log, &of(Priority::High));
             let low = Terms { priority: Priority::Low, ..keyed("k") };
             let (seq, gone) = put(&mut log, &low, read(0), messages(2));
-            assert_eq!((seq, gone.collapsed, gone.evicted, seqs(&log)), (Ok(3), 1, 0, vec![2, 3]));
+            assert_eq!((seq, gone.unread, seqs(&log)), (Ok(3), unread(&[1], DropReason::Collapsed), vec![2, 3]));
             assert!(log.is_complete_after(0));
         }
 
@@ -637,7 +643,7 @@ mod tests {
             // Nobody is there: what was delivered counts as read.
             log.mark_delivered(0, 2);
             let (_, gone) = put(&mut log, &of(Priority::Low), None, messages(4));
-            assert_eq!((gone.evicted, log.owed(), seqs(&log)), (0, 0, vec![3, 4, 5, 6]));
+            assert_eq!((gone.unread.len(), log.owed(), seqs(&log)), (0, 0, vec![3, 4, 5, 6]));
             assert!(!log.is_complete_after(1) && log.is_complete_after(2));
         }
 
@@ -649,12 +655,12 @@ mod tests {
             }
             // A slow session is not owed a message of low priority; it is owed others.
             let (_, gone) = put(&mut log, &of(Priority::Low), read(0), messages(5));
-            assert_eq!((seqs(&log), gone.evicted, log.owed()), (vec![1, 2, 4, 5, 6], 1, 0));
+            assert_eq!((seqs(&log), gone.unread.len(), log.owed()), (vec![1, 2, 4, 5, 6], 1, 0));
             let (_, gone) = put(&mut log, &of(Priority::Normal), read(0), messages(3));
-            assert_eq!((seqs(&log), gone.evicted, log.owed()), (vec![1, 4, 7], 3, 2));
+            assert_eq!((seqs(&log), gone.unread.len(), log.owed()), (vec![1, 4, 7], 3, 2));
             // Nobody who is connected is owed anything; the loss is remembered for a resume.
             let (_, gone) = put(&mut log, &of(Priority::High), None, messages(3));
-            assert_eq!((seqs(&log), gone.evicted, log.owed()), (vec![1, 7, 8], 1, 2));
+            assert_eq!((seqs(&log), gone.unread.len(), log.owed()), (vec![1, 7, 8], 1, 2));
             assert!(!log.is_complete_after(5) && log.is_complete_after(6));
         }
 
@@ -682,7 +688,7 @@ mod tests {
             let (seq, gone) = put(&mut log, &of(Priority::High), None, limits(SIZE - 1));
             assert_eq!((seq, gone, seqs(&log)), (Err(Full), Removed::default(), vec![1, 2, 3]));
             let (_, gone) = put(&mut log, &of(Priority::Normal), None, limits(SIZE));
-            assert_eq!((gone.evicted, seqs(&log)), (3, vec![4]), "one that just fits has the log for itself");
+            assert_eq!((gone.unread.len(), seqs(&log)), (3, vec![4]), "one that just fits has the log for itself");
         }
 
         #[test]
@@ -708,7 +714,7 @@ mod tests {
             let apart = Some(ReadMark { from: 0, written: 0, taken: 0, furthest: (0, 3) });
             assert_eq!(put(&mut log, &of(Priority::Low), apart, messages(3)).0, Err(Full), "nobody is owed a message of low priority");
             let (seq, gone) = put(&mut log, &of(Priority::Normal), apart, messages(3));
-            assert_eq!((seq, gone.evicted, log.owed()), (Ok(4), 1, 1));
+            assert_eq!((seq, gone.unread.len(), log.owed()), (Ok(4), 1, 1));
             // The other one began later, and has not read them either.
             let apart = Some(ReadMark { from: 0, written: 0, taken: 0, furthest: (3, 4) });
             let mut log = filled(0);
@@ -725,9 +731,9 @@ mod tests {
             let second_device = Some(ReadMark { from: 2, written: 4, taken: 4, furthest: (2, 4) });
             // What the device has read goes, though it is newer.
             let (_, gone) = put(&mut log, &Terms::default(), second_device, messages(4));
-            assert_eq!((gone.evicted, seqs(&log)), (0, vec![1, 2, 4, 5]));
+            assert_eq!((gone.unread.len(), seqs(&log)), (0, vec![1, 2, 4, 5]));
             let (_, gone) = put(&mut log, &Terms::default(), second_device, messages(3));
-            assert_eq!((gone.evicted, log.owed(), seqs(&log)), (1, 0, vec![2, 5, 6]), "the first device is gone: nobody is owed it");
+            assert_eq!((gone.unread.len(), log.owed(), seqs(&log)), (1, 0, vec![2, 5, 6]), "the first device is gone: nobody is owed it");
         }
 
         #[test]
@@ -753,7 +759,7 @@ mod tests {
             append_for(&mut log, Some(&session), &Terms::default(), KEEP_MS);
             append_for(&mut log, Some(&session), &Terms::default(), KEEP_MS);
             let gone = log.forget_session(&session, 3);
-            assert_eq!(gone, Removed { uncollected: 1, ..removed(2) }, "it had read one of them");
+            assert_eq!(gone, Removed { unread: unread(&[4], DropReason::Uncollected), ..removed(2) }, "it had read one of them");
             assert_eq!((seqs(&log), log.bytes()), (vec![2], SIZE));
         }
     }
@@ -800,7 +806,7 @@ mod tests {
             let entry = log.after(0).next().unwrap();
             assert!(!entry.is_expired(|| NOW_MS + 999) && entry.is_expired(|| NOW_MS + 1000));
             let gone = log.expire(read(1), KEEP_MS, NOW_MS + 1000);
-            assert_eq!(gone, Removed { expired: 1, ..removed(2) });
+            assert_eq!(gone, Removed { unread: unread(&[2], DropReason::Expired), ..removed(2) });
             assert!(log.is_complete_after(0));
             assert_eq!(log.owed(), 0);
         }
@@ -813,7 +819,7 @@ mod tests {
             }
             log.mark_delivered(0, 1);
             let gone = log.expire(None, KEEP_MS, NOW_MS + 1000);
-            assert_eq!(gone, Removed { uncollected: 2, ..removed(3) });
+            assert_eq!(gone, Removed { unread: unread(&[2, 3], DropReason::Uncollected), ..removed(3) });
             assert_eq!(seqs(&log), [4]);
             assert!(!log.is_complete_after(1));
             assert!(log.is_complete_after(2), "the third was for open sessions only");
@@ -828,7 +834,7 @@ mod tests {
             let gone = log.expire(read(1), KEEP_MS, NOW_MS + 1000);
             assert_eq!((gone.messages, log.owed(), seqs(&log)), (1, 0, vec![2]), "only what was read is over");
             let gone = log.expire(read(1), KEEP_MS, NOW_MS + KEEP_MS);
-            assert_eq!((gone, log.owed()), (Removed { uncollected: 1, ..removed(1) }, 2));
+            assert_eq!((gone, log.owed()), (Removed { unread: unread(&[2], DropReason::Uncollected), ..removed(1) }, 2));
         }
 
         #[test]
@@ -933,8 +939,7 @@ mod tests {
             }
             messages -= gone.messages;
             bytes -= gone.bytes;
-            let counted = gone.expired + gone.uncollected + gone.collapsed + gone.evicted;
-            assert!(counted <= gone.messages, "{gone:?}");
+            assert!(gone.unread.len() <= gone.messages, "{gone:?}");
             assert!(log.len() <= 50 && log.bytes() <= 10_000);
             assert_eq!((log.len(), log.bytes()), (messages, bytes));
             assert_eq!(log.bytes(), log.after(0).map(Entry::size).sum::<usize>());

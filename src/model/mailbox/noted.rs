@@ -135,13 +135,13 @@ impl Mailboxes {
             (content.is_resumable, content.is_acked) = (mark.is_resumable, mark.is_acked);
             content.noted = Noted { mark, newest, is_waiting: false };
             self.room.add(content.log.len(), content.log.bytes());
-            self.expire(&mut content);
-            self.tidy(&mut content);
+            self.expire(birth, &mut content);
+            self.tidy(birth, &mut content);
             // The bounds may be lower than they were.
             let is_over = |log: &Log| log.len() > messages_max || log.bytes() > bytes_max || self.room.is_over();
             let mut removed = Removed::default();
             while is_over(&content.log) && content.log.give_up_oldest(&mut removed) {
-                self.account(&content.sessions, &std::mem::take(&mut removed));
+                self.account(birth, &content.sessions, &std::mem::take(&mut removed));
             }
             if self.is_idle(&content) {
                 continue;

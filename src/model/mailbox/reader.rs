@@ -8,6 +8,7 @@ use super::{Mailbox, Mailboxes};
 use crate::registry::SessionHandle;
 use crate::types::close::Close;
 use crate::types::delivery::Message;
+use crate::types::drop_reason::DropReason;
 
 /// One session's cursor in its user's mailbox. Dropping it leaves the mailbox, if it has not left before.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ impl Reader {
         let mut guard = self.mailbox.content.lock();
         let content = &mut *guard;
         let replaced = self.mailboxes.registry.admit(&mut content.sessions, &self.handle)?;
-        replaced.iter().for_each(|old| self.mailboxes.settle_up(content, old));
+        replaced.iter().for_each(|old| self.mailboxes.settle_up(self.mailbox.birth, content, old));
         if content.sessions.admitted().count() == 1 {
             let delivered = content.log.delivered();
             self.handle.place(delivered.mark(), delivered.mark(), delivered.mark());
@@ -101,7 +102,7 @@ impl Reader {
         let cursor = self.handle.cursor();
         let now_ms = LazyCell::new(|| self.mailboxes.clock.now_ms());
         if content.log.after(cursor).any(|entry| entry.is_expired(|| *now_ms)) {
-            self.mailboxes.expire(&mut content);
+            self.mailboxes.expire(self.mailbox.birth, &mut content);
         }
         let owed = content.log.owed();
         if owed > cursor.max(*self.excused.get_or_insert(owed)) {
@@ -130,6 +131,11 @@ impl Reader {
         self.excused.is_some_and(|excused| owed > self.handle.cursor().max(excused))
     }
 
+    /// Counts a message that this session does not get, for a reason of formatting.
+    pub fn dropped(&self, seq: u64, reason: DropReason) {
+        self.mailboxes.lost(self.mailbox.birth, seq, reason);
+    }
+
     /// Notes that the session has taken everything up to `seq`.
     pub fn advance(&self, seq: u64) {
         self.handle.advance(seq);
@@ -143,7 +149,7 @@ impl Reader {
         if !self.handle.resumes {
             let mut content = self.mailbox.content.lock();
             content.log.mark_delivered(self.handle.position().0, seq);
-            self.mailboxes.tidy(&mut content);
+            self.mailboxes.tidy(self.mailbox.birth, &mut content);
             self.mailboxes.note_later(&self.handle.user, &self.mailbox, &mut content);
         }
     }
@@ -154,7 +160,7 @@ impl Reader {
         let (start, cursor) = self.handle.position();
         content.is_acked = true;
         content.log.mark_delivered(start, seq.min(cursor));
-        self.mailboxes.tidy(&mut content);
+        self.mailboxes.tidy(self.mailbox.birth, &mut content);
         self.mailboxes.note_later(&self.handle.user, &self.mailbox, &mut content);
     }
 

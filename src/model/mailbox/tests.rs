@@ -13,10 +13,10 @@ use crate::types::event::Body;
 
 /// Returns all mailboxes, with a clock that stands still unless a test moves it.
 fn mailboxes(change: impl FnOnce(&mut config::Mailboxes, &mut config::Sockets)) -> Arc<Mailboxes> {
-    let Config { mailboxes: mut limits, mut sockets, .. } = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
+    let Config { mailboxes: mut limits, mut sockets, events, .. } = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
     change(&mut limits, &mut sockets);
     let clock = Clock::Since(UNIX_EPOCH + Duration::from_secs(1_000_000), Instant::now());
-    Mailboxes::new(limits, &sockets, clock, 35, false, Arc::new(Metrics::new().unwrap()))
+    Mailboxes::new(limits, &sockets, &events, clock, 35, false, Arc::new(Metrics::new().unwrap()))
 }
 
 fn count(count: usize) -> NonZeroUsize {
@@ -258,7 +258,7 @@ mod provisional {
         let stranger = all.enter("u", false);
         let id = stranger.handle().id.clone();
         let reply = || all.post(&user("u"), Some(&id), &message(&Terms::default()), &mut Changes::forgotten());
-        assert_eq!(reply(), Posted::Posted { seq: 1 });
+        assert_eq!(reply(), Posted::Posted { birth: 1, seq: 1 });
         assert!(all.has_session(&user("u"), &id));
         assert_eq!(real.read(), [0; 0]);
         stranger.leave();
@@ -455,7 +455,7 @@ mod totals {
         all.tell("u", &keyed("k"));
         all.tell_all("u", 8);
         assert_eq!(all.tell("u", &keyed("other")), Posted::Dropped(DropReason::ServerFull));
-        assert_eq!(all.tell("u", &keyed("k")), Posted::Posted { seq: 11 });
+        assert_eq!(all.tell("u", &keyed("k")), Posted::Posted { birth: 1, seq: 11 });
         assert_eq!(all.plain("u").read(), [2, 3, 4, 5, 6, 7, 8, 9, 11]);
     }
 

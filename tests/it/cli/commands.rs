@@ -31,6 +31,22 @@ async fn sends(server: &TestServer, arguments: &[&str]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn receipt_shows_how_far_an_event_got() {
+    let server = TestServer::start().await;
+    let receipt = server.post("/users/1001/messages?keep_ms=60000", json!("x")).await;
+    let id = receipt["id"].as_str().unwrap();
+    let shown = runs(&server, &["receipt", id]).await.unwrap();
+    let (first, rest) = shown.split_once('\n').unwrap();
+    assert!(first.starts_with(&format!("{id}, published ")) && first.ends_with(" → 1 recipient: 1 posted"), "{shown}");
+    assert_eq!(rest, "  1001  posted  seq 1\n");
+    let mut command = signalpost();
+    command.args(["receipt", "none", "--source", "/a b", "--url", &format!("http://{}/api/pool", server.address)]);
+    let output = spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("unknown_event"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn send_shows_what_the_receipt_says() {
     let dir = plugins(&["pooling"]);
     let boom = Guest { events: &["boom"], ..Guest::routing("unreachable") };

@@ -783,3 +783,15 @@ async fn an_event_that_every_policy_refused_may_come_again_with_its_id() {
     assert_eq!(server.post("/events", good.clone()).await["policies"][0]["outcome"], "routed");
     assert_eq!(server.post("/events", good).await["duplicate"], true);
 }
+
+#[tokio::test]
+async fn the_time_of_an_accepted_request_is_measured_and_the_process_tells_its_figures() {
+    let server = TestServer::start().await;
+    server.post("/users/1/messages", json!("x")).await;
+    server.publish("pooling.trip.started", json!({})).await;
+    let refused = server.http.post(server.url("/events")).body("{").send().await.unwrap();
+    assert_eq!(refused.status(), 400);
+    assert_eq!(server.metric("signalpost_publish_seconds_count").await, 2.0);
+    assert!(server.metric("process_resident_memory_bytes").await > 1e6);
+    assert_eq!(server.metric(concat!("signalpost_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}")).await, 1.0);
+}
