@@ -44,8 +44,8 @@ pub struct Dispatch {
     pub model: Arc<Model>,
     pub metrics: Arc<Metrics>,
     pub store: Store,
-    pub milestones: Milestones,
     pub observers: Arc<Observers>,
+    pub milestones: Milestones,
 }
 
 /// An event's receipt, and the plan and outcome behind it.
@@ -94,10 +94,10 @@ impl Dispatch {
         model: Arc<Model>,
         metrics: Arc<Metrics>,
         store: Store,
-        events: &config::Events,
         observers: Arc<Observers>,
+        events: &config::Events,
     ) -> Dispatch {
-        Dispatch { policies, model, metrics, store, milestones: Milestones::new(events), observers }
+        Dispatch { policies, model, metrics, store, observers, milestones: Milestones::new(events) }
     }
 
     /// Publishes an event. With `once`, an event whose source and id were published within the window does nothing.

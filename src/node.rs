@@ -113,7 +113,7 @@ impl Foundations {
         let format = Format::new(policies.clone(), model.clone(), store.clone(), config.mailboxes.shapes_bytes_max);
         let observers = Observers::new(config.live.clone(), loader.faults(), metrics.clone());
         Arc::new(Node {
-            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store.clone(), &config.events, observers)),
+            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store.clone(), observers, &config.events)),
             stats: Stats::default(),
             format: Arc::new(format),
             config: config.clone(),

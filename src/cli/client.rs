@@ -6,7 +6,6 @@ use std::{fs, io};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::request::Builder;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -91,29 +90,29 @@ impl Address {
     }
 
     async fn send(&self, method: Method, path: &str, body: String) -> anyhow::Result<String> {
-        let request =
-            Request::builder().method(method).uri(format!("{}{path}", self.base_path)).header(header::CONTENT_TYPE, "application/json");
-        let answer = self.answer(request, body).await?;
+        let answer = self.answer(method, path, body).await?;
         Ok(String::from_utf8_lossy(&self.whole(answer).await?).into_owned())
     }
 
-    /// Asks for a stream below the base path, and returns its body.
+    /// Gets a stream below the base path, and returns its body.
     ///
     /// # Errors
-    /// There is no server, or its answer is another one.
+    /// There is no answer in time, or it is a problem.
     pub async fn stream(&self, path: &str) -> anyhow::Result<Incoming> {
-        let request = Request::get(format!("{}{path}", self.base_path)).header(header::ACCEPT, "text/event-stream");
-        let asked = timeout(DEADLINE, self.answer(request, String::new())).await;
-        Ok(asked.with_context(|| format!("no answer from {} within {} s", self.authority, DEADLINE.as_secs()))??.into_body())
+        let answered = timeout(DEADLINE, self.answer(Method::GET, path, String::new())).await;
+        Ok(answered.with_context(|| format!("no answer from {} within {} s", self.authority, DEADLINE.as_secs()))??.into_body())
     }
 
     /// Returns a successful answer. Any other is an error.
-    async fn answer(&self, request: Builder, body: String) -> anyhow::Result<Response<Incoming>> {
+    async fn answer(&self, method: Method, path: &str, body: String) -> anyhow::Result<Response<Incoming>> {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // The task ends with the runtime at the latest; its errors show in the answer.
         tokio::spawn(connection);
-        let mut request = request
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.base_path))
+            .header(header::CONTENT_TYPE, "application/json")
             .header(header::HOST, &self.authority)
             .header(header::USER_AGENT, concat!("signalpost/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(Bytes::from(body)))?;

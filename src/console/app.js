@@ -4,12 +4,15 @@ import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm.j
 import { key, onUnauthorized } from "./api.js";
 import { Live } from "./live.js";
 import { Overview } from "./overview.js";
-import { Letters, Policies, Settings, Sinks, Try, Users } from "./pages.js";
+import { Group, Letters, Policies, Settings, Sinks, Try, Users } from "./pages.js";
 
 const PAGES = [
   ["overview", "Overview", Overview], ["live", "Live", Live], ["users", "Users", Users], ["policies", "Policies", Policies],
   ["letters", "Dead letters", Letters], ["sinks", "Sinks", Sinks], ["try", "Try", Try], ["settings", "Settings", Settings],
 ];
+
+/** Pages that others link to. */
+const FURTHER = [["groups", "Group", Group]];
 
 const named = () => location.hash.replace(/^#\/?/, "").split("/").map(part => { try { return decodeURIComponent(part); } catch { return part; } });
 
@@ -42,7 +45,7 @@ function App() {
     return () => removeEventListener("hashchange", moved);
   }, []);
   useEffect(() => onUnauthorized(() => setIsAsked(true)), []);
-  const [name, title, Page] = PAGES.find(([name]) => name === place[0]) ?? PAGES[0];
+  const [name, title, Page] = [...PAGES, ...FURTHER].find(([name]) => name === place[0]) ?? PAGES[0];
   useEffect(() => {
     document.title = `${title} · Signalpost`;
     document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });

@@ -61,6 +61,7 @@ export function Overview() {
       <${Tile} label="Events a second" value=${number(recent(events))} note="mean of 10 s" href="#/live" />
       <${Tile} label="Sent a second" value=${number(recent(column("sent")))} note=${`${bytes(recent(column("sent_bytes")))}/s`} />
       <${Tile} label="Policy calls, p99" value=${last("calls") ? micros(last("call_p99_us")) : "–"} note=${`${number(recent(column("calls")))} a second`} href="#/policies" />
+      <${Tile} label="Answers, p99" value=${last("publish_p99_us") ? micros(last("publish_p99_us")) : "–"} note="to producers" />
       <${Tile} label="Dropped, 15 min" value=${number(dropped.reduce((a, b) => a + b, 0))} note="messages" kind=${recent(dropped) > 0 ? "warn" : ""} />
       <${Tile} label="Dead letters" value=${number(last("dead_letters"))} kind=${last("dead_letters") ? "warn" : ""} href="#/letters" />
     </dl>
@@ -69,6 +70,7 @@ export function Overview() {
       <${Chart} title="Events a second" at=${figures.at_ms} series=${["routed", "failed", "unwanted", "duplicate", "rejected"].map(name => ({ name, values: column(`events.${name}`) })).filter(({ name, values }) => name === "routed" || values.some(Boolean))} />
       <${Chart} title="Messages a second" at=${figures.at_ms} series=${[{ name: "posted", values: column("posted") }, { name: "sent", values: column("sent") }, { name: "from clients", values: column("client_messages") }]} />
       <${Chart} title="Time of policy calls" at=${figures.at_ms} show=${micros} series=${[{ name: "p99", values: column("call_p99_us") }, { name: "median", values: column("call_p50_us") }]} />
+      <${Chart} title="Time of answers to producers" at=${figures.at_ms} show=${micros} series=${[{ name: "p99", values: column("publish_p99_us") }, { name: "median", values: column("publish_p50_us") }]} />
       <${Chart} title="Sessions" at=${figures.at_ms} series=${[{ name: "open", values: column("sessions") }, { name: "opened a second", values: column("opened") }]} />
       <${Chart} title="Dropped messages a second" at=${figures.at_ms} series=${reasons.length ? reasons.slice(0, 5).map(([name, values]) => ({ name: name.slice(8).replaceAll("_", " "), values })) : [{ name: "none", values: dropped }]} />
       <${Chart} title="Policies' trouble a second" at=${figures.at_ms} series=${[{ name: "faults", values: column("faults") }, { name: "refusals", values: column("refusals") }]} />

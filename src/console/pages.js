@@ -69,6 +69,15 @@ function User({ user }) {
     </section>`;
 }
 
+export function Group({ selected = "" }) {
+  const [after, setAfter] = useState([0]);
+  const { value, error } = usePoll(signal => call(`/groups/${encodeURIComponent(selected)}?limit=100&after=${after.at(-1)}`, { signal }), POLL_MS, [selected, after.at(-1)]);
+  return html`<h2 class="long">${selected}</h2><${Failure} error=${error} />
+    ${value && html`<p class="quiet">${plural(value.size, "member")}; the policy ${value.policy} added the first.</p>
+      <${Table} caption="Members" head=${["Member, in the order of joining"]}>${value.members.map(user => html`<tr key=${user}><td><a href=${link("users", user)}>${user}</a></td></tr>`)}<//>
+      <div class="row pager"><button disabled=${after.length < 2} onClick=${() => setAfter(after.slice(0, -1))}>Previous</button><button disabled=${value.next === undefined} onClick=${() => setAfter([...after, value.next])}>Next</button></div>`}`;
+}
+
 export function Policies() {
   const { value, error, reload } = usePoll(signal => call("/policies", { signal }), 1000);
   const renew = async () => { const { revision, changed } = await call("/policies/reload", { method: "POST" }); reload(); return changed.length ? `Revision ${revision}: ${changed.join(", ")}.` : "Nothing has changed."; };
@@ -96,8 +105,8 @@ export function Policies() {
 
 export function Letters({ selected }) {
   const { value, error, reload } = usePoll(signal => call("/dead-letters", { signal }), POLL_MS);
-  const [gone, setGone] = useState([]);
-  const done = id => { setGone([...gone, id]); reload(); };
+  
+
   if (!value) return error ? html`<${Failure} error=${error} />` : html`<${Loading} />`;
   if (selected) return html`<${Letter} key=${selected} id=${selected} />`;
   const all = async (path, method, say) => { const answer = await call(path, { method }); reload(); return say(answer); };

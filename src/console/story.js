@@ -1,7 +1,8 @@
 // The story of an event: what each policy decided, who was told, and what each class of their sessions sees.
 
-import { html } from "./vendor/preact-htm.js";
-import { Badge, Code, Empty, Table, link, micros, number, payload, plural, pretty } from "./ui.js";
+import { html, useState } from "./vendor/preact-htm.js";
+import { call } from "./api.js";
+import { Action, Badge, Code, Empty, Table, link, micros, number, payload, plural, pretty } from "./ui.js";
 
 const OUTCOMES = { routed: "good", refused: "warn", faulted: "bad", circuit_open: "bad" };
 
@@ -17,7 +18,7 @@ const recipients = to => typeof to === "string" ? to : to.users ? to.users.join(
 function Delivery({ delivery, isDry }) {
   const terms = Object.entries(delivery.terms ?? {}).filter(([name, value]) => name !== "priority" || value !== "normal");
   return html`<section class="delivery">
-    <h4>tells ${recipients(delivery.to)}${delivery.except?.length > 0 && ` except ${delivery.except.join(", ")}`}</h4>
+    <h4>tells ${delivery.to.group ? html`<a href=${link("groups", delivery.to.group)}>group ${delivery.to.group}</a>` : recipients(delivery.to)}${delivery.except?.length > 0 && ` except ${delivery.except.join(", ")}`}</h4>
     ${terms.length > 0 && html`<p class="quiet">${terms.map(([name, value]) => `${name} ${value}`).join(", ")}</p>`}
     ${delivery.message ? html`<${Code} label="Message">${payload(delivery.message)}<//>` : html`<p class="quiet">The message is not shown: this key has no scope “operate”.</p>`}
     ${delivery.recipients.length > 0 && html`<${Table} caption="Who is told" head=${["User", "What happens", "Sessions"]}>
@@ -35,6 +36,21 @@ function Delivery({ delivery, isDry }) {
 }
 
 const Groups = ({ verb, list }) => list?.length > 0 && html`<p>${verb} ${list.map(item => typeof item === "string" ? item : `${item.group}: ${item.user}`).join(" · ")}</p>`;
+
+const STATES = { acked: "good", sent: "good", stored: "", posted: "" };
+
+/** Tells how far the messages of an event got, when it is asked. */
+function Afterwards({ id, source }) {
+  const [told, setTold] = useState(null);
+  const load = async () => { setTold(await call(`/receipts/${encodeURIComponent(id)}?${new URLSearchParams({ limit: 50, ...(source ? { source } : {}) })}`)); return ""; };
+  return html`<section><h3>Afterwards</h3>
+    <${Action} label=${told ? "Ask again" : "How far did the messages get?"} run=${load} />
+    ${told?.note && html`<p>${told.note}</p>`}
+    ${told?.recipients.length > 0 && html`<${Table} caption="How far the messages got" head=${["User", "State", { number: "Seq" }]}>
+      ${told.recipients.map(({ user, seq, state, reason }, n) => html`<tr key=${n}><td><a href=${link("users", user)}>${user}</a></td><td><${Badge} kind=${STATES[state] ?? "warn"}>${state}<//> ${reason}</td><td class="right">${seq === undefined ? "–" : number(seq)}</td></tr>`)}<//>`}
+    ${told?.next !== undefined && told && html`<p class="quiet">and more recipients</p>`}
+  </section>`;
+}
 
 /** Tells an explanation: an entry of the live feed, or the answer to a dry run. */
 export function Story({ event }) {
@@ -63,6 +79,7 @@ export function Story({ event }) {
         <${Groups} verb="Ends" list=${policy.ends} />
       </section>`;
     })}
+    ${explanation && !explanation.dry_run && event.recipients > 0 && html`<${Afterwards} key=${event.id} id=${event.id} source=${event.source} />`}
     ${event.event && html`<section><h3>The event</h3><${Code} label="The event">${pretty(event.event)}<//></section>`}
   </div>`;
 }

@@ -10,8 +10,8 @@ pub mod receipts;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
@@ -260,13 +260,6 @@ pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Pr
 /// Returns a session's attributes, for a view.
 fn attributes(session: &SessionHandle) -> serde_json::Map<String, serde_json::Value> {
     session.attributes.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect()
-}
-
-/// Returns what a query string says. A misspelt filter must not show everything, so unknown names are refused.
-fn asked<T>(query: Result<Query<T>, QueryRejection>, known: &str) -> Result<T, Problem> {
-    query
-        .map(|Query(query)| query)
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "query", format!("{}; {known}", error.body_text())))
 }
 
 fn json<T: Serialize>(view: &T) -> Response {

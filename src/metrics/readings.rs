@@ -10,8 +10,9 @@ use crate::types::drop_reason::DropReason;
 pub struct Readings {
     /// Always the same names in the same order.
     pub counters: Vec<(String, u64)>,
-    /// The times of all calls of policies.
+    /// The times of all calls of policies, and those of answers to producers.
     pub calls: Times,
+    pub publishes: Times,
 }
 
 /// Times, counted by their bounds.
@@ -43,7 +44,11 @@ impl Metrics {
             ("faults", sum(&self.policy_faults)),
         ];
         let others = others.into_iter().map(|(name, value)| (name.to_owned(), value));
-        Readings { counters: events.chain(dropped).chain(others).collect(), calls: Times::of(&self.policy_calls) }
+        Readings {
+            counters: events.chain(dropped).chain(others).collect(),
+            calls: Times::of(&self.policy_calls),
+            publishes: Times::of(&self.publish_seconds),
+        }
     }
 
     /// Returns the times of one policy's calls, by function.

@@ -52,7 +52,10 @@ impl Stats {
         let last = kept.last.replace(readings.clone()).unwrap_or_else(|| readings.clone());
         let counted = readings.counters.iter().zip(&last.counters).map(|((_, now), (_, before))| now.saturating_sub(*before));
         let calls = readings.calls.since(&last.calls);
-        let times = [0.5, 0.99].map(|share| calls.quantile_us(share).unwrap_or_default().ceil() as u64);
+        let publishes = readings.publishes.since(&last.publishes);
+        let times = [&calls, &publishes]
+            .into_iter()
+            .flat_map(|times| [0.5, 0.99].map(|share| times.quantile_us(share).unwrap_or_default().ceil() as u64));
         let values = counted.chain(gauges.map(|(_, value)| value)).chain([calls.count()]).chain(times);
         let at_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         if kept.samples.len() >= SAMPLES_MAX {
@@ -68,7 +71,13 @@ impl Stats {
         let samples: Vec<Sample> = kept.samples.iter().skip(kept.samples.len().saturating_sub(count)).cloned().collect();
         let counted = kept.last.iter().flat_map(|readings| readings.counters.iter().map(|(name, _)| name.clone())).collect::<Vec<String>>();
         drop(kept);
-        let others = gauges(node).map(|(name, _)| name).into_iter().chain(["calls", "call_p50_us", "call_p99_us"]);
+        let others = gauges(node).map(|(name, _)| name).into_iter().chain([
+            "calls",
+            "call_p50_us",
+            "call_p99_us",
+            "publish_p50_us",
+            "publish_p99_us",
+        ]);
         let names = counted.into_iter().chain(others.map(str::to_owned));
         let column = |index: usize| samples.iter().filter_map(|sample| sample.values.get(index).copied()).collect();
         Figures {

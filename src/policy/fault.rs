@@ -19,7 +19,6 @@ const FAULTS_MAX: usize = 64;
 pub struct Faults(broadcast::Sender<Arc<Fault>>);
 
 impl Faults {
-    #[expect(clippy::new_without_default, reason = "a new one is not a neutral value: nobody sees what is shown to another")]
     pub fn new() -> Faults {
         Faults(broadcast::channel(FAULTS_MAX).0)
     }

@@ -5,20 +5,15 @@ use std::sync::Arc;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::Response;
-use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::{Operate, asked, json};
+use super::{Operate, json, query};
 use crate::config::Setting;
 use crate::model::mailbox::{Listing, Mailboxes, UsersPage};
 use crate::net::problem::Problem;
 use crate::net::turns::Turns;
 use crate::node::SAMPLES_MAX;
 use crate::types::event::UserId;
-
-/// Users on a page, by default and at most. A page of the longest names has some 300 KB.
-const USERS: usize = 100;
-const USERS_MAX: usize = 1_000;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -55,13 +50,9 @@ struct UserView {
 ///
 /// # Errors
 /// The query is invalid.
-pub async fn users(State(operate): State<Arc<Operate>>, query: Result<Query<UsersQuery>, QueryRejection>) -> Result<Response, Problem> {
-    let UsersQuery { online, prefix, after, limit } = asked(query, "the list of users takes online, prefix, after and limit")?;
-    let limit = limit.unwrap_or(USERS);
-    if !(1..=USERS_MAX).contains(&limit) {
-        let detail = format!("a page has 1 to {USERS_MAX} users, not {limit}");
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "query", detail));
-    }
+pub async fn users(State(operate): State<Arc<Operate>>, asked: Result<Query<UsersQuery>, QueryRejection>) -> Result<Response, Problem> {
+    let UsersQuery { online, prefix, after, limit } = query::read(asked, "the list of users takes online, prefix, after and limit")?;
+    let limit = query::limit(limit)?;
     let mailboxes = &operate.node.model.mailboxes;
     let mut page = UsersPage::new(Listing { online, prefix: prefix.unwrap_or_default(), after, limit });
     let one_at_a_time = operate.listing.lock().await;
@@ -91,8 +82,8 @@ pub struct StatsQuery {
 ///
 /// # Errors
 /// The query is invalid.
-pub async fn stats(State(operate): State<Arc<Operate>>, query: Result<Query<StatsQuery>, QueryRejection>) -> Result<Response, Problem> {
-    let StatsQuery { last } = asked(query, "the figures take last, a number of samples")?;
+pub async fn stats(State(operate): State<Arc<Operate>>, asked: Result<Query<StatsQuery>, QueryRejection>) -> Result<Response, Problem> {
+    let StatsQuery { last } = query::read(asked, "the figures take last, a number of samples")?;
     Ok(json(&operate.node.stats.figures(&operate.node, last.unwrap_or(SAMPLES_MAX))))
 }
 

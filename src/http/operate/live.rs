@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Operate, asked};
+use super::{Operate, query};
 use crate::config::Scope;
 use crate::dispatch::observers::{Asked, Entry, Observer, Reloaded, Seen, TooMany, Trace};
 use crate::explain::{Explained, Room};
@@ -166,9 +166,9 @@ fn event_type(trace: &Trace) -> Option<&str> {
 pub async fn live(
     State(operate): State<Arc<Operate>>,
     headers: HeaderMap,
-    query: Result<Query<LiveQuery>, QueryRejection>,
+    asked: Result<Query<LiveQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let filter = Filter::new(asked(query, "the live feed takes user, type, policy and kind")?)?;
+    let filter = Filter::new(query::read(asked, "the live feed takes user, type, policy and kind")?)?;
     let observer = operate.node.dispatch.observers.observe().map_err(|TooMany(max)| {
         let detail = format!("there are {max} observers (live.observers_max); end one of them, or come back later");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_observers", detail)
