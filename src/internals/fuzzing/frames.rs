@@ -146,6 +146,13 @@ fn enveloped(body: &Body) {
     let payload = frame.get(header_len(&frame)..).unwrap_or_default();
     let envelope: Envelope<'_> = serde_json::from_slice(payload).unwrap_or_else(|error| panic!("{body:?}: {error}"));
     assert_eq!(envelope.seq, 7);
+    let mut event = Vec::new();
+    Framing::Sse.message("e", 7, body, &mut event);
+    let event = String::from_utf8(event).unwrap_or_else(|error| panic!("{body:?}: {error}"));
+    let data = event.strip_prefix("id: e.7\ndata: ").and_then(|rest| rest.strip_suffix("\n\n"));
+    let data = data.filter(|data| !data.contains(['\n', '\r'])).unwrap_or_else(|| panic!("not one event: {event:?}"));
+    let parsed = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
+    assert_eq!(parsed(data.as_bytes()), parsed(payload), "{event:?}");
     let data = envelope.data.map(RawValue::get).unwrap_or_default();
     match body {
         Body::Json(text) => assert!(data == text && super::is_json(text), "{text}"),

@@ -178,7 +178,7 @@ async fn json_with_line_breaks_is_one_event() {
 
 #[tokio::test]
 async fn a_stream_goes_on_after_its_last_event_id_which_acks_what_came_before() {
-    let server = TestServer::start().await;
+    let server = TestServer::with("[sockets]\nresume_wait_ms = 50").await;
     let mut first = Events::open(&server, "1001").await;
     for n in 1..=3 {
         server.post("/users/1001/messages", json!(n)).await;
@@ -200,10 +200,24 @@ async fn a_stream_goes_on_after_its_last_event_id_which_acks_what_came_before() 
         drop(events);
         server.metric_reaches(&closed(1006), round as f64 + 2.0).await;
     }
-    // A socket that doesn't resume begins after what was acked.
+    // Since its client acks, what is only written doesn't count as read: a socket that doesn't resume reads it again, and not what was acked.
+    server.post("/users/1001/messages", json!(4)).await;
+    let resuming = |id: &str| server.http.get(server.url("/sse/1001")).header("last-event-id", id);
+    let (mut events, _) = Events::greeted(resuming(&id)).await;
+    assert_eq!([events.data().await, events.data().await], [3, 4]);
+    let id = events.last_id.clone();
+    drop(events);
+    server.metric_reaches(&closed(1006), 4.0).await;
     let mut socket = server.connect_v1("1001").await;
     socket.json().await;
-    assert_eq!(socket.json().await["data"], 3);
+    assert_eq!(socket.json().await["data"], 4);
+    drop(socket);
+    server.metric_reaches(&closed(1006), 5.0).await;
+    drop(Events::greeted(resuming(&id)).await);
+    server.metric_reaches(&closed(1006), 6.0).await;
+    let mut socket = server.connect_v1("1001").await;
+    socket.json().await;
+    socket.quiet().await;
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ class NoWebSocket {
   constructor() {
     setTimeout(() => this.onclose({ code: 1006, reason: "" }));
   }
+  close() {}
 }
 
 before(async () => {
@@ -33,6 +34,13 @@ after(async () => {
   proxy.close();
   await server.dispose();
 });
+
+/** A page of this origin, once it is loaded. */
+async function page(origin) {
+  const browser = await Chromium.start(`${origin}/`);
+  await until("the page", () => browser.run("document.title === 'SSE'").catch(() => false));
+  return browser;
+}
 
 function start(user, options = {}, address = proxy.address) {
   const client = new Signalpost(address, { user, WebSocket: NoWebSocket, fallback: sse, ...options });
@@ -131,13 +139,13 @@ test("a page of another origin that is listed may read and write, and one that i
   const origin = `http://127.0.0.1:${http.address().port}`;
   const open = await Server.start(SIGNALPOST, `[auth]\norigins = ["${origin}"]`, issuer);
   const closed = await Server.start(SIGNALPOST, `[auth]\norigins = ["https://other.example.com"]`);
-  const browser = await Chromium.start(`${origin}/`);
+  const browser = await page(origin);
   try {
     const token = issuer.token("page", 60);
     const refused = await browser.run(`(async () => {
       const { Signalpost } = await import("/dist/index.js");
       const { sse } = await import("/dist/sse.js");
-      class NoWebSocket { constructor() { setTimeout(() => this.onclose({ code: 1006, reason: "" })); } }
+      class NoWebSocket { constructor() { setTimeout(() => this.onclose({ code: 1006, reason: "" })); } close() {} }
       const options = { user: "page", WebSocket: NoWebSocket, fallback: sse };
       globalThis.heard = [];
       const client = new Signalpost("${open.address}", { ...options, token: () => "${token}" });
@@ -165,7 +173,7 @@ test("a browser's own EventSource resumes by itself after a lost connection", as
   const origin = `http://127.0.0.1:${http.address().port}`;
   const own = await Server.start(SIGNALPOST, `[auth]\norigins = ["${origin}"]`);
   const way = await Proxy.start(own.port);
-  const browser = await Chromium.start(`${origin}/`);
+  const browser = await page(origin);
   try {
     await browser.run(`(async () => {
       globalThis.heard = [];
