@@ -84,7 +84,7 @@ pub(super) enum Passed {
 #[derive(Debug)]
 struct Ended;
 
-/// The thread: writes whenever something waits, until the log is closed and nothing does.
+/// Runs the thread: writes whenever something waits, until the log is closed and nothing does.
 pub(super) fn run(shared: &Shared, writer: &Mutex<Writer>) {
     while shared.is_more() {
         let mut writer = writer.lock();
