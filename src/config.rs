@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,8 @@ pub struct Config {
     pub groups: Groups,
     /// Limits on dead letters.
     pub dead_letters: DeadLetters,
+    /// Limits on those who look at what happens.
+    pub live: Live,
     /// Where plugins are, and how they are loaded.
     pub plugins: Plugins,
     /// Limits on each policy.
@@ -103,6 +106,9 @@ pub struct Config {
     pub sink_limits: SinkLimits,
     /// Backends to which events are posted, by name.
     pub sinks: BTreeMap<String, Sink>,
+    /// The same settings one by one, with the source of each.
+    #[serde(skip)]
+    pub settings: Arc<[Setting]>,
 }
 
 /// What is logged, and how.
@@ -414,6 +420,20 @@ pub struct DeadLetters {
     pub bytes_max: NonZeroUsize,
 }
 
+/// Limits on those who look at what happens.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Live {
+    /// Observers at a time.
+    pub observers_max: NonZeroUsize,
+    /// Entries that are kept until the slowest observer has read them.
+    pub entries_max: NonZeroUsize,
+    /// Bytes of these entries.
+    pub bytes_max: NonZeroUsize,
+    /// Entries that an observer is sent in a second.
+    pub per_second_max: NonZeroU32,
+}
+
 /// Where plugins are, and how they are loaded.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -469,6 +489,9 @@ pub struct Policy {
     /// Whether instances are reused.
     #[serde(default)]
     pub isolation: Isolation,
+    /// The readers for whom it formats.
+    #[serde(default)]
+    pub readers: Readers,
     /// Passed to the plugin's `configure`.
     #[serde(default)]
     pub settings: toml::Table,
@@ -544,6 +567,16 @@ pub enum Isolation {
     Reuse,
     /// Each call has an instance of its own.
     Fresh,
+}
+
+/// The readers for whom a formatting policy is asked.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Readers {
+    #[default]
+    All,
+    /// Those who have an attribute that it varies on.
+    WithAttributes,
 }
 
 /// Limits on one policy.

@@ -174,6 +174,7 @@ async fn nobody_else_can_read_a_sinks_mailbox_and_it_counts_as_no_user() {
     }
     let told = server.http.post(server.url("/users/%00sink:backend/messages")).json(&json!("x")).send().await.unwrap();
     assert_eq!(told.status(), 400);
+    assert!(!server.get("/users").await.to_string().contains("sink:backend"));
     assert_eq!(server.metric("signalpost_sessions").await, 0.0);
     assert_eq!(server.metric("signalpost_messages_posted_total").await, 0.0);
     assert_eq!(server.metric("signalpost_sink_waiting{sink=\"backend\"}").await, 1.0);
