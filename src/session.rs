@@ -80,6 +80,7 @@ pub async fn connect(
     if !sessions.ready.load(Ordering::Relaxed) {
         return Err(Problem::stopping());
     }
+    sessions.dispatch.policies.check()?;
     let per_second = sessions.sockets.handshakes_per_second_max.get();
     if !sessions.handshakes.lock().take(1, per_second, per_second) {
         let detail = format!("more than {per_second} handshakes a second (sockets.handshakes_per_second_max); come back later");

@@ -10,6 +10,7 @@ use crate::auth::Auth;
 use crate::model::mailbox::Mailboxes;
 use crate::net::tls::Tls;
 use crate::node::Node;
+use crate::node::settings::Settings;
 use crate::policy::load::Again;
 use crate::store::Cleaner;
 
@@ -21,11 +22,12 @@ const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 
 /// Rolls back failing policies, and drops policy sets that no message needs any more. Waits for no reload.
 pub(super) async fn roll_back(node: Arc<Node>) {
-    let mut tick = interval(*node.loader.config().watch_interval_ms);
+    let mut tick = interval(*node.config.plugins.watch_interval_ms);
     loop {
         tick.tick().await;
         node.policies.retire();
         node.roll_back();
+        node.loader.settle(&node.policies);
     }
 }
 
@@ -36,7 +38,7 @@ pub(super) async fn retry_plugins(node: Arc<Node>) {
     loop {
         sleep(pause).await;
         if node.policies.rejected().iter().any(|rejected| rejected.is_retried) {
-            node.reload(Again::Passing).await;
+            node.reload(Again::Passing, None).await;
             pause = (pause * 2).min(last);
         } else {
             pause = first;
@@ -46,7 +48,7 @@ pub(super) async fn retry_plugins(node: Arc<Node>) {
 
 /// Reloads when the files have changed and stayed the same for one interval, so that a copy in progress is not read.
 pub(super) async fn watch_plugins(node: Arc<Node>) {
-    let config = node.loader.config();
+    let config = &node.config.plugins;
     if !config.watch {
         return;
     }
@@ -60,7 +62,7 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
             Ok(now) => {
                 let now = Some(now);
                 if now == seen && now != taken {
-                    node.reload(Again::No).await;
+                    node.reload(Again::No, None).await;
                     taken.clone_from(&now);
                 }
                 is_readable = true;
@@ -76,10 +78,11 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
     }
 }
 
-/// Reloads the policies whenever an operator asks for it. Files that were refused before are tried again.
-pub(super) async fn reload_at(node: Arc<Node>, mut requests: mpsc::Receiver<()>) {
+/// Reads the configuration again and reloads the policies whenever an operator asks for it. Files that were refused before are tried again.
+pub(super) async fn reload_at(settings: Arc<Settings>, mut requests: mpsc::Receiver<()>) {
     while requests.recv().await.is_some() {
-        node.reload(Again::All).await;
+        // The outcome is in the log.
+        drop(settings.reload().await);
     }
 }
 

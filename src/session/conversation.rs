@@ -11,7 +11,6 @@ use super::framing::{Framing, Hello, Limits};
 use super::outbox::Outbox;
 use super::protocol::ClientFrame;
 use super::{Sessions, entry};
-use crate::auth::Refused;
 use crate::dispatch::session_policies;
 use crate::model::mailbox::{Head, Page, Reader, Resumed};
 use crate::net::rate::Bucket;
@@ -286,7 +285,7 @@ impl Conversation {
                 let (framing, out) = self.outbox.frames();
                 framing.authorized(left, out);
             }
-            Err(Refused) => self.error("unauthorized", "the token is not valid for this user"),
+            Err(_) => self.error("unauthorized", "the token is not valid for this user"),
         }
         Ok(())
     }

@@ -74,6 +74,8 @@ impl Mailboxes {
             groups: 0,
             memberships: 0,
             dead_letters: 0,
+            refused: 0,
+            missing: 0,
             store: None,
         });
         let series = format!("signalpost_messages_dropped_total{{reason=\"{}\"}} ", reason.name());
