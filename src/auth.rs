@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -158,6 +158,12 @@ impl Auth {
         }
     }
 
+    /// Returns whether a request shows an API key with this scope, or no keys are configured. Counts nothing.
+    pub fn has(&self, headers: &HeaderMap, scope: Scope) -> bool {
+        let rules = self.rules.load();
+        rules.keys.is_open() || bearer(headers).and_then(|key| rules.keys.find(key)).is_some_and(|(_, scopes)| scopes.contains(&scope))
+    }
+
     /// Checks the `Origin` of a request, if it has one.
     ///
     /// # Errors
@@ -185,6 +191,11 @@ impl Auth {
             None => "it can't be listed in auth.origins: serve the page over http or https".to_owned(),
         };
         tracing::warn!(origin, "a web page of another origin was refused; {what_to_do}");
+    }
+
+    /// Returns the `Origin` of a request, if it is one of those that are listed.
+    pub fn listed<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+        self.rules.load().origins.listed(headers)
     }
 
     /// Returns what the handshake's token says of the user whose socket is asked for, or `None` if the token has to come in the

@@ -15,6 +15,7 @@ mod receipt;
 mod send;
 mod signals;
 mod store;
+mod tail;
 mod terminal;
 mod token;
 
@@ -66,6 +67,8 @@ enum Command {
     Listen(listen::Arguments),
     /// Ask a server whether it answers, or whether it is ready.
     Health(health::Arguments),
+    /// Show what happens on a server while it happens: events and who was told, sessions, clients' messages, faults and reloads.
+    Tail(tail::Arguments),
     /// Make a user's token for development, or an API key for a producer or an operator.
     Token(token::Arguments),
     /// Serve a plugin while you write it: build it on each save, run its fixtures, swap it in, and show what it does.
@@ -125,6 +128,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
+        Command::Tail(arguments) => tail::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Store(command) => store::run(&command),

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 use super::bindings::Bounds;
 use super::compile::Compiler;
 use super::contract::{check_kind, imported_grants, may_guard};
+use super::fault::Faults;
 use super::host::Shared;
 use super::inspect::Inspection;
 use super::kept::Kept;
@@ -44,6 +45,7 @@ pub struct Loader {
     kept: Option<Kept>,
     model: Arc<Model>,
     metrics: Arc<Metrics>,
+    faults: Faults,
 }
 
 /// A configuration, and the files that it names. It may be replaced while the server runs.
@@ -91,7 +93,7 @@ impl Candidate {
 impl Loader {
     pub fn new(ticker: EpochTicker, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
         let compiler = Arc::new(Compiler::new(&config.plugins));
-        Loader { setup: ArcSwap::from_pointee(Setup::new(config)), kept: None, ticker, compiler, model, metrics }
+        Loader { setup: ArcSwap::from_pointee(Setup::new(config)), kept: None, ticker, compiler, model, metrics, faults: Faults::new() }
     }
 
     /// Makes it keep the last good versions in this folder, and serve them if a start refuses a plugin's file.
@@ -114,7 +116,18 @@ impl Loader {
     /// Returns a loader with the same compiler, and another configuration, model and metrics.
     pub fn with(&self, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
         let setup = ArcSwap::from_pointee(Setup::new(config));
-        Loader { ticker: self.ticker.clone(), compiler: self.compiler.clone(), setup, kept: None, model, metrics }
+        let (ticker, compiler) = (self.ticker.clone(), self.compiler.clone());
+        Loader { ticker, compiler, setup, kept: None, model, metrics, faults: Faults::new() }
+    }
+
+    /// Makes the policies that it loads show their faults where those of another loader do.
+    pub fn beside(self, other: &Loader) -> Loader {
+        Loader { faults: other.faults.clone(), ..self }
+    }
+
+    /// Returns where the faults of its policies are seen.
+    pub fn faults(&self) -> Faults {
+        self.faults.clone()
     }
 
     /// Loads every plugin. If one is refused, its last good version serves. Returns the policies, and the files that were refused.
@@ -360,7 +373,7 @@ impl Loader {
             user_id_bytes_max: setup.config.sockets.user_id_bytes_max.get(),
             name_bytes_max: setup.config.groups.name_bytes_max.get(),
         };
-        (config, Shared::new(name, limits, self.model.clone(), self.metrics.clone()), bounds)
+        (config, Shared::new(name, limits, self.model.clone(), self.metrics.clone(), self.faults.clone()), bounds)
     }
 
     /// Loads one file under this policy's name, as `load` would.
