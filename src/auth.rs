@@ -8,16 +8,21 @@ mod reason;
 pub mod tokens;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{AUTHORIZATION, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
+use arc_swap::ArcSwap;
+use http::header::{AUTHORIZATION, HeaderMap, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 use http::{HeaderValue, Method, StatusCode};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
-use crate::config::{self, Scope, TOKEN_PARAMETER};
+use crate::config::{self, Origin, Scope, TOKEN_PARAMETER};
 use crate::metrics::Metrics;
 use crate::net::problem::Problem;
 use crate::types::event::UserId;
+use crate::types::fault::cut;
 use api_keys::ApiKeys;
 use origin::Origins;
 pub use reason::Reason;
@@ -26,9 +31,26 @@ use tokens::Tokens;
 /// What precedes a token among the offered subprotocols, the only header that a browser's WebSocket can set.
 const TOKEN_SUBPROTOCOL: &str = "signalpost.token.";
 
-/// The keys, tokens and origins that the server accepts.
+/// Refused origins that the log names, each once. A browser's user can make up any number of them.
+const ORIGINS_TOLD_MAX: usize = 100;
+
+/// Bytes of a refused origin that the log shows. A host's name has at most 253.
+const ORIGIN_BYTES_SHOWN: usize = 300;
+
+/// The keys, tokens and origins that the server accepts. They may be replaced while it runs: a request is judged by those of its time.
 #[derive(Debug)]
 pub struct Auth {
+    rules: ArcSwap<Rules>,
+    /// Notified when they were replaced.
+    replaced: Notify,
+    /// Refused origins that the log has named.
+    told: Mutex<BTreeSet<String>>,
+    metrics: Arc<Metrics>,
+}
+
+/// What one configuration accepts.
+#[derive(Debug)]
+pub struct Rules {
     keys: ApiKeys,
     tokens: Option<Tokens>,
     origins: Origins,
@@ -36,7 +58,6 @@ pub struct Auth {
     expiry_grace: Duration,
     first_frame_deadline: Duration,
     first_frame_bytes_max: usize,
-    metrics: Arc<Metrics>,
 }
 
 /// What a valid token says of a session.
@@ -48,14 +69,39 @@ pub struct Identity {
     pub attributes: Vec<(String, String)>,
 }
 
-/// A refusal. It carries nothing, so that a client learns nothing from it.
+/// A refusal. It says what was asked for and whether anything was shown, which its reader knows, and nothing of what was wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused;
+pub enum Refused {
+    NoKey,
+    Key,
+    Token,
+}
 
 impl From<Refused> for Problem {
-    fn from(_: Refused) -> Problem {
-        let detail = "the token is missing, not valid, or not for this; see docs/security.md";
+    fn from(refused: Refused) -> Problem {
+        let detail = match refused {
+            Refused::NoKey => "an API key is missing: this address takes one as `Authorization: Bearer KEY`, once; see docs/security.md",
+            Refused::Key => "the API key is not valid, or not for this; see docs/security.md",
+            Refused::Token => "the user's token is not valid, or not for this user; see docs/security.md",
+        };
         Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
+}
+
+impl Rules {
+    fn new(config: &config::Auth, metrics: &Arc<Metrics>) -> anyhow::Result<Rules> {
+        let tokens = (!config.users.algorithms.is_empty()).then(|| Tokens::new(config.users.clone(), metrics)).transpose()?;
+        let keys = ApiKeys::new(&config.keys)?;
+        let asks_all = tokens.is_some() && !keys.is_open();
+        Ok(Rules {
+            keys,
+            tokens,
+            origins: Origins::new(config, if asks_all { origin::Own::Named } else { origin::Own::Numbered }),
+            token_in_query: config.users.token_in_query,
+            expiry_grace: *config.users.expiry_grace_ms,
+            first_frame_deadline: *config.users.first_frame_deadline_ms,
+            first_frame_bytes_max: config.users.first_frame_bytes_max.get(),
+        })
     }
 }
 
@@ -65,19 +111,29 @@ impl Auth {
     /// # Errors
     /// A key file can't be read, holds no key of the configured algorithms, or a weak one.
     pub fn new(config: &config::Auth, metrics: Arc<Metrics>) -> anyhow::Result<Auth> {
-        let tokens = (!config.users.algorithms.is_empty()).then(|| Tokens::new(config.users.clone(), &metrics)).transpose()?;
-        let keys = ApiKeys::new(&config.keys)?;
-        let asks_all = tokens.is_some() && !keys.is_open();
-        Ok(Auth {
-            keys,
-            tokens,
-            origins: Origins::new(&config.origins, if asks_all { origin::Own::Named } else { origin::Own::Numbered }),
-            token_in_query: config.users.token_in_query,
-            expiry_grace: *config.users.expiry_grace_ms,
-            first_frame_deadline: *config.users.first_frame_deadline_ms,
-            first_frame_bytes_max: config.users.first_frame_bytes_max.get(),
-            metrics,
-        })
+        let rules = ArcSwap::from_pointee(Rules::new(config, &metrics)?);
+        Ok(Auth { rules, replaced: Notify::new(), told: Mutex::default(), metrics })
+    }
+
+    /// Reads the rules of another configuration, with the keys that issuers publish. Changes nothing.
+    ///
+    /// # Errors
+    /// As for [`Auth::new`].
+    pub async fn prepare(&self, config: &config::Auth) -> anyhow::Result<Rules> {
+        let rules = Rules::new(config, &self.metrics)?;
+        if let Some(tokens) = &rules.tokens {
+            // An issuer that doesn't answer now keeps the keys that it published before.
+            let before = self.rules.load_full();
+            before.tokens.iter().for_each(|before| tokens.take_over(before));
+            tokens.fetch().await;
+        }
+        Ok(rules)
+    }
+
+    /// Replaces the rules. Sessions stay open, each until its token ends.
+    pub fn replace(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+        self.replaced.notify_one();
     }
 
     /// Checks that a request shows an API key with this scope, if any keys are configured.
@@ -85,12 +141,13 @@ impl Auth {
     /// # Errors
     /// It shows none, or one without the scope.
     pub fn permits(&self, headers: &HeaderMap, scope: Scope) -> Result<(), Refused> {
-        if self.keys.is_open() {
+        let rules = self.rules.load();
+        if rules.keys.is_open() {
             return Ok(());
         }
         match bearer(headers) {
             None => Err(self.refused(Reason::NoKey)),
-            Some(key) => match self.keys.find(key) {
+            Some(key) => match rules.keys.find(key) {
                 Some((_, scopes)) if scopes.contains(&scope) => Ok(()),
                 Some((name, _)) => {
                     tracing::debug!(key = name, ?scope, "an API key lacks the scope");
@@ -103,7 +160,8 @@ impl Auth {
 
     /// Returns whether a request shows an API key with this scope, or no keys are configured. Counts nothing.
     pub fn has(&self, headers: &HeaderMap, scope: Scope) -> bool {
-        self.keys.is_open() || bearer(headers).and_then(|key| self.keys.find(key)).is_some_and(|(_, scopes)| scopes.contains(&scope))
+        let rules = self.rules.load();
+        rules.keys.is_open() || bearer(headers).and_then(|key| rules.keys.find(key)).is_some_and(|(_, scopes)| scopes.contains(&scope))
     }
 
     /// Checks the `Origin` of a request, if it has one.
@@ -111,17 +169,33 @@ impl Auth {
     /// # Errors
     /// The origin is neither listed nor the server's own.
     pub fn origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        if self.origins.allow(headers) {
+        if self.rules.load().origins.allow(headers) {
             return Ok(());
         }
         self.refused(Reason::Origin);
+        self.tell(headers);
         let detail = "pages of this origin may not use this server; auth.origins lists those that may";
         Err(Problem::new(StatusCode::FORBIDDEN, "origin", detail))
     }
 
+    /// Names a refused origin in the log, once: whoever develops its page looks there.
+    fn tell(&self, headers: &HeaderMap) {
+        let shown: Vec<&str> = headers.get_all(ORIGIN).iter().map(|origin| origin.to_str().unwrap_or("an unreadable one")).collect();
+        let origin = cut(&shown.join(", "), ORIGIN_BYTES_SHOWN).to_owned();
+        let mut told = self.told.lock();
+        if told.len() == ORIGINS_TOLD_MAX || !told.insert(origin.clone()) {
+            return;
+        }
+        let what_to_do = match Origin::parse(&origin) {
+            Some(_) => format!("to let its pages use this server, set auth.origins = [{origin:?}]"),
+            None => "it can't be listed in auth.origins: serve the page over http or https".to_owned(),
+        };
+        tracing::warn!(origin, "a web page of another origin was refused; {what_to_do}");
+    }
+
     /// Returns the `Origin` of a request, if it is one of those that are listed.
     pub fn listed<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
-        self.origins.listed(headers)
+        self.rules.load().origins.listed(headers)
     }
 
     /// Returns what the handshake's token says of the user whose socket is asked for, or `None` if the token has to come in the
@@ -130,11 +204,12 @@ impl Auth {
     /// # Errors
     /// The token isn't valid for this user.
     pub fn admit(&self, user: &UserId, headers: &HeaderMap, query: &str) -> Result<Option<Identity>, Refused> {
-        if self.tokens.is_none() {
+        let rules = self.rules.load();
+        if rules.tokens.is_none() {
             return Ok(Some(Identity::default()));
         }
         let shown = bearer(headers).or_else(|| offered(headers)).map(Cow::Borrowed);
-        let token = shown.or_else(|| self.token_in_query.then(|| queried(query)).flatten());
+        let token = shown.or_else(|| rules.token_in_query.then(|| queried(query)).flatten());
         token.map(|token| self.token(user, &token)).transpose()
     }
 
@@ -143,10 +218,11 @@ impl Auth {
     /// # Errors
     /// The token isn't valid for this user.
     pub fn token(&self, user: &UserId, token: &str) -> Result<Identity, Refused> {
-        let Some(tokens) = &self.tokens else { return Ok(Identity::default()) };
+        let rules = self.rules.load();
+        let Some(tokens) = &rules.tokens else { return Ok(Identity::default()) };
         match tokens.verify(token, user) {
             Ok(mut identity) => {
-                identity.ends = identity.ends.and_then(|expires| expires.checked_add(self.expiry_grace));
+                identity.ends = identity.ends.and_then(|expires| expires.checked_add(rules.expiry_grace));
                 Ok(identity)
             }
             Err(reason) => Err(self.refused(reason)),
@@ -155,36 +231,48 @@ impl Auth {
 
     /// Says whether the query string may set this session attribute: not if a claim does.
     pub fn is_for_clients(&self, attribute: &str) -> bool {
-        self.tokens.as_ref().is_none_or(|tokens| !tokens.claims().iter().any(|claim| claim == attribute))
+        self.rules.load().tokens.as_ref().is_none_or(|tokens| !tokens.claims().iter().any(|claim| claim == attribute))
     }
 
     /// Returns how long a socket without a token may take to send one, and in how many bytes.
     pub fn first_frame(&self) -> (Duration, usize) {
-        (self.first_frame_deadline, self.first_frame_bytes_max)
+        let rules = self.rules.load();
+        (rules.first_frame_deadline, rules.first_frame_bytes_max)
     }
 
     /// Says whether producers and operators have to show a key, and users a token.
     pub fn asks(&self) -> (bool, bool) {
-        (!self.keys.is_open(), self.tokens.is_some())
+        let rules = self.rules.load();
+        (!rules.keys.is_open(), rules.tokens.is_some())
     }
 
     /// Fetches the keys that issuers publish, once.
     pub async fn fetch(&self) {
-        if let Some(tokens) = &self.tokens {
+        if let Some(tokens) = &self.rules.load_full().tokens {
             tokens.fetch().await;
         }
     }
 
-    /// Follows the keys that issuers publish, for ever.
+    /// Follows the keys that issuers publish, for ever, whichever issuers are configured.
     pub async fn follow(&self) {
-        if let Some(tokens) = &self.tokens {
-            tokens.follow().await;
+        loop {
+            let rules = self.rules.load_full();
+            let following = async {
+                match &rules.tokens {
+                    Some(tokens) => tokens.follow().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = following => self.replaced.notified().await,
+                () = self.replaced.notified() => {}
+            }
         }
     }
 
     /// Reads changed key files. If they can't be used, the keys stay as they are.
     pub fn refresh(&self) {
-        if let Some(tokens) = &self.tokens {
+        if let Some(tokens) = &self.rules.load_full().tokens {
             tokens.refresh();
         }
     }
@@ -193,7 +281,11 @@ impl Auth {
     pub fn refused(&self, reason: Reason) -> Refused {
         tracing::debug!(reason = reason.name(), "refused");
         self.metrics.auth_refused.with_label_values(&[reason.name()]).inc();
-        Refused
+        match reason {
+            Reason::NoKey => Refused::NoKey,
+            Reason::UnknownKey | Reason::Scope => Refused::Key,
+            _ => Refused::Token,
+        }
     }
 }
 

@@ -4,8 +4,10 @@
 
 mod check;
 mod client;
+mod describe;
 mod dev;
 mod explain;
+mod health;
 mod listen;
 mod plugin;
 mod plugin_build;
@@ -30,7 +32,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use toml::{Table, Value};
 
-use crate::config::{Config, Problems, Setting};
+use crate::config::{self, Config, Layers, Problems, Setting};
 use crate::log;
 use crate::net::open_files;
 use crate::policy::compile::{self, CHILD_COMMAND};
@@ -63,6 +65,8 @@ enum Command {
     Receipt(receipt::Arguments),
     /// Show a user's messages as they arrive, and send what you type.
     Listen(listen::Arguments),
+    /// Ask a server whether it answers, or whether it is ready.
+    Health(health::Arguments),
     /// Show what happens on a server while it happens: events and who was told, sessions, clients' messages, faults and reloads.
     Tail(tail::Arguments),
     /// Make a user's token for development, or an API key for a producer or an operator.
@@ -75,6 +79,10 @@ enum Command {
     /// Make, build, inspect, check, test and measure plugins.
     #[command(subcommand)]
     Plugin(plugin::Command),
+    /// Print a shell's completions, as in `signalpost completions bash`.
+    Completions(describe::Completions),
+    /// Write the manual pages.
+    Man(describe::Man),
     /// Compile a component, or one of its modules, from standard input, as the server's child process.
     #[command(name = CHILD_COMMAND, hide = true)]
     CompileComponent {
@@ -90,7 +98,7 @@ enum Command {
 #[derive(Args, Clone, Debug)]
 struct ServerFlags {
     /// The address to serve, as in 127.0.0.1:8080; port 0 takes a free port.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = config::address)]
     listen: Option<SocketAddr>,
     /// The folder with the plugins.
     #[arg(long, value_name = "DIR")]
@@ -119,11 +127,17 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
+        Command::Health(arguments) => health::run(&arguments),
         Command::Tail(arguments) => tail::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Store(command) => store::run(&command),
         Command::Plugin(command) => plugin::run(&command),
+        Command::Completions(arguments) => {
+            describe::completions(&arguments);
+            Ok(())
+        }
+        Command::Man(arguments) => describe::man(&arguments),
         // `main` has run it already.
         Command::CompileComponent { .. } => Ok(()),
     }
@@ -146,7 +160,8 @@ fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
-    let (config, _) = flags.load()?;
+    let layers = flags.layers();
+    let (config, settings) = layers.load()?;
     let _log = log::start(&config.log);
     let connections_max = config.http.connections_max.get();
     if let Some(max) = open_files::raise_limit().filter(|max| *max < connections_max as u64) {
@@ -164,7 +179,7 @@ fn serve(flags: &ServerFlags) -> anyhow::Result<()> {
     let patience = *config.stop_notice_ms + *config.stop_deadline_ms + STOP_MARGIN;
     let signals::Signals { stop, reloads } = signals::receive(patience)?;
     let stop = async { drop(stop.await) };
-    let serving = runtime.spawn(server::run(config, stop, reloads));
+    let serving = runtime.spawn(server::run(config, (layers, settings), stop, reloads));
     let served = runtime.block_on(serving).context("the server panicked")?;
     // The server has kept its own deadline, so tasks that are left are not waited for.
     runtime.shutdown_background();
@@ -184,11 +199,14 @@ impl ServerFlags {
     }
 
     fn load(&self) -> anyhow::Result<(Config, Vec<Setting>)> {
-        let file = self.file();
+        self.layers().load()
+    }
+
+    fn layers(&self) -> Layers {
         // A value that isn't UTF-8 is converted as far as possible, and refused like any wrong value.
         let text = |text: OsString| text.to_string_lossy().into_owned();
-        let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
-        Config::load(file.as_deref(), self.overrides(), environment)
+        let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+        Layers { file: self.file(), flags: self.overrides(), environment }
     }
 
     fn overrides(&self) -> Table {

@@ -12,15 +12,15 @@ mod validate;
 mod words;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{AddrParseError, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-pub use load::{Problems, Setting, Source};
-pub use milliseconds::Milliseconds;
+pub use load::{Layers, Problems, Setting, Source};
+pub use milliseconds::{MILLISECONDS_MAX, Milliseconds};
 pub use origin::{Authority, Origin, default_port};
 pub use sink::{Sink, SinkLimits};
 
@@ -33,6 +33,22 @@ pub const TOKEN_PARAMETER: &str = "access_token";
 /// Bytes of a policy's or a sink's name, of the name and version that its plugin states, and of an attribute that it varies on.
 pub const NAME_BYTES_MAX: usize = 64;
 
+/// Reads an address and a port. `localhost` is 127.0.0.1, whatever the machine's own list of names says.
+///
+/// # Errors
+/// The text is not an address with a port.
+pub fn address(text: &str) -> Result<SocketAddr, AddrParseError> {
+    match text.split_once(':') {
+        Some((host, port)) if host.eq_ignore_ascii_case("localhost") => format!("127.0.0.1:{port}").parse(),
+        _ => text.parse(),
+    }
+}
+
+/// Reads an address as [`address`] does.
+fn deserialize_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    address(&String::deserialize(deserializer)?).map_err(|_| serde::de::Error::custom("invalid socket address"))
+}
+
 /// TOML has no null, so an empty string stands for no address.
 mod empty_is_none {
     use std::net::SocketAddr;
@@ -41,7 +57,7 @@ mod empty_is_none {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let parse = || text.parse().map_err(|_| D::Error::custom("invalid socket address"));
+        let parse = || super::address(&text).map_err(|_| D::Error::custom("invalid socket address"));
         (!text.is_empty()).then(parse).transpose()
     }
 
@@ -55,6 +71,7 @@ mod empty_is_none {
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where HTTP and WebSocket are served.
+    #[serde(deserialize_with = "deserialize_address")]
     pub listen: SocketAddr,
     /// Whether a server without authentication may listen on an address that other machines can reach.
     pub listen_beyond_loopback_without_authentication: bool,
@@ -152,6 +169,9 @@ pub struct Auth {
     pub keys: Vec<ApiKey>,
     /// Origins of web pages that may use this server besides its own.
     pub origins: Vec<String>,
+    /// Whether pages of this machine may use this server, whatever their port. Not a setting: `signalpost dev` lets them.
+    #[serde(skip)]
+    pub pages_of_localhost: bool,
     /// Users' tokens.
     pub users: Users,
 }
@@ -464,14 +484,19 @@ pub struct Plugins {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBad {
+    /// Its last good version serves. If there is none, and it may be needed, nobody is served until it is mended.
+    Keep,
     Stop,
     Skip,
 }
 
 /// The settings of one policy.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
+    /// Whether the file, the environment or a flag names the policy, and not the built-in defaults alone. Not a setting.
+    #[serde(skip)]
+    pub is_named: bool,
     /// The plugin's file, relative to `plugins.dir`; by default `NAME.wasm`.
     pub file: Option<PathBuf>,
     /// Whether the policy is loaded; true by default.
@@ -580,7 +605,7 @@ pub enum Readers {
 }
 
 /// Limits on one policy.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
     /// Processor time of a call of a role function.

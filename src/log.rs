@@ -5,13 +5,17 @@
 //! is logged about them.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tracing::Subscriber;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
@@ -21,34 +25,59 @@ const LINES_MAX: usize = 4096;
 /// What has dropped lines: a full queue and the pace.
 static DROPPED: OnceLock<(ErrorCounter, Arc<Pace>)> = OnceLock::new();
 
+/// Replaces the level of the process's log.
+static LEVEL: OnceLock<Box<dyn Fn(LevelFilter) + Send + Sync>> = OnceLock::new();
+
 /// Starts logging, until the guard is dropped. Only the first call of a process has an effect.
 #[must_use = "dropping the guard writes the last lines"]
 pub fn start(log: &Log) -> WorkerGuard {
-    let level = match log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
     let terminal = io::stderr().is_terminal();
     let (lines, guard) = NonBlockingBuilder::default().buffered_lines_limit(LINES_MAX).finish(io::stderr());
     // The second call of a process finds a logger in place, and keeps it.
     let pace = Arc::new(Pace::new(log.lines_per_second_max.get()));
     let _ = DROPPED.set((lines.error_counter(), pace.clone()));
     let lines = move || Paced { out: lines.clone(), pace: pace.clone() };
-    let builder = fmt().with_max_level(level).with_target(false).log_internal_errors(false);
+    // The level is a layer of its own, which can be replaced. What it leaves out costs as little as without it: it is asked once for each place.
+    let builder = fmt().with_max_level(LevelFilter::TRACE).with_target(false).log_internal_errors(false);
     let text = match log.format {
         LogFormat::Auto => terminal,
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let _ = if text {
-        builder.with_ansi(terminal).with_writer(move || OneLine(lines())).try_init()
+    if text {
+        begin(builder.with_ansi(terminal).with_writer(move || OneLine(lines())).finish(), filter(log.level));
     } else {
-        builder.with_writer(lines).json().flatten_event(true).try_init()
-    };
+        begin(builder.with_writer(lines).json().flatten_event(true).finish(), filter(log.level));
+    }
     guard
+}
+
+/// Makes this the process's logger, unless it has one.
+fn begin<S: Subscriber + Send + Sync + 'static>(logger: S, level: LevelFilter) {
+    let (layer, handle) = reload::Layer::new(level);
+    if logger.with(layer).try_init().is_ok() {
+        let _ = LEVEL.set(Box::new(move |level| drop(handle.reload(level))));
+    }
+}
+
+/// Changes what is logged from now on: the level and the pace. The format stays.
+pub fn change(log: &Log) {
+    if let Some(replace) = LEVEL.get() {
+        replace(filter(log.level));
+    }
+    if let Some((_, pace)) = DROPPED.get() {
+        pace.lines_max.store(log.lines_per_second_max.get(), Ordering::Relaxed);
+    }
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
 }
 
 /// Returns the number of lines that were dropped because nobody read them in time, or because there were too many in a second.
@@ -60,7 +89,7 @@ pub fn dropped_lines() -> u64 {
 #[derive(Debug)]
 struct Pace {
     began: Instant,
-    lines_max: u32,
+    lines_max: AtomicU32,
     second: Mutex<Second>,
 }
 
@@ -74,7 +103,7 @@ struct Second {
 
 impl Pace {
     fn new(lines_max: u32) -> Pace {
-        Pace { began: Instant::now(), lines_max, second: Mutex::default() }
+        Pace { began: Instant::now(), lines_max: AtomicU32::new(lines_max), second: Mutex::default() }
     }
 
     /// Returns whether one more line may be written in this second since the start. If not, counts it.
@@ -83,7 +112,7 @@ impl Pace {
         if second.number != number {
             (second.number, second.lines) = (number, 0);
         }
-        let is_admitted = second.lines < self.lines_max;
+        let is_admitted = second.lines < self.lines_max.load(Ordering::Relaxed);
         if is_admitted {
             second.lines += 1;
         } else {

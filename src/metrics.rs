@@ -128,6 +128,8 @@ pub struct Metrics {
     mailbox_bytes: IntGauge,
     groups: IntGauge,
     memberships: IntGauge,
+    policies_refused: IntGauge,
+    policies_missing: IntGauge,
     process: Process,
 }
 
@@ -141,6 +143,9 @@ pub struct Gauges {
     pub groups: usize,
     pub memberships: usize,
     pub dead_letters: usize,
+    /// Plugins' files that are refused, and those without which nobody is served.
+    pub refused: usize,
+    pub missing: usize,
     /// `None` if everything is kept in memory only.
     pub store: Option<StoreGauges>,
     pub sinks: Vec<SinkGauges>,
@@ -300,6 +305,9 @@ impl Metrics {
             mailbox_bytes: make.gauge("signalpost_mailbox_bytes", "Bytes accounted to all mailboxes.")?,
             groups: make.gauge("signalpost_groups", "Groups.")?,
             memberships: make.gauge("signalpost_group_memberships", "Members of all groups.")?,
+            policies_refused: make
+                .gauge("signalpost_policies_refused", "Plugins whose file is refused; of some, the last good version serves.")?,
+            policies_missing: make.gauge("signalpost_policies_missing", "Refused plugins without which nobody is served.")?,
             process: Process::new(&make.0)?,
             registry: make.0,
         })
@@ -346,6 +354,8 @@ impl Metrics {
         set(&self.mailbox_bytes, gauges.bytes);
         set(&self.groups, gauges.groups);
         set(&self.memberships, gauges.memberships);
+        set(&self.policies_refused, gauges.refused);
+        set(&self.policies_missing, gauges.missing);
         set(&self.dead_letters_kept, gauges.dead_letters);
         if let Some(StoreGauges { pending_bytes, log_bytes, kept_bytes, is_writing }) = gauges.store {
             set(&self.store_pending_bytes, pending_bytes);
@@ -458,6 +468,8 @@ mod tests {
             groups: 0,
             memberships: 0,
             dead_letters: 0,
+            refused: 0,
+            missing: 0,
             store: None,
             sinks: Vec::new(),
         };

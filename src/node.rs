@@ -1,5 +1,7 @@
 //! A node: the parts of one running server, without sockets and HTTP. Servers, fixtures, benchmarks and fuzzers all assemble it here.
 
+mod exposure;
+pub mod settings;
 mod stats;
 
 use std::sync::Arc;
@@ -30,6 +32,9 @@ pub struct Foundations {
     pub loader: Arc<Loader>,
     pub store: Store,
 }
+
+/// The folder of the plugins' last good versions, in that of the store.
+const PLUGINS_KEPT: &str = "policies";
 
 #[derive(Debug)]
 pub struct Node {
@@ -63,7 +68,10 @@ impl Foundations {
         let metrics = Arc::new(Metrics::new()?);
         let place = store::place(&config.store, |name| std::env::var_os(name));
         let opened = Opened::at(&place, &config.store, &metrics)?;
-        Foundations::on(opened, config, clock, metrics)
+        let dir = opened.store.is_kept().then(|| place.dir()).flatten().map(|dir| dir.join(PLUGINS_KEPT));
+        let (foundations, cleaner) = Foundations::on(opened, config, clock, metrics)?;
+        let keeping = |loader: Loader| if let Some(dir) = dir { loader.keeping(&dir) } else { loader };
+        Ok((foundations.with_loader(keeping), cleaner))
     }
 
     fn on(opened: Opened, config: Arc<Config>, clock: Clock, metrics: Arc<Metrics>) -> anyhow::Result<(Foundations, Option<Cleaner>)> {
@@ -88,20 +96,24 @@ impl Foundations {
         let loading = self.loader.clone();
         // Compiling takes a while, and must not block the runtime's threads.
         let (set, rejected) = tokio::task::spawn_blocking(move || loading.load()).await?;
-        let sentence = |rejected: &Rejected| format!("{} ({}) {}", rejected.name, rejected.file.display(), rejected.reason);
+        let sentence = Rejected::sentence;
         let plugins = &self.config.plugins;
         if plugins.on_bad == OnBad::Stop && !rejected.is_empty() {
             let reasons: Vec<String> = rejected.iter().map(sentence).collect();
             bail!("a plugin can't be loaded: {}\n(plugins.on_bad = \"skip\" starts without it)", reasons.join("\n"));
         }
         for rejected in &rejected {
-            tracing::error!("plugin skipped: {}", sentence(rejected));
+            let sentence = sentence(rejected);
+            match set.find(&rejected.name) {
+                Some(kept) => tracing::error!(version = &*kept.version, "plugin refused, its last good version serves: {sentence}"),
+                None if rejected.must_serve => {
+                    tracing::error!("plugin refused, and nobody is served without it (plugins.on_bad = \"skip\" serves): {sentence}");
+                }
+                None => tracing::error!("plugin skipped: {sentence}"),
+            }
         }
         for policy in &set.policies {
             tracing::info!(policy = &*policy.name, version = &*policy.version, roles = ?policy.roles, "policy loaded");
-        }
-        if set.policies.is_empty() {
-            tracing::warn!(dir = ?plugins.dir, "no policies: events reach nobody, direct messages still do");
         }
         Ok(self.node(set, rejected))
     }
@@ -153,11 +165,11 @@ impl Node {
         }
     }
 
-    /// Reloads off the serving threads, and logs the outcome.
-    pub async fn reload(&self, again: Again) -> Reload {
+    /// Reloads the policies off the serving threads, with the next configuration if there is one, and logs the outcome.
+    pub async fn reload(&self, again: Again, next: Option<Arc<Config>>) -> Reload {
         let _one_at_a_time = self.reloading.lock().await;
         let (loader, policies) = (self.loader.clone(), self.policies.clone());
-        let reloading = tokio::task::spawn_blocking(move || loader.reload(&policies, again));
+        let reloading = tokio::task::spawn_blocking(move || loader.reload(&policies, again, next));
         let outcome = reloading.await.unwrap_or_else(|error| Reload::Unreadable(format!("the plugins can't be loaded: {error}")));
         match &outcome {
             Reload::Unchanged => {}

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod fault;
 pub mod host;
 pub mod inspect;
+mod kept;
 pub mod load;
 mod load_error;
 pub mod plugin;
@@ -19,6 +20,7 @@ mod wasi;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -86,8 +88,17 @@ pub struct Rejected {
     pub reason: String,
     /// Whether it is tried again by itself, since the reason may pass: the machine was busy, or the file could not be read.
     pub is_retried: bool,
+    /// Whether nobody is served until it can be loaded: it may be needed, and no version of it serves.
+    pub must_serve: bool,
     #[serde(serialize_with = "crate::types::time::time")]
     pub at: SystemTime,
+}
+
+impl Rejected {
+    /// Returns what is wrong with it, in a sentence.
+    pub fn sentence(&self) -> String {
+        format!("{} ({}) {}", self.name, self.file.display(), self.reason)
+    }
 }
 
 /// The current set, the sets just before it, and the files that are refused.
@@ -96,9 +107,19 @@ pub struct Policies {
     current: ArcSwap<PolicySet>,
     retired: Mutex<VecDeque<(Instant, Arc<PolicySet>)>>,
     rejected: Mutex<Vec<Rejected>>,
+    /// Whether no policy is missing without which nobody is served.
+    is_complete: AtomicBool,
     retire_after: Duration,
     /// Permits of calls that take long.
     long_calls: Semaphore,
+}
+
+/// A policy is missing without which nobody is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incomplete;
+
+fn is_complete(rejected: &[Rejected]) -> bool {
+    !rejected.iter().any(|rejected| rejected.must_serve)
 }
 
 /// The share of the serving threads on which policies may compute for milliseconds at a time. The others are for those who need none of them:
@@ -111,6 +132,7 @@ impl Policies {
         Policies {
             current: ArcSwap::from_pointee(first),
             retired: Mutex::default(),
+            is_complete: AtomicBool::new(is_complete(&rejected)),
             rejected: Mutex::new(rejected),
             retire_after,
             long_calls: Semaphore::new((workers / LONG_CALLS_SHARE).max(1)),
@@ -141,6 +163,14 @@ impl Policies {
         self.rejected.lock().clone()
     }
 
+    /// Checks that no policy is missing that may decide who connects, what is routed and what readers see.
+    ///
+    /// # Errors
+    /// One is missing, so nobody may be served.
+    pub fn check(&self) -> Result<(), Incomplete> {
+        if self.is_complete.load(Ordering::Relaxed) { Ok(()) } else { Err(Incomplete) }
+    }
+
     /// Replaces the refused files, and the current set if there is a next one. Returns whether `expected` was still the current set;
     /// else nothing has changed, and the caller decides again.
     pub fn replace(&self, expected: &Arc<PolicySet>, rejected: Vec<Rejected>, next: Option<PolicySet>) -> bool {
@@ -148,6 +178,7 @@ impl Policies {
         if !Arc::ptr_eq(expected, &self.current()) {
             return false;
         }
+        self.is_complete.store(is_complete(&rejected), Ordering::Relaxed);
         *self.rejected.lock() = rejected;
         if let Some(next) = next {
             retired.push_back((Instant::now(), self.current.swap(Arc::new(next))));

@@ -1,22 +1,21 @@
-//! The server: connects a node to its listeners, serves, and stops without losing what it accepted. Its submodules accept connections, run
-//! the periodic chores, and find out what is possible without authentication.
+//! The server: connects a node to its listeners, serves, and stops without losing what it accepted. Its submodules accept connections,
+//! and run the periodic chores.
 
 mod accept;
 mod chores;
-mod exposure;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::auth::Auth;
-use crate::config::Config;
+use crate::config::{Config, Layers, OnBad, Setting};
 use crate::http::ingress::Ingress;
 use crate::http::operate::Operate;
 use crate::http::routes::{Front, routers};
@@ -25,6 +24,7 @@ use crate::net::bodies::Bodies;
 use crate::net::permits::{ConnectionPermits, SessionPermits};
 use crate::net::rate::Bucket;
 use crate::net::tls::Tls;
+use crate::node::settings::Settings;
 use crate::node::{Foundations, Node};
 use crate::policy::{Policy, Rejected};
 use crate::session::{Sessions, Streams};
@@ -33,7 +33,6 @@ use crate::store::Cleaner;
 use crate::types::clock::Clock;
 use crate::types::close::Close;
 use accept::bind;
-use exposure::exposed;
 
 /// How long a stop waits for requests. Complete requests are answered within milliseconds; one that still trickles in has not been
 /// accepted, and doesn't delay the stop.
@@ -56,6 +55,7 @@ pub struct Server {
     /// Each listener with its routes.
     listeners: Vec<(TcpListener, Arc<Front>)>,
     auth: Arc<Auth>,
+    settings: Arc<Settings>,
     tls: Option<Arc<Tls>>,
     operate: Arc<Operate>,
     sinks: Arc<Sinks>,
@@ -66,18 +66,31 @@ pub struct Server {
     cleaner: Option<Cleaner>,
 }
 
-/// Runs a server until `stop` resolves, then drains it. Reloads the policies at each of `reloads`.
+/// Runs a server until `stop` resolves, then drains it. Reads the configuration again, from these layers, and reloads the policies at each of
+/// `reloads`. `settings` are those of `config`.
 ///
 /// # Errors
-/// A plugin was refused, or the address can't be bound.
-pub async fn run(config: Config, stop: impl Future<Output = ()>, reloads: mpsc::Receiver<()>) -> anyhow::Result<()> {
+/// A plugin was refused and the configuration says to stop, or the address can't be bound.
+pub async fn run(
+    config: Config,
+    (layers, settings): (Layers, Vec<Setting>),
+    stop: impl Future<Output = ()>,
+    reloads: mpsc::Receiver<()>,
+) -> anyhow::Result<()> {
     tokio::pin!(stop);
     // Starting may take a while: policies are compiled, and keys are fetched from issuers. No connection has been accepted by then.
     let server = tokio::select! {
-        server = Server::new(config) => server?,
+        server = Server::with(config, Some((layers, settings))) => server?,
         () = &mut stop => return Ok(()),
     };
-    let reloading = tokio::spawn(chores::reload_at(server.node(), server.sinks.clone(), reloads));
+    let node = server.node();
+    if node.policies.current().policies.is_empty() {
+        let dir = &node.config.plugins.dir;
+        let why =
+            node.loader.fingerprint().map_or_else(|error| format!("the plugins can't be listed ({error})"), |_| "no policies".to_owned());
+        tracing::warn!(?dir, "{why}: events reach nobody, direct messages still do");
+    }
+    let reloading = tokio::spawn(chores::reload_at(server.settings.clone(), server.sinks.clone(), reloads));
     let served = server.serve(stop).await;
     reloading.abort();
     served
@@ -86,14 +99,19 @@ pub async fn run(config: Config, stop: impl Future<Output = ()>, reloads: mpsc::
 /// Loads the policies as [`run`] would, and returns a line about each.
 ///
 /// # Errors
-/// A plugin was refused and the configuration says to stop.
+/// A plugin is refused and the configuration doesn't say to skip it, or there is no folder of plugins.
 pub async fn check(config: Config) -> anyhow::Result<Vec<String>> {
+    let (dir, on_bad) = (config.plugins.dir.clone(), config.plugins.on_bad);
     let foundations = Foundations::new(Arc::new(config), Clock::Machine)?;
     Auth::new(&foundations.config.auth, foundations.metrics.clone())?;
     Tls::new(&foundations.config.tls)?;
     let Foundations { config, model, store, metrics, .. } = &foundations;
     Sinks::new(config, model, store, metrics)?;
     let policies = foundations.load().await?.policies.clone();
+    foundations.loader.fingerprint().with_context(|| format!("plugins.dir is {}, which can't be listed", dir.display()))?;
+    if on_bad != OnBad::Skip && !policies.rejected().is_empty() {
+        bail!("a plugin can't be loaded: {}", policies.rejected().iter().map(Rejected::sentence).collect::<Vec<_>>().join("\n"));
+    }
     let line = |policy: &Arc<Policy>| {
         let roles: Vec<String> = policy.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
         format!("{} {} ({}) from {}", policy.name, policy.version, roles.join(", "), policy.file.display())
@@ -108,6 +126,14 @@ impl Server {
     /// # Errors
     /// A plugin was refused and the configuration says to stop, or the address can't be bound.
     pub async fn new(config: Config) -> anyhow::Result<Server> {
+        Server::with(config, None).await
+    }
+
+    /// Does the same, and lets operators have the configuration read again.
+    ///
+    /// # Errors
+    /// As for [`Server::new`].
+    pub async fn with(config: Config, layers: Option<(Layers, Vec<Setting>)>) -> anyhow::Result<Server> {
         // Reading a store takes a while, and must not block the runtime's threads.
         let opening = tokio::task::spawn_blocking(move || Foundations::durable(Arc::new(config), Clock::Machine));
         let (foundations, cleaner) = opening.await??;
@@ -120,6 +146,7 @@ impl Server {
         let config = node.config.clone();
         let ready = Arc::new(AtomicBool::new(true));
         let stopping = Arc::new(Notify::new());
+        let settings = Arc::new(Settings::new(node.clone(), auth.clone(), layers));
         let bodies = Arc::new(Bodies::new(&config.http));
         let (streams_end, ending) = watch::channel(false);
         let operate = Arc::new(Operate {
@@ -127,7 +154,7 @@ impl Server {
             auth: auth.clone(),
             ready: ready.clone(),
             sinks: sinks.clone(),
-            exposed: exposed(&config, &auth),
+            settings: settings.clone(),
             stopping: ending,
             listing: tokio::sync::Mutex::default(),
         });
@@ -149,15 +176,20 @@ impl Server {
         });
         let ingress = Some(Arc::new(Ingress::new(node.clone(), bodies)));
         let (outside, inside) = routers(&config, &auth, sessions, operate.clone());
-        let listener = |address| bind(address, config.http.backlog.get()).with_context(|| format!("can't listen on {address}"));
+        let listener = |address, settings: &str| {
+            bind(address, config.http.backlog.get()).with_context(|| {
+                format!("can't listen on {address}; another address is chosen with {settings}, and a port of 0 takes a free one")
+            })
+        };
+        let (listen, operate_listen) = ("--listen, or `listen` in the configuration", "`operate_listen` in the configuration");
         let listeners = match config.operate_listen {
-            None => vec![(listener(config.listen)?, Front::new(ingress, outside.merge(inside), &operate, &auth))],
+            None => vec![(listener(config.listen, listen)?, Front::new(ingress, outside.merge(inside), &operate, &auth))],
             Some(address) => vec![
-                (listener(config.listen)?, Front::new(ingress, outside, &operate, &auth)),
-                (listener(address)?, Front::new(None, inside, &operate, &auth)),
+                (listener(config.listen, listen)?, Front::new(ingress, outside, &operate, &auth)),
+                (listener(address, operate_listen)?, Front::new(None, inside, &operate, &auth)),
             ],
         };
-        Ok(Server { node, listeners, auth, tls, operate, sinks, stopping, streams_end, cleaner })
+        Ok(Server { node, listeners, auth, settings, tls, operate, sinks, stopping, streams_end, cleaner })
     }
 
     /// Returns the node, for the development server.
@@ -191,10 +223,7 @@ impl Server {
         ];
         let (stopping, _) = watch::channel(Stage::Serving);
         let (working, mut idle) = mpsc::channel::<()>(1);
-        if let Some(who) = self.operate.exposed {
-            tracing::warn!("{who} (listen_beyond_loopback_without_authentication)");
-        }
-        metrics.exposed.set(self.operate.exposed.is_some().into());
+        self.settings.note_exposure();
         let chores = [
             tokio::spawn(chores::watch_plugins(self.node.clone())),
             tokio::spawn(chores::retry_plugins(self.node.clone())),

@@ -113,6 +113,7 @@ impl Sessions {
         query: &str,
         headers: &HeaderMap,
     ) -> Result<(Visitor, Option<Identity>, SessionPermit), Problem> {
+        self.dispatch.policies.check()?;
         let per_second = self.sockets.handshakes_per_second_max.get();
         if !self.handshakes.lock().take(1, per_second, per_second) {
             let detail = format!("more than {per_second} handshakes a second (sockets.handshakes_per_second_max); come back later");

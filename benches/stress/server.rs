@@ -81,7 +81,7 @@ impl Server {
         let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled-plugins");
         // The watch is on if the descriptors run out: it must not take that for an empty folder.
         let own = format!(
-            "[plugins]\ndir = {dir:?}\ncache_dir = {cache:?}\nwatch = {}\n[log]\nlevel = \"info\"\nformat = \"text\"\n",
+            "[plugins]\non_bad = \"skip\"\ndir = {dir:?}\ncache_dir = {cache:?}\nwatch = {}\n[log]\nlevel = \"info\"\nformat = \"text\"\n",
             open_files_max.is_some()
         );
         let store = if settings.contains("[store]") { "" } else { "[store]\ndurability = \"memory\"\n" };

@@ -2,13 +2,15 @@
 
 use http::header::{HOST, HeaderMap, HeaderValue, ORIGIN};
 
-use crate::config::{Authority, Origin, default_port};
+use crate::config::{self, Authority, Origin, default_port};
 
 /// The origins whose pages may use the server.
 #[derive(Debug)]
 pub struct Origins {
     listed: Vec<Origin>,
     own: Own,
+    /// Whether pages of this machine may use the server, whatever their port.
+    pages_of_localhost: bool,
 }
 
 /// Which pages count as the server's own, because their origin is the host that the request names.
@@ -22,9 +24,10 @@ pub enum Own {
 }
 
 impl Origins {
-    /// `listed` are settings, which were checked when they were read.
-    pub fn new(listed: &[String], own: Own) -> Origins {
-        Origins { listed: listed.iter().filter_map(|origin| Origin::parse(origin)).collect(), own }
+    /// Takes the listed origins, which were checked when the settings were read.
+    pub fn new(config: &config::Auth, own: Own) -> Origins {
+        let listed = config.origins.iter().filter_map(|origin| Origin::parse(origin)).collect();
+        Origins { listed, own, pages_of_localhost: config.pages_of_localhost }
     }
 
     /// Says whether a request comes from no page, from one of a listed origin, or from one of the server's own.
@@ -32,7 +35,10 @@ impl Origins {
         if !headers.contains_key(ORIGIN) {
             return true;
         }
-        only(headers).is_some_and(|(origin, _)| self.listed.contains(&origin) || self.is_own(&origin, headers))
+        only(headers).is_some_and(|(origin, _)| {
+            let is_local = self.pages_of_localhost && matches!(&*origin.scheme, "http" | "https") && origin.authority.host.is_localhost();
+            is_local || self.listed.contains(&origin) || self.is_own(&origin, headers)
+        })
     }
 
     /// Returns the header of a request from a page of a listed origin.
@@ -73,7 +79,37 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        Origins::new(&["https://app.example.com".to_owned(), "https://staging.example.com:8443".to_owned()], own).allow(&map)
+        origins(false, own).allow(&map)
+    }
+
+    fn origins(pages_of_localhost: bool, own: Own) -> Origins {
+        let (mut config, _) = config::Config::load(None, toml::Table::new(), std::iter::empty()).unwrap();
+        config.auth.origins = vec!["https://app.example.com".to_owned(), "https://staging.example.com:8443".to_owned()];
+        config.auth.pages_of_localhost = pages_of_localhost;
+        Origins::new(&config.auth, own)
+    }
+
+    #[test]
+    fn pages_of_this_machine_may_on_any_port_if_a_developer_serves_them() {
+        let allows = |pages_of_localhost: bool, origin: &str| {
+            let mut map = HeaderMap::new();
+            map.append(HOST, HeaderValue::from_static("127.0.0.1:8080"));
+            map.append(ORIGIN, HeaderValue::from_str(origin).unwrap());
+            origins(pages_of_localhost, Own::Numbered).allow(&map)
+        };
+        for origin in ["http://localhost:5173", "https://localhost", "http://127.0.0.1:3000", "http://[::1]:3000", "http://LOCALHOST:1"] {
+            assert!(allows(true, origin) && !allows(false, origin), "{origin}");
+        }
+        for origin in [
+            "http://localhost.evil.net:5173",
+            "http://evil.net",
+            "http://192.0.2.1:3000",
+            "http://127.0.0.1.evil.net",
+            "null",
+            "ws://localhost:1",
+        ] {
+            assert!(!allows(true, origin), "{origin}");
+        }
     }
 
     #[test]

@@ -73,6 +73,15 @@ impl Tokens {
         }
     }
 
+    /// Takes over what the same issuers published before.
+    pub fn take_over(&self, before: &Tokens) {
+        for published in &self.published {
+            if let Some(before) = before.published.iter().find(|before| before.is_of(published)) {
+                published.take_over(before);
+            }
+        }
+    }
+
     /// Fetches what issuers publish, once.
     pub async fn fetch(&self) {
         join_all(self.published.iter().map(Published::fetch)).await;

@@ -1,4 +1,4 @@
-//! Shared by `send`, `explain`, `listen` and `tail`: the server's address, requests to it, and the errors that it answers.
+//! Shared by `send`, `explain`, `listen`, `tail` and `health`: the server's address, requests to it, and the errors that it answers.
 
 use std::path::Path;
 use std::time::Duration;
@@ -21,6 +21,12 @@ use crate::net::wire::Wire;
 
 /// Deadline of a request or a handshake. A person gives up by then.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The end of `--help` of the commands that post.
+pub(super) const ENVIRONMENT: &str = "\
+Environment variables:
+  SIGNALPOST_KEY  the API key, if the server asks for one
+  SSL_CERT_FILE   certificate authorities that are trusted instead of the machine's";
 
 /// An explanation of an event for many readers is long; a longer answer is not from this server.
 const ANSWER_BYTES_MAX: usize = 64 << 20;

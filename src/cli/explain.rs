@@ -10,6 +10,7 @@ use clap::Args;
 use super::client::{Address, read};
 
 #[derive(Args, Debug)]
+#[command(after_help = super::client::ENVIRONMENT)]
 pub(super) struct Arguments {
     /// A file with one event: the short form ({"type": …, "data": …}) or a CloudEvent; - reads the standard input.
     file: PathBuf,

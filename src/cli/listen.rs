@@ -30,10 +30,16 @@ use retry::{After, Backoff};
 
 /// The server's half of the closing handshake.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+/// The end of `listen --help`.
+const ENVIRONMENT: &str = "\
+Environment variables:
+  SIGNALPOST_TOKEN  the user's token, if the server asks for one
+  SSL_CERT_FILE     certificate authorities that are trusted instead of the machine's";
 /// Lines typed ahead while there is no connection.
 const LINES_MAX: usize = 16;
 
 #[derive(Args, Debug)]
+#[command(after_help = ENVIRONMENT)]
 pub(super) struct Arguments {
     /// The user's id.
     user: String,

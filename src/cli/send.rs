@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::client::{Address, encoded, read};
 
 #[derive(Args, Debug)]
-#[command(override_usage = "signalpost send [OPTIONS] EVENT_TYPE DATA\n       signalpost send [OPTIONS] --user USER DATA")]
+#[command(after_help = super::client::ENVIRONMENT, override_usage = "signalpost send [OPTIONS] EVENT_TYPE DATA\n       signalpost send [OPTIONS] --user USER DATA")]
 pub(super) struct Arguments {
     /// The event's type (not with --user), and its data as JSON; - reads the data from the standard input.
     #[arg(value_name = "EVENT_TYPE] [DATA", num_args = 0..=2, allow_negative_numbers = true)]

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use toml::{Table, Value};
 
-use super::{Config, DEFAULTS, Policy, Sink, words};
+use super::{Config, DEFAULTS, MILLISECONDS_MAX, Policy, Sink, words};
 
 /// A setting's path in the tree of tables, from the root.
 pub(super) type KeyPath = Vec<String>;
@@ -47,6 +47,7 @@ impl Known {
         let config = resolve(&defaults).context("the built-in defaults don't fit the settings")?;
         // The compiler requires every field here, so a new one can't be forgotten.
         let policy = Policy {
+            is_named: false,
             file: Some("NAME.wasm".into()),
             enabled: Some(true),
             order: Some(0),
@@ -89,6 +90,8 @@ impl Known {
             Some(words) if is_plain_list => Some(format!("a list of {}", quoted(words))),
             // A list with other lists or tables in it, whose mistake only the error names.
             _ if takes_list && value.is_array() && !accepts(&Value::Array(vec!["any text".into()])) => None,
+            // Only the error says that a duration is too long.
+            _ if is_long(value) && accepts(&1.into()) && !accepts(&i64::MAX.into()) => None,
             _ => examples().into_iter().find(|(example, _)| accepts(example)).map(|(_, expected)| expected.to_owned()),
         };
         Err(expected.map_or_else(|| error.message().to_owned(), |expected| format!("expected {expected}")))
@@ -163,6 +166,11 @@ impl Kind {
         // Of several readings, takes the longest field.
         fields.into_iter().filter_map(split).max_by_key(Vec::len)
     }
+}
+
+/// Returns whether a value is a number that no duration may have.
+fn is_long(value: &Value) -> bool {
+    value.as_integer().and_then(|number| u64::try_from(number).ok()).is_some_and(|number| number > MILLISECONDS_MAX)
 }
 
 /// Returns values of the types that settings have, each with what to write for it. A setting's type is that of the first that it accepts.

@@ -1,16 +1,16 @@
 //! Merges the layers (defaults, file, environment, flags) into one `Config`, and remembers the source of each value. All problems of all
 //! layers are reported together, so that an operator can correct them together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::known::{KeyPath, Known, Place, dotted, flatten, insert, is_named, resolve, variable};
-use super::{Config, DEFAULTS, Limits, SinkLimits, validate};
+use super::{Auth, Config, DEFAULTS, Limits, Log, Policy, SinkLimits, validate};
 
 /// A setting with its value in force.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,6 +66,24 @@ impl fmt::Display for Source {
     }
 }
 
+/// Where the settings come from: a file that may change, and what a process is started with.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    pub file: Option<PathBuf>,
+    pub flags: Table,
+    pub environment: Vec<(String, String)>,
+}
+
+impl Layers {
+    /// Loads the settings, as they are now.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn load(&self) -> anyhow::Result<(Config, Vec<Setting>)> {
+        Config::load(self.file.as_deref(), self.flags.clone(), self.environment.iter().cloned())
+    }
+}
+
 /// Everything that is wrong with the settings, a sentence each.
 #[derive(Debug)]
 pub struct Problems(pub Vec<String>);
@@ -77,6 +95,14 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+impl Setting {
+    /// Returns whether a change of it takes effect without a restart: those that [`Config::with_live`] takes.
+    pub fn is_live(&self) -> bool {
+        let tables = ["auth.", "limits.", "policies."];
+        tables.iter().any(|table| self.path.starts_with(table)) || ["log.level", "log.lines_per_second_max"].contains(&&*self.path)
+    }
+}
 
 impl Config {
     /// Loads the settings. Flags override the environment, the environment overrides the file, the file overrides the defaults. Tables are
@@ -104,7 +130,8 @@ impl Config {
         environment: impl Iterator<Item = (String, String)>,
     ) -> anyhow::Result<(Config, Vec<Setting>)> {
         let known = Known::new()?;
-        let mut merge = Merge { merged: known.defaults.clone(), known, sources: BTreeMap::new(), problems: Vec::new() };
+        let mut merge =
+            Merge { merged: known.defaults.clone(), known, sources: BTreeMap::new(), problems: Vec::new(), named: BTreeSet::new() };
         if let Some((name, text)) = file {
             merge.file(name, text);
         }
@@ -112,6 +139,11 @@ impl Config {
         merge.layer(&mut Vec::new(), Value::Table(overrides), &Source::Flag, &|path| format!("\"{}\" on the command line", dotted(path)));
 
         let mut config = resolve(&merge.merged).context("the settings don't fit together")?;
+        for name in &merge.named {
+            if let Some(policy) = config.policies.get_mut(name) {
+                policy.is_named = true;
+            }
+        }
         merge.problems.extend(validate::problems(&config));
         if !merge.problems.is_empty() {
             return Err(Problems(merge.problems).into());
@@ -119,6 +151,28 @@ impl Config {
         let settings = merge.settings();
         config.settings = settings.as_slice().into();
         Ok((config, settings))
+    }
+
+    /// Returns this configuration with the settings of another one that take effect without a restart.
+    ///
+    /// # Errors
+    /// [`Problems`]: those settings contradict others that stay as they are.
+    pub fn with_live(&self, next: &Config) -> Result<Config, Problems> {
+        let mut config = self.clone();
+        config.auth = Auth { pages_of_localhost: self.auth.pages_of_localhost, ..next.auth.clone() };
+        config.log = Log { format: self.log.format, ..next.log.clone() };
+        config.limits = next.limits.clone();
+        config.policies = next.policies.clone();
+        let kept = self.settings.iter().filter(|setting| !setting.is_live());
+        config.settings = next.settings.iter().filter(|setting| setting.is_live()).chain(kept).cloned().collect();
+        let problems = validate::problems(&config);
+        if problems.is_empty() { Ok(config) } else { Err(Problems(problems)) }
+    }
+
+    /// Returns what a policy is loaded with, whether or not the configuration names it. Equal values make equal policies of equal code.
+    pub fn policy(&self, name: &str) -> Policy {
+        let policy = self.policies.get(name).cloned().unwrap_or_default();
+        Policy { is_named: false, limits: Some(self.limits_for(name)), ..policy }
     }
 
     /// Returns the limits of a policy: the global ones with its own over them.
@@ -140,6 +194,8 @@ struct Merge {
     merged: Table,
     sources: BTreeMap<KeyPath, Source>,
     problems: Vec<String>,
+    /// The policies that a layer above the defaults names.
+    named: BTreeSet<String>,
 }
 
 impl Merge {
@@ -208,6 +264,11 @@ impl Merge {
             let hint = self.known.nearest(path).map(|name| format!("; did you mean \"{name}\"?"));
             return self.problems.push(format!("unknown setting {}{}", place(path), hint.unwrap_or_default()));
         };
+        if let [policies, name, ..] = path.as_slice()
+            && policies == "policies"
+        {
+            self.named.insert(name.clone());
+        }
         match (known, value) {
             (Place::Table | Place::Free, Value::Table(table)) => {
                 // Even an empty [policies.NAME] makes a policy, and an empty [sinks.NAME] a sink, which is refused.

@@ -4,7 +4,11 @@ use std::num::NonZeroU64;
 use std::ops::Deref;
 use std::time::Duration;
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The longest duration that a setting takes: 100 years. Far longer ones can't be added to the time of day.
+pub const MILLISECONDS_MAX: u64 = 3_155_760_000_000;
 
 /// A duration that a setting gives in whole milliseconds, at least `MIN` (0 or 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,9 @@ impl<'de, const MIN: u64> Deserialize<'de> for Milliseconds<MIN> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // serde's own types, so that a wrong value is reported like that of any other number.
         let milliseconds = if MIN == 0 { u64::deserialize(deserializer)? } else { NonZeroU64::deserialize(deserializer)?.get() };
+        if milliseconds > MILLISECONDS_MAX {
+            return Err(D::Error::custom(format!("expected at most {MILLISECONDS_MAX}, which is 100 years")));
+        }
         Ok(Milliseconds(Duration::from_millis(milliseconds)))
     }
 }

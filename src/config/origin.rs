@@ -90,6 +90,16 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Says whether the host is this machine.
+    pub fn is_localhost(&self) -> bool {
+        match self {
+            Host::V6(address) => address.to_canonical().is_loopback(),
+            Host::Name(name) => name == "localhost" || name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback()),
+        }
+    }
+}
+
 impl Origin {
     /// Reads an origin as browsers write it, in any case. Returns `None` if the text is not one.
     pub fn parse(text: &str) -> Option<Origin> {

@@ -23,10 +23,10 @@ use crate::net::bodies::{Bodies, Whole};
 use crate::net::problem::{self, Document, Problem};
 use crate::net::turns::Turns;
 use crate::node::Node;
-use crate::policy::Role;
+use crate::policy::{Incomplete, Role};
 use crate::store::{NotStored, Ticket};
 use crate::types::delivery::Terms;
-use crate::types::event::{self, Body, UserId};
+use crate::types::event::{self, UserId};
 use cloudevents::Parsed;
 
 /// draft-ietf-httpapi-idempotency-key-header.
@@ -116,6 +116,7 @@ impl Ingress {
     /// # Errors
     /// What is wrong with the request, or with its only event.
     pub async fn post(&self, address: Address, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+        self.node.policies.check()?;
         match address {
             // Boxed, so that its large state is not part of each request's.
             Address::Events => Box::pin(self.publish(head, body)).await,
@@ -165,7 +166,7 @@ impl Ingress {
         }
     }
 
-    /// `POST {base}/users/{user_id}/messages`: any JSON value, to one user. 202 and a receipt.
+    /// `POST {base}/users/{user_id}/messages`: any JSON value, or text, to one user. 202 and a receipt.
     async fn tell(&self, user: UserId, head: &Parts, body: Incoming) -> Result<Response, Problem> {
         let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
         let whole = self.read(&head.headers, body).await?;
@@ -178,8 +179,7 @@ impl Ingress {
             );
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail));
         }
-        let body = Body::json(cloudevents::text(body)?.to_owned())
-            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "json", format!("the body is not one JSON value: {error}")))?;
+        let body = cloudevents::message(&head.headers, body)?;
         let key_bytes_max = self.node.config.groups.name_bytes_max;
         if let Some(key) = query.collapse_key.as_deref()
             && !(1..=key_bytes_max.get()).contains(&key.len())
@@ -232,6 +232,13 @@ impl From<NotStored> for Problem {
             NotStored::Failed => "store_failed",
         };
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string())
+    }
+}
+
+impl From<Incomplete> for Problem {
+    fn from(_: Incomplete) -> Problem {
+        let detail = "a policy can't be loaded, and nobody is served without it: the server's log and GET policies say which, and why";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "policy_missing", detail)
     }
 }
 

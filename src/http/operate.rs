@@ -24,7 +24,8 @@ use crate::metrics::{Gauges, Metrics, Times};
 use crate::model::groups::Share;
 use crate::net::problem::{self, Problem};
 use crate::node::Node;
-use crate::policy::load::{Again, Reload};
+use crate::node::settings::{Changed, Outcome, Settings};
+use crate::policy::load::Reload;
 use crate::policy::{Policy, Rejected, Role};
 use crate::registry::SessionHandle;
 use crate::sink::{self, Sinks};
@@ -40,8 +41,7 @@ pub struct Operate {
     /// Whether the server accepts new sockets.
     pub ready: Arc<AtomicBool>,
     pub sinks: Arc<Sinks>,
-    /// What anybody may do without authentication, if other machines can reach this server; see `exposed`.
-    pub exposed: Option<&'static str>,
+    pub settings: Arc<Settings>,
     /// Whether streams have to end, since the server finishes its last requests.
     pub stopping: watch::Receiver<bool>,
     /// Held while a page of users is made.
@@ -204,21 +204,30 @@ pub async fn sinks(State(operate): State<Arc<Operate>>) -> Response {
     json(&List { sinks: operate.sinks.views() })
 }
 
-/// `POST {base}/policies/reload`: brings the policies up to date with their files now. Refused files are tried again, and so are sinks that
-/// have stopped.
+/// `POST {base}/policies/reload`: reads the configuration again, and brings the policies up to date with it and with their files. Refused files
+/// are tried again, and so are sinks that have stopped.
 ///
 /// # Errors
-/// A changed file was refused; nothing has changed.
+/// The configuration is invalid, or a changed file was refused; nothing has changed.
 pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Reloaded {
         revision: u64,
         changed: Vec<String>,
+        #[serde(skip_serializing_if = "Changed::is_empty")]
+        settings: Changed,
     }
     operate.sinks.resume();
-    match operate.node.reload(Again::All).await {
-        Reload::Unchanged => Ok(json(&Reloaded { revision: operate.node.policies.current().revision, changed: Vec::new() })),
-        Reload::Swapped { revision, changed } => Ok(json(&Reloaded { revision, changed })),
+    let (reload, settings) = match operate.settings.reload().await {
+        Outcome::Reloaded(reload, settings) => (reload, settings),
+        Outcome::Invalid(problems) => {
+            let detail = format!("the configuration stays as it is: {problems}");
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration_invalid", detail));
+        }
+    };
+    match reload {
+        Reload::Unchanged => Ok(json(&Reloaded { revision: operate.node.policies.current().revision, changed: Vec::new(), settings })),
+        Reload::Swapped { revision, changed } => Ok(json(&Reloaded { revision, changed, settings })),
         Reload::Unreadable(detail) => {
             let detail = format!("{detail}; the current policies keep serving");
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "plugins_unreadable", detail))
@@ -230,21 +239,52 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
     }
 }
 
+/// `GET /`: says where to go on, to a person who opens the address in a browser.
+pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
+    #[derive(Serialize)]
+    struct Index<'a> {
+        about: &'static str,
+        base: &'a str,
+        socket: String,
+        publish: String,
+        health: [&'static str; 2],
+        docs: &'static str,
+    }
+    let base = &operate.node.config.base_path;
+    json(&Index {
+        about: "Signalpost routes messages to WebSockets",
+        base,
+        socket: format!("{base}/ws/{{user_id}}"),
+        publish: format!("{base}/events"),
+        health: ["/healthz", "/readyz"],
+        docs: "README.md and docs/ in Signalpost's sources, and `signalpost --help`",
+    })
+}
+
 /// `GET /healthz`: answers as long as the process serves.
 pub async fn health() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: answers with success if the server accepts new sockets, and its store can write.
+/// `GET /readyz`: answers with success if the server accepts new sockets, its store can write, and no policy is missing. Says what anybody
+/// may do, and which plugins are refused.
 ///
 /// # Errors
-/// The server is stopping, or the store's disk is full or has failed.
+/// The server is stopping, the store's disk is full or has failed, or a policy is missing without which nobody is served.
 pub async fn ready(State(operate): State<Arc<Operate>>) -> Result<Response, Problem> {
     if !operate.ready.load(Ordering::Relaxed) {
         return Err(Problem::stopping());
     }
     operate.node.store.check()?;
-    Ok(operate.exposed.map_or("ready\n".to_owned(), |who| format!("ready\n{who}\n")).into_response())
+    operate.node.policies.check()?;
+    let mut text = "ready\n".to_owned();
+    text.extend(operate.settings.exposed().map(|who| format!("{who}\n")));
+    let current = operate.node.policies.current();
+    text.extend(operate.node.policies.rejected().iter().map(|rejected| match current.find(&rejected.name) {
+        Some(_) => format!("the plugin {} is refused, and its last good version serves\n", rejected.name),
+        None => format!("the plugin {} is refused\n", rejected.name),
+    }));
+    Ok(text.into_response())
 }
 
 /// `GET /metrics`: Prometheus' text format.
@@ -254,6 +294,7 @@ pub async fn ready(State(operate): State<Arc<Operate>>) -> Result<Response, Prob
 pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Problem> {
     let model = &operate.node.model;
     let totals = model.mailboxes.totals();
+    let rejected = operate.node.policies.rejected();
     let Share { groups, memberships } = model.groups.read().totals();
     let gauges = Gauges {
         sessions: totals.sessions,
@@ -265,6 +306,8 @@ pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Pr
         dead_letters: model.dead_letters.totals().0,
         store: operate.node.store.gauges(&operate.node.model),
         sinks: operate.sinks.gauges(),
+        refused: rejected.len(),
+        missing: rejected.iter().filter(|rejected| rejected.must_serve).count(),
     };
     let text = operate.node.metrics.text(&gauges);
     let text = text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;

@@ -37,10 +37,13 @@ pub struct Front {
 }
 
 impl Front {
-    /// Returns a front with these routes, `/healthz` and `/readyz`, and perhaps the addresses of producers.
+    /// Returns a front with these routes, `/`, `/healthz` and `/readyz`, and perhaps the addresses of producers.
     pub fn new(ingress: Option<Arc<Ingress>>, routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Arc<Front> {
-        let health =
-            Router::new().route("/healthz", get(operate::health)).route("/readyz", get(operate::ready)).with_state(operate.clone());
+        let health = Router::new()
+            .route("/", get(operate::index))
+            .route("/healthz", get(operate::health))
+            .route("/readyz", get(operate::ready))
+            .with_state(operate.clone());
         let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
         let routes = routes.merge(health).fallback(not_found).method_not_allowed_fallback(async || not_allowed());
         let metrics = operate.node.metrics.clone();
@@ -129,12 +132,12 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route(&below("/dead-letters/{id}/retry"), post(dead_letters::retry))
         .route("/metrics", get(operate::metrics))
         .with_state(operate);
-    let operators = if auth.asks().0 { operators.route_layer(from_fn_with_state(auth.clone(), permit)) } else { operators };
+    let operators = operators.route_layer(from_fn_with_state(auth.clone(), permit));
     // Its files need no key.
     (sockets, operators.merge(console::routes(&config.base_path)))
 }
 
-/// Lets a request of an operator pass if its key has the scope that the method needs.
+/// Lets a request of an operator pass if its key has the scope that the method needs, or if no key is asked for.
 async fn permit(State(auth): State<Arc<Auth>>, request: Request, next: Next) -> Response {
     match auth.permits(request.headers(), auth::operating_scope(request.method())) {
         Ok(()) => next.run(request).await,

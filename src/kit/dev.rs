@@ -44,6 +44,8 @@ impl Dev {
             config.store.durability = Durability::Memory;
         }
         config.plugins.on_bad = OnBad::Skip;
+        // The front end that is written beside it has a server and a port of its own.
+        config.auth.pages_of_localhost = true;
         // `swap` loads the policy. The folder may contain the author's component, which must not be loaded as well.
         config.plugins.watch = false;
         config.policies.entry(name.to_owned()).or_default().enabled = Some(false);

@@ -44,6 +44,9 @@ const POLL: Duration = Duration::from_millis(2);
 /// Bytes of the child's standard error that are read.
 const STDERR_BYTES_MAX: u64 = 2048;
 
+/// A compilation that takes longer is in the log: a start that waits for it looks like one that hangs.
+const LONG: Duration = Duration::from_secs(1);
+
 /// The lowest priority that there is.
 const NICENESS_LOWEST: i32 = 19;
 
@@ -211,31 +214,31 @@ impl Compiler {
         Compiler { last: Some(Mutex::default()), ..self }
     }
 
-    /// Returns the component with this content, from the cache or compiled.
+    /// Returns the component with this content, from the cache or compiled. `name`: what the log calls it.
     ///
     /// # Errors
     /// It can't be compiled within the limits.
-    pub fn component(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> Result<Compiled, CompileError> {
-        let Some(last) = &self.last else { return self.cached(engine, digest, bytes).map(Compiled::whole) };
+    pub fn component(&self, engine: &Engine, name: &str, digest: &str, bytes: &[u8]) -> Result<Compiled, CompileError> {
+        let Some(last) = &self.last else { return self.cached(engine, name, digest, bytes).map(Compiled::whole) };
         let mut last = last.lock();
         if let Some(compiled) = last.compiled.as_ref().filter(|_| last.digest == digest) {
             return Ok(compiled.clone());
         }
         let compiled = match parts::extract(bytes) {
-            None => Compiled::whole(self.cached(engine, digest, bytes)?),
+            None => Compiled::whole(self.cached(engine, name, digest, bytes)?),
             Some(parts) => {
                 let mut modules = HashMap::new();
                 let mut module = |bytes: &[u8]| {
                     let digest = HEXLOWER.encode(&Sha256::digest(bytes));
                     let known = last.modules.get(&digest).cloned();
-                    let module = known.map_or_else(|| self.cached(engine, &digest, bytes), Ok)?;
+                    let module = known.map_or_else(|| self.cached(engine, name, &digest, bytes), Ok)?;
                     modules.insert(digest, module.clone());
                     Ok(module)
                 };
                 let modules_of_it = parts.modules.iter().map(|bytes| module(bytes)).collect::<Result<_, CompileError>>()?;
                 last.modules = modules;
                 // Not cached: it is quick to compile again, and obsolete after the next edit.
-                let artefact = self.compile::<Component>(&parts.rest)?;
+                let artefact = self.compile::<Component>(name, &parts.rest)?;
                 let component = Component::read(engine, TrustedArtefact(&artefact)).map_err(CompileError::Unloadable)?;
                 Compiled { component, modules: modules_of_it }
             }
@@ -245,15 +248,15 @@ impl Compiler {
     }
 
     /// Returns an artefact from the cache, or compiles it.
-    fn cached<A: Artefact>(&self, engine: &Engine, digest: &str, bytes: &[u8]) -> Result<A, CompileError> {
-        let name = cache::artefact_name(engine, digest, A::SUFFIX);
-        let kept = self.cache.as_ref().and_then(|cache| cache.load(&name));
+    fn cached<A: Artefact>(&self, engine: &Engine, name: &str, digest: &str, bytes: &[u8]) -> Result<A, CompileError> {
+        let file = cache::artefact_name(engine, digest, A::SUFFIX);
+        let kept = self.cache.as_ref().and_then(|cache| cache.load(&file));
         if let Some(artefact) = kept.and_then(|kept| A::read(engine, kept.trusted()).ok()) {
             return Ok(artefact);
         }
-        let artefact = self.compile::<A>(bytes)?;
+        let artefact = self.compile::<A>(name, bytes)?;
         if let Some(cache) = &self.cache {
-            cache.keep(&name, &artefact);
+            cache.keep(&file, &artefact);
         }
         A::read(engine, TrustedArtefact(&artefact)).map_err(CompileError::Unloadable)
     }
@@ -262,15 +265,15 @@ impl Compiler {
     ///
     /// # Errors
     /// It can't be compiled within the limits.
-    pub fn timed(&self, engine: &Engine, bytes: &[u8]) -> Result<(Compiled, Duration), CompileError> {
+    pub fn timed(&self, engine: &Engine, name: &str, bytes: &[u8]) -> Result<(Compiled, Duration), CompileError> {
         let started = Instant::now();
-        let artefact = self.compile::<Component>(bytes)?;
+        let artefact = self.compile::<Component>(name, bytes)?;
         let took = started.elapsed();
         let component = Component::read(engine, TrustedArtefact(&artefact)).map_err(CompileError::Unloadable)?;
         Ok((Compiled::whole(component), took))
     }
 
-    fn compile<A: Artefact>(&self, bytes: &[u8]) -> Result<Vec<u8>, CompileError> {
+    fn compile<A: Artefact>(&self, name: &str, bytes: &[u8]) -> Result<Vec<u8>, CompileError> {
         let mut child = Command::new(&self.program)
             .arg(CHILD_COMMAND)
             .arg(self.memory_bytes_max.to_string())
@@ -300,7 +303,7 @@ impl Compiler {
                 let mut artefact = Vec::new();
                 stdout.read_to_end(&mut artefact).map(|_| artefact)
             });
-            let in_time = wait(&mut child, self.deadline).map_err(CompileError::Unreachable)?;
+            let in_time = wait(&mut child, name, self.deadline).map_err(CompileError::Unreachable)?;
             let words = words.join().unwrap_or_default();
             let artefact = artefact.join().unwrap_or_else(|_| Ok(Vec::new())).map_err(CompileError::Unreachable)?;
             let Some(status) = in_time else { return Err(CompileError::Deadline(self.deadline)) };
@@ -360,11 +363,20 @@ fn precompile(source: &[u8], module: bool) -> Result<Vec<u8>, ChildError> {
 }
 
 /// Waits for the child. Kills it and returns `None` if the deadline passes.
-fn wait(child: &mut Child, deadline: Duration) -> io::Result<Option<ExitStatus>> {
+fn wait(child: &mut Child, name: &str, deadline: Duration) -> io::Result<Option<ExitStatus>> {
     let since = Instant::now();
+    let mut is_long = false;
     loop {
         if let Some(status) = child.try_wait()? {
+            if is_long {
+                tracing::info!(plugin = name, took_ms = since.elapsed().as_millis(), "compiled");
+            }
             return Ok(Some(status));
+        }
+        if !is_long && since.elapsed() >= LONG {
+            is_long = true;
+            let deadline_ms = deadline.as_millis();
+            tracing::info!(plugin = name, deadline_ms, "compiling takes more than a second; the result is kept for the next start");
         }
         if since.elapsed() >= deadline {
             child.kill()?;
@@ -389,7 +401,7 @@ mod tests {
         assert!(Command::new("sh").args(["-c", write]).arg(&program).arg(script).status().unwrap().success());
         let deadline = Duration::from_secs(20);
         let compiler = Compiler { program, cache: None, deadline, memory_bytes_max: 1 << 30, niceness: 0, last: None };
-        compiler.compile::<Component>(b"source")
+        compiler.compile::<Component>("source", b"source")
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use thiserror::Error;
+use wasmparser::{Parser, Payload};
 use wasmtime::Engine;
 
 use super::bindings::plugin;
@@ -90,6 +91,30 @@ pub fn check_exports(engine: &Engine, component: &Compiled) -> Result<Vec<Role>,
         return Err(ContractError::NoRole);
     }
     Ok(roles)
+}
+
+/// Returns whether a file may be a plugin that decides who connects or what a reader may see: it exports one of those roles, or what it
+/// exports can't be told.
+pub fn may_guard(bytes: &[u8]) -> bool {
+    let mut is_router = false;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload {
+            Ok(Payload::ComponentExportSection(exports)) => {
+                for export in exports {
+                    let Ok(export) = export else { return true };
+                    let Some(interface) = export.name.name.strip_prefix(CONTRACT).and_then(|rest| rest.strip_prefix('/')) else { continue };
+                    match interface.split('@').next() {
+                        Some("sessions" | "formatting") => return true,
+                        Some("routing") => is_router = true,
+                        _ => {}
+                    }
+                }
+            }
+            Ok(_) => {}
+            Err(_) => return true,
+        }
+    }
+    !is_router
 }
 
 /// Returns the grants that a component needs. Every import must belong to the contract or to WASI.

@@ -42,7 +42,7 @@ impl Inspection {
     ) -> Result<Inspection, LoadError> {
         check_kind(&bytes)?;
         let engine = &ticker.engine;
-        let (component, compile) = compiler.timed(engine, &bytes)?;
+        let (component, compile) = compiler.timed(engine, &shared.name, &bytes)?;
         // Before the imports, so that a component for another version of the contract is reported as such.
         check_exports(engine, &component)?;
         let grants = imported_grants(engine, &component)?;

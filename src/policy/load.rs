@@ -2,24 +2,29 @@
 //!
 //! A reload is all or nothing. It loads the files that changed; if one of them is refused, none takes effect. A file that was refused
 //! earlier and has not changed since doesn't block later changes: its old policy keeps serving.
+//!
+//! A start refuses what a reload would refuse, and serves the last good version instead, if the store has kept one (`kept`).
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
+
 use super::bindings::Bounds;
 use super::compile::Compiler;
-use super::contract::{check_kind, imported_grants};
+use super::contract::{check_kind, imported_grants, may_guard};
 use super::fault::Faults;
 use super::host::Shared;
 use super::inspect::Inspection;
+use super::kept::Kept;
 use super::plugin::{Binary, TOO_LARGE_TO_KEEP};
 use super::source::{Candidate, Content, Fingerprint, Source};
 use super::ticker::EpochTicker;
 use super::{LoadError, Policies, Policy, PolicySet, Rejected};
-use crate::config::{self, Config};
+use crate::config::{self, Config, OnBad};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::types::fault::cut;
@@ -35,11 +40,25 @@ const REASON_BYTES_MAX: usize = 4096;
 pub struct Loader {
     ticker: EpochTicker,
     compiler: Arc<Compiler>,
-    config: Arc<Config>,
-    source: Source,
+    setup: ArcSwap<Setup>,
+    /// The last good versions; `None` if nothing outlives the process.
+    kept: Option<Kept>,
     model: Arc<Model>,
     metrics: Arc<Metrics>,
     faults: Faults,
+}
+
+/// A configuration, and the files that it names. It may be replaced while the server runs.
+#[derive(Debug)]
+struct Setup {
+    config: Arc<Config>,
+    source: Source,
+}
+
+impl Setup {
+    fn new(config: Arc<Config>) -> Setup {
+        Setup { source: Source::new(&config), config }
+    }
 }
 
 /// Which refused files a reload tries again although they have not changed.
@@ -64,28 +83,41 @@ pub enum Reload {
     Unreadable(String),
 }
 
+impl Candidate {
+    /// Returns whether the plugin may decide who connects, or what a reader may see.
+    fn may_guard(&self) -> bool {
+        self.content.as_ref().map_or(true, |content| may_guard(&content.bytes))
+    }
+}
+
 impl Loader {
     pub fn new(ticker: EpochTicker, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
         let compiler = Arc::new(Compiler::new(&config.plugins));
-        Loader { source: Source::new(&config), ticker, compiler, config, model, metrics, faults: Faults::new() }
+        Loader { setup: ArcSwap::from_pointee(Setup::new(config)), kept: None, ticker, compiler, model, metrics, faults: Faults::new() }
+    }
+
+    /// Makes it keep the last good versions in this folder, and serve them if a start refuses a plugin's file.
+    pub fn keeping(self, dir: &Path) -> Loader {
+        Loader { kept: Kept::open(dir), ..self }
     }
 
     /// Makes it compile in the foreground: somebody waits for the result.
     pub fn foreground(self) -> Loader {
-        let compiler = Compiler::new(&self.config.plugins).foreground();
+        let compiler = Compiler::new(&self.config().plugins).foreground();
         Loader { compiler: Arc::new(compiler), ..self }
     }
 
     /// Makes it compile in the foreground, and reuse what has not changed since it last compiled the same plugin.
     pub fn for_edits(self) -> Loader {
-        let compiler = Compiler::new(&self.config.plugins).foreground().for_edits();
+        let compiler = Compiler::new(&self.config().plugins).foreground().for_edits();
         Loader { compiler: Arc::new(compiler), ..self }
     }
 
     /// Returns a loader with the same compiler, and another configuration, model and metrics.
     pub fn with(&self, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
-        let (ticker, compiler, source) = (self.ticker.clone(), self.compiler.clone(), Source::new(&config));
-        Loader { ticker, compiler, source, config, model, metrics, faults: Faults::new() }
+        let setup = ArcSwap::from_pointee(Setup::new(config));
+        let (ticker, compiler) = (self.ticker.clone(), self.compiler.clone());
+        Loader { ticker, compiler, setup, kept: None, model, metrics, faults: Faults::new() }
     }
 
     /// Makes the policies that it loads show their faults where those of another loader do.
@@ -98,26 +130,90 @@ impl Loader {
         self.faults.clone()
     }
 
-    /// Loads every plugin. Returns those that could be loaded, and why the others could not.
+    /// Loads every plugin. If one is refused, its last good version serves. Returns the policies, and the files that were refused.
     pub fn load(&self) -> (PolicySet, Vec<Rejected>) {
+        let setup = self.setup.load_full();
+        let setup = &*setup;
         let mut policies = Vec::new();
         let mut rejected = Vec::new();
-        // At start-up there are no policies to keep: a folder that can't be read counts as empty, and the error is logged.
-        let files = self.source.files().unwrap_or_else(|error| {
-            tracing::warn!(dir = ?self.config.plugins.dir, "the plugins can't be listed: {error}");
-            BTreeMap::new()
-        });
-        for (name, file) in files {
-            let candidate = self.source.candidate(&name, &file);
-            match self.policy(&candidate) {
-                Ok(policy) => {
-                    warn(&policy);
-                    policies.push(Arc::new(policy));
-                }
-                Err(error) => rejected.push(reject(&candidate, &error)),
-            }
+        let knows_nothing = self.kept.as_ref().is_none_or(Kept::is_empty);
+        for (name, file) in self.files_at_start(setup) {
+            let candidate = setup.source.candidate(&name, &file);
+            let refused_before = self.kept.as_ref().zip(candidate.digest()).and_then(|(kept, digest)| kept.refusal(&name, digest));
+            let refused = match refused_before {
+                Some(reason) => Rejected::of(&candidate, reason, false),
+                None => match self.policy(setup, &candidate) {
+                    Ok(policy) => {
+                        warn(&policy);
+                        // Another version than the one that served is on trial, as after a reload.
+                        if let Some(last) = self.last_good(setup, &candidate) {
+                            policy.follows(&last);
+                        }
+                        policies.push(Arc::new(policy));
+                        continue;
+                    }
+                    Err(error) => Rejected::because(&candidate, &error),
+                },
+            };
+            let last = self.last_good(setup, &candidate);
+            let has_served = self.kept.as_ref().is_some_and(|kept| kept.knows(&name));
+            let is_missed = last.is_none() && (has_served || (knows_nothing && candidate.may_guard()));
+            rejected.push(Rejected { must_serve: self.must_serve(setup, &name, last.is_some(), is_missed), ..refused });
+            policies.extend(last);
         }
+        policies.iter().for_each(|policy| self.keep(setup, policy));
         (self.set(1, policies), rejected)
+    }
+
+    /// Returns the files of a start. If they can't be listed, the policies that served last are not taken for removed.
+    fn files_at_start(&self, setup: &Setup) -> BTreeMap<String, PathBuf> {
+        let listed = setup.source.files();
+        let Some(kept) = &self.kept else { return listed.unwrap_or_default() };
+        match listed {
+            Ok(files) => {
+                kept.retain(|name| files.contains_key(name));
+                files
+            }
+            Err(_) => kept.names().into_iter().filter_map(|name| Some((name.clone(), setup.source.file(&name)?))).collect(),
+        }
+    }
+
+    /// Loads the newest version of a plugin that has served and that is not this one. If it was still on trial, it goes on with that.
+    fn last_good(&self, setup: &Setup, candidate: &Candidate) -> Option<Arc<Policy>> {
+        let name = &candidate.name;
+        let others = self.kept.as_ref()?.others(name, candidate.digest());
+        let whole = others.iter().map(|(digest, file)| (digest, setup.source.candidate(name, file)));
+        let mut whole = whole.filter(|(digest, kept)| kept.digest() == Some(digest.as_str()));
+        let mut next = || whole.find_map(|(_, kept)| self.policy(setup, &kept).ok()).map(Arc::new);
+        let last = next()?;
+        if let Some(proven) = next() {
+            last.follows(&proven);
+        }
+        Some(last)
+    }
+
+    /// Keeps a version that serves, for the next start.
+    fn keep(&self, setup: &Setup, policy: &Policy) {
+        let Some(kept) = &self.kept else { return };
+        // The file may be another one by now; the next reload looks at that.
+        let bytes =
+            || setup.source.read(&policy.file).ok().filter(|content| *content.digest == *policy.digest).map(|content| content.bytes);
+        kept.keep(&policy.name, &policy.digest, bytes);
+    }
+
+    /// Returns whether nobody may be served without a refused plugin: none of its versions serves, and the configuration names it, or it is
+    /// missed for another reason.
+    fn must_serve(&self, setup: &Setup, name: &str, serves: bool, is_missed: bool) -> bool {
+        let is_named = setup.config.policies.get(name).is_some_and(|policy| policy.is_named);
+        !serves && (is_named || is_missed) && setup.config.plugins.on_bad != OnBad::Skip
+    }
+
+    /// Forgets the versions before those that have passed their trial.
+    pub fn settle(&self, policies: &Policies) {
+        let Some(kept) = &self.kept else { return };
+        for policy in policies.current().policies.iter().filter(|policy| !policy.is_on_trial()) {
+            kept.settle(&policy.name, &policy.digest);
+        }
     }
 
     /// Replaces each policy whose circuit opened while it was on trial with the version before it. Returns what was rolled back.
@@ -134,7 +230,7 @@ impl Loader {
             let (version, times) = (&policy.version, policy.limits().breaker_faults);
             let reason = format!("was new and faulted {times} times in a row{why}: {version} is rolled back to {}", previous.version);
             let (name, file, digest) = (policy.name.to_string(), policy.file.clone(), Some(policy.digest.to_string()));
-            rejected.push(Rejected { name, file, digest, reason, is_retried: false, at: SystemTime::now() });
+            rejected.push(Rejected { name, file, digest, reason, is_retried: false, must_serve: false, at: SystemTime::now() });
             *policy = previous;
         }
         if !rejected.is_empty() {
@@ -146,80 +242,91 @@ impl Loader {
                 return Vec::new();
             }
             self.metrics.reloads.with_label_values(&["rolled_back"]).inc();
+            if let Some(kept) = &self.kept {
+                for Rejected { name, digest, reason, .. } in &rejected {
+                    digest.iter().for_each(|digest| kept.roll_back(name, digest, reason));
+                }
+            }
         }
         rejected
     }
 
-    /// Brings the policies up to date with the files.
-    pub fn reload(&self, policies: &Policies, again: Again) -> Reload {
+    /// Brings the policies up to date with the files, and with the next configuration if there is one. That takes effect if nothing is
+    /// refused.
+    pub fn reload(&self, policies: &Policies, again: Again, next: Option<Arc<Config>>) -> Reload {
+        let next = next.map(|config| Arc::new(Setup::new(config)));
         loop {
             // A policy may be rolled back while files are compiled.
-            if let Some(outcome) = self.reload_once(policies, again) {
+            if let Some(outcome) = self.reload_once(policies, again, next.as_ref()) {
+                if let (Some(next), Reload::Unchanged | Reload::Swapped { .. }) = (next, &outcome) {
+                    self.setup.store(next);
+                }
                 return outcome;
             }
         }
     }
 
-    fn reload_once(&self, policies: &Policies, again: Again) -> Option<Reload> {
+    fn reload_once(&self, policies: &Policies, again: Again, next: Option<&Arc<Setup>>) -> Option<Reload> {
+        let before = self.setup.load_full();
+        let setup = next.unwrap_or(&before);
         let current = policies.current();
         let known = policies.rejected();
-        let (mut next, mut still_rejected, mut refused, mut changed) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let files = match self.source.files() {
+        let mut turn = Turn::default();
+        let files = match setup.source.files() {
             Ok(files) => files,
             Err(error) => {
                 self.metrics.reloads.with_label_values(&["unreadable"]).inc();
-                return Some(Reload::Unreadable(format!("{} can't be listed: {error}", self.config.plugins.dir.display())));
+                return Some(Reload::Unreadable(format!("{} can't be listed: {error}", setup.config.plugins.dir.display())));
             }
         };
         for (name, file) in &files {
             // One at a time: together they may be larger than memory.
-            let candidate = self.source.candidate(name, file);
+            let candidate = setup.source.candidate(name, file);
             let serving = current.find(&candidate.name);
+            let config = setup.config.policy(name);
             if let Some(serving) = serving.filter(|policy| candidate.digest() == Some(&*policy.digest)) {
-                next.push(serving.clone());
+                if serving.config == config {
+                    turn.next.push(serving.clone());
+                } else {
+                    turn.take(&candidate, Some(serving), self.configured(setup, serving));
+                }
                 continue;
             }
+            let is_configured_anew = before.config.policies.get(name) != setup.config.policies.get(name);
             let refused_before = |old: &&Rejected| old.name == candidate.name && old.digest.as_deref() == candidate.digest();
-            let refused_before = known.iter().find(refused_before);
+            let refused_before = known.iter().find(refused_before).filter(|_| !is_configured_anew);
             let waits = |old: &&Rejected| again == Again::No || (again == Again::Passing && !old.is_retried);
             if let Some(old) = refused_before.filter(waits) {
-                still_rejected.push(old.clone());
-                next.extend(serving.cloned());
+                turn.keeps(serving, old.clone());
                 continue;
             }
-            changed.push(candidate.name.clone());
-            match self.policy(&candidate) {
-                Ok(policy) => {
-                    warn(&policy);
-                    if let Some(old) = serving {
-                        policy.follows(old);
-                    }
-                    next.push(Arc::new(policy));
-                }
+            match self.policy(setup, &candidate) {
                 // It was refused before, so it blocks nothing.
-                Err(error) if again == Again::Passing && refused_before.is_some() => {
-                    changed.pop();
-                    still_rejected.push(reject(&candidate, &error));
-                    next.extend(serving.cloned());
+                Err(error) if refused_before.is_some() && (again == Again::Passing || next.is_some()) => {
+                    turn.keeps(serving, Rejected::because(&candidate, &error));
                 }
-                Err(error) => refused.push(reject(&candidate, &error)),
+                loaded => turn.take(&candidate, serving, loaded),
             }
         }
         for gone in current.policies.iter().filter(|policy| !files.contains_key(&*policy.name)) {
-            changed.push(gone.name.to_string());
+            turn.changed.push(gone.name.to_string());
         }
-        self.finish(policies, &current, next, still_rejected, refused, changed)
+        for rejected in turn.still_rejected.iter_mut().chain(&mut turn.refused) {
+            let was_missed = known.iter().any(|old| old.name == rejected.name && old.must_serve);
+            // What is refused changes nothing, so that the old one serves on.
+            let serves = current.find(&rejected.name).is_some();
+            rejected.must_serve = self.must_serve(setup, &rejected.name, serves, was_missed);
+        }
+        let outcome = self.finish(policies, &current, turn)?;
+        if let (Some(kept), Reload::Swapped { .. }) = (&self.kept, &outcome) {
+            kept.retain(|name| files.contains_key(name));
+            policies.current().policies.iter().for_each(|policy| self.keep(setup, policy));
+        }
+        Some(outcome)
     }
 
-    fn finish(
-        &self,
-        policies: &Policies,
-        current: &Arc<PolicySet>,
-        next: Vec<Arc<Policy>>,
-        mut still_rejected: Vec<Rejected>,
-        refused: Vec<Rejected>,
-        changed: Vec<String>,
-    ) -> Option<Reload> {
+    fn finish(&self, policies: &Policies, current: &Arc<PolicySet>, turn: Turn) -> Option<Reload> {
+        let Turn { next, mut still_rejected, refused, changed } = turn;
         let reloads = &self.metrics.reloads;
         if !refused.is_empty() {
             still_rejected.extend(refused.clone());
@@ -242,20 +349,31 @@ impl Loader {
         PolicySet::new(revision, policies)
     }
 
-    fn policy(&self, candidate: &Candidate) -> Result<Policy, LoadError> {
+    fn policy(&self, setup: &Setup, candidate: &Candidate) -> Result<Policy, LoadError> {
         let Content { digest, bytes } = candidate.content.as_ref().map_err(Clone::clone)?;
         let name = candidate.name.as_str();
-        let config = self.config.policies.get(name).cloned().unwrap_or_default();
-        let limits = self.config.limits_for(name);
-        let bounds = Bounds {
-            items_max: limits.items_max.get(),
-            body_bytes_max: self.config.events.event_bytes_max.get(),
-            user_id_bytes_max: self.config.sockets.user_id_bytes_max.get(),
-            name_bytes_max: self.config.groups.name_bytes_max.get(),
-        };
-        let shared = Shared::new(name, limits, self.model.clone(), self.metrics.clone(), self.faults.clone());
+        let (config, shared, bounds) = self.around(setup, name);
         let binary = Binary { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
         Policy::load(&self.ticker, &self.compiler, binary, config, shared, bounds)
+    }
+
+    /// Returns a policy of the same code with its configuration of now.
+    fn configured(&self, setup: &Setup, policy: &Policy) -> Result<Policy, LoadError> {
+        let (config, shared, bounds) = self.around(setup, &policy.name);
+        policy.configured(&self.ticker, config, shared, bounds)
+    }
+
+    /// Returns what a policy is given beside its code.
+    fn around(&self, setup: &Setup, name: &str) -> (config::Policy, Arc<Shared>, Bounds) {
+        let config = setup.config.policy(name);
+        let limits = setup.config.limits_for(name);
+        let bounds = Bounds {
+            items_max: limits.items_max.get(),
+            body_bytes_max: setup.config.events.event_bytes_max.get(),
+            user_id_bytes_max: setup.config.sockets.user_id_bytes_max.get(),
+            name_bytes_max: setup.config.groups.name_bytes_max.get(),
+        };
+        (config, Shared::new(name, limits, self.model.clone(), self.metrics.clone(), self.faults.clone()), bounds)
     }
 
     /// Loads one file under this policy's name, as `load` would.
@@ -263,7 +381,8 @@ impl Loader {
     /// # Errors
     /// This server would not load the file.
     pub fn load_one(&self, name: &str, file: &Path) -> Result<Policy, LoadError> {
-        self.policy(&self.source.candidate(name, file))
+        let setup = self.setup.load();
+        self.policy(&setup, &setup.source.candidate(name, file))
     }
 
     /// Adds a policy to the set, or replaces the one with its name.
@@ -282,9 +401,9 @@ impl Loader {
     /// # Errors
     /// The file is not a component that this server could load.
     pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, LoadError> {
-        let Content { digest, bytes } = self.source.read(file)?;
+        let Content { digest, bytes } = self.setup.load().source.read(file)?;
         check_kind(&bytes)?;
-        let component = self.compiler.component(&self.ticker.engine, &digest, &bytes)?;
+        let component = self.compiler.component(&self.ticker.engine, &file.display().to_string(), &digest, &bytes)?;
         Ok(imported_grants(&self.ticker.engine, &component)?)
     }
 
@@ -293,9 +412,9 @@ impl Loader {
     /// # Errors
     /// The file is not a plugin that this server could load.
     pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, LoadError> {
-        let Content { digest, bytes } = self.source.read(file)?;
-        let shared = Shared::new(name, self.config.limits_for(name), self.model.clone(), self.metrics.clone(), self.faults.clone());
-        let config = self.config.policies.get(name).cloned().unwrap_or_default();
+        let setup = self.setup.load();
+        let Content { digest, bytes } = setup.source.read(file)?;
+        let (config, shared, _) = self.around(&setup, name);
         Inspection::of(&self.ticker, &self.compiler, digest, bytes, config, shared)
     }
 
@@ -304,11 +423,12 @@ impl Loader {
     /// # Errors
     /// The plugins can't be listed.
     pub fn fingerprint(&self) -> io::Result<Fingerprint> {
-        self.source.fingerprint()
+        self.setup.load().source.fingerprint()
     }
 
-    pub fn config(&self) -> &config::Plugins {
-        &self.config.plugins
+    /// Returns the configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.setup.load().config.clone()
     }
 }
 
@@ -319,9 +439,47 @@ fn warn(policy: &Policy) {
     }
 }
 
-fn reject(candidate: &Candidate, error: &LoadError) -> Rejected {
-    let reason = cut(&error.to_string(), REASON_BYTES_MAX).to_owned();
-    let digest = candidate.digest().map(str::to_owned);
-    let is_retried = error.is_passing();
-    Rejected { name: candidate.name.clone(), file: candidate.file.clone(), digest, reason, is_retried, at: SystemTime::now() }
+impl Rejected {
+    fn of(candidate: &Candidate, reason: String, is_retried: bool) -> Rejected {
+        let digest = candidate.digest().map(str::to_owned);
+        let (name, file) = (candidate.name.clone(), candidate.file.clone());
+        Rejected { name, file, digest, reason, is_retried, must_serve: false, at: SystemTime::now() }
+    }
+
+    fn because(candidate: &Candidate, error: &LoadError) -> Rejected {
+        Rejected::of(candidate, cut(&error.to_string(), REASON_BYTES_MAX).to_owned(), error.is_passing())
+    }
+}
+
+/// The outcome of one look at all files.
+#[derive(Default)]
+struct Turn {
+    next: Vec<Arc<Policy>>,
+    /// Files that were refused before.
+    still_rejected: Vec<Rejected>,
+    refused: Vec<Rejected>,
+    changed: Vec<String>,
+}
+
+impl Turn {
+    /// Takes a policy that was loaded in place of the one that serves, or notes why it could not be.
+    fn take(&mut self, candidate: &Candidate, serving: Option<&Arc<Policy>>, loaded: Result<Policy, LoadError>) {
+        self.changed.push(candidate.name.clone());
+        match loaded {
+            Ok(policy) => {
+                warn(&policy);
+                if let Some(old) = serving {
+                    policy.follows(old);
+                }
+                self.next.push(Arc::new(policy));
+            }
+            Err(error) => self.refused.push(Rejected::because(candidate, &error)),
+        }
+    }
+
+    /// Keeps the policy that serves, since its file is refused.
+    fn keeps(&mut self, serving: Option<&Arc<Policy>>, rejected: Rejected) {
+        self.next.extend(serving.cloned());
+        self.still_rejected.push(rejected);
+    }
 }

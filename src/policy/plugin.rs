@@ -16,7 +16,7 @@ use prometheus::Histogram;
 
 use super::bindings::{self, Bounds, formatting};
 use super::breaker::Breaker;
-use super::compile::Compiler;
+use super::compile::{Compiled, Compiler};
 use super::contract::{Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary};
 use super::engine::Deadline;
 use super::fault::defect;
@@ -65,6 +65,8 @@ pub struct Policy {
     samples: Samples,
     /// Whether the last call took longer than `LONG_CALL`; if so, the next may too.
     lingers: AtomicBool,
+    /// The compiled code, of which a changed configuration makes another policy.
+    component: Compiled,
     instances: Instances,
     bounds: Bounds,
     calls: Calls,
@@ -132,10 +134,36 @@ impl Policy {
         bounds: Bounds,
     ) -> Result<Policy, LoadError> {
         check_kind(binary.bytes)?;
+        let component = compiler.component(&ticker.engine, binary.name, &binary.digest, binary.bytes)?;
+        Policy::of(ticker, component, binary.digest.into(), binary.file, config, shared, bounds)
+    }
+
+    /// Returns a policy of the same code with another configuration.
+    ///
+    /// # Errors
+    /// The plugin lacks a grant, or refuses its settings.
+    pub fn configured(
+        &self,
+        ticker: &EpochTicker,
+        config: config::Policy,
+        shared: Arc<Shared>,
+        bounds: Bounds,
+    ) -> Result<Policy, LoadError> {
+        Policy::of(ticker, self.component.clone(), self.digest.clone(), self.file.clone(), config, shared, bounds)
+    }
+
+    fn of(
+        ticker: &EpochTicker,
+        component: Compiled,
+        digest: Arc<str>,
+        file: std::path::PathBuf,
+        config: config::Policy,
+        shared: Arc<Shared>,
+        bounds: Bounds,
+    ) -> Result<Policy, LoadError> {
         let engine = &ticker.engine;
-        let component = compiler.component(engine, &binary.digest, binary.bytes)?;
         let roles = check_exports(engine, &component)?;
-        check_imports(engine, &component, binary.name, &config.grants)?;
+        check_imports(engine, &component, &shared.name, &config.grants)?;
         let instances = Instances::new(ticker, &component, &config, shared.clone(), &roles)?;
         let (description, vary, first) = instances.probe()?;
         check_description(&description)?;
@@ -144,8 +172,8 @@ impl Policy {
         Ok(Policy {
             name: shared.name.clone(),
             version: description.version.into(),
-            digest: binary.digest.into(),
-            file: binary.file,
+            digest,
+            file,
             events: check_events(description.events, config.events.as_deref())?,
             vary,
             counters: Counters::default(),
@@ -158,6 +186,7 @@ impl Policy {
             bounds,
             calls: Calls::new(&shared, &roles),
             roles,
+            component,
             instances,
             config,
         })
@@ -460,6 +489,10 @@ impl Policy {
         let proven = old.previous.lock().clone().unwrap_or_else(|| old.clone());
         self.on_trial.store(true, Ordering::Relaxed);
         *self.previous.lock() = Some(proven);
+    }
+
+    pub fn is_on_trial(&self) -> bool {
+        self.on_trial.load(Ordering::Relaxed)
     }
 
     fn end_trial(&self) {

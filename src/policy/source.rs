@@ -11,7 +11,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::config::Config;
+use crate::config::{Config, OnBad};
 use crate::types::file;
 
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub enum Source {
     Folder {
         dir: PathBuf,
         file_bytes_max: u64,
-        /// By policy: the file that the configuration names.
+        /// The file of each policy that the configuration names, whether or not it is there; with `on_bad = "skip"`, only if it names the file.
         configured: BTreeMap<String, PathBuf>,
         /// Policies that the configuration disables.
         disabled: Vec<String>,
@@ -41,6 +41,8 @@ pub enum ReadError {
     /// Shared, since an error of the system can't be cloned.
     #[error("can't be read: {0}")]
     Unreadable(Arc<io::Error>),
+    #[error("is not there, and [policies.{name}] configures it: put the plugin there, set `file`, or take the table out")]
+    NotThere { name: String },
     #[error("is not a file")]
     NotAFile,
     #[error("has {bytes} bytes, over the limit of {bytes_max} (plugins.file_bytes_max)")]
@@ -63,18 +65,39 @@ impl Candidate {
     }
 }
 
+/// Returns the file of a policy whose configuration names none.
+fn own_file(name: &str) -> PathBuf {
+    format!("{name}.wasm").into()
+}
+
 impl Source {
     pub fn new(config: &Config) -> Source {
         let dir = config.plugins.dir.clone();
-        let named = config.policies.iter().filter_map(|(name, policy)| Some((name.clone(), dir.join(policy.file.as_ref()?))));
+        let may_lack = config.plugins.on_bad == OnBad::Skip;
+        let named = config.policies.iter().filter(|(_, policy)| policy.file.is_some() || (policy.is_named && !may_lack));
+        let named = named.map(|(name, policy)| (name.clone(), dir.join(policy.file.clone().unwrap_or_else(|| own_file(name)))));
         let disabled = config.policies.iter().filter(|(_, policy)| policy.enabled == Some(false)).map(|(name, _)| name.clone());
         let file_bytes_max = config.plugins.file_bytes_max.get();
         Source::Folder { configured: named.collect(), disabled: disabled.collect(), file_bytes_max, dir }
     }
 
+    /// Returns where a policy's file is looked for; `None` if the policy is disabled.
+    pub fn file(&self, name: &str) -> Option<PathBuf> {
+        let Source::Folder { dir, configured, disabled, .. } = self;
+        let file = || configured.get(name).cloned().unwrap_or_else(|| dir.join(own_file(name)));
+        (!disabled.iter().any(|disabled| disabled == name)).then(file)
+    }
+
     /// Reads one policy's file. If it can't be read, the candidate has the reason.
     pub fn candidate(&self, name: &str, file: &Path) -> Candidate {
-        Candidate { name: name.to_owned(), file: file.to_owned(), content: self.read(file) }
+        let Source::Folder { configured, .. } = self;
+        let content = self.read(file).map_err(|error| match error {
+            ReadError::Unreadable(why) if why.kind() == io::ErrorKind::NotFound && configured.contains_key(name) => {
+                ReadError::NotThere { name: name.to_owned() }
+            }
+            error => error,
+        });
+        Candidate { name: name.to_owned(), file: file.to_owned(), content }
     }
 
     /// Returns the metadata of every plugin's file.

@@ -9,6 +9,7 @@ use tokio::time::{interval, sleep};
 use crate::auth::Auth;
 use crate::model::mailbox::Mailboxes;
 use crate::net::tls::Tls;
+use crate::node::settings::Settings;
 use crate::node::{self, Node};
 use crate::policy::load::Again;
 use crate::sink::Sinks;
@@ -22,11 +23,12 @@ const RETRY_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::fr
 
 /// Rolls back failing policies, and drops policy sets that no message needs any more. Waits for no reload.
 pub(super) async fn roll_back(node: Arc<Node>) {
-    let mut tick = interval(*node.loader.config().watch_interval_ms);
+    let mut tick = interval(*node.config.plugins.watch_interval_ms);
     loop {
         tick.tick().await;
         node.policies.retire();
         node.roll_back();
+        node.loader.settle(&node.policies);
     }
 }
 
@@ -37,7 +39,7 @@ pub(super) async fn retry_plugins(node: Arc<Node>) {
     loop {
         sleep(pause).await;
         if node.policies.rejected().iter().any(|rejected| rejected.is_retried) {
-            node.reload(Again::Passing).await;
+            node.reload(Again::Passing, None).await;
             pause = (pause * 2).min(last);
         } else {
             pause = first;
@@ -47,7 +49,7 @@ pub(super) async fn retry_plugins(node: Arc<Node>) {
 
 /// Reloads when the files have changed and stayed the same for one interval, so that a copy in progress is not read.
 pub(super) async fn watch_plugins(node: Arc<Node>) {
-    let config = node.loader.config();
+    let config = &node.config.plugins;
     if !config.watch {
         return;
     }
@@ -61,7 +63,7 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
             Ok(now) => {
                 let now = Some(now);
                 if now == seen && now != taken {
-                    node.reload(Again::No).await;
+                    node.reload(Again::No, None).await;
                     taken.clone_from(&now);
                 }
                 is_readable = true;
@@ -77,11 +79,13 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
     }
 }
 
-/// Reloads the policies whenever an operator asks for it. Files that were refused before are tried again, and so are sinks that have stopped.
-pub(super) async fn reload_at(node: Arc<Node>, sinks: Arc<Sinks>, mut requests: mpsc::Receiver<()>) {
+/// Reads the configuration again and reloads the policies whenever an operator asks for it. Files that were refused before are tried again, and
+/// so are sinks that have stopped.
+pub(super) async fn reload_at(settings: Arc<Settings>, sinks: Arc<Sinks>, mut requests: mpsc::Receiver<()>) {
     while requests.recv().await.is_some() {
         sinks.resume();
-        node.reload(Again::All).await;
+        // The outcome is in the log.
+        drop(settings.reload().await);
     }
 }
 

@@ -14,7 +14,6 @@ use super::protocol::{Answer, ClientFrame};
 use super::sse::Position;
 use super::taken::Taken;
 use super::{Sessions, entry};
-use crate::auth::Refused;
 use crate::dispatch::session_policies;
 use crate::model::mailbox::{Head, Page, Reader, Resumed};
 use crate::net::rate::Bucket;
@@ -349,7 +348,7 @@ impl Conversation {
                 let (framing, out) = self.outbox.frames();
                 framing.authorized(left, out);
             }
-            Err(Refused) => self.error(None, "unauthorized", "the token is not valid for this user"),
+            Err(_) => self.error(None, "unauthorized", "the token is not valid for this user"),
         }
         Ok(())
     }

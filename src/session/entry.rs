@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::conversation::End;
-use crate::auth::{Auth, Identity, Reason, Refused};
+use crate::auth::{Auth, Identity, Reason};
 use crate::net::websocket::{Decoder, Incoming};
 use crate::net::wire::Wire;
 use crate::types::close::Close;
@@ -38,11 +38,11 @@ pub fn shown(frame: &[u8]) -> Option<String> {
 pub async fn identify(auth: &Auth, user: &UserId, wire: &mut Wire, input: &mut BytesMut) -> Result<Identity, End> {
     let (deadline, bytes_max) = auth.first_frame();
     let refuse = |reason| {
-        let Refused = auth.refused(reason);
+        auth.refused(reason);
         End::Close(Close::Unauthorized)
     };
     match timeout(deadline, first(wire, input, bytes_max)).await {
-        Ok(Ok(Some(token))) => auth.token(user, &token).map_err(|Refused| End::Close(Close::Unauthorized)),
+        Ok(Ok(Some(token))) => auth.token(user, &token).map_err(|_| End::Close(Close::Unauthorized)),
         Ok(Ok(None)) => Err(refuse(Reason::FirstFrame)),
         Ok(Err(ended)) => Err(ended),
         Err(_) => Err(refuse(Reason::FirstFrameLate)),

@@ -27,6 +27,14 @@ pub enum Place {
 }
 
 impl Place {
+    /// Returns the folder, if it is one.
+    pub fn dir(&self) -> Option<&Path> {
+        match self {
+            Place::Memory(_) => None,
+            Place::Named(dir) | Place::Default(dir) => Some(dir),
+        }
+    }
+
     /// Returns a sentence that says what is kept, where, and what that promises.
     pub fn promise(&self, durability: Durability) -> String {
         match self {

@@ -33,10 +33,13 @@ mod policy {
     mod attacks;
     mod faults;
     mod hostile;
+    mod kept;
     mod policies;
     mod reloads;
 }
 mod server {
+    mod first_day;
+    mod reconfiguring;
     mod stops;
 }
 mod session {

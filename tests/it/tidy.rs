@@ -136,6 +136,20 @@ fn the_documented_close_codes_are_those_of_the_code() {
 }
 
 #[test]
+fn the_readme_names_every_address() {
+    let text = std::fs::read_to_string(root().join("src/http/routes.rs")).unwrap();
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let below = text.split(".route(&below(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let at_the_root = text.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let routes: Vec<&str> = below.chain(at_the_root).collect();
+    assert!(routes.len() >= 13, "the routes are no longer where this test looks: {routes:?}");
+    for route in routes {
+        let is_named = [format!("/api/pool{route}`"), format!("…{route}`"), format!("`GET {route}`"), format!("`{route}`")];
+        assert!(is_named.iter().any(|named| readme.contains(named.as_str())), "README.md does not name {route}");
+    }
+}
+
+#[test]
 fn alerts_and_dashboards_use_metrics_that_exist() {
     let sources = files(&root().join("src"), &["rs"]).iter().map(|file| std::fs::read_to_string(file).unwrap()).collect::<String>();
     for file in ["contrib/alerts.yml", "contrib/grafana.json"] {

@@ -61,6 +61,16 @@ impl Published {
         &self.source.issuer
     }
 
+    /// Returns whether the other is what the same issuer publishes at the same address, for the same algorithms.
+    pub fn is_of(&self, other: &Published) -> bool {
+        (&self.source.issuer, &self.source.url, &self.algorithms) == (&other.source.issuer, &other.source.url, &other.algorithms)
+    }
+
+    /// Takes over the keys that were fetched before.
+    pub fn take_over(&self, before: &Published) {
+        self.keys.store(before.keys());
+    }
+
     pub fn keys(&self) -> Arc<Vec<Key>> {
         self.keys.load_full()
     }

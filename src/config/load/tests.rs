@@ -133,13 +133,52 @@ events = "chat"
             r#""log.level" in signalpost.toml:8 is "loud"; expected one of "error", "warn", "info", "debug", "trace""#,
             r#""mailboxes.keep_ms" in signalpost.toml:10 is -1; expected a whole number, 1 or more"#,
             r#""plugins.dir" in signalpost.toml:13 is ["plugins"]; expected a string in quotes"#,
-            r#""plugins.on_bad" in signalpost.toml:12 is 7; expected "stop" or "skip""#,
+            r#""plugins.on_bad" in signalpost.toml:12 is 7; expected one of "keep", "stop", "skip""#,
             r#""policies.chat.events" in signalpost.toml:17 is "chat"; expected a list of strings in quotes"#,
             r#""policies.chat.grants" in signalpost.toml:15 is ["groups", "disk"]; expected a list of "clock", "groups", "log", "metrics", "presence", "state", "wasi""#,
             r#""policies.chat.order" in signalpost.toml:16 is 0.5; expected a whole number"#,
             r#""sockets" in signalpost.toml:4 is 3; expected a table"#,
             r#""worker_threads" in signalpost.toml:3 is "many"; expected a whole number, 0 or more"#,
         ]
+    );
+}
+
+#[test]
+fn an_impossible_duration_is_refused_by_name() {
+    let file = "stop_notice_ms = 3155760000001\n[mailboxes]\nkeep_ms = 9223372036854775807\nresume_ms = 3155760000000\n";
+    assert_eq!(
+        problems(file, &[("SIGNALPOST_LIMITS_CALL_DEADLINE_MS", "3155760000001")]),
+        [
+            r#""mailboxes.keep_ms" in signalpost.toml:3 is 9223372036854775807; expected at most 3155760000000, which is 100 years"#,
+            r#""stop_notice_ms" in signalpost.toml:1 is 3155760000001; expected at most 3155760000000, which is 100 years"#,
+            "SIGNALPOST_LIMITS_CALL_DEADLINE_MS is 3155760000001; expected at most 3155760000000, which is 100 years",
+        ]
+    );
+}
+
+#[test]
+fn live_settings_are_refused_if_those_that_stay_contradict_them() {
+    let key = |name: &str| format!("[[auth.keys]]\nname = \"{name}\"\nsha256 = \"00\"\nscopes = [\"read\"]\n");
+    let users = "[auth.users]\nalgorithms = [\"HS256\"]\n";
+    let wide = config(&format!("listen = \"0.0.0.0:1\"\n{}{users}", key("a")), &[]);
+    // By itself it is valid: it listens on loopback. But that takes a restart.
+    let open = config("listen = \"127.0.0.1:1\"\n[sockets]\nper_user_max = 1\n", &[]);
+    let Problems(problems) = wide.with_live(&open).unwrap_err();
+    assert!(problems[0].starts_with("\"listen\" is 0.0.0.0:1, which other machines can reach"), "{problems:?}");
+    let next = config(&format!("listen = \"127.0.0.1:1\"\nlog.level = \"warn\"\nlog.format = \"json\"\n{}{users}", key("b")), &[]);
+    let live = wide.with_live(&next).unwrap();
+    assert_eq!((live.auth.keys[0].name.as_str(), live.log.level, live.listen), ("b", LogLevel::Warn, wide.listen));
+    assert_eq!((live.log.format, live.sockets.per_user_max), (wide.log.format, wide.sockets.per_user_max));
+}
+
+#[test]
+fn localhost_is_an_address() {
+    let file = "listen = \"LocalHost:80\"\noperate_listen = \"localhost:0\"\n";
+    let config = Config::merge(Some(("signalpost.toml", file)), Table::new(), std::iter::empty()).unwrap().0;
+    assert_eq!((config.listen.to_string(), config.operate_listen.unwrap().to_string()), ("127.0.0.1:80".into(), "127.0.0.1:0".into()));
+    assert_eq!(
+        problems("listen = \"localhost\"\n", &[]),
+        [r#""listen" in signalpost.toml:1 is "localhost"; expected an address and a port, as in "127.0.0.1:8080""#]
     );
 }
 
@@ -166,7 +205,7 @@ on_fault = "stop"
             r#""auth.origins" in signalpost.toml:4 is ["https://a.example", 7]; expected a list of strings in quotes"#,
             r#""auth.users.algorithms" in signalpost.toml:7 is ["RS256", "none"]; expected a list of "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA""#,
             r#""operate_listen" in signalpost.toml:2 is "there"; expected an address and a port, as in "127.0.0.1:8080""#,
-            r#""plugins.on_bad" in signalpost.toml:9 is "ask"; expected "stop" or "skip""#,
+            r#""plugins.on_bad" in signalpost.toml:9 is "ask"; expected one of "keep", "stop", "skip""#,
             r#""policies.chat.grants" in signalpost.toml:11 is "groups"; expected a list"#,
             r#""policies.chat.isolation" in signalpost.toml:12 is ["fresh"]; expected "reuse" or "fresh""#,
             r#""policies.chat.on_fault" in signalpost.toml:13 is "stop"; expected a table"#,

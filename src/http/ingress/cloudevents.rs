@@ -76,6 +76,20 @@ pub fn text(body: &[u8]) -> Result<&str, Problem> {
     Ok(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text))
 }
 
+/// Reads a message to one user: text if its content type is `text/plain`, else one JSON value, whatever else its type says.
+///
+/// # Errors
+/// It is text in another encoding than UTF-8, or not one JSON value.
+pub fn message(headers: &HeaderMap, body: &[u8]) -> Result<Body, Problem> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if media_type_of(content_type) == "text/plain" {
+        let is_utf8 = is_utf8(content_type);
+        let text = std::str::from_utf8(body).ok().filter(|_| is_utf8).map(str::to_owned);
+        return text.map(Body::Text).ok_or_else(|| invalid("text", "the text is not UTF-8".to_owned()));
+    }
+    Body::json(text(body)?.to_owned()).map_err(|error| invalid("json", format!("the body is not one JSON value: {error}")))
+}
+
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Reads one event in JSON: a CloudEvent, or the short form, in which only `type` must be there.

@@ -102,5 +102,5 @@ pub async fn settings(State(operate): State<Arc<Operate>>) -> Response {
         let Setting { path, value, source, variable } = setting.clone().hidden();
         SettingView { path, value, source: source.to_string(), variable }
     };
-    json(&operate.node.config.settings.iter().map(view).collect::<Vec<SettingView>>())
+    json(&operate.node.loader.config().settings.iter().map(view).collect::<Vec<SettingView>>())
 }

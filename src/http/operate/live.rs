@@ -25,7 +25,7 @@ use crate::dispatch::observers::{Asked, Entry, Observer, Reloaded, Seen, TooMany
 use crate::explain::{Explained, Room};
 use crate::net::problem::Problem;
 use crate::net::rate::Bucket;
-use crate::policy::contract::matches;
+use crate::types::pattern::matches;
 use crate::policy::{CallError, Rejected};
 use crate::registry::SessionHandle;
 use crate::types::delivery::Refusal;

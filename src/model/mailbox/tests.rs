@@ -78,6 +78,8 @@ impl Mailboxes {
             groups: 0,
             memberships: 0,
             dead_letters: 0,
+            refused: 0,
+            missing: 0,
             store: None,
             sinks: Vec::new(),
         });

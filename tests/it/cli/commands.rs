@@ -107,3 +107,54 @@ async fn listen_shows_numbers_with_the_digits_that_were_sent() {
         server.metric_reaches("signalpost_sessions", 0.0).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_says_whether_a_server_answers_and_whether_it_is_ready() {
+    let mut server = TestServer::with("stop_notice_ms = 5000\n").await;
+    let health = async |arguments: &[&str]| {
+        let mut command = signalpost();
+        command.arg("health").args(arguments);
+        let output = spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    };
+    let (address, url) = (server.address.to_string(), format!("http://{}/api/pool", server.address));
+    assert_eq!(health(&["--listen", &address]).await, (0, "ok\n".to_owned()));
+    assert_eq!(health(&["--ready", "--url", &url]).await, (0, "ready\n".to_owned()));
+    server.begin_stop();
+    let unready = async {
+        while health(&["--ready", "--url", &url]).await.0 == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, unready).await.expect("it stops being ready");
+    let (code, said) = health(&["--ready", "--url", &url]).await;
+    assert!(code == 1 && said.contains("stopping"), "{said}");
+    assert_eq!(health(&["--url", &url]).await.0, 0, "it still answers");
+    let (code, said) = health(&["--url", "http://127.0.0.1:1"]).await;
+    assert!(code == 1 && said.contains("no server at 127.0.0.1:1"), "{said}");
+}
+
+#[test]
+fn completions_and_manual_pages_name_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let ran = signalpost().arg("man").arg(dir.path()).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let help = String::from_utf8(signalpost().arg("--help").output().unwrap().stdout).unwrap();
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let commands: Vec<&str> =
+        commands.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.contains(&"health") && commands.len() >= 12, "{help}");
+    for shell in ["bash", "zsh", "fish"] {
+        let output = signalpost().args(["completions", shell]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        for command in &commands {
+            assert!(output.status.success() && text.contains(command), "{shell} does not complete {command}");
+        }
+    }
+    for command in commands.iter().filter(|command| **command != "help") {
+        let page = std::fs::read_to_string(dir.path().join(format!("signalpost-{command}.1"))).unwrap();
+        assert!(page.starts_with(".ie") && page.contains(".SH NAME"), "{command}: {page}");
+    }
+    assert!(!dir.path().join("signalpost-compile-component.1").exists());
+}

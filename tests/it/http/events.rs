@@ -785,6 +785,43 @@ async fn an_event_that_every_policy_refused_may_come_again_with_its_id() {
 }
 
 #[tokio::test]
+async fn a_text_to_one_user_is_a_bare_frame_and_a_string_in_an_envelope() {
+    let server = TestServer::start().await;
+    let mut plain = server.connect("1001").await;
+    let mut enveloped = server.connect_v1("1001").await;
+    enveloped.json().await;
+    let send = async |content_type: &str, body: &[u8]| {
+        let request = server.http.post(server.url("/users/1001/messages")).header("content-type", content_type);
+        let answer = request.body(body.to_vec()).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap()["code"].clone())
+    };
+    let accepted = (202, Value::Null);
+    for (content_type, text) in [
+        ("text/plain", "Your driver is here"),
+        ("Text/Plain; charset=\"UTF-8\"", "Gr\u{fc}\u{df}e \"quoted\"\nsecond line"),
+        ("text/plain", r#"{"type":"looks like JSON"}"#),
+        ("text/plain", ""),
+        ("text/plain", "\u{feff} a mark and blanks stay "),
+    ] {
+        assert_eq!(send(content_type, text.as_bytes()).await, accepted, "{text}");
+        assert_eq!(plain.text().await, text);
+        let envelope = enveloped.json().await;
+        assert_eq!((&envelope["type"], &envelope["data"]), (&json!("message"), &json!(text)));
+    }
+    // Any other type is JSON, as before.
+    for content_type in ["application/json", "text/plainer", "application/x-www-form-urlencoded"] {
+        assert_eq!(send(content_type, b" \"quoted\" ").await, accepted, "{content_type}");
+        assert_eq!(plain.text().await, "\"quoted\"");
+        assert_eq!(enveloped.json().await["data"], "quoted");
+        assert_eq!(send(content_type, b"bare").await, (400, json!("json")), "{content_type}");
+    }
+    for (content_type, bytes) in [("text/plain", &b"\xff"[..]), ("text/plain; charset=latin1", b"x")] {
+        assert_eq!(send(content_type, bytes).await, (400, json!("text")), "{content_type}");
+    }
+    plain.quiet().await;
+}
+
+#[tokio::test]
 async fn the_time_of_an_accepted_request_is_measured_and_the_process_tells_its_figures() {
     let server = TestServer::start().await;
     server.post("/users/1/messages", json!("x")).await;

@@ -104,6 +104,11 @@ async fn a_save_is_built_tested_and_served_and_what_fails_changes_nothing() {
     let developing = Developing::start(&first);
     let log = developing.says("serves: built in", 1);
     assert!(log.contains("[policies.it]\ngrants = [\"clock\"]"), "{log}");
+    assert!(!log.contains("WARN") && !log.contains("no policies"), "the policy that is written is on its way: {log}");
+    for (page, status) in [("http://localhost:5173", 200), ("http://127.0.0.1:3000", 200), ("http://app.example", 403)] {
+        let request = developing.server.http.get(format!("http://{}/healthz", developing.server.address)).header("Origin", page);
+        assert_eq!(request.send().await.unwrap().status(), status, "{page}");
+    }
     let mut client = developing.server.connect("u").await;
     developing.server.publish("a", json!(null)).await;
     assert_eq!(client.json().await, 1);

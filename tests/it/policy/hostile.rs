@@ -171,7 +171,7 @@ impl Theme {
     /// A server with the bundled policy, and the settings of all cases.
     fn server(&self, dir: &Path) -> ServerProcess {
         let mut settings = format!(
-            "[plugins]\nwatch = false\nwatch_interval_ms = 20\nretire_ms = 0\ncache_dir = {:?}\n{}\n[log]\nformat = \"json\"\n\
+            "[plugins]\non_bad = \"skip\"\nwatch = false\nwatch_interval_ms = 20\nretire_ms = 0\ncache_dir = {:?}\n{}\n[log]\nformat = \"json\"\n\
              [mailboxes]\nkeep_ms = 500\n{}\n",
             dir.join("compiled"),
             self.plugins,

@@ -136,23 +136,26 @@ async fn a_plugin_that_cannot_be_loaded_stops_the_start_and_says_why() {
     ];
     for (name, bytes, more, reason) in cases {
         let dir = folder(&[(&format!("{name}.wasm"), &bytes)]);
-        let error = Server::new(config(&settings(dir.path(), "", more))).await.expect_err(name).to_string();
+        let error = Server::new(config(&settings(dir.path(), "on_bad = \"stop\"", more))).await.expect_err(name).to_string();
         assert!(error.contains(reason), "{name}: {error}");
         assert!(error.contains(&format!("{name} (")) && error.contains(&format!("{name}.wasm)")), "it names policy and file: {error}");
         assert!(error.contains("plugins.on_bad = \"skip\""), "{error}");
     }
     let dir = plugins(&["pooling"]);
-    let error = Server::new(config(&settings(dir.path(), "file_bytes_max = 1000", ""))).await.unwrap_err().to_string();
+    let error = Server::new(config(&settings(dir.path(), "on_bad = \"stop\"\nfile_bytes_max = 1000", ""))).await.unwrap_err().to_string();
     assert!(error.contains(&format!("has {} bytes, over the limit of 1000 (plugins.file_bytes_max)", pooling.len())), "{error}");
     let dir = tempfile::tempdir().unwrap();
-    let error = Server::new(config(&settings(dir.path(), "", "[policies.mine]\nfile = \"nowhere.wasm\""))).await.unwrap_err().to_string();
-    assert!(error.contains("mine (") && error.contains("can't be read"), "{error}");
+    let error = Server::new(config(&settings(dir.path(), "on_bad = \"stop\"", "[policies.mine]\nfile = \"nowhere.wasm\"")))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("mine (") && error.contains("is not there, and [policies.mine] configures it"), "{error}");
 }
 
 #[tokio::test]
 async fn every_bad_plugin_is_named_when_the_start_is_refused() {
     let dir = folder(&[("one.wasm", b"1"), ("two.wasm", b"2")]);
-    let error = Server::new(config(&settings(dir.path(), "", ""))).await.unwrap_err().to_string();
+    let error = Server::new(config(&settings(dir.path(), "on_bad = \"stop\"", ""))).await.unwrap_err().to_string();
     assert!(error.contains("one.wasm) is not WebAssembly") && error.contains("two.wasm) is not WebAssembly"), "{error}");
 }
 

@@ -24,7 +24,7 @@ pub struct ServerProcess {
     pub server: TestServer,
     child: Child,
     log: tempfile::NamedTempFile,
-    _config: tempfile::NamedTempFile,
+    config: tempfile::NamedTempFile,
 }
 
 impl ServerProcess {
@@ -72,7 +72,7 @@ impl ServerProcess {
             address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         }
         let server = TestServer { address, operators: address, http: reqwest::Client::new(), stop: None, running: None };
-        ServerProcess { server, child, log, _config: config }
+        ServerProcess { server, child, log, config }
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
@@ -102,6 +102,11 @@ impl ServerProcess {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         panic!("it ends in time: {}", self.log());
+    }
+
+    /// Writes its configuration anew. It reads it when it is told to.
+    pub fn configure(&self, toml: &str) {
+        std::fs::write(self.config.path(), toml).unwrap();
     }
 
     pub fn log(&self) -> String {

@@ -54,7 +54,7 @@ async fn a_path_that_is_not_a_file_is_not_read() {
     let dir = plugins(&["pooling"]);
     std::fs::create_dir(dir.path().join("folder.wasm")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", dir.path().join("endless.wasm")).unwrap();
-    let error = Server::new(config(&format!("[plugins]\ndir = {:?}", dir.path()))).await.unwrap_err().to_string();
+    let error = Server::new(config(&format!("[plugins]\ndir = {:?}\non_bad = \"stop\"", dir.path()))).await.unwrap_err().to_string();
     for name in ["endless", "folder"] {
         assert!(error.contains(&format!("{name}.wasm) is not a file")), "{error}");
     }
