@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use crate::config::{self, Scope, TOKEN_PARAMETER};
 use crate::metrics::Metrics;
@@ -117,6 +117,11 @@ impl Auth {
         self.refused(Reason::Origin);
         let detail = "pages of this origin may not use this server; auth.origins lists those that may";
         Err(Problem::new(StatusCode::FORBIDDEN, "origin", detail))
+    }
+
+    /// Returns the `Origin` of a request, if it is one of those that are listed.
+    pub fn listed<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+        self.origins.listed(headers)
     }
 
     /// Returns what the handshake's token says of the user whose socket is asked for, or `None` if the token has to come in the

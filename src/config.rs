@@ -483,6 +483,9 @@ pub struct Policy {
     /// Whether instances are reused.
     #[serde(default)]
     pub isolation: Isolation,
+    /// The readers for whom it formats.
+    #[serde(default)]
+    pub readers: Readers,
     /// Passed to the plugin's `configure`.
     #[serde(default)]
     pub settings: toml::Table,
@@ -558,6 +561,16 @@ pub enum Isolation {
     Reuse,
     /// Each call has an instance of its own.
     Fresh,
+}
+
+/// The readers for whom a formatting policy is asked.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Readers {
+    #[default]
+    All,
+    /// Those who have an attribute that it varies on.
+    WithAttributes,
 }
 
 /// Limits on one policy.

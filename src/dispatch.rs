@@ -23,6 +23,7 @@ use crate::model::dedup::{self, Attempt};
 use crate::model::mailbox::Posted;
 use crate::model::record::{Change, Changes};
 use crate::model::world::World;
+use crate::net::turns::aside_if;
 use crate::policy::{Policies, PolicySet};
 use crate::store::{Store, Ticket};
 use crate::types::delivery::{Message, Recipients, Terms};
@@ -119,25 +120,29 @@ impl Dispatch {
             || self.store.changes(),
             |world| plan::plan(&set, &event, world),
             |plan, mut changes| {
-                let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
-                let letter = match attempt {
-                    1 => Letter::FIRST,
-                    // The policies that were asked again have no use for their letters of earlier attempts.
-                    _ => {
-                        let letters = &self.model.dead_letters;
-                        Letter { id: 0, attempt: letters.take_of(&event, attempt, |policy| plan.asks(policy), &mut changes) }
+                aside_if(apply::take_long([plan]), || {
+                    let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
+                    let letter = match attempt {
+                        1 => Letter::FIRST,
+                        // The policies that were asked again have no use for their letters of earlier attempts.
+                        _ => {
+                            let letters = &self.model.dead_letters;
+                            Letter { id: 0, attempt: letters.take_of(&event, attempt, |policy| plan.asks(policy), &mut changes) }
+                        }
+                    };
+                    let applied = self.keep_failures(&set, &event, letter, plan, applied, &mut changes);
+                    if let Some(seen) = seen.take() {
+                        seen.settle(plan.is_failure(), &mut changes);
                     }
-                };
-                let applied = self.keep_failures(&set, &event, letter, plan, applied, &mut changes);
-                if let Some(seen) = seen.take() {
-                    seen.settle(plan.is_failure(), &mut changes);
-                }
-                (applied, self.store.append(changes))
+                    (applied, self.store.append(changes))
+                })
             },
         );
         self.metrics.event(plan.outcome());
-        self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
-        let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
+        let story = aside_if(apply::take_long([&plan]), || {
+            self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
+            Story::of(event.id.clone(), event.source.clone(), plan, applied)
+        });
         self.show(Some(&event), &story);
         Ok((story, ticket))
     }
@@ -205,10 +210,12 @@ impl Dispatch {
                     || self.store.changes(),
                     consult,
                     |plan, mut changes| {
-                        changes.note(|| removal.clone());
-                        let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
-                        let applied = self.keep_failures(&set, event, again, plan, applied, &mut changes);
-                        (applied, self.store.append(changes))
+                        aside_if(apply::take_long([plan]), || {
+                            changes.note(|| removal.clone());
+                            let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
+                            let applied = self.keep_failures(&set, event, again, plan, applied, &mut changes);
+                            (applied, self.store.append(changes))
+                        })
                     },
                 );
                 self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());

@@ -83,6 +83,7 @@ pub struct Metrics {
     pub store_cleaned_bytes: IntCounter,
     store_pending_bytes: IntGauge,
     store_log_bytes: IntGauge,
+    store_kept_bytes: IntGauge,
     store_is_writing: IntGauge,
     log_lines_dropped: IntCounter,
     sessions: IntGauge,
@@ -112,6 +113,8 @@ pub struct Gauges {
 pub struct StoreGauges {
     pub pending_bytes: usize,
     pub log_bytes: usize,
+    /// About how many of them are of what counts.
+    pub kept_bytes: usize,
     pub is_writing: bool,
 }
 
@@ -212,6 +215,7 @@ impl Metrics {
             store_cleaned_bytes: make.counter("signalpost_store_cleaned_bytes_total", "Bytes of segments that were removed.")?,
             store_pending_bytes: make.gauge("signalpost_store_pending_bytes", "Bytes that wait to be written to the log.")?,
             store_log_bytes: make.gauge("signalpost_store_log_bytes", "Bytes of the log.")?,
+            store_kept_bytes: make.gauge("signalpost_store_kept_bytes", "Bytes of what counts in the log, about.")?,
             store_is_writing: make.gauge("signalpost_store_writing", "0 if the disk of the log is full or has failed; otherwise 1.")?,
             dead_letters_kept: make.gauge("signalpost_dead_letters", "Dead letters that are kept.")?,
             sessions: make.gauge("signalpost_sessions", "Open sessions.")?,
@@ -267,9 +271,10 @@ impl Metrics {
         set(&self.groups, gauges.groups);
         set(&self.memberships, gauges.memberships);
         set(&self.dead_letters_kept, gauges.dead_letters);
-        if let Some(StoreGauges { pending_bytes, log_bytes, is_writing }) = gauges.store {
+        if let Some(StoreGauges { pending_bytes, log_bytes, kept_bytes, is_writing }) = gauges.store {
             set(&self.store_pending_bytes, pending_bytes);
             set(&self.store_log_bytes, log_bytes);
+            set(&self.store_kept_bytes, kept_bytes);
             self.store_is_writing.set(is_writing.into());
         } else {
             // Nothing that could fail.

@@ -21,12 +21,13 @@ use crate::http::ingress::Ingress;
 use crate::http::operate::Operate;
 use crate::http::routes::{Front, routers};
 use crate::model::mailbox::Mailboxes;
+use crate::net::bodies::Bodies;
 use crate::net::permits::{ConnectionPermits, SessionPermits};
 use crate::net::rate::Bucket;
 use crate::net::tls::Tls;
 use crate::node::{Foundations, Node};
 use crate::policy::{Policy, Rejected};
-use crate::session::Sessions;
+use crate::session::{Sessions, Streams};
 use crate::store::Cleaner;
 use crate::types::clock::Clock;
 use crate::types::close::Close;
@@ -43,7 +44,7 @@ enum Stage {
     Serving,
     /// Requests in progress are finished.
     Finishing,
-    /// Connections that are not WebSockets end.
+    /// Connections without a session end.
     Over,
 }
 
@@ -113,6 +114,7 @@ impl Server {
         let config = node.config.clone();
         let ready = Arc::new(AtomicBool::new(true));
         let stopping = Arc::new(Notify::new());
+        let bodies = Arc::new(Bodies::new(&config.http));
         let (streams_end, ending) = watch::channel(false);
         let operate = Arc::new(Operate {
             node: node.clone(),
@@ -124,6 +126,8 @@ impl Server {
         });
         let sessions = Arc::new(Sessions {
             auth: auth.clone(),
+            bodies: bodies.clone(),
+            streams: Streams::default(),
             ready,
             stopping: stopping.clone(),
             permits: SessionPermits::new(config.sockets.sessions_max.get(), config.sockets.per_address_max),
@@ -136,7 +140,7 @@ impl Server {
             limits: config.mailboxes.clone(),
             return_within_ms: config.stop_return_within_ms,
         });
-        let ingress = Some(Arc::new(Ingress::new(node.clone())));
+        let ingress = Some(Arc::new(Ingress::new(node.clone(), bodies)));
         let (outside, inside) = routers(&config, &auth, sessions, operate.clone());
         let listener = |address| bind(address, config.http.backlog.get()).with_context(|| format!("can't listen on {address}"));
         let listeners = match config.operate_listen {

@@ -195,8 +195,10 @@ pub fn expand(set: &PolicySet, policy: &Policy, event: &Event, decision: Decisio
     let Decision { joins, deliveries, leaves, ends } = decision;
     let joined = |join: &&Membership| world.join(&policy.name, policy.group_quota(), &join.group, join.user.clone()).is_err();
     let joins_refused = joins.iter().filter(joined).count();
-    let mut room = policy.limits().recipients_max.get();
+    let recipients_max = policy.limits().recipients_max.get();
+    let mut room = recipients_max.saturating_sub(*world.told(&policy.name));
     let deliveries = deliveries.into_iter().map(|delivery| address(set, event, delivery, &mut room, world)).collect();
+    *world.told(&policy.name) = recipients_max.saturating_sub(room);
     for leave in &leaves {
         world.leave(&leave.group, &leave.user);
     }

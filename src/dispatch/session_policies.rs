@@ -14,8 +14,10 @@ use super::{Dispatch, Story};
 use crate::config::SessionsFault;
 use crate::model::record::Changes;
 use crate::model::world::World;
+use crate::net::turns::aside_if;
 use crate::policy::{CallError, Policy, PolicySet};
 use crate::registry::SessionHandle;
+use crate::store::Ticket;
 use crate::types::close::Close;
 use crate::types::delivery::{Draft, Message, Recipients, Refusal, Response};
 use crate::types::event::{self, Body, Event};
@@ -66,11 +68,11 @@ pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Cl
     Ok(())
 }
 
-/// Passes a client's message to the policies until one handles it.
+/// Passes a client's message to the policies until one handles it, and returns the ticket of what that one changed.
 ///
 /// # Errors
 /// The answer to the client: a policy refused the message or failed, or no policy handles it.
-pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> Result<(), Refusal> {
+pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> Result<Ticket, Refusal> {
     let (outcome, answer) = hear(dispatch, handle, body);
     dispatch.metrics.client_messages.with_label_values(&[outcome]).inc();
     dispatch.observers.show(|| {
@@ -81,15 +83,15 @@ pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -
 }
 
 /// Returns what happened to a client's message, as the metrics name it, and the answer to the client.
-fn hear(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> (&'static str, Result<(), Refusal>) {
+fn hear(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> (&'static str, Result<Ticket, Refusal>) {
     let set = dispatch.policies.current();
     if let Err(why) = dispatch.store.admit() {
         return ("refused", Err(Refusal { code: "unavailable".into(), detail: why.to_string() }));
     }
     for policy in set.sessions() {
         match ask(dispatch, &set, policy, handle, &Question::Received(body)) {
-            Ok(None) => {}
-            Ok(Some(_)) => return ("handled", Ok(())),
+            Ok((None, _)) => {}
+            Ok((Some(_), ticket)) => return ("handled", Ok(ticket)),
             Err(CallError::Refused(refusal)) => return ("refused", Err(refusal)),
             // Other policies are not tried: this one might have handled the message.
             Err(CallError::Fault(_) | CallError::CircuitOpen) => {
@@ -110,7 +112,8 @@ pub fn closed(dispatch: &Dispatch, handle: &Arc<SessionHandle>, code: u16) {
     }
 }
 
-/// Calls one policy, and applies its answer.
+/// Calls one policy, and applies its answer. Returns it with the ticket of what it changed, for a client who wants to know when that is
+/// stored.
 ///
 /// # Errors
 /// The policy refused, faulted, or was not called. Nothing has changed, except state that a refusing policy wrote.
@@ -120,7 +123,7 @@ pub fn ask(
     policy: &Policy,
     handle: &Arc<SessionHandle>,
     question: &Question<'_>,
-) -> Result<Option<Response>, CallError> {
+) -> Result<(Option<Response>, Ticket), CallError> {
     let plan = |world: &mut World| {
         let started = Instant::now();
         let answer = match question {
@@ -133,16 +136,16 @@ pub fn ask(
         Answered { took, answer, plans: plans.unwrap_or_default() }
     };
     let conclude = |answered: &Answered, mut changes: Changes| {
-        let mut apply = |(event, plan): &(Arc<Event>, Plan)| {
-            let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
-            dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes)
-        };
-        let applied: Vec<Applied> = answered.plans.iter().map(&mut apply).collect();
-        // The changes are stored, but the client doesn't wait for that.
-        drop(dispatch.store.append(changes));
-        applied
+        aside_if(apply::take_long(answered.plans.iter().map(|(_, plan)| plan)), || {
+            let apply = |(event, plan): &(Arc<Event>, Plan)| {
+                let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
+                dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes)
+            };
+            let applied: Vec<Applied> = answered.plans.iter().map(apply).collect();
+            (applied, dispatch.store.append(changes))
+        })
     };
-    let (Answered { took, answer, plans }, applied) = dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
+    let (Answered { took, answer, plans }, (applied, ticket)) = dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
     // The first is the answer itself, which does not count as a published event.
     plans.iter().skip(1).for_each(|(_, plan)| dispatch.metrics.event(plan.outcome()));
     if let Ok(Some(Response { close: Some(reason), .. })) = &answer {
@@ -158,7 +161,7 @@ pub fn ask(
             dispatch.show(Some(&event), &story);
         }
     }
-    answer
+    answer.map(|response| (response, ticket))
 }
 
 impl Question<'_> {

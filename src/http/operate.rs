@@ -250,7 +250,7 @@ pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Pr
         groups,
         memberships,
         dead_letters: model.dead_letters.totals().0,
-        store: operate.node.store.gauges(),
+        store: operate.node.store.gauges(&operate.node.model),
     };
     let text = operate.node.metrics.text(&gauges);
     let text = text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;

@@ -113,6 +113,10 @@ pub(super) async fn note_marks(node: Arc<Node>) {
     let mut tick = interval(*node.config.store.marks_interval_ms);
     loop {
         tick.tick().await;
+        // While the store is behind, the mailboxes remember that they have something to note: that is bounded, and what waits would not be.
+        if node.store.admit().is_err() {
+            continue;
+        }
         let mut changes = node.store.changes();
         node.model.mailboxes.note_marks(&mut changes);
         // Nobody waits for marks.
@@ -144,6 +148,7 @@ pub(super) async fn sweep(node: Arc<Node>) {
         node.model.mailboxes.sweep(round);
         if round % Mailboxes::SWEEP_ROUNDS == 0 {
             node.model.sweep();
+            node.format.sweep();
             node.dispatch.milestones.sweep(node.model.clock.now_ms());
             node.policies.current().policies.iter().for_each(|policy| policy.shrink());
         }

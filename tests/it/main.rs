@@ -41,11 +41,14 @@ mod server {
 }
 mod session {
     mod admission;
+    mod answers;
     mod sessions;
+    mod streams;
 }
 mod store {
     mod faults;
     mod folders;
+    mod repairs;
     mod restarts;
 }
 
