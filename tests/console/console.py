@@ -12,7 +12,11 @@ from pathlib import Path
 
 from selenium import webdriver
 
-SOON_S = 15
+# Whatever must come comes within this time, also on a busy machine.
+SOON_S = 30
+
+# axe-core looks at each element, which takes a second on a machine that does nothing else.
+AXE_S = 90
 
 FLAGS = """
     --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update
@@ -104,7 +108,7 @@ def start_browser(profile, scheme, width, height):
         options.add_argument(flag)
     browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     browser.set_page_load_timeout(SOON_S)
-    browser.set_script_timeout(SOON_S)
+    browser.set_script_timeout(AXE_S)
     browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
     look(browser, scheme, width, height)
     return browser
