@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::{AUTHORIZATION, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use crate::config::{self, Scope, TOKEN_PARAMETER};
 use crate::metrics::Metrics;
@@ -101,6 +101,11 @@ impl Auth {
         }
     }
 
+    /// Returns whether a request shows an API key with this scope, or no keys are configured. Counts nothing.
+    pub fn has(&self, headers: &HeaderMap, scope: Scope) -> bool {
+        self.keys.is_open() || bearer(headers).and_then(|key| self.keys.find(key)).is_some_and(|(_, scopes)| scopes.contains(&scope))
+    }
+
     /// Checks the `Origin` of a request, if it has one.
     ///
     /// # Errors
@@ -112,6 +117,11 @@ impl Auth {
         self.refused(Reason::Origin);
         let detail = "pages of this origin may not use this server; auth.origins lists those that may";
         Err(Problem::new(StatusCode::FORBIDDEN, "origin", detail))
+    }
+
+    /// Returns the `Origin` of a request, if it is one of those that are listed.
+    pub fn listed<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+        self.origins.listed(headers)
     }
 
     /// Returns what the handshake's token says of the user whose socket is asked for, or `None` if the token has to come in the

@@ -1,6 +1,7 @@
-//! Below HTTP: connections with and without TLS, WebSocket frames, and limits on connections, sessions and open files. Problem documents too, since
+//! Below HTTP: connections with and without TLS, WebSocket frames, and limits on connections, bodies, sessions and open files. Problem documents too, since
 //! a handshake is refused with one.
 
+pub mod bodies;
 pub mod head_timer;
 pub mod open_files;
 pub mod permits;

@@ -21,12 +21,13 @@ use crate::http::ingress::Ingress;
 use crate::http::operate::Operate;
 use crate::http::routes::{Front, routers};
 use crate::model::mailbox::Mailboxes;
+use crate::net::bodies::Bodies;
 use crate::net::permits::{ConnectionPermits, SessionPermits};
 use crate::net::rate::Bucket;
 use crate::net::tls::Tls;
 use crate::node::{Foundations, Node};
 use crate::policy::{Policy, Rejected};
-use crate::session::Sessions;
+use crate::session::{Sessions, Streams};
 use crate::store::Cleaner;
 use crate::types::clock::Clock;
 use crate::types::close::Close;
@@ -43,7 +44,7 @@ enum Stage {
     Serving,
     /// Requests in progress are finished.
     Finishing,
-    /// Connections that are not WebSockets end.
+    /// Connections without a session end.
     Over,
 }
 
@@ -58,6 +59,8 @@ pub struct Server {
     operate: Arc<Operate>,
     /// Notified when the server takes no new sockets any more.
     stopping: Arc<Notify>,
+    /// Set when streams have to end.
+    streams_end: watch::Sender<bool>,
     cleaner: Option<Cleaner>,
 }
 
@@ -111,9 +114,20 @@ impl Server {
         let config = node.config.clone();
         let ready = Arc::new(AtomicBool::new(true));
         let stopping = Arc::new(Notify::new());
-        let operate = Arc::new(Operate { node: node.clone(), ready: ready.clone(), exposed: exposed(&config, &auth) });
+        let bodies = Arc::new(Bodies::new(&config.http));
+        let (streams_end, ending) = watch::channel(false);
+        let operate = Arc::new(Operate {
+            node: node.clone(),
+            auth: auth.clone(),
+            ready: ready.clone(),
+            exposed: exposed(&config, &auth),
+            stopping: ending,
+            listing: tokio::sync::Mutex::default(),
+        });
         let sessions = Arc::new(Sessions {
             auth: auth.clone(),
+            bodies: bodies.clone(),
+            streams: Streams::default(),
             ready,
             stopping: stopping.clone(),
             permits: SessionPermits::new(config.sockets.sessions_max.get(), config.sockets.per_address_max),
@@ -126,7 +140,7 @@ impl Server {
             limits: config.mailboxes.clone(),
             return_within_ms: config.stop_return_within_ms,
         });
-        let ingress = Some(Arc::new(Ingress::new(node.clone())));
+        let ingress = Some(Arc::new(Ingress::new(node.clone(), bodies)));
         let (outside, inside) = routers(&config, &auth, sessions, operate.clone());
         let listener = |address| bind(address, config.http.backlog.get()).with_context(|| format!("can't listen on {address}"));
         let listeners = match config.operate_listen {
@@ -136,7 +150,7 @@ impl Server {
                 (listener(address)?, Front::new(None, inside, &operate, &auth)),
             ],
         };
-        Ok(Server { node, listeners, auth, tls, operate, stopping, cleaner })
+        Ok(Server { node, listeners, auth, tls, operate, stopping, streams_end, cleaner })
     }
 
     /// Returns the node, for the development server.
@@ -180,6 +194,7 @@ impl Server {
             tokio::spawn(chores::roll_back(self.node.clone())),
             tokio::spawn(chores::watch_keys(self.auth.clone(), self.tls.clone(), *self.node.config.plugins.watch_interval_ms)),
             tokio::spawn(chores::sweep(self.node.clone())),
+            tokio::spawn(chores::sample(self.node.clone())),
             tokio::spawn(chores::note_marks(self.node.clone())),
             tokio::spawn(chores::clean(self.cleaner.take())),
             tokio::spawn(chores::follow_issuers(self.auth.clone())),
@@ -198,13 +213,14 @@ impl Server {
         for chore in chores {
             chore.abort();
         }
-        let Server { node, listeners, .. } = self;
+        let Server { node, listeners, streams_end, .. } = self;
         drop(listeners);
         let (mailboxes, config) = (&node.model.mailboxes, &node.config);
         tracing::info!(sessions = mailboxes.totals().sessions, "stopping");
         let drained = timeout(*config.stop_deadline_ms, async {
             // Accepted requests are answered, and their messages are in the mailboxes, before the readers' sockets are closed.
             let _ = stopping.send(Stage::Finishing);
+            let _ = streams_end.send(true);
             let _ = timeout(REQUEST_GRACE, idle.recv()).await;
             let _ = stopping.send(Stage::Over);
             for round in 0..Mailboxes::SWEEP_ROUNDS {

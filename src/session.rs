@@ -1,5 +1,5 @@
-//! A session: one task that owns one socket, from the handshake to the close frame. This file opens it; its loop is in [`socket`], its
-//! messages and answers are in [`conversation`].
+//! A session: one task that owns one connection, from the handshake to the close. This file opens it, and [`sse`] does so for streams; its
+//! loop is in [`socket`], its messages and answers are in [`conversation`].
 
 mod clock;
 mod conversation;
@@ -9,6 +9,9 @@ pub mod handshake;
 mod outbox;
 pub mod protocol;
 mod socket;
+pub mod sse;
+mod taken;
+mod upward;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +21,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -30,6 +33,7 @@ use crate::dispatch::{Dispatch, session_policies};
 use crate::format::Format;
 use crate::metrics::Metrics;
 use crate::model::mailbox::{Head, Mailboxes, Reader};
+use crate::net::bodies::Bodies;
 use crate::net::permits::{Client, ConnectionPermit, Full, SessionPermit, SessionPermits};
 use crate::net::problem::{self, Problem};
 use crate::net::rate::Bucket;
@@ -42,11 +46,16 @@ use conversation::{Conversation, End};
 use framing::Framing;
 use handshake::Handshake;
 use socket::Session;
+use sse::Position;
+pub use upward::Streams;
 
 /// What all sessions share.
 #[derive(Debug)]
 pub struct Sessions {
     pub auth: Arc<Auth>,
+    pub bodies: Arc<Bodies>,
+    /// Where clients of streams post what they have to say.
+    pub streams: Streams,
     /// Whether the server accepts new sessions.
     pub ready: Arc<AtomicBool>,
     /// Notified when it no longer does.
@@ -80,34 +89,47 @@ pub async fn connect(
     if !sessions.ready.load(Ordering::Relaxed) {
         return Err(Problem::stopping());
     }
-    let per_second = sessions.sockets.handshakes_per_second_max.get();
-    if !sessions.handshakes.lock().take(1, per_second, per_second) {
-        let detail = format!("more than {per_second} handshakes a second (sockets.handshakes_per_second_max); come back later");
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_handshakes", detail));
-    }
     let query = query.unwrap_or_default();
-    let mut attributes = handshake::attributes(&query, &sessions.sockets)?;
-    attributes.retain(|(name, _)| sessions.auth.is_for_clients(name));
-    let pass = sessions.auth.admit(&user, request.headers(), &query)?;
-    let seated = sessions.permits.take(client).map_err(|full| sessions.crowded(full))?;
-    let visitor = Visitor { user, subprotocol: handshake.subprotocol, attributes };
+    let framing = Framing::of(handshake.subprotocol);
+    let (visitor, pass, seated) = sessions.visit(client, user, framing, &query, request.headers())?;
     // Entered before the 101, so that the session gets every message that is posted after the client knows that it is connected.
     let entry = match pass {
         Some(pass) => Entry::Decided(visitor.enter(&sessions, pass)),
         None => Entry::Asked(visitor),
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    tokio::spawn(async move {
-        // Boxed, so that its state is not part of every idle session.
-        let begun = Box::pin(begin(sessions, entry, upgrade, seated)).await;
-        if let Some((session, head)) = begun {
-            session.run(head).await;
-        }
-    });
+    Opening { entry, framing, since: None, before: Vec::new(), seated }.spawn(sessions, Connection::upgraded(upgrade));
     Ok(handshake.response::<axum::body::Body>().into_response())
 }
 
 impl Sessions {
+    /// Checks what a session has to pass before policies are asked. Returns its client, what the request's token says, if there is one or none
+    /// is asked for, and a permit.
+    fn visit(
+        &self,
+        client: Client,
+        user: UserId,
+        framing: Framing,
+        query: &str,
+        headers: &HeaderMap,
+    ) -> Result<(Visitor, Option<Identity>, SessionPermit), Problem> {
+        let per_second = self.sockets.handshakes_per_second_max.get();
+        if !self.handshakes.lock().take(1, per_second, per_second) {
+            let detail = format!("more than {per_second} handshakes a second (sockets.handshakes_per_second_max); come back later");
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_handshakes", detail));
+        }
+        let mut attributes = handshake::attributes(query, &self.sockets)?;
+        attributes.retain(|(name, _)| self.auth.is_for_clients(name));
+        let pass = self.auth.admit(&user, headers, query)?;
+        let seated = self.permits.take(client).map_err(|full| self.crowded(full))?;
+        Ok((Visitor { user, framing, attributes }, pass, seated))
+    }
+
+    /// Returns when a client comes back after a restart.
+    fn return_after_ms(&self, random: u32) -> u32 {
+        random.checked_rem(self.return_within_ms).unwrap_or_default()
+    }
+
     /// # Errors
     /// The server is stopping.
     fn welcome(&self) -> Result<(), Close> {
@@ -130,10 +152,10 @@ impl Sessions {
     }
 }
 
-/// A client that asks for a socket, as its handshake describes it.
+/// A client that asks for a session, as its request describes it.
 struct Visitor {
     user: UserId,
-    subprotocol: Option<&'static str>,
+    framing: Framing,
     attributes: Vec<(String, String)>,
 }
 
@@ -156,8 +178,7 @@ impl Visitor {
     /// Opens a session, asks the policies, and makes it one of the user's sessions. A client that is refused replaces no other session.
     fn enter(mut self, sessions: &Sessions, pass: Identity) -> Result<Entered, Close> {
         self.attributes.extend(pass.attributes);
-        let resumes = Framing::of(self.subprotocol).resumes();
-        let handle = SessionHandle::new(self.user, self.subprotocol, resumes, self.attributes);
+        let handle = SessionHandle::new(self.user, self.framing.subprotocol(), self.framing.resumes(), self.attributes);
         let mut reader = sessions.mailboxes.open(handle.clone())?;
         let head = reader.head();
         session_policies::opened(&sessions.dispatch, &handle)?;
@@ -188,41 +209,82 @@ impl Visitor {
     }
 }
 
-/// Returns the socket that HTTP hands over, and the bytes that the client sent after its handshake.
-async fn take_over(upgrade: OnUpgrade) -> Option<(Wire, ConnectionPermit, BytesMut)> {
-    let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
-    let (mut wire, permit) = parts.io.into_inner().into_parts();
-    let mut input = BytesMut::from(&parts.read_buf[..]);
-    wire.take_read(&mut input).ok()?;
-    Some((wire, permit, input))
+/// A connection that HTTP has handed over.
+struct Connection {
+    wire: Wire,
+    permit: ConnectionPermit,
+    /// The bytes that the client sent after its request.
+    input: BytesMut,
 }
 
-/// Takes the socket over from HTTP. Returns `None` if it did not become a session; it is closed then.
-async fn begin(sessions: Arc<Sessions>, entry: Entry, upgrade: OnUpgrade, seated: SessionPermit) -> Option<(Box<Session>, Head)> {
-    let Some((mut wire, permit, mut input)) = take_over(upgrade).await else {
-        // The client left before it read the 101, but the policies have admitted it, so they are told.
-        if let Entry::Decided(Ok(Entered { reader, .. })) = entry {
-            session_policies::closed(&sessions.dispatch, reader.handle(), conversation::LOST);
-        }
-        return None;
-    };
-    let entered = match entry {
-        Entry::Decided(entered) => entered.map_err(End::Close),
-        Entry::Asked(visitor) => visitor.identify(&sessions, &mut wire, &mut input).await,
-    };
-    match entered {
-        Ok(Entered { reader, head, ends }) => {
-            let conversation = Conversation::new(sessions, reader, ends);
-            Some((Session::new(conversation, wire, input, (permit, seated)), head))
-        }
-        Err(end) => {
-            if !matches!(end, End::Lost) {
-                let mut out = Vec::new();
-                end.encode(&mut out);
-                wire.part(&out, *sessions.sockets.close_deadline_ms).await;
+impl Connection {
+    fn of(stream: Stream, mut input: BytesMut) -> Option<Connection> {
+        let (mut wire, permit) = stream.into_parts();
+        wire.take_read(&mut input).ok()?;
+        Some(Connection { wire, permit, input })
+    }
+
+    async fn upgraded(upgrade: OnUpgrade) -> Option<Connection> {
+        let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
+        Connection::of(parts.io.into_inner(), BytesMut::from(&parts.read_buf[..]))
+    }
+}
+
+/// A session that is about to begin.
+struct Opening {
+    entry: Entry,
+    framing: Framing,
+    /// The last message that the client has read, if its request says so.
+    since: Option<Position>,
+    /// What is written before anything else.
+    before: Vec<u8>,
+    seated: SessionPermit,
+}
+
+impl Opening {
+    /// Begins and runs the session. `connection`: what HTTP hands over.
+    fn spawn(self, sessions: Arc<Sessions>, connection: impl Future<Output = Option<Connection>> + Send + 'static) {
+        // Boxed, so that its state is not part of every idle session.
+        let beginning = Box::pin(self.begin(sessions, connection));
+        tokio::spawn(async move {
+            if let Some(session) = beginning.await {
+                session.run().await;
             }
-            sessions.metrics.sessions_closed.with_label_values(&[&end.label()]).inc();
-            None
+        });
+    }
+
+    /// Takes the connection over from HTTP. Returns `None` if it did not become a session; it is closed then.
+    async fn begin(self, sessions: Arc<Sessions>, connection: impl Future<Output = Option<Connection>>) -> Option<Box<Session>> {
+        let Opening { entry, framing, since, before, seated } = self;
+        let Some(Connection { mut wire, permit, mut input }) = connection.await else {
+            // The client left before it read the answer, but the policies have admitted it, so they are told.
+            if let Entry::Decided(Ok(Entered { reader, .. })) = entry {
+                session_policies::closed(&sessions.dispatch, reader.handle(), conversation::LOST);
+            }
+            return None;
+        };
+        let entered = match entry {
+            Entry::Decided(entered) => entered.map_err(End::Close),
+            Entry::Asked(visitor) => visitor.identify(&sessions, &mut wire, &mut input).await,
+        };
+        match entered {
+            Ok(Entered { reader, head, ends }) => {
+                let mut conversation = Conversation::new(sessions, reader, framing, ends);
+                conversation.outbox.frames().1.extend_from_slice(&before);
+                conversation.greet(head, since);
+                Some(Session::new(conversation, wire, input, (permit, seated)))
+            }
+            Err(end) => {
+                if !matches!(end, End::Lost) {
+                    let mut out = before;
+                    // A socket without a session is told by its code alone.
+                    let after_ms = (framing == Framing::Sse).then(|| sessions.return_after_ms(fastrand::u32(..)));
+                    end.encode(framing, after_ms, &mut out);
+                    wire.part(&out, *sessions.sockets.close_deadline_ms).await;
+                }
+                sessions.metrics.sessions_closed.with_label_values(&[&end.label()]).inc();
+                None
+            }
         }
     }
 }

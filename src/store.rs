@@ -9,9 +9,9 @@
 //! small, `folder` where it is and who may use it.
 
 mod clean;
-mod codec;
+pub(crate) mod codec;
 mod folder;
-mod frame;
+pub(crate) mod frame;
 pub mod inspect;
 mod log;
 mod replay;
@@ -150,7 +150,7 @@ impl Opened {
         if let Some((number, end)) = replayed.torn {
             tracing::info!(file = %folder.segment(number).display(), at = end, "an unfinished frame is cut off: nothing in it was answered");
         }
-        if replayed.passed_over > 0 {
+        if replayed.has_hole {
             tracing::error!(
                 bytes = replayed.passed_over,
                 "the machine went down before all was written: messages are missing, and clients are told so"
@@ -186,10 +186,17 @@ impl Opened {
     /// A damaged store can't be written anew.
     pub fn fill(self, model: &Arc<Model>) -> anyhow::Result<Option<Cleaner>> {
         let (Some((replayed, folder)), Store::Log(log)) = (self.kept, self.store) else { return Ok(None) };
-        let Replayed { fold, counters, segments, passed_over, is_end_in_doubt, .. } = replayed;
-        model.restore(fold, &counters, passed_over > 0 || is_end_in_doubt);
+        let Replayed { fold, counters, segments, has_hole, is_end_in_doubt, .. } = replayed;
+        let is_incomplete = has_hole || is_end_in_doubt;
+        model.restore(fold, &counters, is_incomplete);
+        if is_incomplete {
+            // In one frame, which is the first: a start that finds a frame after the damage knows that every mailbox says so itself.
+            let mut changes = Changes::kept(log.segment());
+            model.mailboxes.note_all_marks(&mut changes);
+            log.append(changes).stored_blocking()?;
+        }
         let mut cleaner = Cleaner::new(log, model.clone(), folder, &segments);
-        if passed_over > 0 {
+        if has_hole {
             cleaner.renew_all()?;
         }
         Ok(Some(cleaner))
@@ -259,10 +266,10 @@ impl Store {
         log.close()
     }
 
-    pub fn gauges(&self) -> Option<StoreGauges> {
+    pub fn gauges(&self, model: &Model) -> Option<StoreGauges> {
         let Store::Log(log) = self else { return None };
         let (pending_bytes, log_bytes) = (log.pending_bytes(), usize::try_from(log.bytes()).unwrap_or(usize::MAX));
-        Some(StoreGauges { pending_bytes, log_bytes, is_writing: log.health() == Health::Writing })
+        Some(StoreGauges { pending_bytes, log_bytes, kept_bytes: model.kept_bytes(), is_writing: log.health() == Health::Writing })
     }
 
     /// Returns what receipts call the place where an answered message is.

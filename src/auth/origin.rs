@@ -1,6 +1,6 @@
 //! Origins: which web pages may use the server from a browser (RFC 6454). Other clients send no `Origin` and are not checked.
 
-use http::header::{HOST, HeaderMap, ORIGIN};
+use http::header::{HOST, HeaderMap, HeaderValue, ORIGIN};
 
 use crate::config::{Authority, Origin, default_port};
 
@@ -29,13 +29,15 @@ impl Origins {
 
     /// Says whether a request comes from no page, from one of a listed origin, or from one of the server's own.
     pub fn allow(&self, headers: &HeaderMap) -> bool {
-        let mut origins = headers.get_all(ORIGIN).iter();
-        let origin = match (origins.next(), origins.next()) {
-            (None, _) => return true,
-            (Some(origin), None) => origin.to_str().ok().and_then(Origin::parse),
-            (Some(_), Some(_)) => None,
-        };
-        origin.is_some_and(|origin| self.listed.contains(&origin) || self.is_own(&origin, headers))
+        if !headers.contains_key(ORIGIN) {
+            return true;
+        }
+        only(headers).is_some_and(|(origin, _)| self.listed.contains(&origin) || self.is_own(&origin, headers))
+    }
+
+    /// Returns the header of a request from a page of a listed origin.
+    pub fn listed<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+        only(headers).filter(|(origin, _)| self.listed.contains(origin)).map(|(_, header)| header)
     }
 
     /// Says whether the page was served by the host that the request names. The scheme is not compared: TLS may end in front of this
@@ -51,10 +53,16 @@ impl Origins {
     }
 }
 
+/// Returns the origin that a request names, if it names one.
+fn only(headers: &HeaderMap) -> Option<(Origin, &HeaderValue)> {
+    let mut origins = headers.get_all(ORIGIN).iter();
+    let (Some(header), None) = (origins.next(), origins.next()) else { return None };
+    Some((Origin::parse(header.to_str().ok()?)?, header))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn allows(headers: &[(&'static str, &str)]) -> bool {
         allows_as(Own::Named, headers)

@@ -28,6 +28,8 @@ pub enum Reason {
     MissingClaim,
     /// The token is for another user.
     OtherUser,
+    /// No token was shown where it can't come in a first frame.
+    NoToken,
     /// The first frame did not come in time.
     FirstFrameLate,
     /// The first frame was not a token.
@@ -53,6 +55,7 @@ impl Reason {
             Reason::Audience => "audience",
             Reason::MissingClaim => "missing_claim",
             Reason::OtherUser => "other_user",
+            Reason::NoToken => "no_token",
             Reason::FirstFrameLate => "first_frame_late",
             Reason::FirstFrame => "first_frame",
         }

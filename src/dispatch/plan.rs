@@ -141,6 +141,12 @@ impl Plan {
         self.steps.iter().filter_map(|step| step.policy.as_ref()).any(|asked| *asked.name == *policy)
     }
 
+    /// Returns whether it does nothing although a policy decided, as most answers of sessions policies do.
+    pub fn is_idle(&self) -> bool {
+        self.steps.iter().all(|step| matches!(&step.answer, Answer::Decided(decided) if *decided == Decided::default()))
+            && !self.steps.is_empty()
+    }
+
     /// Returns what became of the event, for the metrics.
     pub fn outcome(&self) -> EventOutcome {
         match self.steps.is_empty() {

@@ -2,30 +2,25 @@
 
 pub mod cloudevents;
 
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
 use axum::extract::Query;
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Limited};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config;
 use crate::dispatch::{Receipt, UnderWay};
 use crate::explain::{Explained, Room};
 use crate::metrics::EventOutcome;
-use crate::net::problem::{self, CONTENT_ENCODING, Document, Problem};
+use crate::net::bodies::{Bodies, Whole};
+use crate::net::problem::{self, Document, Problem};
 use crate::net::turns::Turns;
 use crate::node::Node;
 use crate::policy::Role;
@@ -44,8 +39,7 @@ const RECEIPT_BYTES: usize = 320;
 #[derive(Debug)]
 pub struct Ingress {
     node: Arc<Node>,
-    /// A permit is a byte of `http.bodies_bytes_max`.
-    room: Semaphore,
+    bodies: Arc<Bodies>,
 }
 
 /// An address at which producers send requests.
@@ -55,12 +49,6 @@ pub enum Address {
     Events,
     /// `{base}/users/{user_id}/messages`
     Messages(Result<UserId, Problem>),
-}
-
-/// A request's body, which holds its room until it is dropped.
-struct Whole<'a> {
-    body: Bytes,
-    _room: Option<SemaphorePermit<'a>>,
 }
 
 /// The answer to one event; a batch is answered with one for each event, in its order.
@@ -102,9 +90,8 @@ struct TellQuery {
 }
 
 impl Ingress {
-    pub fn new(node: Arc<Node>) -> Ingress {
-        let room = Semaphore::new(node.config.http.bodies_bytes_max.get().min(Semaphore::MAX_PERMITS));
-        Ingress { node, room }
+    pub fn new(node: Arc<Node>, bodies: Arc<Bodies>) -> Ingress {
+        Ingress { node, bodies }
     }
 
     /// Returns which of its addresses a path is, if it is one.
@@ -181,7 +168,8 @@ impl Ingress {
     /// `POST {base}/users/{user_id}/messages`: any JSON value, to one user. 202 and a receipt.
     async fn tell(&self, user: UserId, head: &Parts, body: Incoming) -> Result<Response, Problem> {
         let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
-        let Whole { body, _room } = self.read(&head.headers, body).await?;
+        let whole = self.read(&head.headers, body).await?;
+        let body = &whole.body;
         if body.len() > self.limits().event_bytes_max.get() {
             let detail = format!(
                 "the message has {} bytes, over the limit of {} (events.event_bytes_max)",
@@ -190,7 +178,7 @@ impl Ingress {
             );
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail));
         }
-        let body = Body::json(cloudevents::text(&body)?.to_owned())
+        let body = Body::json(cloudevents::text(body)?.to_owned())
             .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "json", format!("the body is not one JSON value: {error}")))?;
         let key_bytes_max = self.node.config.groups.name_bytes_max;
         if let Some(key) = query.collapse_key.as_deref()
@@ -252,19 +240,6 @@ fn under_way(UnderWay: UnderWay) -> Problem {
     Problem::new(StatusCode::CONFLICT, "under_way", detail)
 }
 
-/// Checks that a body is not compressed: its bytes are the message.
-fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    let values = headers.get_all(http::header::CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("an unreadable name"));
-    let coding = values.flat_map(|value| value.split(',')).map(str::trim).find(|coding| !is_identity(coding));
-    let Some(coding) = coding else { return Ok(()) };
-    let detail = format!("the content coding {coding:?} is not served: send the body as it is, without Content-Encoding");
-    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, CONTENT_ENCODING, detail))
-}
-
-fn is_identity(coding: &str) -> bool {
-    coding.is_empty() || coding.eq_ignore_ascii_case("identity")
-}
-
 /// Returns what a query string says. A misspelt dry run must not be a real one, so unknown names are refused.
 fn query<T: Default + DeserializeOwned>(uri: &Uri, known: &str) -> Result<T, Problem> {
     if uri.query().is_none() {
@@ -287,7 +262,7 @@ impl Ingress {
         let (mut story, ticket) = self.node.dispatch.publish(event, id_given).map_err(under_way)?;
         story.receipt.stored = self.node.store.stored().map(Into::into);
         if query.explain {
-            let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false, room);
+            let explained = Explained::of(&story, &self.node.dispatch, &self.node.format, false, room);
             return Ok((Item::Explained(Box::new(explained)), Some(ticket)));
         }
         Ok((Item::Receipt(Box::new(story.receipt)), Some(ticket)))
@@ -297,60 +272,8 @@ impl Ingress {
         self.node.metrics.event(EventOutcome::Rejected);
     }
 
-    /// Reads the whole body, within its limit, the limit of all, and its deadline.
     async fn read(&self, headers: &HeaderMap, body: Incoming) -> Result<Whole<'_>, Problem> {
-        check_encoding(headers)?;
-        let mut collected = pin!(self.collect(body));
-        // Most bodies have come with their heads, and need no timer.
-        let read = match poll_fn(|context| Poll::Ready(collected.as_mut().poll(context))).await {
-            Poll::Ready(read) => read,
-            Poll::Pending => {
-                let deadline = *self.node.config.http.body_deadline_ms;
-                tokio::time::timeout(deadline, collected).await.map_err(|_| {
-                    let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", deadline.as_millis());
-                    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_deadline", detail)
-                })?
-            }
-        };
-        let (body, room) = read?;
-        Ok(Whole { body, _room: room })
-    }
-
-    /// Reads a body part by part. Each part but the first, which the connection's own buffer had room for, takes room before the next one
-    /// is waited for, so that small bodies are not refused because of large ones.
-    async fn collect(&self, body: Incoming) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem> {
-        let bytes_max = self.limits().body_bytes_max.get();
-        let mut body = Limited::new(body, bytes_max);
-        let (mut first, mut rest, mut room) = (Bytes::new(), BytesMut::new(), None::<SemaphorePermit>);
-        while !body.is_end_stream() {
-            let Some(frame) = body.frame().await else { break };
-            let frame = frame.map_err(|error| {
-                if error.is::<http_body_util::LengthLimitError>() {
-                    let detail = format!("the body is over the limit of {bytes_max} bytes (events.body_bytes_max)");
-                    return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail);
-                }
-                Problem::new(StatusCode::BAD_REQUEST, "body", format!("the body can't be read: {error}"))
-            })?;
-            let Ok(part) = frame.into_data() else { continue };
-            if first.is_empty() {
-                first = part;
-                continue;
-            }
-            let permit = self.room.try_acquire_many(u32::try_from(part.len()).unwrap_or(u32::MAX)).map_err(|_| {
-                let max = self.node.config.http.bodies_bytes_max;
-                let detail = format!("more than {max} bytes of bodies are under way (http.bodies_bytes_max); come back later");
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_bodies", detail)
-            })?;
-            match &mut room {
-                Some(room) => room.merge(permit),
-                None => {
-                    room = Some(permit);
-                    rest.extend_from_slice(&first);
-                }
-            }
-            rest.extend_from_slice(&part);
-        }
-        Ok((if rest.is_empty() { first } else { rest.freeze() }, room))
+        self.bodies.read(headers, body, (self.limits().body_bytes_max.get(), "events.body_bytes_max")).await
     }
 }
 

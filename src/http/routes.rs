@@ -17,12 +17,14 @@ use hyper_util::service::TowerToHyperService;
 
 use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
+use crate::http::console;
 use crate::http::ingress::Ingress;
-use crate::http::operate::{self, Operate, dead_letters};
+use crate::http::operate::{self, Operate, dead_letters, lists, live};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
 use crate::net::problem::{Problem, ProblemCode};
-use crate::session::{self, Sessions};
+use crate::net::stream::Takeover;
+use crate::session::{self, Sessions, sse};
 
 /// The routes and checks of one listener.
 #[derive(Debug)]
@@ -49,8 +51,8 @@ impl Front {
     ///
     /// # Errors
     /// Never.
-    pub async fn answer(self: Arc<Front>, client: Client, request: http::Request<Incoming>) -> Result<Response, Infallible> {
-        let response = self.serve(client, request).await.unwrap_or_else(Problem::into_response);
+    pub async fn answer(&self, client: Client, takeover: &Takeover, request: http::Request<Incoming>) -> Result<Response, Infallible> {
+        let response = self.serve(client, takeover, request).await.unwrap_or_else(Problem::into_response);
         if let Some(ProblemCode(code)) = response.extensions().get() {
             self.metrics.problems.with_label_values(&[code]).inc();
         }
@@ -59,7 +61,7 @@ impl Front {
 
     /// Checks a request's `Host`, refuses pages of other origins, and passes the request on. Producers send nearly all requests, so theirs
     /// pass neither the router nor layers, which would cost each of them 4,000 instructions.
-    async fn serve(&self, client: Client, mut request: http::Request<Incoming>) -> Result<Response, Problem> {
+    async fn serve(&self, client: Client, takeover: &Takeover, mut request: http::Request<Incoming>) -> Result<Response, Problem> {
         host(&request)?;
         self.auth.origin(request.headers())?;
         let address = self.ingress.as_ref().and_then(|ingress| Some((ingress, ingress.address(request.uri().path())?)));
@@ -77,6 +79,7 @@ impl Front {
             return Ok(answer);
         }
         request.extensions_mut().insert(client);
+        request.extensions_mut().insert(takeover.clone());
         // Boxed, so that its state is not part of each connection's.
         let Ok(response) = Box::pin(self.routes.call(request)).await;
         Ok(response)
@@ -103,8 +106,16 @@ fn host<B>(request: &http::Request<B>) -> Result<(), Problem> {
 /// its route.
 pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> (Router, Router) {
     let below = |path: &str| format!("{}{path}", config.base_path);
-    let sockets = Router::new().route(&below("/ws/{user_id}"), get(session::connect)).with_state(sessions);
+    let sockets = Router::new()
+        .route(&below("/ws/{user_id}"), get(session::connect))
+        .route(&below("/sse/{user_id}"), get(sse::stream).options(sse::preflight))
+        .route(&below("/sse/{user_id}/{session}"), post(sse::post).options(sse::preflight))
+        .with_state(sessions);
     let operators = Router::new()
+        .route(&below("/live"), get(live::live))
+        .route(&below("/stats"), get(lists::stats))
+        .route(&below("/settings"), get(lists::settings))
+        .route(&below("/users"), get(lists::users))
         .route(&below("/users/{user_id}"), get(operate::presence))
         .route(&below("/users/{user_id}/sessions"), delete(operate::end_sessions))
         .route(&below("/groups/{name}"), get(operate::groups::show))
@@ -118,7 +129,8 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route("/metrics", get(operate::metrics))
         .with_state(operate);
     let operators = if auth.asks().0 { operators.route_layer(from_fn_with_state(auth.clone(), permit)) } else { operators };
-    (sockets, operators)
+    // Its files need no key.
+    (sockets, operators.merge(console::routes(&config.base_path)))
 }
 
 /// Lets a request of an operator pass if its key has the scope that the method needs.

@@ -18,6 +18,7 @@ mod room;
 mod seqs;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -45,6 +46,7 @@ use noted::Noted;
 pub use reader::{Head, Page, Reader, Resumed};
 use room::Room;
 pub use seqs::Seqs;
+pub use users::{Listing, UsersPage};
 
 /// Enough shards that two cores seldom wait for the same lock.
 const SHARDS: usize = 64;
@@ -172,6 +174,8 @@ impl Mailboxes {
         let new = New { message, session, terms, keep_ms, now_ms: self.clock.now_ms() };
         if self.room.lacks(true, new.size(), (0, 0)) {
             self.reclaim(|room| !room.lacks(true, new.size(), (0, 0)));
+            // What made room must not come back after a crash, and take the room of what was not read.
+            self.note_marks(changes);
         }
         let mut shard = self.shard(user).lock();
         let mailbox = match shard.get(user) {
@@ -393,8 +397,9 @@ impl Mailboxes {
     /// Makes room in other mailboxes until there is enough: removes expired messages, messages that were read and, if there are too many
     /// mailboxes, empty ones that a client may resume from.
     fn reclaim(&self, is_enough: impl Fn(&Room) -> bool) {
-        // Whoever comes while another one looks does without.
-        let Some(mut reclaim) = self.reclaim.try_lock() else { return };
+        // Who comes while another one looks waits for what that one finds: without it, a message would be refused although there is room to
+        // be made.
+        let mut reclaim = self.reclaim.lock();
         let now_ms = self.clock.now_ms();
         // A clock that has gone back doesn't make the pause longer.
         let is_paused = reclaim.exhausted_ms.is_some_and(|exhausted_ms| now_ms.abs_diff(exhausted_ms) < RECLAIM_PAUSE_MS);

@@ -2,14 +2,46 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use crate::net::permits::ConnectionPermit;
 use crate::net::wire::Wire;
+
+/// By which a request's handler takes its connection over from HTTP, instead of answering.
+#[derive(Clone, Debug, Default)]
+pub struct Takeover(Arc<Mutex<Option<oneshot::Sender<Taken>>>>);
+
+/// A connection, and the bytes that the peer sent after its request.
+pub type Taken = (Stream, Bytes);
+
+impl Takeover {
+    /// Asks for the connection. The handler must not answer then, and what the receiver's owner writes is the answer.
+    pub fn ask(&self) -> oneshot::Receiver<Taken> {
+        let (sender, receiver) = oneshot::channel();
+        *self.0.lock() = Some(sender);
+        receiver
+    }
+
+    pub fn is_asked(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
+    /// Hands the connection over, if a handler has asked for it. Otherwise it ends.
+    pub fn hand_over(&self, taken: Taken) {
+        if let Some(sender) = self.0.lock().take() {
+            // If nobody waits for it any more, it ends too.
+            let _ = sender.send(taken);
+        }
+    }
+}
 
 /// An accepted connection. hyper reads and writes it until it becomes a WebSocket; then the session owns the wire.
 #[derive(Debug)]
@@ -24,6 +56,11 @@ pub struct Stream {
 impl Stream {
     pub fn new(wire: Wire, place: ConnectionPermit, write_deadline: Duration) -> Stream {
         Stream { wire, place, write_deadline, blocked: None }
+    }
+
+    /// Returns whether the peer has not taken yet what was written.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.is_some()
     }
 
     pub fn into_parts(self) -> (Wire, ConnectionPermit) {

@@ -40,6 +40,13 @@ impl Wire {
         Wire { tcp, tls: tls.map(|connection| Box::new(Tls { connection, taken: 0 })) }
     }
 
+    /// Has the system give the connection up when the peer has not confirmed written bytes for this long: for peers that answer nothing.
+    pub fn give_up_after(&self, silence: Duration) {
+        // Without it, a connection whose peer is gone ends when the system gives up by itself.
+        #[cfg(target_os = "linux")]
+        let _ = SockRef::from(&self.tcp).set_tcp_user_timeout(Some(silence));
+    }
+
     /// Resolves when there may be something to read.
     ///
     /// # Errors

@@ -412,6 +412,7 @@ impl Policy {
         let error = self.report(function, event, defect);
         if let CallError::Fault(fault) = &error {
             *self.last_fault.lock() = Some((**fault).clone());
+            self.instances.shared.faults.show(fault);
         }
         error
     }

@@ -1,6 +1,9 @@
 //! Accepts connections. The number of open ones is bounded by permits.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -12,8 +15,15 @@ use super::{Server, Stage};
 use crate::http::routes::Front;
 use crate::net::head_timer::HeadTimer;
 use crate::net::permits::{Client, ConnectionPermits};
-use crate::net::stream::Stream;
+use crate::net::stream::{Stream, Takeover};
 use crate::net::wire::Wire;
+
+/// What each request of a connection comes with.
+struct Line {
+    front: Arc<Front>,
+    client: Client,
+    takeover: Takeover,
+}
 
 /// How long to wait before accepting again after an error, such as a lack of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -63,27 +73,44 @@ impl Server {
                 }
             };
             let stream = TokioIo::new(Stream::new(Wire::new(tcp, tls), permit, write_deadline));
-            let front = front.clone();
             http.timer(HeadTimer::default());
-            let connection =
-                http.serve_connection(stream, service_fn(move |request| front.clone().answer(client, request))).with_upgrades();
+            let line = Arc::new(Line { front: front.clone(), client, takeover: Takeover::default() });
+            let takeover = line.takeover.clone();
+            let answer = move |request| {
+                let line = line.clone();
+                async move { line.front.answer(line.client, &line.takeover, request).await }
+            };
+            let mut connection = http.serve_connection(stream, service_fn(answer)).with_upgrades();
             let (mut stopping, working) = (stopping.subscribe(), working.clone());
             tokio::spawn(async move {
-                tokio::pin!(connection);
                 tokio::select! {
-                    _ = &mut connection => {}
+                    () = served(&mut connection, &takeover) => {}
                     () = reaches(&mut stopping, Stage::Finishing) => {
-                        connection.as_mut().graceful_shutdown();
+                        Pin::new(&mut connection).graceful_shutdown();
                         tokio::select! {
-                            _ = connection => {}
+                            () = served(&mut connection, &takeover) => {}
                             () = reaches(&mut stopping, Stage::Over) => {}
                         }
                     }
+                }
+                if takeover.is_asked()
+                    && let Some(parts) = connection.into_parts()
+                {
+                    takeover.hand_over((parts.io.into_inner(), parts.read_buf));
                 }
                 drop(working);
             });
         }
     }
+}
+
+/// Serves a connection until it ends, or a handler asks for it.
+async fn served(connection: &mut (impl Future + Unpin), takeover: &Takeover) {
+    poll_fn(|context| {
+        let ended = Pin::new(&mut *connection).poll(context).is_ready();
+        if ended || takeover.is_asked() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 async fn reaches(stopping: &mut watch::Receiver<Stage>, stage: Stage) {

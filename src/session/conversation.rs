@@ -2,6 +2,7 @@
 //! decides and formats; [`super::socket`] reads and writes the socket.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use tokio::time::Instant;
@@ -9,7 +10,9 @@ use tokio::time::Instant;
 use super::clock::Clock;
 use super::framing::{Framing, Hello, Limits};
 use super::outbox::Outbox;
-use super::protocol::ClientFrame;
+use super::protocol::{Answer, ClientFrame};
+use super::sse::Position;
+use super::taken::Taken;
 use super::{Sessions, entry};
 use crate::auth::Refused;
 use crate::dispatch::session_policies;
@@ -39,6 +42,7 @@ pub struct Conversation {
     pub reader: Reader,
     pub outbox: Outbox,
     pub clock: Clock,
+    pub taken: Taken,
     /// The client's allowance of messages.
     allowance: Bucket,
 }
@@ -63,10 +67,19 @@ impl End {
         }
     }
 
-    /// Appends the close frame. Nothing is to be sent if the connection is gone.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    /// Returns the server's reason, or the connection's.
+    pub fn reason(&self) -> String {
         match self {
-            End::Close(close) => encode_close(close.code(), &close.reason(), out),
+            End::Close(close) => close.reason().into_owned(),
+            End::Closed(_) => "the client closed".to_owned(),
+            End::Lost => "the connection was lost".to_owned(),
+        }
+    }
+
+    /// Appends the end. Nothing is to be sent if the connection is gone. `after_ms`: when to come back after a restart, if that is said.
+    pub fn encode(&self, framing: Framing, after_ms: Option<u32>, out: &mut Vec<u8>) {
+        match self {
+            End::Close(close) => framing.end(close.code(), &close.reason(), after_ms.filter(|_| *close == Close::Restart), out),
             // The closing handshake echoes the client's code.
             End::Closed(Some(code)) => encode_close(*code, "", out),
             End::Closed(None) => encode(Opcode::Close, &[], out),
@@ -85,24 +98,29 @@ impl End {
 
 impl Conversation {
     /// `ends`: when the client's token expires.
-    pub fn new(sessions: Arc<Sessions>, reader: Reader, ends: Option<SystemTime>) -> Conversation {
+    pub fn new(sessions: Arc<Sessions>, reader: Reader, framing: Framing, ends: Option<SystemTime>) -> Conversation {
+        let epoch = if framing == Framing::Sse { reader.epoch().into() } else { Box::default() };
         Conversation {
-            outbox: Outbox::new(Framing::of(reader.handle().subprotocol)),
+            outbox: Outbox::new(framing, epoch),
             reader,
             clock: Clock::new(Instant::now(), on_the_clock(ends)),
+            taken: Taken::default(),
             allowance: Bucket::full(sessions.sockets.messages_per_second_max.get().saturating_mul(BURST_S)),
             sessions,
         }
     }
 
-    /// Says hello, and waits for a resume if there is something to resume from. `head`: the position of the mailbox when the client
-    /// connected.
-    pub fn greet(&mut self, head: Head) {
+    /// Says hello, and waits for a resume if there is something to resume from. A stream's client can only resume by its request, so that
+    /// it is answered at once. `head`: the position of the mailbox when the client connected. `since`: what the request says about a
+    /// resume.
+    pub fn greet(&mut self, head: Head, since: Option<Position>) {
         if !self.outbox.framing.resumes() {
             return;
         }
+        let is_stream = self.outbox.framing == Framing::Sse;
         let Sessions { sockets, limits, .. } = &*self.sessions;
-        if head.is_resumable {
+        let waits = head.is_resumable && !is_stream;
+        if waits {
             self.clock.held = Some(Instant::now() + *sockets.resume_wait_ms);
         }
         let epoch = self.reader.epoch();
@@ -119,11 +137,26 @@ impl Conversation {
                 mailbox_bytes_max: limits.bytes_max,
                 keep_ms: limits.keep_ms,
             },
-            resume_within_ms: head.is_resumable.then_some(sockets.resume_wait_ms),
+            resume_within_ms: waits.then_some(sockets.resume_wait_ms),
             token_ends_in_ms: self.token_ends_in_ms(),
         };
         let (framing, out) = self.outbox.frames();
         framing.hello(&hello, out);
+        if is_stream {
+            self.go_on(since, &epoch);
+        }
+    }
+
+    /// Begins a stream after what its client has read, which is an ack too.
+    fn go_on(&mut self, since: Option<Position>, epoch: &str) {
+        let resumed = match &since {
+            None => self.reader.begin(),
+            Some(since) => self.reader.resume(&since.epoch, since.seq),
+        };
+        if let Some(since) = since.filter(|since| since.epoch == epoch) {
+            self.reader.acked(since.seq);
+        }
+        self.answer_resume(epoch, &resumed);
     }
 
     /// Returns whether messages wait for the client's resume.
@@ -185,7 +218,7 @@ impl Conversation {
         match incoming {
             // The decoder has validated it. If it had not, replacement characters would show that.
             Incoming::Text(text) => self.hear_text(String::from_utf8_lossy(&text).into_owned()),
-            Incoming::Binary(bytes) => self.hear_message(Body::Binary(bytes.to_vec())),
+            Incoming::Binary(bytes) => self.hear_message(&Body::Binary(bytes.to_vec()), Answer::Refusal),
             Incoming::Ping(payload) => {
                 encode(Opcode::Pong, &payload, self.outbox.frames().1);
                 Ok(())
@@ -200,80 +233,110 @@ impl Conversation {
     /// # Errors
     /// Why to give up on the client.
     pub fn tick(&mut self) -> Result<(), End> {
-        if self.clock.tick(&self.sessions.sockets, Instant::now()).map_err(End::Close)? {
-            encode(Opcode::Ping, &[], self.outbox.frames().1);
+        let now = Instant::now();
+        if self.clock.tick(&self.sessions.sockets, now).map_err(End::Close)? {
+            let (framing, out) = self.outbox.frames();
+            if !framing.heartbeat(out) {
+                self.clock.hear(now);
+            }
         }
         Ok(())
     }
 
     /// Appends the last frames. Nothing is to be sent if the connection is gone.
     pub fn take_leave(&mut self, end: &End) {
-        let after_ms = self.return_after_ms();
-        let (framing, out) = self.outbox.frames();
-        if let End::Close(Close::Restart) = end {
-            framing.reconnect(after_ms, out);
-        }
-        end.encode(out);
-    }
-
-    /// Returns when to come back after a restart: a random time, since the session's id is random.
-    fn return_after_ms(&self) -> u32 {
+        // A random number, since the session's id is random.
         let random = self.reader.handle().id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
-        random.unwrap_or_default().checked_rem(self.sessions.return_within_ms).unwrap_or_default()
+        let after_ms = self.sessions.return_after_ms(random.unwrap_or_default());
+        let (framing, out) = self.outbox.frames();
+        end.encode(framing, Some(after_ms), out);
     }
 
     fn hear_text(&mut self, text: String) -> Result<(), End> {
         match self.outbox.framing {
-            Framing::V1 => self.hear_frame(ClientFrame::parse(&text)),
+            Framing::V1 | Framing::Sse => self.hear_frame(ClientFrame::parse(&text)),
             Framing::Plain => {
                 // If the server asks for tokens, a frame with a token is for the server, and policies don't see it.
                 match self.clock.ends.and_then(|_| entry::shown(text.as_bytes())) {
                     Some(token) => self.authorize(&token),
-                    None => self.hear_message(Body::sniff(text)),
+                    None => self.hear_message(&Body::sniff(text), Answer::Refusal),
                 }
             }
         }
     }
 
-    fn hear_frame(&mut self, frame: ClientFrame) -> Result<(), End> {
-        self.clock.held = None;
+    /// Handles a frame of `signalpost.v1`.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub fn hear_frame(&mut self, frame: ClientFrame) -> Result<(), End> {
+        // A ping says nothing about where to go on.
+        if frame != ClientFrame::Ping {
+            self.clock.held = None;
+        }
         match frame {
             // Acks don't count: a client sends one for each message.
             ClientFrame::Ack { seq } => self.reader.acked(seq),
             ClientFrame::Begin => {
                 self.allow()?;
                 let resumed = self.reader.begin();
-                self.answer_resume(&resumed);
+                self.answer_resume("", &resumed);
             }
             ClientFrame::Auth { token } => self.authorize(&token)?,
             ClientFrame::Resume { epoch, seq } => {
                 self.allow()?;
                 let resumed = self.reader.resume(&epoch, seq);
-                self.answer_resume(&resumed);
+                self.answer_resume(&epoch, &resumed);
             }
-            ClientFrame::Message(body) => self.hear_message(body)?,
-            ClientFrame::Invalid(detail) => {
+            ClientFrame::Message(body, answer) => self.hear_message(&body, answer)?,
+            ClientFrame::Ping => {
+                self.allow()?;
+                let (framing, out) = self.outbox.frames();
+                framing.pong(out);
+            }
+            ClientFrame::Invalid { detail, id } => {
                 self.allow()?;
                 self.sessions.metrics.client_messages.with_label_values(&["invalid"]).inc();
-                self.error("invalid_frame", detail);
+                self.error(id.as_deref(), "invalid_frame", detail);
             }
         }
         Ok(())
     }
 
-    fn hear_message(&mut self, body: Body) -> Result<(), End> {
+    fn hear_message(&mut self, body: &Body, answer: Answer) -> Result<(), End> {
         self.allow()?;
         self.clock.message = Instant::now();
-        if let Err(refusal) = session_policies::received(&self.sessions.dispatch, self.reader.handle(), &body) {
-            self.error(&refusal.code, &refusal.detail);
+        match session_policies::received(&self.sessions.dispatch, self.reader.handle(), body) {
+            Ok(ticket) => {
+                if let Answer::Taken(id) = answer {
+                    self.taken.add(id, ticket);
+                }
+            }
+            Err(refusal) => self.error(answer.id(), &refusal.code, &refusal.detail),
         }
         Ok(())
     }
 
-    fn answer_resume(&mut self, resumed: &Resumed) {
+    /// Resolves when there is an answer to a message whose client wants to know when it is taken, and appends it to the outbox.
+    pub fn poll_taken(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut is_any = Poll::Pending;
+        while let Poll::Ready((id, stored)) = self.taken.poll(context) {
+            is_any = Poll::Ready(());
+            match stored {
+                Ok(()) => {
+                    let (framing, out) = self.outbox.frames();
+                    framing.taken(&id, out);
+                }
+                Err(why) => self.error(Some(&id), "not_stored", &format!("what followed from this message may be lost: {why}")),
+            }
+        }
+        is_any
+    }
+
+    fn answer_resume(&mut self, epoch: &str, resumed: &Resumed) {
         self.sessions.metrics.resumes.with_label_values(&[if resumed.recovered { "true" } else { "false" }]).inc();
         let (framing, out) = self.outbox.frames();
-        framing.resumed(resumed.recovered, resumed.from, out);
+        framing.resumed(epoch, resumed.recovered, resumed.from, out);
     }
 
     /// Takes another token: the session goes on as long as that one is good.
@@ -286,14 +349,14 @@ impl Conversation {
                 let (framing, out) = self.outbox.frames();
                 framing.authorized(left, out);
             }
-            Err(Refused) => self.error("unauthorized", "the token is not valid for this user"),
+            Err(Refused) => self.error(None, "unauthorized", "the token is not valid for this user"),
         }
         Ok(())
     }
 
-    fn error(&mut self, code: &str, detail: &str) {
+    fn error(&mut self, id: Option<&str>, code: &str, detail: &str) {
         let (framing, out) = self.outbox.frames();
-        framing.error(code, detail, out);
+        framing.error(id, code, detail, out);
     }
 
     /// Counts an action whose rate is limited.

@@ -9,6 +9,8 @@ use crate::types::event::Body;
 #[derive(Debug)]
 pub struct Outbox {
     pub framing: Framing,
+    /// The epoch of the mailbox, if its messages are sent with it.
+    epoch: Box<str>,
     bytes: Vec<u8>,
     /// How much of `bytes` is written.
     written: usize,
@@ -27,8 +29,9 @@ pub struct Sent {
 }
 
 impl Outbox {
-    pub fn new(framing: Framing) -> Outbox {
-        Outbox { framing, bytes: Vec::new(), written: 0, last: 0, messages: 0 }
+    /// `epoch`: that of the mailbox, for a framing that sends it with each message.
+    pub fn new(framing: Framing, epoch: Box<str>) -> Outbox {
+        Outbox { framing, epoch, bytes: Vec::new(), written: 0, last: 0, messages: 0 }
     }
 
     /// Returns whether everything is written, so that more may be taken from the mailbox.
@@ -56,7 +59,7 @@ impl Outbox {
         self.last = seq;
         if let Some(body) = body {
             self.messages += 1;
-            self.framing.message(seq, body, &mut self.bytes);
+            self.framing.message(&self.epoch, seq, body, &mut self.bytes);
         }
     }
 
@@ -73,7 +76,7 @@ impl Outbox {
     /// Returns what was sent, once everything is written. Frees the buffer: an idle session holds none.
     pub fn finish(&mut self) -> Sent {
         let sent = Sent { is_any: self.last > 0, messages: self.messages };
-        *self = Outbox::new(self.framing);
+        *self = Outbox::new(self.framing, std::mem::take(&mut self.epoch));
         sent
     }
 }
@@ -88,7 +91,7 @@ mod tests {
 
     #[test]
     fn messages_are_sent_with_their_last_byte() {
-        let mut outbox = Outbox::new(Framing::Plain);
+        let mut outbox = Outbox::new(Framing::Plain, Box::default());
         assert!(outbox.is_idle());
         outbox.message(3, Some(&body()));
         outbox.message(5, Some(&body()));
@@ -103,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_message_that_formatting_drops_is_dealt_with_and_not_sent() {
-        let mut outbox = Outbox::new(Framing::V1);
+        let mut outbox = Outbox::new(Framing::V1, Box::default());
         outbox.message(3, None);
         assert!(outbox.is_empty() && !outbox.is_idle());
         assert_eq!(outbox.finish(), Sent { is_any: true, messages: 0 });
@@ -111,9 +114,9 @@ mod tests {
 
     #[test]
     fn control_frames_deal_with_no_message() {
-        let mut outbox = Outbox::new(Framing::V1);
+        let mut outbox = Outbox::new(Framing::V1, Box::default());
         let (framing, out) = outbox.frames();
-        framing.resumed(true, 3, out);
+        framing.resumed("", true, 3, out);
         assert!(!outbox.is_empty());
         outbox.wrote(outbox.len());
         assert_eq!(outbox.finish(), Sent::default());

@@ -1,4 +1,4 @@
-//! A session's socket: the loop that reads, writes and waits. [`super::conversation`] decides what the bytes mean.
+//! A session's connection: the loop that reads, writes and waits. [`super::conversation`] decides what the bytes mean.
 //!
 //! The loop never waits for one side alone. While the client doesn't read, the session takes nothing more from the mailbox, whose bounds then
 //! apply, and reads nothing more from the client.
@@ -14,8 +14,11 @@ use bytes::BytesMut;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::conversation::{BURST_S, Conversation, End};
+use super::framing::Framing;
+use super::protocol::ClientFrame;
+use super::upward::Place;
+use crate::dispatch::observers::Trace;
 use crate::dispatch::session_policies;
-use crate::model::mailbox::Head;
 use crate::net::permits::{ConnectionPermit, SessionPermit};
 use crate::net::rate::Bucket;
 use crate::net::turns::Turns;
@@ -38,6 +41,8 @@ pub struct Session {
     wire: Wire,
     decoder: Decoder,
     input: BytesMut,
+    /// The way up of a session that writes a stream.
+    posted: Option<Place>,
     /// The client's allowance of bytes.
     allowance: Bucket,
     _permits: (ConnectionPermit, SessionPermit),
@@ -46,6 +51,19 @@ pub struct Session {
 impl From<io::Error> for End {
     fn from(_: io::Error) -> End {
         End::Lost
+    }
+}
+
+/// What a client said.
+enum Heard {
+    OnSocket(Incoming),
+    Posted(ClientFrame),
+}
+
+impl Heard {
+    /// Returns whether policies may be called.
+    fn is_for_policies(&self) -> bool {
+        matches!(self, Heard::OnSocket(Incoming::Text(_) | Incoming::Binary(_)) | Heard::Posted(ClientFrame::Message(..)))
     }
 }
 
@@ -63,7 +81,13 @@ impl Session {
     /// `input`: the bytes that the client sent after its handshake.
     pub fn new(conversation: Conversation, wire: Wire, input: BytesMut, permits: (ConnectionPermit, SessionPermit)) -> Box<Session> {
         let sockets = &conversation.sessions.sockets;
+        let is_stream = conversation.outbox.framing == Framing::Sse;
+        if is_stream {
+            // It answers no heartbeat, but its system does.
+            wire.give_up_after(*sockets.pong_deadline_ms);
+        }
         Box::new(Session {
+            posted: is_stream.then(|| Place::new(&conversation.sessions, conversation.reader.handle())),
             decoder: Decoder::new(sockets.message_bytes_max.get()),
             allowance: Bucket::full(sockets.bytes_per_second_max.get().saturating_mul(BURST_S)),
             wire,
@@ -74,15 +98,18 @@ impl Session {
         })
     }
 
-    /// Runs the session from hello to close. `head`: the position of the mailbox when the client connected.
-    pub async fn run(mut self: Box<Session>, head: Head) {
+    /// Runs the session from hello to close.
+    pub async fn run(mut self: Box<Session>) {
         let handle = self.conversation.reader.handle().clone();
         let sessions = self.conversation.sessions.clone();
         sessions.metrics.sessions_opened.inc();
         tracing::debug!(user = %handle.user, session = %handle.id, subprotocol = handle.subprotocol, "session opened");
-        self.conversation.greet(head);
+        sessions.dispatch.observers.show(|| Trace::Opened(handle.clone()));
         let end = self.converse().await;
+        // Nothing more is accepted for it.
+        self.posted = None;
         session_policies::closed(&sessions.dispatch, &handle, end.code());
+        sessions.dispatch.observers.show(|| Trace::Closed { session: handle.clone(), code: end.code(), reason: end.reason() });
         // The session leaves before the closing handshake, which may take a while: a client that comes back meanwhile is not a second
         // device.
         self.conversation.reader.leave();
@@ -123,7 +150,7 @@ impl Session {
             };
             if let Some(close) = ending
                 && !has_more
-                && (!matches!(close, Close::Restart | Close::ClosedByPolicy(_)) || self.conversation.outbox.is_empty())
+                && (!matches!(close, Close::Restart | Close::ClosedByPolicy(_)) || self.is_all_answered())
             {
                 return End::Close(close.clone());
             }
@@ -154,6 +181,17 @@ impl Session {
         }
     }
 
+    /// Returns whether what the client sent is handled now: not while too many of its messages wait for the store. One that is to leave can't
+    /// stay by asking for more answers.
+    fn hears(&self) -> bool {
+        let Conversation { taken, reader, .. } = &self.conversation;
+        taken.is_empty() || (!taken.is_full() && reader.handle().ending().is_none())
+    }
+
+    fn is_all_answered(&self) -> bool {
+        self.conversation.outbox.is_empty() && self.conversation.taken.is_empty()
+    }
+
     fn due(&self) -> Instant {
         self.conversation.clock.due(&self.conversation.sessions.sockets)
     }
@@ -167,11 +205,16 @@ impl Session {
         }
         let has_more = has_more || self.woken_in_a_row == WOKEN_IN_A_ROW_MAX;
         self.woken_in_a_row = 0;
+        if self.conversation.poll_taken(context).is_ready() {
+            return Poll::Ready(Ok(Next::Woken));
+        }
         // While the client doesn't read, it isn't read from: what it asks for would pile up.
-        let ready = if self.conversation.outbox.is_empty() {
+        let ready = if !self.conversation.outbox.is_empty() {
+            self.wire.poll_writable(context).map_ok(|()| Next::Writable)
+        } else if self.hears() {
             self.wire.poll_readable(context).map_ok(|()| Next::Readable)
         } else {
-            self.wire.poll_writable(context).map_ok(|()| Next::Writable)
+            Poll::Pending
         };
         if ready.is_ready() {
             return ready;
@@ -184,9 +227,10 @@ impl Session {
 
     /// Takes from the mailbox and writes. Returns whether there may be more to do at once. Not cancel safe, and never cancelled.
     async fn send(&mut self) -> Result<bool, End> {
+        let is_heard = self.hears() && (!self.input.is_empty() || self.posted.as_ref().is_some_and(|posted| !posted.is_empty()));
         let conversation = &mut self.conversation;
         // The rest of an earlier round is written first; the mailbox is read in the next one.
-        let mut has_more = !conversation.outbox.is_empty() || !self.input.is_empty();
+        let mut has_more = !conversation.outbox.is_empty() || is_heard;
         if conversation.outbox.is_empty() && !conversation.is_held() {
             has_more |= conversation.fill().await?;
         }
@@ -234,35 +278,50 @@ impl Session {
         match self.wire.try_read_buf(&mut self.input) {
             Ok(0) => Err(End::Lost),
             Ok(count) => {
-                let per_second = self.conversation.sessions.sockets.bytes_per_second_max.get();
-                let count = u32::try_from(count).unwrap_or(u32::MAX);
-                if !self.allowance.take(count, per_second, per_second.saturating_mul(BURST_S)) {
-                    return Err(End::Close(Close::TooManyMessages));
-                }
                 self.conversation.clock.hear(Instant::now());
-                Ok(())
+                self.allow(count)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Counts bytes of the client.
+    fn allow(&mut self, count: usize) -> Result<(), End> {
+        let per_second = self.conversation.sessions.sockets.bytes_per_second_max.get();
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let is_allowed = self.allowance.take(count, per_second, per_second.saturating_mul(BURST_S));
+        if is_allowed { Ok(()) } else { Err(End::Close(Close::TooManyMessages)) }
+    }
+
+    /// Returns what the client said next, if it has.
+    fn heard(&mut self) -> Result<Option<Heard>, End> {
+        if let Some(posted) = &self.posted {
+            // What follows the request of a stream means nothing.
+            self.input.clear();
+            let Some((frame, bytes)) = posted.take() else { return Ok(None) };
+            self.allow(bytes)?;
+            return Ok(Some(Heard::Posted(frame)));
+        }
+        if self.input.is_empty() {
+            return Ok(None);
+        }
+        let incoming = self.decoder.decode(&mut self.input);
+        let incoming = incoming.map_err(|error| End::Close(Close::Protocol { code: error.close_code(), reason: error.reason() }))?;
+        Ok(incoming.map(Heard::OnSocket))
+    }
+
     /// Handles what has been read.
     async fn receive(&mut self) -> Result<(), End> {
         let mut turns = Turns::default();
-        let policies = self.conversation.sessions.dispatch.policies.clone();
-        while !self.input.is_empty() && self.conversation.outbox.len() < READ_BYTES {
-            let incoming = self
-                .decoder
-                .decode(&mut self.input)
-                .map_err(|error| End::Close(Close::Protocol { code: error.close_code(), reason: error.reason() }))?;
-            let Some(incoming) = incoming else { break };
-            let policies = &policies;
-            let _permit = match &incoming {
-                Incoming::Text(_) | Incoming::Binary(_) => policies.permit(policies.current().sessions()).await,
-                _ => None,
-            };
-            self.conversation.hear(incoming)?;
+        while self.hears() && self.conversation.outbox.len() < READ_BYTES {
+            let Some(heard) = self.heard()? else { break };
+            let policies = &self.conversation.sessions.dispatch.policies.clone();
+            let _permit = if heard.is_for_policies() { policies.permit(policies.current().sessions()).await } else { None };
+            match heard {
+                Heard::OnSocket(incoming) => self.conversation.hear(incoming)?,
+                Heard::Posted(frame) => self.conversation.hear_frame(frame)?,
+            }
             // A policy is called for each of a few hundred tiny frames.
             turns.take().await;
         }

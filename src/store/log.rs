@@ -153,6 +153,13 @@ impl Log {
         self.push(&records, began, &counters)
     }
 
+    /// Hands over that the segments up to this one are removed.
+    pub(super) fn append_cleaned(self: &Arc<Log>, segment: u64) -> Ticket {
+        let mut records = Vec::new();
+        codec::encode_cleaned(segment, &mut records);
+        self.push(&records, self.segment(), &Counters::default())
+    }
+
     fn push(self: &Arc<Log>, records: &[u8], began: u64, counters: &Counters) -> Ticket {
         let mut queue = self.shared.queue.lock();
         if queue.is_dead {

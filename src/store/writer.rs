@@ -59,6 +59,8 @@ pub(super) struct Writer {
     folder: Folder,
     position: Position,
     file: File,
+    /// Where the checksums of the segment's frames begin.
+    salt: u32,
     /// The end of the last good frame.
     offset: u64,
     looked_at_disk: Instant,
@@ -82,7 +84,7 @@ pub(super) enum Passed {
 #[derive(Debug)]
 struct Ended;
 
-/// The thread: writes whenever something waits, until the log is closed and nothing does.
+/// Runs the thread: writes whenever something waits, until the log is closed and nothing does.
 pub(super) fn run(shared: &Shared, writer: &Mutex<Writer>) {
     while shared.is_more() {
         let mut writer = writer.lock();
@@ -101,12 +103,15 @@ pub(super) fn run(shared: &Shared, writer: &Mutex<Writer>) {
 impl Writer {
     /// Makes the first segment.
     pub(super) fn begin(shared: Arc<Shared>, folder: Folder, position: Position) -> io::Result<Writer> {
-        let file = create(&shared, &folder, &position)?;
+        let (file, salt) = create(&shared, &folder, &position)?;
+        // The start of a run is on the disk, whatever the store promises: the next one sees that there was a run, and what it promised.
+        file.sync_data()?;
+        folder.sync()?;
         shared.bytes.fetch_add(HEADER_BYTES as u64, Ordering::Relaxed);
         let now = Instant::now();
         let looked_at_disk = now.checked_sub(DISK_INTERVAL).unwrap_or(now);
         let offset = HEADER_BYTES as u64;
-        Ok(Writer { shared, folder, position, file, offset, looked_at_disk, spare: Vec::new(), was_slow: None })
+        Ok(Writer { shared, folder, position, file, salt, offset, looked_at_disk, spare: Vec::new(), was_slow: None })
     }
 
     /// Writes a frame of what waits, if that takes a few microseconds. Otherwise, and after an error, it is the thread's.
@@ -126,7 +131,7 @@ impl Writer {
         }
         let mut batch = self.take(&mut queue);
         drop(queue);
-        frame::seal(&mut batch.frame, self.position.next_frame, batch.began);
+        frame::seal(&mut batch.frame, self.position.next_frame, batch.began, self.salt);
         let began = Instant::now();
         let written = self.put(&batch.frame);
         if began.elapsed() > SLOW_WRITE {
@@ -146,8 +151,7 @@ impl Writer {
     /// The store has failed, or was closed while it could not be written.
     fn write_all(&mut self) -> Result<(), Ended> {
         while let Some(mut batch) = self.next() {
-            frame::seal(&mut batch.frame, self.position.next_frame, batch.began);
-            self.write(&batch.frame)?;
+            self.write(&mut batch.frame, batch.began)?;
             self.stored(batch);
             self.look_at_disk();
         }
@@ -203,14 +207,15 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&mut self, frame: &[u8]) -> Result<(), Ended> {
+    fn write(&mut self, frame: &mut [u8], began: u64) -> Result<(), Ended> {
         if self.is_over(frame.len()) && self.offset > HEADER_BYTES as u64 {
             self.position.segment += 1;
-            self.file = self.patiently(|writer| create(&writer.shared, &writer.folder, &writer.position))?;
+            (self.file, self.salt) = self.patiently(|writer| create(&writer.shared, &writer.folder, &writer.position))?;
             self.offset = HEADER_BYTES as u64;
             self.shared.bytes.fetch_add(self.offset, Ordering::Relaxed);
             self.shared.segment.store(self.position.segment, Ordering::Relaxed);
         }
+        frame::seal(frame, self.position.next_frame, began, self.salt);
         self.patiently(|writer| writer.put(frame))?;
         if self.shared.config.durability == Durability::Fsync {
             let began = Instant::now();
@@ -292,9 +297,10 @@ fn passes(error: &io::Error) -> bool {
     is_out_of_files || matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Makes a segment with its header. In `fsync`, it is there to stay before a frame is written to it.
-fn create(shared: &Shared, folder: &Folder, position: &Position) -> io::Result<File> {
+/// Makes a segment with its header, and returns it with its salt. In `fsync`, it is there to stay before a frame is written to it.
+fn create(shared: &Shared, folder: &Folder, position: &Position) -> io::Result<(File, u32)> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(folder.segment(position.segment))?;
+    let salt = random_salt();
     let header = Header {
         store: position.store,
         number: position.segment,
@@ -302,11 +308,16 @@ fn create(shared: &Shared, folder: &Folder, position: &Position) -> io::Result<F
         counters: shared.queue.lock().counters,
         boot: position.boot,
         durability: shared.config.durability,
+        salt,
     };
     file.write_all_at(&header.encode(), 0)?;
     if shared.config.durability == Durability::Fsync {
         file.sync_data()?;
         folder.sync()?;
     }
-    Ok(file)
+    Ok((file, salt))
+}
+
+fn random_salt() -> u32 {
+    uuid::Uuid::new_v4().as_fields().0
 }

@@ -13,6 +13,8 @@ mod cli {
 mod http {
     mod events;
     mod explain;
+    mod lists;
+    mod live;
     mod receipts;
 }
 mod kit;
@@ -39,11 +41,14 @@ mod server {
 }
 mod session {
     mod admission;
+    mod answers;
     mod sessions;
+    mod streams;
 }
 mod store {
     mod faults;
     mod folders;
+    mod repairs;
     mod restarts;
 }
 

@@ -71,11 +71,14 @@ export function sse({ url, user, token, position, onframe, onalive, onend }: Ope
 
   return {
     send(body) {
+      const { type, token } = JSON.parse(body);
+      if (type === "auth") headers.authorization = `Bearer ${token}`;
       up = up
         .then(() => fetch(at(`/${session}`), { method: "POST", headers: { ...headers, "content-type": "application/json" }, body, signal: AbortSignal.timeout(POST_DEADLINE_MS) }))
         .then((response) => (response.ok ? undefined : refused(response)))
         .catch(lost);
     },
-    close: () => stop.abort(),
+    // What was sent before is for a session that is still there.
+    close: () => void up.finally(() => stop.abort()),
   };
 }

@@ -32,6 +32,8 @@ pub(super) struct Reader {
     position: Option<Position>,
     /// Its position if the server can't resume from `position`.
     fresh: Option<Position>,
+    /// The id of the last message that was typed.
+    typed: u64,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -45,6 +47,7 @@ struct Position {
 struct Envelope {
     #[serde(rename = "type")]
     kind: String,
+    id: Option<String>,
     seq: Option<u64>,
     data: Option<Box<RawValue>>,
     data_base64: Option<String>,
@@ -71,7 +74,7 @@ fn base64(data: &str) -> Json {
 
 impl Reader {
     pub fn new(screen: Screen, v1: bool, acks: bool, wanted: Option<u64>) -> Reader {
-        Reader { screen, v1, acks, wanted, position: None, fresh: None }
+        Reader { screen, v1, acks, wanted, position: None, fresh: None, typed: 0 }
     }
 
     pub fn is_done(&self) -> bool {
@@ -96,7 +99,11 @@ impl Reader {
             "hello" => self.hello(envelope.value()),
             "resume" => self.resumed(&envelope.value()).map(|()| None),
             "message" => self.enveloped(text, &envelope),
-            "error" => self.note(&format!("the server refused: {}", compact(&envelope.json(), ""))).map(|()| None),
+            "taken" => self.note(&format!("message {} is taken", envelope.id.unwrap_or_default())).map(|()| None),
+            "error" => {
+                let what = envelope.id.as_ref().map(|id| format!(" message {id}")).unwrap_or_default();
+                self.note(&format!("the server refused{what}: {}", compact(&envelope.json(), ""))).map(|()| None)
+            }
             other => self.note(&format!("{other}: {}", compact(&envelope.json(), ""))).map(|()| None),
         }
     }
@@ -106,11 +113,14 @@ impl Reader {
         self.message(None, &line.to_string(), &line)
     }
 
-    /// Returns the frame for a line from the keyboard.
-    pub fn typed(&self, line: String) -> String {
+    /// Returns the frame for a line from the keyboard. With `signalpost.v1` it has an id, by which the notes say what became of it.
+    pub fn typed(&mut self, line: String) -> String {
         match serde_json::from_str::<&serde_json::value::RawValue>(line.trim()) {
             // The data's text is taken over as it is, so that no number loses digits.
-            Ok(data) if self.v1 => format!(r#"{{"type":"message","data":{data}}}"#),
+            Ok(data) if self.v1 => {
+                self.typed += 1;
+                format!(r#"{{"type":"message","id":"{}","want":"taken","data":{data}}}"#, self.typed)
+            }
             _ => line,
         }
     }
@@ -216,7 +226,7 @@ mod tests {
     #[test]
     fn what_is_typed_is_a_message() {
         let typed = |v1: bool, line: &str| reader(v1).typed(line.to_owned());
-        assert_eq!(typed(true, r#"{"n": 1.10}"#), r#"{"type":"message","data":{"n": 1.10}}"#);
+        assert_eq!(typed(true, r#"{"n": 1.10}"#), r#"{"type":"message","id":"1","want":"taken","data":{"n": 1.10}}"#);
         assert_eq!(typed(true, "hello"), "hello");
         assert_eq!(typed(false, r#"{"n": 1.10}"#), r#"{"n": 1.10}"#);
     }

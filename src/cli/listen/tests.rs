@@ -152,12 +152,19 @@ async fn what_is_typed_is_sent_and_the_end_of_typing_ends_nothing() {
     let bench = Bench::new(&["1001", "--v1", "--count", "1"]).await;
     let (mut socket, _) = bench.accept().await;
     bench.lines.send(r#"{"text":"hi"}"#.to_owned()).await.unwrap();
+    bench.lines.send("2".to_owned()).await.unwrap();
     drop(bench.lines);
-    assert_eq!(received(&mut socket).await, r#"{"type":"message","data":{"text":"hi"}}"#);
+    assert_eq!(received(&mut socket).await, r#"{"type":"message","id":"1","want":"taken","data":{"text":"hi"}}"#);
+    assert_eq!(received(&mut socket).await, r#"{"type":"message","id":"2","want":"taken","data":2}"#);
+    for answer in [r#"{"type":"taken","id":"1"}"#, r#"{"type":"error","id":"2","data":{"code":"unhandled","detail":"no policy"}}"#] {
+        socket.send(Message::text(answer)).await.unwrap();
+    }
     socket.send(Message::text(r#"{"seq":1,"type":"message","data":1}"#)).await.unwrap();
     let _ = socket.next().await;
     drop(socket);
     bench.listening.await.unwrap().unwrap();
+    let notes = bench.notes.text();
+    assert!(notes.contains("message 1 is taken\n") && notes.contains("the server refused message 2: code: unhandled"), "{notes}");
 }
 
 #[tokio::test]

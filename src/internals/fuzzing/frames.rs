@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::net::websocket::{Decoder, Incoming, Opcode, ProtocolError, encode, encode_close};
 use crate::session::framing::Framing;
-use crate::session::protocol::ClientFrame;
+use crate::session::protocol::{Answer, ClientFrame};
 use crate::types::event::Body;
 
 /// Bytes that the decoder may leave unread while it waits for more: a header, and a control frame's payload without its last byte.
@@ -116,13 +116,16 @@ fn client_frame(text: &str) {
             let quoted = serde_json::Value::from(epoch.as_str());
             again(ClientFrame::Resume { epoch, seq }, format!(r#"{{"type":"resume","epoch":{quoted},"seq":{seq}}}"#));
         }
-        ClientFrame::Message(body) => {
+        ClientFrame::Message(body, answer) => {
             enveloped(&body);
             let Body::Json(data) = &body else { panic!("{body:?} is no JSON") };
-            let text = format!(r#"{{"type":"message","data":{data}}}"#);
-            again(ClientFrame::Message(body), text);
+            let id = answer.id().map(|id| format!(",\"id\":{}", serde_json::Value::from(id))).unwrap_or_default();
+            let want = if matches!(answer, Answer::Taken(_)) { r#","want":"taken""# } else { "" };
+            let text = format!(r#"{{"type":"message","data":{data}{id}{want}}}"#);
+            again(ClientFrame::Message(body, answer), text);
         }
-        ClientFrame::Invalid(reason) => assert!(!reason.is_empty()),
+        ClientFrame::Ping => again(ClientFrame::Ping, r#"{"type":"ping"}"#.into()),
+        ClientFrame::Invalid { detail, .. } => assert!(!detail.is_empty()),
     }
     enveloped(&Body::sniff(text.to_owned()));
     enveloped(&Body::Binary(text.as_bytes().to_owned()));
@@ -139,10 +142,17 @@ fn enveloped(body: &Body) {
     }
 
     let mut frame = Vec::new();
-    Framing::V1.message(7, body, &mut frame);
+    Framing::V1.message("", 7, body, &mut frame);
     let payload = frame.get(header_len(&frame)..).unwrap_or_default();
     let envelope: Envelope<'_> = serde_json::from_slice(payload).unwrap_or_else(|error| panic!("{body:?}: {error}"));
     assert_eq!(envelope.seq, 7);
+    let mut event = Vec::new();
+    Framing::Sse.message("e", 7, body, &mut event);
+    let event = String::from_utf8(event).unwrap_or_else(|error| panic!("{body:?}: {error}"));
+    let data = event.strip_prefix("id: e.7\ndata: ").and_then(|rest| rest.strip_suffix("\n\n"));
+    let data = data.filter(|data| !data.contains(['\n', '\r'])).unwrap_or_else(|| panic!("not one event: {event:?}"));
+    let parsed = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
+    assert_eq!(parsed(data.as_bytes()), parsed(payload), "{event:?}");
     let data = envelope.data.map(RawValue::get).unwrap_or_default();
     match body {
         Body::Json(text) => assert!(data == text && super::is_json(text), "{text}"),

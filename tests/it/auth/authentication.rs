@@ -124,6 +124,30 @@ async fn a_token_may_come_in_the_header_in_a_subprotocol_or_in_the_first_frame()
 }
 
 #[tokio::test]
+async fn a_browsers_token_and_resume_go_in_one_write_with_the_subprotocol() {
+    use crate::support::raw::{Raw, TEXT, frame};
+    let dir = tempfile::tempdir().unwrap();
+    let server = asking(dir.path(), "", "[sockets]\nresume_wait_ms = 60_000").await;
+    for n in 0..2 {
+        server.post("/users/1001/messages", json!(n)).await;
+    }
+    let mut raw = Raw::open(&server, "1001", "Sec-WebSocket-Protocol: signalpost.v1\r\n").await;
+    let auth = json!({ "type": "auth", "token": signed(&good()) }).to_string();
+    raw.write(&[frame(TEXT, true, auth.as_bytes()), frame(TEXT, true, br#"{"type":"resume"}"#)].concat()).await;
+    let hello: Value = serde_json::from_str(&raw.text().await).unwrap();
+    assert_eq!(hello["type"], "hello");
+    assert!(hello["data"]["token_ends_in_ms"].as_u64().is_some_and(|ends| ends > 0), "{hello}");
+    assert_eq!(raw.text().await, r#"{"type":"resume","data":{"recovered":true,"from":0}}"#, "nothing comes before it");
+    for seq in 1..=2 {
+        assert_eq!(raw.text().await, json!({ "seq": seq, "type": "message", "data": seq - 1 }).to_string());
+    }
+    // A page sees that its token was refused, and not only that the connection was.
+    let mut refused = Raw::open(&server, "1002", "Sec-WebSocket-Protocol: signalpost.v1\r\n").await;
+    refused.write(&[frame(TEXT, true, auth.as_bytes()), frame(TEXT, true, br#"{"type":"resume"}"#)].concat()).await;
+    assert_eq!(refused.closed().await.0, 4205);
+}
+
+#[tokio::test]
 async fn the_query_string_is_read_only_where_the_configuration_says_so_and_cannot_set_what_a_claim_does() {
     let dir = tempfile::tempdir().unwrap();
     let token = signed(&claims(json!({ "role": null })));

@@ -99,6 +99,30 @@ async fn sockets_and_requests_go_over_tls_whole_and_in_order() {
     server.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_over_tls_whole_and_its_end_is_one_of_tls() {
+    let dir = certified();
+    let trusted = certificate(dir.path());
+    let mut server = TestServer::with(&settings(dir.path())).await;
+    let mut stream = dial(&server, &trusted).await.unwrap();
+    stream.write_all(b"GET /api/pool/sse/1 HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    for number in 0..3 {
+        let message = json!({ "number": number, "filling": "x".repeat(250_000) });
+        assert!(tell(&server, &trusted, "1", &message).await.contains("202"));
+    }
+    server.begin_stop();
+    let mut text = String::new();
+    // Without TLS's close_notify this is an error.
+    timeout(SOON, stream.read_to_string(&mut text)).await.expect("the end in time").unwrap();
+    let data: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok()).collect();
+    assert_eq!(data.len(), 6, "hello, resume, three messages and the close");
+    for (number, envelope) in data[2..5].iter().enumerate() {
+        assert_eq!((&envelope["data"]["number"], envelope["data"]["filling"].as_str().unwrap().len()), (&json!(number), 250_000));
+    }
+    assert_eq!(data[5]["code"], 1012);
+    server.stop().await;
+}
+
 /// What comes with the request's own bytes waits in TLS while HTTP answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_that_come_with_the_handshake_are_not_lost() {

@@ -96,6 +96,12 @@ export class Server {
     if (response.status !== 202) throw new Error(`${response.status} ${await response.text()}`);
   }
 
+  async publish(type, data) {
+    const headers = { "content-type": "application/json" };
+    const response = await fetch(`${this.address}/events`, { method: "POST", headers, body: JSON.stringify({ type, data }) });
+    if (response.status !== 202) throw new Error(`${response.status} ${await response.text()}`);
+  }
+
   async sessions(user) {
     const response = await fetch(`${this.address}/users/${encodeURIComponent(user)}`);
     return (await response.json()).sessions ?? [];
