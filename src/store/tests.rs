@@ -215,8 +215,8 @@ fn append(running: &Running) -> Ticket {
     running.store.append(changes)
 }
 
-#[test]
-fn who_waits_for_what_the_system_shall_have_writes_it_and_the_thread_writes_the_rest() {
+#[tokio::test]
+async fn a_request_writes_what_it_waits_for_and_the_thread_writes_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(dir.path(), &config(1 << 20)).unwrap();
     let Store::Log(log) = &running.store else { unreachable!() };
