@@ -164,9 +164,11 @@ impl Replayed {
             Err(HeaderError::Damaged) => return Err(ReplayError::Damaged { file, at: 0 }),
         };
         let is_next = self.segments.last().is_none_or(|before| before.number + 1 == number && self.next_frame == header.first_frame);
+        // A start that wrote a damaged store anew, and was killed, has removed files that could not be read before its own.
+        let passes_over_gap = self.passes_over(damage);
         self.is_unsynced = header.durability != Durability::Fsync && header.boot != boot();
         let passes_over = self.passes_over(damage);
-        if !is_next && !passes_over {
+        if !is_next && !passes_over_gap && !passes_over {
             return Err(ReplayError::Missing(file));
         }
         self.has_hole |= !is_next;

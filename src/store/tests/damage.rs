@@ -217,3 +217,28 @@ fn a_store_that_promised_the_disk_is_never_read_past_damage() {
     fs::write(folder.segment(first), bytes).unwrap();
     assert!(matches!(Running::start(dir.path(), &config), Err(OpenError::Replay(ReplayError::Damaged { .. }))));
 }
+
+#[test]
+fn a_start_that_is_killed_while_it_writes_a_damaged_store_anew_is_followed_by_one_that_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), false);
+    machine_went_down(dir.path());
+    let folder = Folder::look(dir.path());
+    let segments = folder.segments().unwrap();
+    let (unreadable, _) = segments[segments.len() - 2];
+    zero(&folder.segment(unreadable), 0..frame::HEADER_BYTES);
+    let mut synced = config(4096);
+    synced.store.durability = Durability::Fsync;
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let opened = Opened::at(&Place::Named(dir.path().to_owned()), &synced.store, &metrics).unwrap();
+    let Store::Log(log) = &opened.store else { unreachable!() };
+    log.append_cleaned(unreadable).stored_blocking().unwrap();
+    log.abandon();
+    drop(opened);
+    // It goes first, and its place is before a file that is synced.
+    fs::remove_file(folder.segment(unreadable)).unwrap();
+    fs::remove_file(folder.segment(segments.last().unwrap().0)).unwrap();
+    let running = Running::start(dir.path(), &synced).unwrap();
+    all_are_told(&running);
+    running.stop();
+}
