@@ -1,7 +1,6 @@
 //! The answers that wait for the store: a client may want to know when what followed from its message is stored. The session goes on reading
 //! and writing meanwhile.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -17,9 +16,11 @@ const WAITING_MAX: usize = 256;
 /// The id that the client gave its message, and whether what followed from it is stored.
 type Settled = (Box<str>, Result<(), NotStored>);
 
+type Waiting = Pin<Box<dyn Future<Output = Settled> + Send>>;
+
 /// A session's answers that wait, in the order of the client's messages.
 #[derive(Debug, Default)]
-pub struct Taken(Option<Box<FuturesOrdered<Pin<Box<dyn Future<Output = Settled> + Send>>>>>);
+pub struct Taken(Option<Box<FuturesOrdered<Waiting>>>);
 
 impl Taken {
     pub fn is_empty(&self) -> bool {
@@ -32,7 +33,7 @@ impl Taken {
     }
 
     pub fn add(&mut self, id: Box<str>, ticket: Ticket) {
-        let settled = Box::pin(async move { (id, ticket.stored().await) });
+        let settled: Waiting = Box::pin(async move { (id, ticket.stored().await) });
         self.0.get_or_insert_default().push_back(settled);
     }
 
