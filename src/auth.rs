@@ -101,6 +101,11 @@ impl Auth {
         }
     }
 
+    /// Returns whether a request shows an API key with this scope, or no keys are configured. Counts nothing.
+    pub fn has(&self, headers: &HeaderMap, scope: Scope) -> bool {
+        self.keys.is_open() || bearer(headers).and_then(|key| self.keys.find(key)).is_some_and(|(_, scopes)| scopes.contains(&scope))
+    }
+
     /// Checks the `Origin` of a request, if it has one.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod receipt;
 mod send;
 mod signals;
 mod store;
+mod tail;
 mod terminal;
 mod token;
 
@@ -62,6 +63,8 @@ enum Command {
     Receipt(receipt::Arguments),
     /// Show a user's messages as they arrive, and send what you type.
     Listen(listen::Arguments),
+    /// Show what happens on a server while it happens: events and who was told, sessions, clients' messages, faults and reloads.
+    Tail(tail::Arguments),
     /// Make a user's token for development, or an API key for a producer or an operator.
     Token(token::Arguments),
     /// Serve a plugin while you write it: build it on each save, run its fixtures, swap it in, and show what it does.
@@ -116,6 +119,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Receipt(arguments) => receipt::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
+        Command::Tail(arguments) => tail::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Store(command) => store::run(&command),

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -91,12 +92,17 @@ pub struct Config {
     pub groups: Groups,
     /// Limits on dead letters.
     pub dead_letters: DeadLetters,
+    /// Limits on those who look at what happens.
+    pub live: Live,
     /// Where plugins are, and how they are loaded.
     pub plugins: Plugins,
     /// Limits on each policy.
     pub limits: Limits,
     /// The policies' own settings, by name.
     pub policies: BTreeMap<String, Policy>,
+    /// The same settings one by one, with the source of each.
+    #[serde(skip)]
+    pub settings: Arc<[Setting]>,
 }
 
 /// What is logged, and how.
@@ -408,6 +414,20 @@ pub struct DeadLetters {
     pub bytes_max: NonZeroUsize,
 }
 
+/// Limits on those who look at what happens.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Live {
+    /// Observers at a time.
+    pub observers_max: NonZeroUsize,
+    /// Entries that are kept until the slowest observer has read them.
+    pub entries_max: NonZeroUsize,
+    /// Bytes of these entries.
+    pub bytes_max: NonZeroUsize,
+    /// Entries that an observer is sent in a second.
+    pub per_second_max: NonZeroU32,
+}
+
 /// Where plugins are, and how they are loaded.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -463,6 +483,9 @@ pub struct Policy {
     /// Whether instances are reused.
     #[serde(default)]
     pub isolation: Isolation,
+    /// The readers for whom it formats.
+    #[serde(default)]
+    pub readers: Readers,
     /// Passed to the plugin's `configure`.
     #[serde(default)]
     pub settings: toml::Table,
@@ -538,6 +561,16 @@ pub enum Isolation {
     Reuse,
     /// Each call has an instance of its own.
     Fresh,
+}
+
+/// The readers for whom a formatting policy is asked.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Readers {
+    #[default]
+    All,
+    /// Those who have an attribute that it varies on.
+    WithAttributes,
 }
 
 /// Limits on one policy.

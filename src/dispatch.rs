@@ -5,15 +5,15 @@
 
 pub mod apply;
 pub mod milestones;
+pub mod observers;
 pub mod plan;
 mod receipt;
 pub mod session_policies;
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use indexmap::IndexSet;
-use tokio::sync::mpsc;
 
 use crate::config;
 use crate::metrics::{EventOutcome, Metrics};
@@ -23,15 +23,19 @@ use crate::model::dedup::{self, Attempt};
 use crate::model::mailbox::Posted;
 use crate::model::record::{Change, Changes};
 use crate::model::world::World;
+use crate::net::turns::aside_if;
 use crate::policy::{Policies, PolicySet};
 use crate::store::{Store, Ticket};
 use crate::types::delivery::{Message, Recipients, Terms};
 use crate::types::event::{self, Body, Event, UserId};
 use apply::{Applied, Letter};
 use milestones::Milestones;
+use observers::{Observers, Trace};
 use plan::{Decided, Plan, Planned};
 pub use receipt::{Consulted, Dropped, Outcome, Receipt};
-use session_policies::Asked;
+
+/// Bytes that a name counts in memory, about.
+const NAME_BYTES: usize = 64;
 
 /// Dispatches events from producers and policies to mailboxes.
 #[derive(Debug)]
@@ -40,15 +44,8 @@ pub struct Dispatch {
     pub model: Arc<Model>,
     pub metrics: Arc<Metrics>,
     pub store: Store,
+    pub observers: Arc<Observers>,
     pub milestones: Milestones,
-    observer: OnceLock<mpsc::Sender<Trace>>,
-}
-
-/// What an observer receives.
-#[derive(Debug)]
-pub enum Trace {
-    Event { event_type: String, story: Story },
-    Session(Asked),
 }
 
 /// An event's receipt, and the plan and outcome behind it.
@@ -56,7 +53,7 @@ pub enum Trace {
 pub struct Story {
     pub receipt: Receipt,
     /// `None` if the event was published before, and nothing was done.
-    pub done: Option<Box<Done>>,
+    pub done: Option<Arc<Done>>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,19 +78,26 @@ pub enum RetryError {
 impl Story {
     fn of(id: String, source: String, plan: Plan, applied: Applied) -> Story {
         let receipt = Receipt::of(id, source, &plan, &applied);
-        Story { receipt, done: Some(Box::new(Done { plan, applied })) }
+        Story { receipt, done: Some(Arc::new(Done { plan, applied })) }
+    }
+
+    /// Returns about how many bytes it keeps in memory.
+    pub fn size(&self) -> usize {
+        let size = |planned: &Planned| planned.message.body.size() + NAME_BYTES * (planned.audience.len() + planned.to.names());
+        self.done.as_ref().map_or(0, |done| done.plan.deliveries().map(size).sum())
     }
 }
 
 impl Dispatch {
-    pub fn new(policies: Arc<Policies>, model: Arc<Model>, metrics: Arc<Metrics>, store: Store, events: &config::Events) -> Dispatch {
-        Dispatch { policies, model, metrics, store, milestones: Milestones::new(events), observer: OnceLock::new() }
-    }
-
-    /// Sends the observer all further traces of events and sessions policies, as long as it keeps up. Only the first observer is accepted.
-    pub fn observe(&self, observer: mpsc::Sender<Trace>) {
-        // A second one is ignored: only the development server observes, once.
-        let _ = self.observer.set(observer);
+    pub fn new(
+        policies: Arc<Policies>,
+        model: Arc<Model>,
+        metrics: Arc<Metrics>,
+        store: Store,
+        observers: Arc<Observers>,
+        events: &config::Events,
+    ) -> Dispatch {
+        Dispatch { policies, model, metrics, store, observers, milestones: Milestones::new(events) }
     }
 
     /// Publishes an event. With `once`, an event whose source and id were published within the window does nothing.
@@ -116,26 +120,30 @@ impl Dispatch {
             || self.store.changes(),
             |world| plan::plan(&set, &event, world),
             |plan, mut changes| {
-                let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
-                let letter = match attempt {
-                    1 => Letter::FIRST,
-                    // The policies that were asked again have no use for their letters of earlier attempts.
-                    _ => {
-                        let letters = &self.model.dead_letters;
-                        Letter { id: 0, attempt: letters.take_of(&event, attempt, |policy| plan.asks(policy), &mut changes) }
+                aside_if(apply::take_long([plan]), || {
+                    let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
+                    let letter = match attempt {
+                        1 => Letter::FIRST,
+                        // The policies that were asked again have no use for their letters of earlier attempts.
+                        _ => {
+                            let letters = &self.model.dead_letters;
+                            Letter { id: 0, attempt: letters.take_of(&event, attempt, |policy| plan.asks(policy), &mut changes) }
+                        }
+                    };
+                    let applied = self.keep_failures(&set, &event, letter, plan, applied, &mut changes);
+                    if let Some(seen) = seen.take() {
+                        seen.settle(plan.is_failure(), &mut changes);
                     }
-                };
-                let applied = self.keep_failures(&set, &event, letter, plan, applied, &mut changes);
-                if let Some(seen) = seen.take() {
-                    seen.settle(plan.is_failure(), &mut changes);
-                }
-                (applied, self.store.append(changes))
+                    (applied, self.store.append(changes))
+                })
             },
         );
         self.metrics.event(plan.outcome());
-        self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
-        let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
-        self.show(&event.event_type, &story);
+        let story = aside_if(apply::take_long([&plan]), || {
+            self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
+            Story::of(event.id.clone(), event.source.clone(), plan, applied)
+        });
+        self.show(Some(&event), &story);
         Ok((story, ticket))
     }
 
@@ -175,10 +183,11 @@ impl Dispatch {
             seen.settle(matches!(posted, Posted::Dropped(_)), &mut changes);
         }
         let receipt = Receipt::direct(id, &user, posted);
-        if self.observer.get().is_some() {
+        self.observers.show(|| {
             let (plan, applied) = (Plan::direct(&set, user.clone(), message), Applied { posted: vec![posted], letters: Vec::new() });
-            self.show(event::DIRECT, &Story { receipt: receipt.clone(), done: Some(Box::new(Done { plan, applied })) });
-        }
+            let story = Story { receipt: receipt.clone(), done: Some(Arc::new(Done { plan, applied })) };
+            Trace::Event { event: None, story }
+        });
         let ticket = self.store.append(changes);
         self.milestones.note_direct(&receipt.id, user, posted, &ticket, self.model.clock.now_ms());
         Ok((receipt, ticket))
@@ -201,14 +210,18 @@ impl Dispatch {
                     || self.store.changes(),
                     consult,
                     |plan, mut changes| {
-                        changes.note(|| removal.clone());
-                        let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
-                        let applied = self.keep_failures(&set, event, again, plan, applied, &mut changes);
-                        (applied, self.store.append(changes))
+                        aside_if(apply::take_long([plan]), || {
+                            changes.note(|| removal.clone());
+                            let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
+                            let applied = self.keep_failures(&set, event, again, plan, applied, &mut changes);
+                            (applied, self.store.append(changes))
+                        })
                     },
                 );
                 self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
-                Ok((Receipt::of(event.id.clone(), event.source.clone(), &plan, &applied), ticket))
+                let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
+                self.show(Some(event), &story);
+                Ok((story.receipt, ticket))
             }
             Content::Message { message, recipients } => {
                 let mut changes = self.store.changes();
@@ -287,18 +300,9 @@ impl Dispatch {
         }
     }
 
-    /// Sends an event's story to the observer, if there is one. If its queue is full, the story is dropped.
-    fn show(&self, event_type: &str, story: &Story) {
-        if let Some(observer) = self.observer.get() {
-            let _ = observer.try_send(Trace::Event { event_type: event_type.to_owned(), story: story.clone() });
-        }
-    }
-
-    /// Sends what a sessions policy answered to the observer, if there is one.
-    fn show_session(&self, asked: impl FnOnce() -> Asked) {
-        if let Some(observer) = self.observer.get() {
-            let _ = observer.try_send(Trace::Session(asked()));
-        }
+    /// Shows an event's story to the observers, if there are any.
+    fn show(&self, event: Option<&Arc<Event>>, story: &Story) {
+        self.observers.show(|| Trace::Event { event: event.cloned(), story: story.clone() });
     }
 }
 

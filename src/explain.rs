@@ -23,6 +23,10 @@ const LISTED_BYTES_MAX: usize = 1 << 20;
 /// Messages that are formatted for the explanations of one answer, each of which may take a formatting policy's whole deadline.
 const PREVIEWS_MAX: usize = 100;
 
+/// The same for each event in the live feed.
+const LIVE_BYTES_MAX: usize = 64 << 10;
+const LIVE_PREVIEWS_MAX: usize = 10;
+
 /// Bytes that a name counts in addition to its text.
 const NAME_BYTES: usize = 128;
 
@@ -31,15 +35,22 @@ const NAME_BYTES: usize = 128;
 pub struct Room {
     bytes: usize,
     previews: usize,
+    /// Whether messages are listed. If not, only who was told and in which class.
+    shows_messages: bool,
 }
 
 impl Default for Room {
     fn default() -> Room {
-        Room { bytes: LISTED_BYTES_MAX, previews: PREVIEWS_MAX }
+        Room { bytes: LISTED_BYTES_MAX, previews: PREVIEWS_MAX, shows_messages: true }
     }
 }
 
 impl Room {
+    /// Returns the room of one event in the live feed, in which a thousand pass in a second.
+    pub fn live(shows_messages: bool) -> Room {
+        Room { bytes: LIVE_BYTES_MAX, previews: LIVE_PREVIEWS_MAX, shows_messages }
+    }
+
     fn take(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
@@ -88,8 +99,9 @@ struct DeliveryView {
     to: Recipients,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     except: Vec<UserId>,
-    /// The message before formatting.
-    message: Arc<Body>,
+    /// The message before formatting, unless only the metadata is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<Arc<Body>>,
     terms: TermsView,
     recipients: Vec<RecipientView>,
     /// Number of recipients that are not listed.
@@ -152,13 +164,12 @@ struct TookView {
 
 impl Explained {
     /// Explains an event. `dry_run` says whether it was only planned.
-    pub fn of(story: Story, dispatch: &Dispatch, format: &Format, dry_run: bool, room: &mut Room) -> Explained {
-        let Story { receipt, done } = story;
-        let explanation = match &done {
+    pub fn of(story: &Story, dispatch: &Dispatch, format: &Format, dry_run: bool, room: &mut Room) -> Explained {
+        let explanation = match &story.done {
             Some(done) => explanation(&done.plan, &done.applied, dispatch, format, dry_run, room),
             None => Explanation { dry_run, revision: dispatch.policies.current().revision, policies: Vec::new() },
         };
-        Explained { receipt, explanation }
+        Explained { receipt: story.receipt.clone(), explanation }
     }
 }
 
@@ -237,6 +248,10 @@ fn delivery_view(
             let (policies, attributes) = format.class(message, &handle);
             formatting = policies;
             let class = classes.iter().position(|class| class.attributes == attributes).unwrap_or_else(|| {
+                if !room.shows_messages {
+                    classes.push(ClassView { attributes, sees: None, dropped: None, took: Vec::new() });
+                    return classes.len() - 1;
+                }
                 let shape = format.preview(message, &handle);
                 room.take(shape.shaped.as_ref().map_or(0, |body| body.size()));
                 room.previews = room.previews.saturating_sub(usize::from(!formatting.is_empty()));
@@ -255,7 +270,16 @@ fn delivery_view(
     let terms =
         TermsView { ttl_ms: time_to_live.map(|time| time.as_millis()), keep_ms: keep.map(|time| time.as_millis()), collapse_key, priority };
     let more = audience.len() - recipients.len() + beyond;
-    DeliveryView { to: to.clone(), except: except.clone(), message: message.body.clone(), terms, recipients, more, formatting, classes }
+    DeliveryView {
+        to: to.clone(),
+        except: except.clone(),
+        message: room.shows_messages.then(|| message.body.clone()),
+        terms,
+        recipients,
+        more,
+        formatting,
+        classes,
+    }
 }
 
 fn class_view(shape: Shape, attributes: Class) -> ClassView {

@@ -55,14 +55,19 @@ impl Format {
         self.is_timed.store(true, Ordering::Relaxed);
     }
 
+    /// Gives back the shapes of messages that are gone, also if no further message comes.
+    pub fn sweep(&self) {
+        self.shapes.sweep();
+    }
+
     /// Returns the message as this session reads it, or why it is dropped. Cancel safe: the next call formats instead.
     pub async fn shape(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shaped {
         let policies = self.policies.at(message.policies);
-        let chain = Chain { policies: &policies, message };
+        let chain = Chain { policies: &policies, message, reader: handle };
         if chain.is_empty() {
             return Ok(message.body.clone());
         }
-        let class: Vec<Option<&str>> = chain.vary().map(|name| handle.attribute(name)).collect();
+        let class: Vec<Option<&str>> = chain.class();
         let slot = self.shapes.slot(message, policies.id, &class);
         let first = async || {
             let _permit = self.policies.permit(chain.iter()).await;
@@ -93,17 +98,17 @@ impl Format {
     /// Returns the message as this session would read it. Changes nothing.
     pub fn preview(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shape {
         let policies = self.policies.at(message.policies);
-        let chain = Chain { policies: &policies, message };
-        let class: Vec<Option<&str>> = chain.vary().map(|name| handle.attribute(name)).collect();
+        let chain = Chain { policies: &policies, message, reader: handle };
+        let class: Vec<Option<&str>> = chain.class();
         self.shapes.get(message, policies.id, &class).unwrap_or_else(|| self.run(&chain, handle, Purpose::Look))
     }
 
     /// Returns the formatting policies of a message, and this session's class.
     pub fn class(&self, message: &Arc<Message>, handle: &SessionHandle) -> (Vec<Arc<str>>, Class) {
         let policies = self.policies.at(message.policies);
-        let chain = Chain { policies: &policies, message };
+        let chain = Chain { policies: &policies, message, reader: handle };
         let class = chain.vary().map(|name| (name.to_owned(), handle.attribute(name).map(str::to_owned))).collect();
-        (chain.iter().map(|policy| policy.name.clone()).collect(), class)
+        (chain.all().map(|policy| policy.name.clone()).collect(), class)
     }
 
     fn run(&self, chain: &Chain<'_>, handle: &SessionHandle, purpose: Purpose) -> Shape {
@@ -168,23 +173,34 @@ fn failed(policy: &Policy, body: Arc<Body>) -> Shaped {
     }
 }
 
-/// The formatting policies of one message.
+/// The formatting policies of one message and reader.
 struct Chain<'a> {
     policies: &'a PolicySet,
     message: &'a Arc<Message>,
+    reader: &'a SessionHandle,
 }
 
-impl Chain<'_> {
-    fn iter(&self) -> impl Iterator<Item = &Arc<Policy>> {
-        self.policies.wanting(Role::Formatting, &self.message.event_type)
+impl<'a> Chain<'a> {
+    /// Returns the policies that format the message for this reader.
+    fn iter(&self) -> impl Iterator<Item = &'a Arc<Policy>> {
+        self.all().filter(|policy| policy.formats_for(|name| self.reader.attribute(name)))
     }
 
     fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
 
-    /// Returns the attributes that the whole chain depends on.
-    fn vary(&self) -> impl Iterator<Item = &str> {
-        self.iter().flat_map(|policy| policy.vary.iter().map(String::as_str))
+    /// Returns the policies that format the message for some readers.
+    fn all(&self) -> impl Iterator<Item = &'a Arc<Policy>> {
+        self.policies.wanting(Role::Formatting, &self.message.event_type)
+    }
+
+    /// Returns the attributes on which the message's shape depends: those of all policies, since they also decide which are asked.
+    fn vary(&self) -> impl Iterator<Item = &'a str> {
+        self.all().flat_map(|policy| policy.vary.iter().map(String::as_str))
+    }
+
+    fn class(&self) -> Vec<Option<&'a str>> {
+        self.vary().map(|name| self.reader.attribute(name)).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! The HTTP API, for producers and operators.
 
+pub mod console;
 pub mod ingress;
 pub mod operate;
 pub mod routes;

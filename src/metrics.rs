@@ -1,6 +1,7 @@
 //! Metrics in Prometheus' text format: among them all that the invariants promise to count.
 
 mod process;
+mod readings;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 use crate::log;
 use crate::types::drop_reason::DropReason;
 use process::Process;
+pub use readings::{Readings, Times};
 
 /// What happened to an event as a whole.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +73,8 @@ pub struct Metrics {
     /// The names of each policy's own counters, over all its versions.
     custom_names: Mutex<HashMap<Arc<str>, HashSet<String>>>,
     pub reloads: IntCounterVec,
+    pub live_observers: IntGauge,
+    pub live_lost: IntCounter,
     pub dead_letters: IntCounterVec,
     dead_letters_kept: IntGauge,
     pub store_commits: IntCounter,
@@ -79,6 +83,7 @@ pub struct Metrics {
     pub store_cleaned_bytes: IntCounter,
     store_pending_bytes: IntGauge,
     store_log_bytes: IntGauge,
+    store_kept_bytes: IntGauge,
     store_is_writing: IntGauge,
     log_lines_dropped: IntCounter,
     sessions: IntGauge,
@@ -108,6 +113,8 @@ pub struct Gauges {
 pub struct StoreGauges {
     pub pending_bytes: usize,
     pub log_bytes: usize,
+    /// About how many of them are of what counts.
+    pub kept_bytes: usize,
     pub is_writing: bool,
 }
 
@@ -189,6 +196,11 @@ impl Metrics {
                 "Dead letters by outcome: kept, retried, deleted, evicted.",
                 &["outcome"],
             )?,
+            live_observers: make.gauge("signalpost_live_observers", "Observers of the live feed.")?,
+            live_lost: make.counter(
+                "signalpost_live_lost_total",
+                "Entries of the live feed that an observer did not get: it was slow, or they were over a limit in [live].",
+            )?,
             log_lines_dropped: make.counter(
                 "signalpost_log_lines_dropped_total",
                 "Lines of the log that were dropped: nobody read them in time, or they were over log.lines_per_second_max.",
@@ -203,6 +215,7 @@ impl Metrics {
             store_cleaned_bytes: make.counter("signalpost_store_cleaned_bytes_total", "Bytes of segments that were removed.")?,
             store_pending_bytes: make.gauge("signalpost_store_pending_bytes", "Bytes that wait to be written to the log.")?,
             store_log_bytes: make.gauge("signalpost_store_log_bytes", "Bytes of the log.")?,
+            store_kept_bytes: make.gauge("signalpost_store_kept_bytes", "Bytes of what counts in the log, about.")?,
             store_is_writing: make.gauge("signalpost_store_writing", "0 if the disk of the log is full or has failed; otherwise 1.")?,
             dead_letters_kept: make.gauge("signalpost_dead_letters", "Dead letters that are kept.")?,
             sessions: make.gauge("signalpost_sessions", "Open sessions.")?,
@@ -258,9 +271,10 @@ impl Metrics {
         set(&self.groups, gauges.groups);
         set(&self.memberships, gauges.memberships);
         set(&self.dead_letters_kept, gauges.dead_letters);
-        if let Some(StoreGauges { pending_bytes, log_bytes, is_writing }) = gauges.store {
+        if let Some(StoreGauges { pending_bytes, log_bytes, kept_bytes, is_writing }) = gauges.store {
             set(&self.store_pending_bytes, pending_bytes);
             set(&self.store_log_bytes, log_bytes);
+            set(&self.store_kept_bytes, kept_bytes);
             self.store_is_writing.set(is_writing.into());
         } else {
             // Nothing that could fail.

@@ -1,7 +1,8 @@
 //! The model: what the server remembers, which is the sum of its records: mailboxes, groups, the policies' state, the ids of published
 //! events, and dead letters. Guests see groups and state through a [`world::World`], and a commit changes them.
 //!
-//! Lock order: `states` before `groups`. Neither is held while a guest runs or across an await.
+//! Lock order: `turn`, then `states`, then `groups`. None is held across an await. `states` and `groups` are held neither while a guest runs
+//! nor while messages are posted, so what takes long delays nobody who only looks.
 
 pub mod dead_letters;
 pub mod dedup;
@@ -16,10 +17,11 @@ pub mod world;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::net::turns::patiently;
 use crate::types::clock::Clock;
 use dead_letters::DeadLetters;
 use dedup::Dedup;
@@ -43,8 +45,9 @@ pub struct Model {
     pub clock: Clock,
     metrics: Arc<Metrics>,
     last_stamp: AtomicU64,
-    /// Read-locked by a commit; write-locked by a request that met a conflict each time, while it is planned and committed.
-    turn: RwLock<()>,
+    /// Held by a request that changes groups or state, or depends on them, from its commit until it has posted its messages and handed its
+    /// changes to the store; and by one that met a conflict each time also while it is planned.
+    turn: Mutex<()>,
 }
 
 /// How often a request is planned concurrently with others before it is planned alone. Conflicts are rare: two requests must read and
@@ -63,13 +66,14 @@ impl Model {
             clock,
             metrics: metrics.clone(),
             last_stamp: AtomicU64::new(0),
-            turn: RwLock::default(),
+            turn: Mutex::default(),
         })
     }
 
     /// Plans a request against a world, commits its changes, and calls `conclude` once with the plan and the changes, before any other
-    /// request sees what was committed. So two requests post their messages, and hand their changes to the store, in the order in which
-    /// they commit. After a conflict the request is planned again, so `plan` may run several times. `changes`: begins an attempt's list.
+    /// request that has seen what was committed is concluded. So two requests post their messages, and hand their changes to the store, in
+    /// the order in which they commit. After a conflict the request is planned again, so `plan` may run several times. `changes`: begins an
+    /// attempt's list.
     pub fn transact<R, P>(
         self: &Arc<Model>,
         changes: impl Fn() -> Changes,
@@ -77,35 +81,44 @@ impl Model {
         mut conclude: impl FnMut(&R, Changes) -> P,
     ) -> (R, P) {
         for _ in 0..PLANS_BESIDE_OTHERS {
-            if let Ok(done) = self.attempt(&changes, &mut plan, &mut conclude, Some(&self.turn)) {
+            if let Ok(done) = self.attempt(&changes, &mut plan, &mut conclude, || Some(patiently(&self.turn))) {
                 return done;
             }
         }
-        let _alone = self.turn.write();
+        let _alone = patiently(&self.turn);
         loop {
             // No other request commits, so the first round succeeds, unless something that was read expires in between.
-            if let Ok(done) = self.attempt(&changes, &mut plan, &mut conclude, None) {
+            if let Ok(done) = self.attempt(&changes, &mut plan, &mut conclude, || None) {
                 return done;
             }
         }
     }
 
-    fn attempt<R, P>(
-        self: &Arc<Model>,
+    fn attempt<'a, R, P>(
+        self: &'a Arc<Model>,
         changes: &impl Fn() -> Changes,
         plan: &mut impl FnMut(&mut World) -> R,
         conclude: &mut impl FnMut(&R, Changes) -> P,
-        turn: Option<&RwLock<()>>,
+        turn: impl Fn() -> Option<MutexGuard<'a, ()>>,
     ) -> Result<(R, P), Conflict> {
         let mut world = World::live(self);
         let planned = plan(&mut world);
-        // A world that is untouched can't conflict, and disturbs nobody.
-        let _beside_others = turn.filter(|_| !world.is_untouched()).map(RwLock::read);
+        // A world that is untouched can't conflict, and disturbs nobody. If it found its recipients in groups, it follows the requests
+        // that have made them what they are.
+        let _turn = (!world.is_untouched()).then(&turn);
+        if world.is_untouched() && world.has_looked_at_groups() {
+            drop(turn());
+        }
         let (counts, concluded) = self.commit(&mut world, changes(), |changes| conclude(&planned, changes))?;
         for count in counts {
             self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
         }
         Ok((planned, concluded))
+    }
+
+    /// Waits until the requests that have changed groups or state have handed their changes to the store.
+    fn settled(&self) {
+        drop(self.turn.lock());
     }
 
     /// Returns the next stamp. The caller must hold the lock of what it changes.

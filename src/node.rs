@@ -1,11 +1,14 @@
 //! A node: the parts of one running server, without sockets and HTTP. Servers, fixtures, benchmarks and fuzzers all assemble it here.
 
+mod stats;
+
 use std::sync::Arc;
 
 use anyhow::bail;
 
 use crate::config::{Config, OnBad};
 use crate::dispatch::Dispatch;
+use crate::dispatch::observers::{Observers, Reloaded, Trace};
 use crate::explain::{Explained, Room};
 use crate::format::Format;
 use crate::metrics::Metrics;
@@ -15,6 +18,7 @@ use crate::policy::{Policies, PolicySet, Rejected, engine};
 use crate::store::{self, Cleaner, Opened, Store};
 use crate::types::clock::Clock;
 use crate::types::event::Event;
+pub use stats::{INTERVAL, SAMPLES_MAX, Stats};
 
 /// What a node needs before its policies are loaded.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ pub struct Node {
     pub dispatch: Arc<Dispatch>,
     pub format: Arc<Format>,
     pub store: Store,
+    pub stats: Stats,
     /// Held by a reload: there is one at a time.
     reloading: tokio::sync::Mutex<()>,
 }
@@ -106,8 +111,10 @@ impl Foundations {
         let retire_after = *config.plugins.retire_ms;
         let policies = Arc::new(Policies::new(set, rejected, retire_after));
         let format = Format::new(policies.clone(), model.clone(), store.clone(), config.mailboxes.shapes_bytes_max);
+        let observers = Observers::new(config.live.clone(), loader.faults(), metrics.clone());
         Arc::new(Node {
-            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store.clone(), &config.events)),
+            dispatch: Arc::new(Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store.clone(), observers, &config.events)),
+            stats: Stats::default(),
             format: Arc::new(format),
             config: config.clone(),
             metrics: metrics.clone(),
@@ -123,13 +130,17 @@ impl Foundations {
 impl Node {
     /// Returns what publishing an event would do, as far as there is room for it. Changes nothing.
     pub fn look(&self, event: &Event, room: &mut Room) -> Explained {
-        Explained::of(self.dispatch.look(event), &self.dispatch, &self.format, true, room)
+        Explained::of(&self.dispatch.look(event), &self.dispatch, &self.format, true, room)
     }
 
     /// Goes back to the previous version of a policy if a new one faults from the start. Does not wait for a reload.
     pub fn roll_back(&self) {
-        for rejected in self.loader.roll_back(&self.policies) {
+        let rolled_back = self.loader.roll_back(&self.policies);
+        for rejected in &rolled_back {
             tracing::error!(policy = rejected.name, file = ?rejected.file, "rolled back: it {}", rejected.reason);
+        }
+        if !rolled_back.is_empty() {
+            self.show(|| Reloaded::RolledBack(rolled_back));
         }
     }
 
@@ -149,6 +160,16 @@ impl Node {
                 }
             }
         }
+        match &outcome {
+            Reload::Unchanged => {}
+            Reload::Swapped { revision, changed } => self.show(|| Reloaded::Swapped { revision: *revision, changed: changed.clone() }),
+            Reload::Refused(rejected) => self.show(|| Reloaded::Refused(rejected.clone())),
+            Reload::Unreadable(detail) => self.show(|| Reloaded::Unreadable(detail.clone())),
+        }
         outcome
+    }
+
+    fn show(&self, reloaded: impl FnOnce() -> Reloaded) {
+        self.dispatch.observers.show(|| Trace::Reload(reloaded()));
     }
 }

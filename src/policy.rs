@@ -52,7 +52,8 @@ impl PolicySet {
         for policy in &policies {
             let config = &policy.config;
             // What a policy's answers depend on. The order of the policies counts too.
-            let depends_on = (&*policy.name, &*policy.digest, &config.settings, &config.grants, &config.events, config.on_fault);
+            let depends_on =
+                (&*policy.name, &*policy.digest, &config.settings, &config.grants, &config.events, config.on_fault, config.readers);
             digest.update(serde_json::to_vec(&depends_on).unwrap_or_default());
         }
         let digest: [u8; 32] = digest.finalize().into();

@@ -59,6 +59,8 @@ pub struct Server {
     operate: Arc<Operate>,
     /// Notified when the server takes no new sockets any more.
     stopping: Arc<Notify>,
+    /// Set when streams have to end.
+    streams_end: watch::Sender<bool>,
     cleaner: Option<Cleaner>,
 }
 
@@ -112,8 +114,16 @@ impl Server {
         let config = node.config.clone();
         let ready = Arc::new(AtomicBool::new(true));
         let stopping = Arc::new(Notify::new());
-        let operate = Arc::new(Operate { node: node.clone(), ready: ready.clone(), exposed: exposed(&config, &auth) });
         let bodies = Arc::new(Bodies::new(&config.http));
+        let (streams_end, ending) = watch::channel(false);
+        let operate = Arc::new(Operate {
+            node: node.clone(),
+            auth: auth.clone(),
+            ready: ready.clone(),
+            exposed: exposed(&config, &auth),
+            stopping: ending,
+            listing: tokio::sync::Mutex::default(),
+        });
         let sessions = Arc::new(Sessions {
             auth: auth.clone(),
             bodies: bodies.clone(),
@@ -140,7 +150,7 @@ impl Server {
                 (listener(address)?, Front::new(None, inside, &operate, &auth)),
             ],
         };
-        Ok(Server { node, listeners, auth, tls, operate, stopping, cleaner })
+        Ok(Server { node, listeners, auth, tls, operate, stopping, streams_end, cleaner })
     }
 
     /// Returns the node, for the development server.
@@ -184,6 +194,7 @@ impl Server {
             tokio::spawn(chores::roll_back(self.node.clone())),
             tokio::spawn(chores::watch_keys(self.auth.clone(), self.tls.clone(), *self.node.config.plugins.watch_interval_ms)),
             tokio::spawn(chores::sweep(self.node.clone())),
+            tokio::spawn(chores::sample(self.node.clone())),
             tokio::spawn(chores::note_marks(self.node.clone())),
             tokio::spawn(chores::clean(self.cleaner.take())),
             tokio::spawn(chores::follow_issuers(self.auth.clone())),
@@ -202,13 +213,14 @@ impl Server {
         for chore in chores {
             chore.abort();
         }
-        let Server { node, listeners, .. } = self;
+        let Server { node, listeners, streams_end, .. } = self;
         drop(listeners);
         let (mailboxes, config) = (&node.model.mailboxes, &node.config);
         tracing::info!(sessions = mailboxes.totals().sessions, "stopping");
         let drained = timeout(*config.stop_deadline_ms, async {
             // Accepted requests are answered, and their messages are in the mailboxes, before the readers' sockets are closed.
             let _ = stopping.send(Stage::Finishing);
+            let _ = streams_end.send(true);
             let _ = timeout(REQUEST_GRACE, idle.recv()).await;
             let _ = stopping.send(Stage::Over);
             for round in 0..Mailboxes::SWEEP_ROUNDS {

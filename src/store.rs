@@ -5,13 +5,13 @@
 //! since a disk's tail is not theirs; a reader may thus see a message that a crash forgets, whose producer was not answered, and sends it
 //! again.
 //!
-//! `frame` is the format, `codec` the records in it, `writer` the thread that writes, `replay` the start, `clean` what keeps the log
+//! `frame` is the format, `codec` the records in it, `writer` what writes, `replay` the start, `clean` what keeps the log
 //! small, `folder` where it is and who may use it.
 
 mod clean;
-mod codec;
+pub(crate) mod codec;
 mod folder;
-mod frame;
+pub(crate) mod frame;
 pub mod inspect;
 mod log;
 mod replay;
@@ -75,7 +75,13 @@ pub enum OpenError {
 /// A commit that is on its way into the store.
 #[derive(Clone, Debug)]
 #[must_use = "what was answered is stored: wait for it before answering"]
-pub struct Ticket(Option<(watch::Receiver<bool>, Arc<Log>)>);
+pub struct Ticket(Option<Waiting>);
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    stored: watch::Receiver<bool>,
+    log: Arc<Log>,
+}
 
 /// Why a commit is not stored yet, or a new one can't be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,7 +150,7 @@ impl Opened {
         if let Some((number, end)) = replayed.torn {
             tracing::info!(file = %folder.segment(number).display(), at = end, "an unfinished frame is cut off: nothing in it was answered");
         }
-        if replayed.passed_over > 0 {
+        if replayed.has_hole {
             tracing::error!(
                 bytes = replayed.passed_over,
                 "the machine went down before all was written: messages are missing, and clients are told so"
@@ -180,10 +186,17 @@ impl Opened {
     /// A damaged store can't be written anew.
     pub fn fill(self, model: &Arc<Model>) -> anyhow::Result<Option<Cleaner>> {
         let (Some((replayed, folder)), Store::Log(log)) = (self.kept, self.store) else { return Ok(None) };
-        let Replayed { fold, counters, segments, passed_over, is_end_in_doubt, .. } = replayed;
-        model.restore(fold, &counters, passed_over > 0 || is_end_in_doubt);
+        let Replayed { fold, counters, segments, has_hole, is_end_in_doubt, .. } = replayed;
+        let is_incomplete = has_hole || is_end_in_doubt;
+        model.restore(fold, &counters, is_incomplete);
+        if is_incomplete {
+            // In one frame, which is the first: a start that finds a frame after the damage knows that every mailbox says so itself.
+            let mut changes = Changes::kept(log.segment());
+            model.mailboxes.note_all_marks(&mut changes);
+            log.append(changes).stored_blocking()?;
+        }
         let mut cleaner = Cleaner::new(log, model.clone(), folder, &segments);
-        if passed_over > 0 {
+        if has_hole {
             cleaner.renew_all()?;
         }
         Ok(Some(cleaner))
@@ -228,7 +241,7 @@ impl Store {
     /// Hands over a commit. Never waits. The ticket of an empty one is that of everything that was handed over before.
     pub fn append(&self, changes: Changes) -> Ticket {
         match self {
-            Store::Memory => Ticket(None),
+            Store::Memory => Ticket::none(),
             Store::Log(log) => log.append(changes),
         }
     }
@@ -253,10 +266,10 @@ impl Store {
         log.close()
     }
 
-    pub fn gauges(&self) -> Option<StoreGauges> {
+    pub fn gauges(&self, model: &Model) -> Option<StoreGauges> {
         let Store::Log(log) = self else { return None };
         let (pending_bytes, log_bytes) = (log.pending_bytes(), usize::try_from(log.bytes()).unwrap_or(usize::MAX));
-        Some(StoreGauges { pending_bytes, log_bytes, is_writing: log.health() == Health::Writing })
+        Some(StoreGauges { pending_bytes, log_bytes, kept_bytes: model.kept_bytes(), is_writing: log.health() == Health::Writing })
     }
 
     /// Returns what receipts call the place where an answered message is.
@@ -269,14 +282,18 @@ impl Store {
 }
 
 impl Ticket {
-    #[cfg(test)]
+    fn of(stored: watch::Receiver<bool>, log: &Arc<Log>) -> Ticket {
+        Ticket(Some(Waiting { stored, log: log.clone() }))
+    }
+
+    /// Returns the ticket of what nothing has to store.
     pub fn none() -> Ticket {
         Ticket(None)
     }
 
     /// Returns whether a store has it.
     pub fn is_stored(&self) -> bool {
-        self.0.as_ref().is_some_and(|(stored, _)| *stored.borrow())
+        self.0.as_ref().is_some_and(|waiting| *waiting.stored.borrow())
     }
 
     /// Waits until the commit is stored, at most for `store.commit_deadline_ms`. Cancel safe.
@@ -284,7 +301,9 @@ impl Ticket {
     /// # Errors
     /// It is not stored.
     pub async fn stored(self) -> Result<(), NotStored> {
-        let Some((mut stored, log)) = self.0 else { return Ok(()) };
+        let Some(mut waiting) = self.0 else { return Ok(()) };
+        waiting.log.write_in_passing();
+        let Waiting { stored, log } = &mut waiting;
         if *stored.borrow() {
             return Ok(());
         }
@@ -301,7 +320,8 @@ impl Ticket {
     /// # Errors
     /// The store has failed.
     pub fn stored_blocking(self) -> Result<(), NotStored> {
-        let Some((stored, _)) = self.0 else { return Ok(()) };
+        let Some(Waiting { stored, log }) = &self.0 else { return Ok(()) };
+        log.write_in_passing();
         while !*stored.borrow() {
             // It may have been stored between the two looks.
             if stored.has_changed().is_err() && !*stored.borrow() {
@@ -310,6 +330,14 @@ impl Ticket {
             std::thread::sleep(LOOK_INTERVAL);
         }
         Ok(())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !*self.stored.borrow() {
+            self.log.leave_to_thread();
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Shared by `send`, `explain` and `listen`: the server's address, requests to it, and the errors that it answers.
+//! Shared by `send`, `explain`, `listen` and `tail`: the server's address, requests to it, and the errors that it answers.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,8 +6,9 @@ use std::{fs, io};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -89,6 +90,21 @@ impl Address {
     }
 
     async fn send(&self, method: Method, path: &str, body: String) -> anyhow::Result<String> {
+        let answer = self.answer(method, path, body).await?;
+        Ok(String::from_utf8_lossy(&self.whole(answer).await?).into_owned())
+    }
+
+    /// Gets a stream below the base path, and returns its body.
+    ///
+    /// # Errors
+    /// There is no answer in time, or it is a problem.
+    pub async fn stream(&self, path: &str) -> anyhow::Result<Incoming> {
+        let answered = timeout(DEADLINE, self.answer(Method::GET, path, String::new())).await;
+        Ok(answered.with_context(|| format!("no answer from {} within {} s", self.authority, DEADLINE.as_secs()))??.into_body())
+    }
+
+    /// Returns a successful answer. Any other is an error.
+    async fn answer(&self, method: Method, path: &str, body: String) -> anyhow::Result<Response<Incoming>> {
         let stream = self.connect().await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // The task ends with the runtime at the latest; its errors show in the answer.
@@ -96,21 +112,24 @@ impl Address {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base_path))
-            .header(header::HOST, &self.authority)
             .header(header::CONTENT_TYPE, "application/json")
+            .header(header::HOST, &self.authority)
             .header(header::USER_AGENT, concat!("signalpost/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(Bytes::from(body)))?;
         if let Some(credentials) = credentials("SIGNALPOST_KEY")? {
             request.headers_mut().insert(header::AUTHORIZATION, credentials);
         }
-        let no_answer = || format!("{} didn't answer", self.authority);
-        let (head, body) = sender.send_request(request).await.with_context(no_answer)?.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed).with_context(no_answer)?;
-        let body = body.to_bytes();
-        if !head.status.is_success() {
-            bail!(problem(head.status, &body));
+        let answer = sender.send_request(request).await.with_context(|| format!("{} didn't answer", self.authority))?;
+        let status = answer.status();
+        if !status.is_success() {
+            bail!(problem(status, &self.whole(answer).await?));
         }
-        Ok(String::from_utf8_lossy(&body).into_owned())
+        Ok(answer)
+    }
+
+    async fn whole(&self, answer: Response<Incoming>) -> anyhow::Result<Bytes> {
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed);
+        Ok(body.with_context(|| format!("{} didn't answer", self.authority))?.to_bytes())
     }
 }
 

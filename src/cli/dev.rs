@@ -14,13 +14,13 @@ use super::explain::story;
 use super::plugin::test;
 use super::{ServerFlags, plugin_build, stop_signal, terminal};
 use crate::config::Grant;
-use crate::dispatch::Trace;
-use crate::dispatch::session_policies::Asked;
+use crate::dispatch::observers::{Asked, Observer, Seen, Trace};
 use crate::kit::Workbench;
 use crate::kit::dev::{Dev, Swapped};
 use crate::log;
 use crate::policy::contract::grant_names;
 use crate::policy::plugin::TOO_LARGE_TO_KEEP;
+use crate::types::event::DIRECT;
 
 /// How often the files are checked: often enough to notice a save at once.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -73,7 +73,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let served = runtime.block_on(async {
         let (dev, server) = Dev::start(&workshop.name, config).await?;
         let dev = Arc::new(dev);
-        tokio::spawn(show(dev.clone()));
+        // Its own screen is the first observer, so there is room for it.
+        if let Ok(observer) = dev.observe() {
+            tokio::spawn(show(dev.clone(), observer));
+        }
         if let Some(address) = server.addresses()?.first() {
             println!("{} is served at http://{address}; Ctrl-C stops it", workshop.name);
         }
@@ -87,21 +90,29 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Shows each event and what every policy did with it, and each call of a sessions policy.
-async fn show(dev: Arc<Dev>) {
-    let mut traces = dev.traces();
+async fn show(dev: Arc<Dev>, mut observer: Observer) {
     let head = |head: &str| terminal::highlight(&terminal::plain(head), terminal::wants_color());
-    while let Some(trace) = traces.recv().await {
-        match trace {
-            Trace::Event { event_type, story: event } => {
-                let head = head(&event_type);
-                println!("{head}\n{}", story::for_people(&dev.tell(event)).trim_end());
+    loop {
+        let entry = match observer.next().await {
+            Seen::Entry(entry) => entry,
+            Seen::Lost(count) => {
+                println!("({count} more, too fast to be shown)");
+                continue;
             }
-            Trace::Session(asked) => {
-                let Asked { session, what, policy, took, .. } = &asked;
-                let answer = terminal::plain(&Dev::answer(&asked));
+        };
+        match &entry.trace {
+            Trace::Event { event, story: told } => {
+                let head = head(event.as_ref().map_or(DIRECT, |event| &event.event_type));
+                println!("{head}\n{}", story::for_people(&dev.tell(told)).trim_end());
+            }
+            Trace::Asked(asked) => {
+                let Asked { session, what, policy, took, .. } = asked;
+                let answer = terminal::plain(&Dev::answer(asked));
                 let head = head(&format!("{} {what}", session.user));
                 println!("{head}\n  {} {} ({} µs)  {answer}", policy.name, policy.version, took.as_micros());
             }
+            // The answers of policies say as much.
+            Trace::Opened(_) | Trace::Closed { .. } | Trace::Received { .. } | Trace::Fault(_) | Trace::Reload(_) => {}
         }
     }
 }

@@ -40,6 +40,7 @@ impl Known {
             events: Some(Vec::new()),
             on_fault: Default::default(),
             isolation: Default::default(),
+            readers: Default::default(),
             settings: Table::new(),
             limits: Some(config.limits),
         };

@@ -33,6 +33,28 @@ pub enum Source {
     Flag,
 }
 
+/// Stands for a value that may be a secret.
+const HIDDEN: &str = "hidden";
+
+impl Setting {
+    /// Hides what may be a secret: a plugin's own setting, and the digests of API keys.
+    pub fn hidden(mut self) -> Setting {
+        if is_of_plugin(&self.path) {
+            self.value = HIDDEN.into();
+        } else if self.path == "auth.keys" {
+            let keys = self.value.as_array_mut().into_iter().flatten().filter_map(Value::as_table_mut);
+            keys.filter_map(|key| key.get_mut("sha256")).for_each(|digest| *digest = HIDDEN.into());
+        }
+        self
+    }
+}
+
+/// Returns whether a setting is a plugin's own, as in `policies.chat.settings.text_chars_max`.
+fn is_of_plugin(path: &str) -> bool {
+    let mut parts = path.split('.');
+    parts.next() == Some("policies") && parts.nth(1) == Some("settings")
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -89,9 +111,14 @@ impl Config {
         merge.environment(environment);
         merge.layer(&mut Vec::new(), Value::Table(overrides), &Source::Flag, &|path| format!("\"{}\" on the command line", dotted(path)));
 
-        let config = resolve(&merge.merged).context("the settings don't fit together")?;
+        let mut config = resolve(&merge.merged).context("the settings don't fit together")?;
         merge.problems.extend(validate::problems(&config));
-        if merge.problems.is_empty() { Ok((config, merge.settings())) } else { Err(Problems(merge.problems).into()) }
+        if !merge.problems.is_empty() {
+            return Err(Problems(merge.problems).into());
+        }
+        let settings = merge.settings();
+        config.settings = settings.as_slice().into();
+        Ok((config, settings))
     }
 
     /// Returns the limits of a policy: the global ones with its own over them.

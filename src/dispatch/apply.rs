@@ -9,7 +9,6 @@ use crate::model::Model;
 use crate::model::dead_letters::{Content, DeadLetter};
 use crate::model::mailbox::Posted;
 use crate::model::record::Changes;
-use crate::net::turns::aside;
 use crate::policy::PolicySet;
 use crate::types::drop_reason::DropReason;
 use crate::types::event::Event;
@@ -37,21 +36,21 @@ impl Letter {
     pub const FIRST: Letter = Letter { id: 0, attempt: 1 };
 }
 
+/// Returns whether plans take as long as a slow policy to apply, store and report. Then other tasks go on beside that.
+pub fn take_long<'a>(plans: impl IntoIterator<Item = &'a Plan>) -> bool {
+    plans.into_iter().map(posts).sum::<usize>() > POSTS_IN_PASSING
+}
+
+fn posts(plan: &Plan) -> usize {
+    plan.deliveries().map(|planned| planned.audience.len()).sum()
+}
+
 /// Posts every delivery of a plan whose world is committed.
 pub fn post(model: &Model, metrics: &Metrics, plan: &Plan, changes: &mut Changes) -> Applied {
-    let posts = plan.deliveries().map(|planned| planned.audience.len()).sum();
-    let mut applied = Applied { posted: Vec::with_capacity(posts), letters: Vec::new() };
-    let mut post = || {
-        for planned in plan.deliveries() {
-            deliver(model, planned, &mut applied.posted, changes);
-            metrics.dropped(DropReason::TooManyRecipients, planned.beyond);
-        }
-    };
-    // Many posts take as long as a slow policy, so other tasks go on beside them.
-    if posts < POSTS_IN_PASSING {
-        post()
-    } else {
-        aside(post)
+    let mut applied = Applied { posted: Vec::with_capacity(posts(plan)), letters: Vec::new() };
+    for planned in plan.deliveries() {
+        deliver(model, planned, &mut applied.posted, changes);
+        metrics.dropped(DropReason::TooManyRecipients, planned.beyond);
     }
     let refused: usize = plan.steps.iter().map(Step::joins_refused).sum();
     metrics.group_changes_refused.inc_by(refused as u64);

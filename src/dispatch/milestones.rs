@@ -138,20 +138,25 @@ impl Milestones {
     }
 
     fn keep(&self, note: Note) {
+        // Those of large fan-outs take long to free, so that is done when nothing is locked.
+        let mut forgotten = Vec::new();
         let mut notes = self.notes.lock();
         notes.bytes += note.bytes();
         notes.notes.push_back(Arc::new(note));
         while notes.bytes > self.bytes_max && notes.notes.len() > 1 {
-            notes.forget_oldest();
+            forgotten.extend(notes.forget_oldest());
         }
+        drop(notes);
     }
 
     /// Forgets what is older than the window.
     pub fn sweep(&self, now_ms: u64) {
+        let mut forgotten = Vec::new();
         let mut notes = self.notes.lock();
         while notes.notes.front().is_some_and(|note| note.at_ms.saturating_add(self.window_ms) <= now_ms) {
-            notes.forget_oldest();
+            forgotten.extend(notes.forget_oldest());
         }
+        drop(notes);
     }
 
     /// Returns what became of an event, with a page of its recipients.
@@ -210,11 +215,11 @@ impl Milestones {
 }
 
 impl Notes {
-    fn forget_oldest(&mut self) {
-        if let Some(note) = self.notes.pop_front() {
-            self.bytes -= note.bytes();
-            self.forgotten += 1;
-        }
+    fn forget_oldest(&mut self) -> Option<Arc<Note>> {
+        let note = self.notes.pop_front()?;
+        self.bytes -= note.bytes();
+        self.forgotten += 1;
+        Some(note)
     }
 }
 

@@ -141,6 +141,12 @@ impl Plan {
         self.steps.iter().filter_map(|step| step.policy.as_ref()).any(|asked| *asked.name == *policy)
     }
 
+    /// Returns whether it does nothing although a policy decided, as most answers of sessions policies do.
+    pub fn is_idle(&self) -> bool {
+        self.steps.iter().all(|step| matches!(&step.answer, Answer::Decided(decided) if *decided == Decided::default()))
+            && !self.steps.is_empty()
+    }
+
     /// Returns what became of the event, for the metrics.
     pub fn outcome(&self) -> EventOutcome {
         match self.steps.is_empty() {
@@ -189,8 +195,10 @@ pub fn expand(set: &PolicySet, policy: &Policy, event: &Event, decision: Decisio
     let Decision { joins, deliveries, leaves, ends } = decision;
     let joined = |join: &&Membership| world.join(&policy.name, policy.group_quota(), &join.group, join.user.clone()).is_err();
     let joins_refused = joins.iter().filter(joined).count();
-    let mut room = policy.limits().recipients_max.get();
+    let recipients_max = policy.limits().recipients_max.get();
+    let mut room = recipients_max.saturating_sub(*world.told(&policy.name));
     let deliveries = deliveries.into_iter().map(|delivery| address(set, event, delivery, &mut room, world)).collect();
+    *world.told(&policy.name) = recipients_max.saturating_sub(room);
     for leave in &leaves {
         world.leave(&leave.group, &leave.user);
     }

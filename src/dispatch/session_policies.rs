@@ -7,12 +7,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Dispatch;
-use super::apply::{self, Letter};
+use super::apply::{self, Applied, Letter};
+use super::observers::{Asked, Trace};
 use super::plan::{self, Decided, Plan, Planned, PolicyRef};
+use super::{Dispatch, Story};
 use crate::config::SessionsFault;
 use crate::model::record::Changes;
 use crate::model::world::World;
+use crate::net::turns::aside_if;
 use crate::policy::{CallError, Policy, PolicySet};
 use crate::registry::SessionHandle;
 use crate::store::Ticket;
@@ -37,17 +39,6 @@ struct Answered {
     took: Duration,
     answer: Result<Option<Response>, CallError>,
     plans: Vec<(Arc<Event>, Plan)>,
-}
-
-/// A call of a sessions policy and its answer, for the observer.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    pub session: Arc<SessionHandle>,
-    pub what: String,
-    pub policy: PolicyRef,
-    pub took: Duration,
-    /// `None` if the policy left the message to others.
-    pub answer: Result<Option<Response>, CallError>,
 }
 
 /// Asks the policies whether the session may stay; they may send it messages.
@@ -82,33 +73,34 @@ pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Cl
 /// # Errors
 /// The answer to the client: a policy refused the message or failed, or no policy handles it.
 pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> Result<Ticket, Refusal> {
+    let (outcome, answer) = hear(dispatch, handle, body);
+    dispatch.metrics.client_messages.with_label_values(&[outcome]).inc();
+    dispatch.observers.show(|| {
+        let (session, body, refusal) = (handle.clone(), body.clone(), answer.as_ref().err().cloned());
+        Trace::Received { session, body, outcome, refusal }
+    });
+    answer
+}
+
+/// Returns what happened to a client's message, as the metrics name it, and the answer to the client.
+fn hear(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> (&'static str, Result<Ticket, Refusal>) {
     let set = dispatch.policies.current();
-    let count = |outcome| dispatch.metrics.client_messages.with_label_values(&[outcome]).inc();
     if let Err(why) = dispatch.store.admit() {
-        count("refused");
-        return Err(Refusal { code: "unavailable".into(), detail: why.to_string() });
+        return ("refused", Err(Refusal { code: "unavailable".into(), detail: why.to_string() }));
     }
     for policy in set.sessions() {
         match ask(dispatch, &set, policy, handle, &Question::Received(body)) {
             Ok((None, _)) => {}
-            Ok((Some(_), ticket)) => {
-                count("handled");
-                return Ok(ticket);
-            }
-            Err(CallError::Refused(refusal)) => {
-                count("refused");
-                return Err(refusal);
-            }
+            Ok((Some(_), ticket)) => return ("handled", Ok(ticket)),
+            Err(CallError::Refused(refusal)) => return ("refused", Err(refusal)),
             // Other policies are not tried: this one might have handled the message.
             Err(CallError::Fault(_) | CallError::CircuitOpen) => {
-                count("faulted");
                 let detail = format!("the policy {} failed, so this message was not handled", policy.name);
-                return Err(Refusal { code: "policy_fault".into(), detail });
+                return ("faulted", Err(Refusal { code: "policy_fault".into(), detail }));
             }
         }
     }
-    count("unhandled");
-    Err(Refusal { code: "unhandled".into(), detail: "no policy of this server takes such a message".into() })
+    ("unhandled", Err(Refusal { code: "unhandled".into(), detail: "no policy of this server takes such a message".into() }))
 }
 
 /// Tells the policies that the session has closed.
@@ -144,26 +136,43 @@ pub fn ask(
         Answered { took, answer, plans: plans.unwrap_or_default() }
     };
     let conclude = |answered: &Answered, mut changes: Changes| {
-        for (event, plan) in &answered.plans {
-            let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
-            dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes);
-        }
-        dispatch.store.append(changes)
+        aside_if(apply::take_long(answered.plans.iter().map(|(_, plan)| plan)), || {
+            let apply = |(event, plan): &(Arc<Event>, Plan)| {
+                let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
+                dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes)
+            };
+            let applied: Vec<Applied> = answered.plans.iter().map(apply).collect();
+            (applied, dispatch.store.append(changes))
+        })
     };
-    let (Answered { took, answer, plans }, ticket) = dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
+    let (Answered { took, answer, plans }, (applied, ticket)) = dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
     // The first is the answer itself, which does not count as a published event.
     plans.iter().skip(1).for_each(|(_, plan)| dispatch.metrics.event(plan.outcome()));
     if let Ok(Some(Response { close: Some(reason), .. })) = &answer {
         handle.end(Close::ClosedByPolicy(reason.clone()));
     }
-    dispatch.show_session(|| Asked {
-        session: handle.clone(),
-        what: question.to_string(),
-        policy: PolicyRef::of(policy),
-        took,
-        answer: answer.clone(),
+    dispatch.observers.show(|| {
+        let (session, function, what, policy) = (handle.clone(), question.function(), question.to_string(), PolicyRef::of(policy));
+        Trace::Asked(Asked { session, function, what, policy, took, answer: answer.clone() })
     });
+    if dispatch.observers.are_there() {
+        for ((event, plan), applied) in plans.into_iter().zip(applied).filter(|((_, plan), _)| !plan.is_idle()) {
+            let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
+            dispatch.show(Some(&event), &story);
+        }
+    }
     answer.map(|response| (response, ticket))
+}
+
+impl Question<'_> {
+    /// Returns the name of the function that is called.
+    fn function(&self) -> &'static str {
+        match self {
+            Question::Opened => "opened",
+            Question::Received(_) => "received",
+            Question::Closed(_) => "closed",
+        }
+    }
 }
 
 /// Removes what makes no sense after a close: replies and another close.

@@ -130,6 +130,11 @@ impl Shapes {
         kept.slots.get(&Wanted { message: Arc::as_ptr(message), policies, class })?.shape.get().cloned()
     }
 
+    /// Drops the oldest shapes whose messages are gone.
+    pub fn sweep(&self) {
+        self.kept.lock().forget_over(self.bytes_max);
+    }
+
     /// Counts the bytes of a shape that was just made.
     pub fn made(&self, slot: &Slot, bytes: usize) {
         let kept = &mut *self.kept.lock();
@@ -151,6 +156,10 @@ impl Kept {
             self.slots.swap_remove(oldest);
             self.bytes -= oldest.bytes.swap(0, Ordering::Relaxed);
             self.order.pop_front();
+        }
+        if self.order.is_empty() && self.order.capacity() > 0 {
+            // What held the shapes of a crowd is given back with them.
+            *self = Kept::default();
         }
     }
 }
@@ -192,6 +201,21 @@ mod tests {
         }
         let kept: Vec<bool> = messages.iter().map(|message| shapes.get(message, SET, &[]).is_some()).collect();
         assert_eq!(kept, [false, false, true, true, true, true]);
+    }
+
+    #[test]
+    fn shapes_of_messages_that_are_gone_are_swept_though_no_message_comes() {
+        let shapes = Shapes::new(1 << 20);
+        let (gone, there) = (message(), message());
+        make(&shapes, &gone, &[], 1000);
+        make(&shapes, &there, &[], 1000);
+        drop(gone);
+        shapes.sweep();
+        assert_eq!((shapes.kept.lock().bytes, shapes.get(&there, SET, &[]).is_some()), (OVERHEAD_BYTES + 1000, true));
+        drop(there);
+        shapes.sweep();
+        let kept = shapes.kept.lock();
+        assert_eq!((kept.bytes, kept.slots.capacity(), kept.order.capacity()), (0, 0, 0));
     }
 
     #[test]

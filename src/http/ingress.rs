@@ -262,7 +262,7 @@ impl Ingress {
         let (mut story, ticket) = self.node.dispatch.publish(event, id_given).map_err(under_way)?;
         story.receipt.stored = self.node.store.stored().map(Into::into);
         if query.explain {
-            let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false, room);
+            let explained = Explained::of(&story, &self.node.dispatch, &self.node.format, false, room);
             return Ok((Item::Explained(Box::new(explained)), Some(ticket)));
         }
         Ok((Item::Receipt(Box::new(story.receipt)), Some(ticket)))

@@ -2,6 +2,8 @@
 
 pub mod dead_letters;
 pub mod groups;
+pub mod lists;
+pub mod live;
 mod query;
 pub mod receipts;
 
@@ -14,14 +16,17 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use serde::Serialize;
+use tokio::sync::{Mutex, watch};
 
+use crate::auth::Auth;
 use crate::config::{Grant, OnFault};
-use crate::metrics::Gauges;
+use crate::metrics::{Gauges, Metrics, Times};
 use crate::model::groups::Share;
 use crate::net::problem::{self, Problem};
 use crate::node::Node;
 use crate::policy::load::{Again, Reload};
 use crate::policy::{Policy, Rejected, Role};
+use crate::registry::SessionHandle;
 use crate::types::close::Close;
 use crate::types::delivery::PolicySetId;
 use crate::types::fault::Fault;
@@ -30,10 +35,15 @@ use crate::types::fault::Fault;
 #[derive(Debug)]
 pub struct Operate {
     pub node: Arc<Node>,
+    pub auth: Arc<Auth>,
     /// Whether the server accepts new sockets.
     pub ready: Arc<AtomicBool>,
     /// What anybody may do without authentication, if other machines can reach this server; see `exposed`.
     pub exposed: Option<&'static str>,
+    /// Whether streams have to end, since the server finishes its last requests.
+    pub stopping: watch::Receiver<bool>,
+    /// Held while a page of users is made.
+    pub listing: Mutex<()>,
 }
 
 #[derive(Serialize)]
@@ -73,7 +83,7 @@ pub async fn presence(State(operate): State<Arc<Operate>>, user: Result<Path<Str
         id: handle.id.to_string(),
         opened: crate::types::time::rfc3339(handle.opened),
         subprotocol: handle.subprotocol,
-        attributes: handle.attributes.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect(),
+        attributes: attributes(handle),
         seq: *seq,
     });
     let sessions: Vec<SessionView> = sessions.collect();
@@ -120,6 +130,8 @@ struct PolicyView<'a> {
     /// The policy faulted too often in a row, and is not called for a while.
     circuit_open: bool,
     counters: CountersView,
+    /// How long the calls took since the server's start, whatever the version.
+    times: Vec<TimesView>,
     last_fault: Option<Fault>,
 }
 
@@ -131,8 +143,24 @@ struct CountersView {
     idle_instances: usize,
 }
 
+#[derive(Serialize)]
+struct TimesView {
+    function: String,
+    calls: u64,
+    /// Microseconds: the median, and the time that 99 % of the calls did not exceed, as far as the histogram's bounds tell.
+    p50_us: f64,
+    p99_us: f64,
+}
+
+impl TimesView {
+    fn of((function, times): (String, Times)) -> TimesView {
+        let quantile = |share| times.quantile_us(share).unwrap_or_default().round();
+        TimesView { function, calls: times.count(), p50_us: quantile(0.5), p99_us: quantile(0.99) }
+    }
+}
+
 impl<'a> PolicyView<'a> {
-    fn of(policy: &'a Policy) -> PolicyView<'a> {
+    fn of(policy: &'a Policy, metrics: &Metrics) -> PolicyView<'a> {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         PolicyView {
             name: &policy.name,
@@ -152,6 +180,7 @@ impl<'a> PolicyView<'a> {
                 faults: count(&policy.counters.faults),
                 idle_instances: policy.idle_instances(),
             },
+            times: metrics.calls_of(&policy.name).into_iter().map(TimesView::of).collect(),
             last_fault: policy.last_fault.lock().clone(),
         }
     }
@@ -160,7 +189,7 @@ impl<'a> PolicyView<'a> {
 /// `GET {base}/policies`: the current policies and the refused files, as `PoliciesView`.
 pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
     let current = operate.node.policies.current();
-    let policies = current.policies.iter().map(|policy| PolicyView::of(policy)).collect();
+    let policies = current.policies.iter().map(|policy| PolicyView::of(policy, &operate.node.metrics)).collect();
     json(&PoliciesView { revision: current.revision, id: current.id, policies, rejected: operate.node.policies.rejected() })
 }
 
@@ -221,11 +250,16 @@ pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Pr
         groups,
         memberships,
         dead_letters: model.dead_letters.totals().0,
-        store: operate.node.store.gauges(),
+        store: operate.node.store.gauges(&operate.node.model),
     };
     let text = operate.node.metrics.text(&gauges);
     let text = text.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error.to_string()))?;
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+/// Returns a session's attributes, for a view.
+fn attributes(session: &SessionHandle) -> serde_json::Map<String, serde_json::Value> {
+    session.attributes.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect()
 }
 
 fn json<T: Serialize>(view: &T) -> Response {

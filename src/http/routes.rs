@@ -17,8 +17,9 @@ use hyper_util::service::TowerToHyperService;
 
 use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
+use crate::http::console;
 use crate::http::ingress::Ingress;
-use crate::http::operate::{self, Operate, dead_letters};
+use crate::http::operate::{self, Operate, dead_letters, lists, live};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
 use crate::net::problem::{Problem, ProblemCode};
@@ -111,6 +112,10 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route(&below("/sse/{user_id}/{session}"), post(sse::post).options(sse::preflight))
         .with_state(sessions);
     let operators = Router::new()
+        .route(&below("/live"), get(live::live))
+        .route(&below("/stats"), get(lists::stats))
+        .route(&below("/settings"), get(lists::settings))
+        .route(&below("/users"), get(lists::users))
         .route(&below("/users/{user_id}"), get(operate::presence))
         .route(&below("/users/{user_id}/sessions"), delete(operate::end_sessions))
         .route(&below("/groups/{name}"), get(operate::groups::show))
@@ -124,7 +129,8 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route("/metrics", get(operate::metrics))
         .with_state(operate);
     let operators = if auth.asks().0 { operators.route_layer(from_fn_with_state(auth.clone(), permit)) } else { operators };
-    (sockets, operators)
+    // Its files need no key.
+    (sockets, operators.merge(console::routes(&config.base_path)))
 }
 
 /// Lets a request of an operator pass if its key has the scope that the method needs.

@@ -4,11 +4,13 @@
 mod events;
 mod frames;
 mod guests;
+mod records;
 mod settings;
 
 pub use events::event;
 pub use frames::frames;
 pub use guests::Guest;
+pub use records::records;
 pub use settings::{query, settings};
 
 /// Returns whether a text is one JSON value and nothing around it.

@@ -4,20 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 use crate::config::{Config, Durability, Grant, OnBad};
-use crate::dispatch::session_policies::Asked;
-use crate::dispatch::{Story, Trace};
+use crate::dispatch::Story;
+use crate::dispatch::observers::{Asked, Observer, TooMany};
 use crate::explain::{Explained, Room};
 use crate::kit::Workbench;
 use crate::kit::fixture::words;
 use crate::node::Node;
 use crate::policy::{CallError, LoadError};
 use crate::server::Server;
-
-/// Traces that wait to be shown. Nobody reads a screen that is further behind.
-const TRACES_MAX: usize = 256;
 
 /// A running server and the policy that is being written.
 #[derive(Debug)]
@@ -59,15 +54,16 @@ impl Dev {
         Ok((Dev { name: name.to_owned(), node, bench }, server))
     }
 
-    /// Returns the traces of all further events and calls of sessions policies.
-    pub fn traces(&self) -> mpsc::Receiver<Trace> {
-        let (observer, traces) = mpsc::channel(TRACES_MAX);
-        self.node.dispatch.observe(observer);
-        traces
+    /// Returns an observer of all that happens from now on.
+    ///
+    /// # Errors
+    /// There are as many as the configuration allows.
+    pub fn observe(&self) -> Result<Observer, TooMany> {
+        self.node.dispatch.observers.observe()
     }
 
     /// Returns the explanation of an event, as `events?explain=true` does.
-    pub fn tell(&self, story: Story) -> String {
+    pub fn tell(&self, story: &Story) -> String {
         let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false, &mut Room::default());
         // Structs of strings and numbers: serializing them can't fail.
         serde_json::to_string(&explained).unwrap_or_default()

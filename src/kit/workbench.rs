@@ -48,7 +48,7 @@ impl Workbench {
 
     /// Returns a loader of policies for this node with another configuration.
     pub fn loader(&self, config: Config, node: &Node) -> Loader {
-        self.foundations.loader.with(Arc::new(config), node.model.clone(), node.metrics.clone())
+        self.foundations.loader.with(Arc::new(config), node.model.clone(), node.metrics.clone()).beside(&node.loader)
     }
 
     pub fn config(&self) -> &Config {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::Stamp;
 use crate::config;
 use crate::types::event::UserId;
@@ -25,6 +27,8 @@ pub struct Group {
     members: HashMap<UserId, Membership>,
     /// The members by the stamp of their joining. In a list, each member who leaves a large group would move all later ones.
     order: BTreeMap<Stamp, UserId>,
+    /// The number of members that each policy has added, so that nobody counts them when the group ends.
+    shares: SmallVec<[(Arc<str>, usize); 1]>,
     /// The stamp of the last change.
     stamp: Stamp,
 }
@@ -85,19 +89,18 @@ impl Groups {
     /// Adds a member. The caller has checked the bounds.
     pub fn join(&mut self, group: &str, user: UserId, policy: &Arc<str>, stamp: Stamp) {
         let share = self.shares.entry(policy.clone()).or_default();
-        let known = self.groups.get_mut(group);
-        let group = match known {
+        let group = match self.groups.get_mut(group) {
             Some(known) => known,
             None => {
                 share.groups += 1;
-                let opened = Group { opener: policy.clone(), members: HashMap::new(), order: BTreeMap::new(), stamp };
-                self.groups.entry(group.to_owned()).or_insert(opened)
+                self.groups.entry(group.to_owned()).or_insert(Group::opened_by(policy))
             }
         };
         group.stamp = stamp;
         group.order.insert(stamp, user.clone());
         match group.members.insert(user, Membership { policy: policy.clone(), stamp }) {
             None => {
+                *group.share(policy) += 1;
                 share.memberships += 1;
                 self.memberships += 1;
             }
@@ -111,20 +114,24 @@ impl Groups {
         let Some(left) = known.members.remove(user) else { return };
         known.order.remove(&left.stamp);
         known.stamp = stamp;
+        *known.share(&left.policy) -= 1;
         let is_empty = known.members.is_empty();
-        self.give_back(&left.policy);
+        self.give_back(&left.policy, 1);
         if is_empty {
-            self.forget(group);
+            self.end(group);
         }
     }
 
-    /// Ends a group.
-    pub fn end(&mut self, group: &str) {
-        let Some(known) = self.groups.get_mut(group) else { return };
-        for member in std::mem::take(&mut known.members).into_values() {
-            self.give_back(&member.policy);
+    /// Ends a group, and returns what it was: freeing many members takes long, so drop it where nothing is locked.
+    pub fn end(&mut self, group: &str) -> Option<Group> {
+        let gone = self.groups.remove(group)?;
+        for (policy, members) in &gone.shares {
+            self.give_back(policy, *members);
         }
-        self.forget(group);
+        if let Some(share) = self.shares.get_mut(&gone.opener) {
+            share.groups -= 1;
+        }
+        Some(gone)
     }
 
     /// Returns every membership: group, user, policy and stamp.
@@ -135,22 +142,33 @@ impl Groups {
             .flat_map(|(name, group)| group.members.iter().map(move |(user, member)| (name, user, &member.policy, member.stamp)))
     }
 
-    fn give_back(&mut self, policy: &str) {
-        self.memberships -= 1;
+    fn give_back(&mut self, policy: &str, memberships: usize) {
+        self.memberships -= memberships;
         if let Some(share) = self.shares.get_mut(policy) {
-            share.memberships -= 1;
-        }
-    }
-
-    fn forget(&mut self, group: &str) {
-        let Some(gone) = self.groups.remove(group) else { return };
-        if let Some(share) = self.shares.get_mut(&gone.opener) {
-            share.groups -= 1;
+            share.memberships -= memberships;
         }
     }
 }
 
 impl Group {
+    fn opened_by(policy: &Arc<str>) -> Group {
+        Group { opener: policy.clone(), members: HashMap::new(), order: BTreeMap::new(), shares: SmallVec::new(), stamp: 0 }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the index was found, or the share was just added")]
+    fn share(&mut self, policy: &Arc<str>) -> &mut usize {
+        let index = self.shares.iter().position(|(known, _)| known == policy).unwrap_or(self.shares.len());
+        if index == self.shares.len() {
+            self.shares.push((policy.clone(), 0));
+        }
+        &mut self.shares[index].1
+    }
+
+    /// Returns the number of members that each policy has added.
+    pub fn shares(&self) -> impl Iterator<Item = (&Arc<str>, usize)> {
+        self.shares.iter().map(|(policy, members)| (policy, *members))
+    }
+
     pub fn contains(&self, user: &str) -> bool {
         self.members.contains_key(user)
     }

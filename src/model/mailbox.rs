@@ -18,6 +18,7 @@ mod room;
 mod seqs;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -29,6 +30,7 @@ use parking_lot::Mutex;
 use super::record::{Change, Changes};
 use crate::config;
 use crate::metrics::Metrics;
+use crate::net::turns::aside_if;
 use crate::registry::{Registry, SessionHandle, UserSessions};
 use crate::types::clock::Clock;
 use crate::types::close::Close;
@@ -44,6 +46,7 @@ use noted::Noted;
 pub use reader::{Head, Page, Reader, Resumed};
 use room::Room;
 pub use seqs::Seqs;
+pub use users::{Listing, UsersPage};
 
 /// Enough shards that two cores seldom wait for the same lock.
 const SHARDS: usize = 64;
@@ -51,6 +54,9 @@ const SHARDS: usize = 64;
 /// The pause after a search through all mailboxes: a million of them take some 100 ms. Meanwhile, a message that was read makes room in its
 /// own mailbox only.
 const RECLAIM_PAUSE_MS: u64 = 100;
+
+/// Mailboxes that are all visited in less than a millisecond.
+const MAILBOXES_IN_PASSING: usize = 5_000;
 
 /// All users' mailboxes. One exists only while it holds something, has a session, or its reader may resume.
 #[derive(Debug)]
@@ -168,6 +174,8 @@ impl Mailboxes {
         let new = New { message, session, terms, keep_ms, now_ms: self.clock.now_ms() };
         if self.room.lacks(true, new.size(), (0, 0)) {
             self.reclaim(|room| !room.lacks(true, new.size(), (0, 0)));
+            // What made room must not come back after a crash, and take the room of what was not read.
+            self.note_marks(changes);
         }
         let mut shard = self.shard(user).lock();
         let mailbox = match shard.get(user) {
@@ -295,6 +303,11 @@ impl Mailboxes {
         users
     }
 
+    /// Returns whether it takes milliseconds to look at all of them.
+    pub fn are_many(&self) -> bool {
+        self.room.mailboxes() > MAILBOXES_IN_PASSING
+    }
+
     pub fn totals(&self) -> Totals {
         Totals {
             mailboxes: self.room.mailboxes(),
@@ -384,14 +397,20 @@ impl Mailboxes {
     /// Makes room in other mailboxes until there is enough: removes expired messages, messages that were read and, if there are too many
     /// mailboxes, empty ones that a client may resume from.
     fn reclaim(&self, is_enough: impl Fn(&Room) -> bool) {
-        // Whoever comes while another one looks does without.
-        let Some(mut reclaim) = self.reclaim.try_lock() else { return };
+        // Who comes while another one looks waits for what that one finds: without it, a message would be refused although there is room to
+        // be made.
+        let mut reclaim = self.reclaim.lock();
         let now_ms = self.clock.now_ms();
         // A clock that has gone back doesn't make the pause longer.
         let is_paused = reclaim.exhausted_ms.is_some_and(|exhausted_ms| now_ms.abs_diff(exhausted_ms) < RECLAIM_PAUSE_MS);
         if is_paused || is_enough(&self.room) {
             return;
         }
+        // Among many mailboxes, that takes milliseconds.
+        aside_if(self.are_many(), || self.search(&mut reclaim, is_enough));
+    }
+
+    fn search(&self, reclaim: &mut Reclaim, is_enough: impl Fn(&Room) -> bool) {
         for _ in 0..SHARDS {
             let is_crowded = self.room.lacks_mailboxes();
             self.sweep_shard(reclaim.shard % SHARDS, |user, mailbox, content| {

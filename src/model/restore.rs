@@ -125,6 +125,8 @@ impl Model {
                 }
             }
         }
+        // What is gone already may be on its way to the store, which has to have it before the old record goes.
+        self.settled();
         for ((user, birth), mut seqs) in mailboxes {
             seqs.sort_unstable();
             self.mailboxes.note_again(&user, birth, &seqs, changes);

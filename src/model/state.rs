@@ -1,7 +1,7 @@
 //! The policies' key-value stores: one for each policy name, shared by all its versions. Pure: time is an argument, and `World` controls
 //! changes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Stamp;
@@ -17,7 +17,9 @@ pub struct States {
 
 #[derive(Debug, Default)]
 struct Table {
-    entries: HashMap<String, Entry>,
+    entries: HashMap<Arc<str>, Entry>,
+    /// When entries expire, the first ones first, so that nobody looks through all entries for those that have.
+    expiries: BTreeSet<(u64, Arc<str>)>,
     bytes: usize,
 }
 
@@ -73,25 +75,25 @@ impl States {
         self.tables.get(policy).map_or(Usage::default(), |table| Usage { keys: table.entries.len(), bytes: table.bytes })
     }
 
-    /// Returns what the policy's entries use that have not expired. Reads every entry.
+    /// Returns what the policy's entries use that have not expired. Reads those that have, until they are swept.
     pub fn live_usage(&self, policy: &str, now_ms: u64) -> Usage {
         let Some(table) = self.tables.get(policy) else { return Usage::default() };
-        let live = table.entries.iter().filter(|(_, entry)| entry.value.is_live(now_ms));
-        live.fold(Usage::default(), |usage, (key, entry)| Usage {
-            keys: usage.keys + 1,
-            bytes: usage.bytes + entry_bytes(key, &entry.value.bytes),
+        let expired = table.expiries.iter().take_while(|(expires_ms, _)| *expires_ms <= now_ms);
+        expired.fold(Usage { keys: table.entries.len(), bytes: table.bytes }, |usage, (_, key)| {
+            let bytes = table.entries.get(key).map_or(0, |entry| entry_bytes(key, &entry.value.bytes));
+            Usage { keys: usage.keys - 1, bytes: usage.bytes - bytes }
         })
     }
 
     /// Writes an entry, or removes it.
     pub fn write(&mut self, policy: &Arc<str>, key: &str, value: Option<Value>, stamp: Stamp) {
         let table = self.tables.entry(policy.clone()).or_default();
-        if let Some(old) = table.entries.remove(key) {
-            table.bytes -= entry_bytes(key, &old.value.bytes);
-        }
+        table.remove(key);
         if let Some(value) = value {
-            table.bytes += entry_bytes(key, &value.bytes);
-            table.entries.insert(key.to_owned(), Entry { value, stamp });
+            let key: Arc<str> = key.into();
+            table.bytes += entry_bytes(&key, &value.bytes);
+            table.expiries.extend(value.expires_ms.map(|expires_ms| (expires_ms, key.clone())));
+            table.entries.insert(key, Entry { value, stamp });
         }
     }
 
@@ -102,31 +104,74 @@ impl States {
 
     /// Removes a policy's expired entries.
     pub fn sweep(&mut self, policy: &str, now_ms: u64) {
-        let Some(Table { entries, bytes }) = self.tables.get_mut(policy) else { return };
-        entries.retain(|key, entry| {
-            let live = entry.value.is_live(now_ms);
-            if !live {
-                *bytes -= entry_bytes(key, &entry.value.bytes);
+        let Some(table) = self.tables.get_mut(policy) else { return };
+        while let Some((expires_ms, key)) = table.expiries.pop_first() {
+            if expires_ms > now_ms {
+                table.expiries.insert((expires_ms, key));
+                break;
             }
-            live
-        });
+            table.remove(&key);
+        }
     }
 
     /// Returns the entries of one policy that have not expired.
     pub fn live(&self, policy: &str, now_ms: u64) -> BTreeMap<String, Arc<[u8]>> {
         let entries = self.tables.get(policy).into_iter().flat_map(|table| &table.entries);
         let live = entries.filter(|(_, entry)| entry.value.is_live(now_ms));
-        live.map(|(key, entry)| (key.clone(), entry.value.bytes.clone())).collect()
+        live.map(|(key, entry)| (key.to_string(), entry.value.bytes.clone())).collect()
     }
 
     /// Returns every entry with its policy and key.
     #[cfg(test)]
-    pub fn all(&self) -> impl Iterator<Item = (&Arc<str>, &String, &Entry)> {
+    pub fn all(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, &Entry)> {
         self.tables.iter().flat_map(|(policy, table)| table.entries.iter().map(move |(key, entry)| (policy, key, entry)))
+    }
+}
+
+impl Table {
+    fn remove(&mut self, key: &str) {
+        let Some((key, old)) = self.entries.remove_entry(key) else { return };
+        self.bytes -= entry_bytes(&key, &old.value.bytes);
+        if let Some(expires_ms) = old.value.expires_ms {
+            self.expiries.remove(&(expires_ms, key));
+        }
     }
 }
 
 /// Returns the bytes that an entry counts.
 pub fn entry_bytes(key: &str, value: &[u8]) -> usize {
     key.len() + value.len() + ENTRY_OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_expired_is_known_without_a_look_at_the_rest() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut states, policy) = (States::default(), Arc::<str>::from("p"));
+        for now_ms in 0..3000 {
+            let key = random.u8(..50).to_string();
+            let value = random.bool().then(|| Value {
+                bytes: vec![b'x'; random.usize(..20)].into(),
+                expires_ms: random.bool().then(|| now_ms + random.u64(..100)),
+            });
+            states.write(&policy, &key, value, now_ms);
+            if random.u8(..20) == 0 {
+                states.sweep(&policy, now_ms);
+                assert_eq!(states.usage(&policy), states.live_usage(&policy, now_ms));
+            }
+            let live = states.all().filter(|(.., entry)| entry.value.is_live(now_ms));
+            let counted = live.fold(Usage::default(), |usage, (_, key, entry)| Usage {
+                keys: usage.keys + 1,
+                bytes: usage.bytes + entry_bytes(key, &entry.value.bytes),
+            });
+            assert_eq!(states.live_usage(&policy, now_ms), counted);
+            let table = &states.tables[&policy];
+            assert_eq!(table.expiries.len(), table.entries.values().filter(|entry| entry.value.expires_ms.is_some()).count());
+        }
+        states.sweep(&policy, u64::MAX);
+        assert!(states.all().all(|(.., entry)| entry.value.expires_ms.is_none()) && states.usage(&policy).keys > 0);
+    }
 }

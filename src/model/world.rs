@@ -6,7 +6,7 @@
 mod membership;
 mod writes;
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use indexmap::IndexSet;
 use super::record::Changes;
 use super::state::{self, Value};
 use super::{Model, groups};
+use crate::net::turns::aside_if;
 use crate::types::event::UserId;
 use membership::GroupChanges;
 pub use writes::StateError;
@@ -33,6 +34,10 @@ pub struct World {
     counts_before: usize,
     /// All users with an open session, collected when a delivery first wants them.
     everyone: OnceCell<IndexSet<UserId>>,
+    /// Whether a delivery has found its recipients in a group.
+    has_looked_at_groups: Cell<bool>,
+    /// How many recipients each policy has in this request.
+    told: Vec<(Arc<str>, usize)>,
 }
 
 /// A policy's request to raise one of its counters.
@@ -74,12 +79,19 @@ impl World {
             counts: Vec::new(),
             counts_before: 0,
             everyone: OnceCell::new(),
+            has_looked_at_groups: Cell::new(false),
+            told: Vec::new(),
         }
     }
 
     /// Returns whether nothing was read that may change, and nothing is changed.
     pub fn is_untouched(&self) -> bool {
         self.writes.is_untouched() && self.groups.is_untouched()
+    }
+
+    /// Returns whether recipients come from a group.
+    pub fn has_looked_at_groups(&self) -> bool {
+        self.has_looked_at_groups.get()
     }
 
     pub fn is_live(&self) -> bool {
@@ -191,7 +203,18 @@ impl World {
 
     /// Returns every user with an open session, the same ones to all deliveries of the request.
     pub fn everyone(&self) -> &IndexSet<UserId> {
-        self.everyone.get_or_init(|| self.model.mailboxes.everyone().into_iter().collect())
+        let mailboxes = &self.model.mailboxes;
+        self.everyone.get_or_init(|| aside_if(mailboxes.are_many(), || mailboxes.everyone().into_iter().collect()))
+    }
+
+    /// Returns how many recipients a policy has in this request, so that what it tells counts together in however many answers it does.
+    #[expect(clippy::indexing_slicing, reason = "the index was found, or the policy was just added")]
+    pub fn told(&mut self, policy: &Arc<str>) -> &mut usize {
+        let index = self.told.iter().position(|(known, _)| known == policy).unwrap_or(self.told.len());
+        if index == self.told.len() {
+            self.told.push((policy.clone(), 0));
+        }
+        &mut self.told[index].1
     }
 
     /// Returns the number of a user's open sessions.
@@ -223,6 +246,7 @@ impl World {
     /// Returns the first members who are not excepted, in the order in which they joined, and how many there are in total. For a
     /// delivery: a later change of the group is not a conflict.
     pub fn audience(&self, group: &str, except: &HashSet<&UserId>, most: usize) -> (Vec<UserId>, usize) {
+        self.has_looked_at_groups.set(true);
         self.groups.audience(&self.model.groups.read(), group, except, most)
     }
 
@@ -250,8 +274,8 @@ impl World {
 }
 
 impl Model {
-    /// Commits the changes of a world, all or nothing, notes them, and calls `conclude` with them before the locks are released. Returns
-    /// the counters to raise and what `conclude` returned.
+    /// Commits the changes of a world, all or nothing, notes them, and calls `conclude` with them. The caller has the turn if the world is
+    /// touched. Returns the counters to raise and what `conclude` returned.
     ///
     /// # Errors
     /// Something that the world read has changed since, or what it wrote no longer fits. `conclude` was not called.
@@ -268,11 +292,14 @@ impl Model {
         }
         let mut states = self.states.write();
         let mut groups = self.groups.write();
-        if !world.writes.stands(&states, world.now_ms) || !world.groups.stands(&groups) {
+        if !world.writes.stands(&mut states, world.now_ms) || !world.groups.stands(&groups) {
             return Err(Conflict);
         }
         world.writes.write_into(&mut states, &mut || self.next_stamp(), &mut changes);
-        world.groups.write_into(&mut groups, &mut || self.next_stamp(), &mut changes);
+        let ended = world.groups.write_into(&mut groups, &mut || self.next_stamp(), &mut changes);
+        drop((groups, states));
+        // Tens of thousands of members are freed after the locks are released.
+        drop(ended);
         Ok((counts, conclude(changes)))
     }
 }
@@ -294,6 +321,7 @@ mod tests {
     use crate::model::state::Usage;
     use crate::types::clock::Clock;
     use std::num::NonZeroUsize;
+    use std::sync::mpsc::channel;
     use std::time::{Duration, SystemTime};
     use tokio::time::Instant;
 
@@ -508,5 +536,93 @@ mod tests {
             (world.join(&small, few, "d", user("1")), world.join(&small, few, "e", user("1")))
         });
         assert_eq!(both, (Ok(()), Err(Full)));
+    }
+
+    #[tokio::test]
+    async fn a_group_that_ends_gives_back_the_shares_of_all_who_added_members() {
+        let model = model(|_| ());
+        let (one, two): (Arc<str>, Arc<str>) = ("one".into(), "two".into());
+        let shares = || {
+            let groups = model.groups.read();
+            (groups.totals(), groups.share("one"), groups.share("two"))
+        };
+        let share = |groups, memberships| Share { groups, memberships };
+        change(&model, |world| {
+            ["1", "2", "3"].into_iter().for_each(|name| world.join(&one, ANY, "a", user(name)).unwrap());
+            ["4", "5"].into_iter().for_each(|name| world.join(&two, ANY, "a", user(name)).unwrap());
+            world.join(&two, ANY, "b", user("1")).unwrap();
+        });
+        assert_eq!(shares(), (share(2, 6), share(1, 3), share(1, 3)));
+        change(&model, |world| {
+            world.leave("a", &user("2"));
+            world.leave("a", &user("4"));
+            world.join(&two, ANY, "a", user("6")).unwrap();
+            world.end("a");
+            world.join(&one, ANY, "a", user("7")).unwrap();
+        });
+        assert_eq!((shares(), members(&model, "a")), ((share(2, 2), share(1, 1), share(1, 1)), vec![user("7")]));
+        change(&model, |world| world.leave("a", &user("7")));
+        assert_eq!(shares(), (share(1, 1), share(0, 0), share(1, 1)));
+    }
+
+    #[tokio::test]
+    async fn groups_and_state_are_free_while_messages_are_posted() {
+        let model = model(|_| ());
+        let plan = |world: &mut World| {
+            world.begin_call();
+            world.set(&policy(), "a".into(), b"1".to_vec(), None, QUOTA).unwrap();
+            world.join(&policy(), ANY, "a", user("1")).unwrap();
+        };
+        let are_free = model.transact(Changes::forgotten, plan, |(), _| {
+            let mut look = World::dry(&model);
+            let (state, groups) = (model.states.try_write().is_some(), model.groups.try_write().is_some());
+            (state && groups, text(look.get(&policy(), "a", QUOTA)), look.contains("a", "1"))
+        });
+        assert_eq!(are_free.1, (true, Some("1".into()), true));
+    }
+
+    #[test]
+    fn a_request_is_concluded_after_those_whose_changes_it_has_seen() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let model = runtime.block_on(async { model(|_| ()) });
+        // Changes something, depends on something, or finds its recipients in a group; the last sees nothing of the first.
+        let plans: [(&str, bool, fn(&mut World)); 4] = [
+            ("changes", true, |world| world.join(&policy(), ANY, "a", user("2")).unwrap()),
+            ("depends", true, |world| assert!(world.contains("a", "1"))),
+            ("tells the group", true, |world| drop(world.audience("a", &HashSet::new(), 9))),
+            ("tells a user", false, |_| ()),
+        ];
+        for (name, waits, later) in plans {
+            change(&model, |world| world.end("a"));
+            let model = &model;
+            let (posts, is_posting) = channel();
+            let (release, is_released) = channel::<()>();
+            let (plans, is_planned) = channel();
+            let (concludes, is_concluded) = channel();
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    let join = |world: &mut World| world.join(&policy(), ANY, "a", user("1")).unwrap();
+                    model.transact(Changes::forgotten, join, |(), _| {
+                        posts.send(()).unwrap();
+                        is_released.recv().unwrap();
+                    });
+                });
+                is_posting.recv().unwrap();
+                scope.spawn(move || {
+                    let plan = |world: &mut World| {
+                        later(world);
+                        plans.send(()).unwrap();
+                    };
+                    model.transact(Changes::forgotten, plan, |(), _| concludes.send(()).unwrap());
+                });
+                is_planned.recv().unwrap();
+                let patience = Duration::from_millis(if waits { 50 } else { 5000 });
+                assert_eq!(is_concluded.recv_timeout(patience).is_err(), waits, "{name}");
+                release.send(()).unwrap();
+                if waits {
+                    is_concluded.recv_timeout(Duration::from_secs(5)).unwrap_or_else(|_| panic!("{name}"));
+                }
+            });
+        }
     }
 }

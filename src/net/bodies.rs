@@ -1,11 +1,15 @@
 //! Bodies of requests, within their bounds: the bytes of one, those of all that are under way, and a deadline.
 
+use std::future::poll_fn;
 use std::num::NonZeroUsize;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Body;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config;
@@ -42,13 +46,18 @@ impl Bodies {
     /// It is compressed, over a limit, late, or broken.
     pub async fn read<B>(&self, headers: &HeaderMap, body: B, limit: (usize, &str)) -> Result<Whole<'_>, Problem>
     where
-        B: hyper::body::Body<Data = Bytes> + Unpin,
+        B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         check_encoding(headers)?;
-        let Ok(read) = tokio::time::timeout(self.deadline, self.collect(body, limit)).await else {
-            let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", self.deadline.as_millis());
-            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_deadline", detail));
+        let mut collected = pin!(self.collect(body, limit));
+        // Most bodies have come with their heads, and need no timer.
+        let read = match poll_fn(|context| Poll::Ready(collected.as_mut().poll(context))).await {
+            Poll::Ready(read) => read,
+            Poll::Pending => tokio::time::timeout(self.deadline, collected).await.map_err(|_| {
+                let detail = format!("the body did not arrive within {} ms (http.body_deadline_ms)", self.deadline.as_millis());
+                Problem::new(StatusCode::REQUEST_TIMEOUT, "body_deadline", detail)
+            })?,
         };
         let (body, room) = read?;
         Ok(Whole { body, _room: room })
@@ -58,12 +67,13 @@ impl Bodies {
     /// is waited for, so that small bodies are not refused because of large ones.
     async fn collect<B>(&self, body: B, (bytes_max, name): (usize, &str)) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Problem>
     where
-        B: hyper::body::Body<Data = Bytes> + Unpin,
+        B: Body<Data = Bytes> + Unpin,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut body = Limited::new(body, bytes_max);
         let (mut first, mut rest, mut room) = (Bytes::new(), BytesMut::new(), None::<SemaphorePermit>);
-        while let Some(frame) = body.frame().await {
+        while !body.is_end_stream() {
+            let Some(frame) = body.frame().await else { break };
             let frame = frame.map_err(|error| {
                 if error.is::<http_body_util::LengthLimitError>() {
                     let detail = format!("the body is over the limit of {bytes_max} bytes ({name})");

@@ -1,12 +1,41 @@
 //! Translates wasmtime's errors into faults.
 
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
 use wasmtime::{Trap, WasmBacktrace};
 
 use super::host::{Host, TooManyHostCalls};
-use crate::types::fault::{Defect, FAULT_DETAIL_BYTES_MAX, FaultKind, cut};
+use crate::types::fault::{Defect, FAULT_DETAIL_BYTES_MAX, Fault, FaultKind, cut};
 
 /// Bytes of a function's name in a backtrace. A name in a name section may have 100,000 bytes.
 const FUNCTION_BYTES_MAX: usize = 128;
+
+/// Faults that wait for a slow observer. There are few, and each has a few KiB.
+const FAULTS_MAX: usize = 64;
+
+/// Where the faults of a node's policies are seen at once. Policies share it.
+#[derive(Clone, Debug)]
+pub struct Faults(broadcast::Sender<Arc<Fault>>);
+
+impl Faults {
+    pub fn new() -> Faults {
+        Faults(broadcast::channel(FAULTS_MAX).0)
+    }
+
+    /// Returns all further faults.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Fault>> {
+        self.0.subscribe()
+    }
+
+    /// Shows a fault to those who look.
+    pub fn show(&self, fault: &Fault) {
+        if self.0.receiver_count() > 0 {
+            // An error means that the last of them has just left.
+            let _ = self.0.send(Arc::new(fault.clone()));
+        }
+    }
+}
 
 /// Explains why a guest stopped.
 pub fn defect(error: &wasmtime::Error, host: &Host) -> Defect {

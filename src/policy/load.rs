@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use super::bindings::Bounds;
 use super::compile::Compiler;
 use super::contract::{check_kind, imported_grants};
+use super::fault::Faults;
 use super::host::Shared;
 use super::inspect::Inspection;
 use super::plugin::{Binary, TOO_LARGE_TO_KEEP};
@@ -38,6 +39,7 @@ pub struct Loader {
     source: Source,
     model: Arc<Model>,
     metrics: Arc<Metrics>,
+    faults: Faults,
 }
 
 /// Which refused files a reload tries again although they have not changed.
@@ -65,7 +67,7 @@ pub enum Reload {
 impl Loader {
     pub fn new(ticker: EpochTicker, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
         let compiler = Arc::new(Compiler::new(&config.plugins));
-        Loader { source: Source::new(&config), ticker, compiler, config, model, metrics }
+        Loader { source: Source::new(&config), ticker, compiler, config, model, metrics, faults: Faults::new() }
     }
 
     /// Makes it compile in the foreground: somebody waits for the result.
@@ -82,7 +84,18 @@ impl Loader {
 
     /// Returns a loader with the same compiler, and another configuration, model and metrics.
     pub fn with(&self, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
-        Loader { ticker: self.ticker.clone(), compiler: self.compiler.clone(), source: Source::new(&config), config, model, metrics }
+        let (ticker, compiler, source) = (self.ticker.clone(), self.compiler.clone(), Source::new(&config));
+        Loader { ticker, compiler, source, config, model, metrics, faults: Faults::new() }
+    }
+
+    /// Makes the policies that it loads show their faults where those of another loader do.
+    pub fn beside(self, other: &Loader) -> Loader {
+        Loader { faults: other.faults.clone(), ..self }
+    }
+
+    /// Returns where the faults of its policies are seen.
+    pub fn faults(&self) -> Faults {
+        self.faults.clone()
     }
 
     /// Loads every plugin. Returns those that could be loaded, and why the others could not.
@@ -240,7 +253,7 @@ impl Loader {
             user_id_bytes_max: self.config.sockets.user_id_bytes_max.get(),
             name_bytes_max: self.config.groups.name_bytes_max.get(),
         };
-        let shared = Shared::new(name, limits, self.model.clone(), self.metrics.clone());
+        let shared = Shared::new(name, limits, self.model.clone(), self.metrics.clone(), self.faults.clone());
         let binary = Binary { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
         Policy::load(&self.ticker, &self.compiler, binary, config, shared, bounds)
     }
@@ -281,7 +294,7 @@ impl Loader {
     /// The file is not a plugin that this server could load.
     pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, LoadError> {
         let Content { digest, bytes } = self.source.read(file)?;
-        let shared = Shared::new(name, self.config.limits_for(name), self.model.clone(), self.metrics.clone());
+        let shared = Shared::new(name, self.config.limits_for(name), self.model.clone(), self.metrics.clone(), self.faults.clone());
         let config = self.config.policies.get(name).cloned().unwrap_or_default();
         Inspection::of(&self.ticker, &self.compiler, digest, bytes, config, shared)
     }

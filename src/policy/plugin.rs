@@ -23,7 +23,7 @@ use super::fault::defect;
 use super::host::Shared;
 use super::load_error::LoadError;
 use super::ticker::EpochTicker;
-use crate::config::{self, Isolation, Limits, OnFault};
+use crate::config::{self, Isolation, Limits, OnFault, Readers};
 use crate::model::groups::Quota;
 use crate::model::world::World;
 use crate::net::turns::aside;
@@ -169,6 +169,11 @@ impl Policy {
     /// Returns whether the plugin wants events of this type and its configuration allows them.
     pub fn wants(&self, event_type: &str) -> bool {
         self.events.iter().any(|pattern| matches(pattern, event_type))
+    }
+
+    /// Returns whether the policy is asked for a reader with these attributes. One that varies on nothing is asked for all.
+    pub fn formats_for<'a>(&self, attribute: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.config.readers == Readers::All || self.vary.is_empty() || self.vary.iter().any(|name| attribute(name).is_some())
     }
 
     pub fn on_fault(&self) -> OnFault {
@@ -407,6 +412,7 @@ impl Policy {
         let error = self.report(function, event, defect);
         if let CallError::Fault(fault) = &error {
             *self.last_fault.lock() = Some((**fault).clone());
+            self.instances.shared.faults.show(fault);
         }
         error
     }

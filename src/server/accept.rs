@@ -7,12 +7,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 
 use super::{Server, Stage};
 use crate::http::routes::Front;
+use crate::net::head_timer::HeadTimer;
 use crate::net::permits::{Client, ConnectionPermits};
 use crate::net::stream::{Stream, Takeover};
 use crate::net::wire::Wire;
@@ -45,7 +46,8 @@ impl Server {
     ) {
         let write_deadline = *self.node.config.sockets.write_deadline_ms;
         let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new());
+        // Receipts are short: copying one behind its head costs less than a list of buffers.
+        http.writev(false);
         // A producer may close its side once it has sent a request; that request still counts.
         http.half_close(true);
         http.header_read_timeout(*self.node.config.http.header_deadline_ms);
@@ -71,6 +73,7 @@ impl Server {
                 }
             };
             let stream = TokioIo::new(Stream::new(Wire::new(tcp, tls), permit, write_deadline));
+            http.timer(HeadTimer::default());
             let line = Arc::new(Line { front: front.clone(), client, takeover: Takeover::default() });
             let takeover = line.takeover.clone();
             let answer = move |request| {

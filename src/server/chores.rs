@@ -9,7 +9,7 @@ use tokio::time::{interval, sleep};
 use crate::auth::Auth;
 use crate::model::mailbox::Mailboxes;
 use crate::net::tls::Tls;
-use crate::node::Node;
+use crate::node::{self, Node};
 use crate::policy::load::Again;
 use crate::store::Cleaner;
 
@@ -113,6 +113,10 @@ pub(super) async fn note_marks(node: Arc<Node>) {
     let mut tick = interval(*node.config.store.marks_interval_ms);
     loop {
         tick.tick().await;
+        // While the store is behind, the mailboxes remember that they have something to note: that is bounded, and what waits would not be.
+        if node.store.admit().is_err() {
+            continue;
+        }
         let mut changes = node.store.changes();
         node.model.mailboxes.note_marks(&mut changes);
         // Nobody waits for marks.
@@ -127,6 +131,15 @@ pub(super) async fn clean(cleaner: Option<Cleaner>) {
     }
 }
 
+/// Takes a sample of the figures at each interval.
+pub(super) async fn sample(node: Arc<Node>) {
+    let mut tick = interval(node::INTERVAL);
+    loop {
+        tick.tick().await;
+        node.stats.sample(&node);
+    }
+}
+
 /// Drops expired messages and state, and instances that nobody needs, a part at a time.
 pub(super) async fn sweep(node: Arc<Node>) {
     let mut tick = interval(SWEEP_INTERVAL);
@@ -135,6 +148,7 @@ pub(super) async fn sweep(node: Arc<Node>) {
         node.model.mailboxes.sweep(round);
         if round % Mailboxes::SWEEP_ROUNDS == 0 {
             node.model.sweep();
+            node.format.sweep();
             node.dispatch.milestones.sweep(node.model.clock.now_ms());
             node.policies.current().policies.iter().for_each(|policy| policy.shrink());
         }

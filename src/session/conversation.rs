@@ -67,6 +67,15 @@ impl End {
         }
     }
 
+    /// Returns the server's reason, or the connection's.
+    pub fn reason(&self) -> String {
+        match self {
+            End::Close(close) => close.reason().into_owned(),
+            End::Closed(_) => "the client closed".to_owned(),
+            End::Lost => "the connection was lost".to_owned(),
+        }
+    }
+
     /// Appends the end. Nothing is to be sent if the connection is gone. `after_ms`: when to come back after a restart, if that is said.
     pub fn encode(&self, framing: Framing, after_ms: Option<u32>, out: &mut Vec<u8>) {
         match self {

@@ -17,6 +17,7 @@ use super::conversation::{BURST_S, Conversation, End};
 use super::framing::Framing;
 use super::protocol::ClientFrame;
 use super::upward::Place;
+use crate::dispatch::observers::Trace;
 use crate::dispatch::session_policies;
 use crate::net::permits::{ConnectionPermit, SessionPermit};
 use crate::net::rate::Bucket;
@@ -103,10 +104,12 @@ impl Session {
         let sessions = self.conversation.sessions.clone();
         sessions.metrics.sessions_opened.inc();
         tracing::debug!(user = %handle.user, session = %handle.id, subprotocol = handle.subprotocol, "session opened");
+        sessions.dispatch.observers.show(|| Trace::Opened(handle.clone()));
         let end = self.converse().await;
         // Nothing more is accepted for it.
         self.posted = None;
         session_policies::closed(&sessions.dispatch, &handle, end.code());
+        sessions.dispatch.observers.show(|| Trace::Closed { session: handle.clone(), code: end.code(), reason: end.reason() });
         // The session leaves before the closing handshake, which may take a while: a client that comes back meanwhile is not a second
         // device.
         self.conversation.reader.leave();

@@ -4,12 +4,13 @@
 //! be among the segments that follow, because the change began while this segment was written.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::folder::Folder;
+use super::frame::Header;
 use super::log::Log;
 use super::replay::{self, Segment};
 use super::{NotStored, Store};
@@ -34,11 +35,13 @@ pub struct Cleaner {
     folder: Folder,
     /// The segments that were there when the server started, and in which their frames began. Of later ones it is read.
     began: BTreeMap<u64, u64>,
+    /// The newest segment that the disk has whole.
+    synced: u64,
 }
 
 impl Cleaner {
     pub(super) fn new(log: Arc<Log>, model: Arc<Model>, folder: Folder, segments: &[Segment]) -> Cleaner {
-        Cleaner { log, model, folder, began: segments.iter().map(|segment| (segment.number, segment.began)).collect() }
+        Cleaner { log, model, folder, began: segments.iter().map(|segment| (segment.number, segment.began)).collect(), synced: 0 }
     }
 
     /// Cleans for as long as the server runs.
@@ -73,7 +76,9 @@ impl Cleaner {
 
     /// Removes every segment that was there when the server started: what counts of them is written anew.
     pub(super) fn renew_all(&mut self) -> anyhow::Result<()> {
-        let old: Vec<u64> = self.began.keys().copied().collect();
+        let mut old: Vec<u64> = self.began.keys().copied().collect();
+        // First those without a header, of which nothing can be read: a later start must not find one as its first.
+        old.sort_by_key(|number| fs::read(self.folder.segment(*number)).is_ok_and(|bytes| Header::decode(&bytes).is_ok()));
         for oldest in old {
             let segments = self.folder.segments()?;
             match segments.iter().find(|(known, _)| *known == oldest) {
@@ -91,7 +96,6 @@ impl Cleaner {
         // A mailbox's records stay together, so that its mark is written once.
         old.sort_by(|a, b| user_of(a).cmp(&user_of(b)));
         let store = Store::Log(self.log.clone());
-        let mut last = None;
         while !old.is_empty() {
             let mut end = old.len().min(PIECE);
             while end < old.len() && user_of_at(&old, end).is_some() && user_of_at(&old, end) == user_of_at(&old, end - 1) {
@@ -101,16 +105,27 @@ impl Cleaner {
             self.wait_for_room()?;
             let mut changes = store.changes();
             self.model.note_again(std::mem::replace(&mut old, rest), with_removals, &mut changes);
-            last = Some(store.append(changes));
+            drop(store.append(changes));
         }
-        if let Some(ticket) = last {
-            ticket.stored_blocking()?;
-        }
+        self.log.append_cleaned(number).stored_blocking()?;
+        self.sync(number)?;
         fs::remove_file(self.folder.segment(number))?;
         self.folder.sync()?;
         self.began.remove(&number);
         self.log.shared().bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.log.shared().metrics.store_cleaned_bytes.inc_by(bytes);
+        Ok(())
+    }
+
+    /// Has the disk take the segments after this one. What counts may be nowhere else once it is gone, and a store that does not sync
+    /// promises that a power cut takes no more than the last seconds.
+    fn sync(&mut self, number: u64) -> anyhow::Result<()> {
+        let writing = self.log.segment();
+        for (later, _) in self.folder.segments()?.into_iter().filter(|(later, _)| *later > number.max(self.synced)) {
+            File::open(self.folder.segment(later))?.sync_data()?;
+        }
+        self.folder.sync()?;
+        self.synced = self.synced.max(writing - 1);
         Ok(())
     }
 

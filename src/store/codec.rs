@@ -30,6 +30,8 @@ pub enum Said {
     Change(Change),
     /// The process ended in order, and these were its last numbers.
     Stop(Counters),
+    /// The segments up to this one were removed, or are about to be, since nothing in them counts.
+    Cleaned(u64),
 }
 
 /// Why records can't be read, although their frame is whole.
@@ -98,6 +100,9 @@ enum Record<'a> {
         id: u64,
     },
     Stop(Counters),
+    Cleaned {
+        segment: u64,
+    },
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -187,6 +192,11 @@ pub fn encode_stop(counters: Counters, out: &mut Vec<u8>) {
     put(&Record::Stop(counters), out);
 }
 
+/// Appends the record that the segments up to this one are removed.
+pub fn encode_cleaned(segment: u64, out: &mut Vec<u8>) {
+    put(&Record::Cleaned { segment }, out);
+}
+
 fn put(record: &Record<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD_BYTES]);
@@ -247,6 +257,7 @@ impl<'a> Record<'a> {
                 return Ok(None);
             }
             Record::Stop(counters) => return Ok(Some(Said::Stop(counters))),
+            Record::Cleaned { segment } => return Ok(Some(Said::Cleaned(segment))),
             Record::Post { user, birth, seq, posted_ms, lost, removed } => {
                 let message = message.clone().ok_or(Unreadable::Short)?;
                 Change::Post { user: user_id(user)?, birth, seq, posted_ms, message, lost, removed }
@@ -515,7 +526,8 @@ mod tests {
         let unknown = |flags: u8| [&[flags][..], &3_u32.to_le_bytes(), &[99, 1, 2]].concat();
         let mut records = unknown(MAY_BE_SKIPPED);
         encode_stop(Counters::default(), &mut records);
-        assert_eq!(decoded(&records), Ok(vec![Said::Stop(Counters::default())]));
+        encode_cleaned(7, &mut records);
+        assert_eq!(decoded(&records), Ok(vec![Said::Stop(Counters::default()), Said::Cleaned(7)]));
         assert_eq!(decoded(&unknown(0)), Err(Unreadable::Newer));
         assert_eq!(decoded(&records[..2]), Err(Unreadable::Short));
     }

@@ -1,7 +1,8 @@
 //! The log of a store as the rest of the server sees it: a queue, which a thread writes ([`super::writer`]).
 //!
-//! Appending copies bytes into the queue's buffer and never waits. While the thread writes one buffer, the next one gathers: a fast disk
-//! makes many small commits, and a slow one few large ones.
+//! Appending copies bytes into the queue's buffer and never waits. While one buffer is written, the next one gathers: a fast disk makes many
+//! small commits, and a slow one few large ones. If only the operating system has to have what is appended, those who wait for it write
+//! themselves ([`Log::write_in_passing`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -14,17 +15,22 @@ use tokio::sync::watch;
 use super::codec;
 use super::folder::Folder;
 use super::frame::FRAME_HEAD_BYTES;
-use super::writer::{Health, Position, Writer};
+use super::writer::{self, DISK_INTERVAL, Health, Passed, Position, Writer};
 use super::{NotStored, Ticket};
 use crate::config::{self, Durability};
 use crate::metrics::Metrics;
 use crate::model::Counters;
 use crate::model::record::Changes;
 
+/// Frames that a request writes at most, one after the other, of those that others hand over meanwhile.
+const FRAMES_IN_PASSING: usize = 4;
+
 /// The handle of a log. Dropping it lets the thread write what waits, and end.
 #[derive(Debug)]
 pub struct Log {
     shared: Arc<Shared>,
+    /// Locked before the queue. Only the thread waits for it.
+    writer: Arc<Mutex<Writer>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -33,7 +39,7 @@ pub struct Log {
 pub(super) struct Shared {
     pub(super) config: config::Store,
     pub(super) queue: Mutex<Queue>,
-    /// Notified when the queue is no longer empty, and when it is closed.
+    /// Wakes the thread: notified when there is something for it to write, and when the queue is closed.
     pub(super) more: Condvar,
     /// The number of the segment that is being written.
     pub(super) segment: AtomicU64,
@@ -51,6 +57,8 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) batch: Batch,
+    /// An earlier batch that a request could not write: it is the thread's.
+    pub(super) unwritten: Option<Batch>,
     /// Tells when the batch that is being written is stored.
     pub(super) under_way: Option<watch::Receiver<bool>>,
     /// The largest numbers that were appended.
@@ -88,7 +96,7 @@ impl Log {
         counters: Counters,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Arc<Log>> {
-        let queue = Queue { batch: Batch::default(), under_way: None, counters, is_closed: false, is_dead: false };
+        let queue = Queue { batch: Batch::default(), unwritten: None, under_way: None, counters, is_closed: false, is_dead: false };
         let shared = Arc::new(Shared {
             config: config.clone(),
             queue: Mutex::new(queue),
@@ -100,9 +108,10 @@ impl Log {
             failed: watch::channel(false).0,
             metrics,
         });
-        let writer = Writer::begin(shared.clone(), folder, position)?;
-        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run())?;
-        Ok(Arc::new(Log { shared, thread: Mutex::new(Some(thread)) }))
+        let writer = Arc::new(Mutex::new(Writer::begin(shared.clone(), folder, position)?));
+        let (its_shared, its_writer) = (shared.clone(), writer.clone());
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer::run(&its_shared, &its_writer))?;
+        Ok(Arc::new(Log { shared, writer, thread: Mutex::new(Some(thread)) }))
     }
 
     pub fn segment(&self) -> u64 {
@@ -144,15 +153,22 @@ impl Log {
         self.push(&records, began, &counters)
     }
 
+    /// Hands over that the segments up to this one are removed.
+    pub(super) fn append_cleaned(self: &Arc<Log>, segment: u64) -> Ticket {
+        let mut records = Vec::new();
+        codec::encode_cleaned(segment, &mut records);
+        self.push(&records, self.segment(), &Counters::default())
+    }
+
     fn push(self: &Arc<Log>, records: &[u8], began: u64, counters: &Counters) -> Ticket {
         let mut queue = self.shared.queue.lock();
         if queue.is_dead {
             // Nobody will send.
-            return Ticket(Some((watch::channel(false).1, self.clone())));
+            return Ticket::of(watch::channel(false).1, self);
         }
         let batch = &mut queue.batch;
         if records.is_empty() && batch.frame.is_empty() {
-            return Ticket(queue.under_way.clone().map(|stored| (stored, self.clone())));
+            return queue.under_way.clone().map_or(Ticket::none(), |stored| Ticket::of(stored, self));
         }
         let is_first = batch.frame.is_empty();
         if is_first {
@@ -160,14 +176,47 @@ impl Log {
         }
         batch.frame.extend_from_slice(records);
         batch.began = batch.began.min(began);
-        let ticket = Ticket(Some((batch.stored.subscribe(), self.clone())));
+        let ticket = Ticket::of(batch.stored.subscribe(), self);
         self.shared.pending.fetch_add(records.len(), Ordering::Relaxed);
         queue.counters.raise(counters);
         drop(queue);
-        if is_first {
+        if is_first && !self.is_written_in_passing() {
             self.shared.more.notify_one();
         }
         ticket
+    }
+
+    /// Returns whether a ticket's holder writes what it waits for, or wakes the thread when it is dropped.
+    fn is_written_in_passing(&self) -> bool {
+        self.shared.config.durability != Durability::Fsync
+    }
+
+    /// Writes what waits on this thread, unless another one is writing, or it takes long: then the store's thread does.
+    pub(super) fn write_in_passing(&self) {
+        if !self.is_written_in_passing() {
+            return;
+        }
+        for _ in 0..FRAMES_IN_PASSING {
+            // Who has it looks again afterwards.
+            let Some(mut writer) = self.writer.try_lock() else { return };
+            let passed = writer.write_in_passing();
+            drop(writer);
+            if passed == Passed::Left {
+                break;
+            }
+            // Others may have come while it was written, and found it locked.
+            if !self.shared.queue.lock().is_any() {
+                return;
+            }
+        }
+        self.shared.more.notify_one();
+    }
+
+    /// Lets the thread write what a holder of a ticket does not wait for.
+    pub(super) fn leave_to_thread(&self) {
+        if self.is_written_in_passing() {
+            self.shared.more.notify_one();
+        }
     }
 
     pub fn commit_deadline(&self) -> Duration {
@@ -240,7 +289,28 @@ impl Drop for Log {
     }
 }
 
+impl Queue {
+    fn is_any(&self) -> bool {
+        self.unwritten.is_some() || !self.batch.frame.is_empty()
+    }
+}
+
 impl Shared {
+    /// Waits until there is something to write, or the disk has to be looked at. Returns whether the thread goes on: the log is not closed,
+    /// or something waits.
+    pub(super) fn is_more(&self) -> bool {
+        let mut queue = self.queue.lock();
+        if self.health() != Health::Writing && !queue.is_any() && !queue.is_closed {
+            // Nothing is admitted, so nothing may come: there may be room again all the same.
+            self.more.wait_for(&mut queue, DISK_INTERVAL);
+            return true;
+        }
+        while !queue.is_any() && !queue.is_closed {
+            self.more.wait(&mut queue);
+        }
+        queue.is_any()
+    }
+
     pub(super) fn health(&self) -> Health {
         match self.health.load(Ordering::Relaxed) {
             health if health == Health::Writing as u8 => Health::Writing,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use super::codec::{self, Said, Unreadable};
 use super::folder::Folder;
-use super::frame::{self, HEADER_BYTES, Header, HeaderError};
+use super::frame::{self, Frame, HEADER_BYTES, Header, HeaderError};
 use crate::config::Durability;
 use crate::model::Counters;
 use crate::model::fold::Fold;
@@ -34,8 +34,14 @@ pub(super) struct Replayed {
     pub(super) torn: Option<(u64, u64)>,
     /// Bytes that were passed over although whole frames follow.
     pub(super) passed_over: u64,
-    /// Whether the last segment's end may be missing: the machine has gone down since, and the store did not sync.
+    /// Whether frames are missing before the end.
+    pub(super) has_hole: bool,
+    /// Whether frames may be missing at the end: the machine has gone down since, and the store did not sync.
     pub(super) is_end_in_doubt: bool,
+    /// Whether the system may not have written all of the segment that was read last.
+    is_unsynced: bool,
+    /// The newest segment that was cleaned away, or was about to be.
+    cleaned: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +77,8 @@ pub enum ReplayError {
     Unreadable { file: PathBuf, at: usize, why: Unreadable },
     #[error("{} doesn't follow the segment before it: a file is missing, or is of another store; restore a backup, or salvage", .0.display())]
     Missing(PathBuf),
+    #[error("{} is not the first file of its store, and those before it were not cleaned away: a file is missing; restore a backup, or salvage", .0.display())]
+    MissingFirst(PathBuf),
 }
 
 /// Reads all segments of a folder.
@@ -91,15 +99,17 @@ pub(super) fn replay(folder: &Folder, damage: Damage, mut progress: impl FnMut(u
         read += bytes.len() as u64;
         progress(read, all);
     }
+    replayed.check_first(folder, damage)?;
     Ok(replayed)
 }
 
 /// Returns the changes in one segment; damaged parts are passed over.
 pub(super) fn changes_of(bytes: &[u8]) -> Vec<Change> {
     let mut changes = Vec::new();
+    let Ok(Header { salt, .. }) = Header::decode(bytes) else { return changes };
     let mut at = HEADER_BYTES;
     while at < bytes.len() {
-        match frame::read(bytes, at) {
+        match frame::read(bytes, at, salt) {
             Some(frame) => {
                 let note = |said| {
                     if let Said::Change(change) = said {
@@ -110,7 +120,7 @@ pub(super) fn changes_of(bytes: &[u8]) -> Vec<Change> {
                 let _ = codec::decode(frame.records, note);
                 at = frame.end;
             }
-            None => match frame::find(bytes, at, 0) {
+            None => match frame::find(bytes, at, 0, salt) {
                 Some(found) => at = found,
                 None => break,
             },
@@ -121,9 +131,10 @@ pub(super) fn changes_of(bytes: &[u8]) -> Vec<Change> {
 
 /// Returns the lowest segment in which a frame of this one began.
 pub(super) fn began_in(bytes: &[u8]) -> Option<u64> {
+    let Header { salt, .. } = Header::decode(bytes).ok()?;
     let mut at = HEADER_BYTES;
     std::iter::from_fn(|| {
-        let frame = frame::read(bytes, at)?;
+        let frame = frame::read(bytes, at, salt)?;
         at = frame.end;
         Some(frame.began)
     })
@@ -132,85 +143,120 @@ pub(super) fn began_in(bytes: &[u8]) -> Option<u64> {
 
 impl Replayed {
     fn segment(&mut self, number: u64, bytes: &[u8], file: PathBuf, is_last: bool, damage: Damage) -> Result<(), ReplayError> {
+        let is_of_this = |header: &Header| header.number == number && self.store.is_none_or(|store| store == header.store);
         let header = match Header::decode(bytes) {
-            Ok(header) => header,
+            Ok(header) if is_of_this(&header) => header,
             Err(HeaderError::Version(version)) => return Err(ReplayError::Version { file, version }),
-            // A segment whose header was not written to its end has no frames.
-            Err(HeaderError::Damaged) if is_last && frame::find(bytes, 0, self.next_frame).is_none() => {
+            // No frame is written before the header is; and of one run's segments, the last ones are those that the system may not have
+            // written. What the disk has in its place may even be another file's header.
+            _ if is_last && (bytes.len() <= HEADER_BYTES || (damage == Damage::RefuseUnlessSystemCrashed && self.is_unsynced)) => {
                 self.is_clean = false;
+                self.is_end_in_doubt |= self.is_unsynced;
                 self.torn = Some((number, 0));
                 return Ok(());
             }
-            Err(HeaderError::Damaged) if damage == Damage::PassOver => {
-                self.passed_over += bytes.len() as u64;
+            _ if self.passes_over(damage) => {
+                self.segments.push(Segment { number, bytes: bytes.len() as u64, began: number });
+                self.pass_over(bytes.len());
                 return Ok(());
             }
+            Ok(_) => return Err(ReplayError::Missing(file)),
             Err(HeaderError::Damaged) => return Err(ReplayError::Damaged { file, at: 0 }),
         };
         let is_next = self.segments.last().is_none_or(|before| before.number + 1 == number && self.next_frame == header.first_frame);
-        let is_same = header.number == number && self.store.is_none_or(|store| store == header.store);
-        let passes_over = match damage {
-            Damage::Refuse => false,
-            Damage::RefuseUnlessSystemCrashed => header.durability != Durability::Fsync && header.boot != boot(),
-            Damage::PassOver => true,
-        };
-        if !(is_same && (is_next || passes_over)) {
+        self.is_unsynced = header.durability != Durability::Fsync && header.boot != boot();
+        let passes_over = self.passes_over(damage);
+        if !is_next && !passes_over {
             return Err(ReplayError::Missing(file));
         }
+        self.has_hole |= !is_next;
         self.store = Some(header.store);
-        self.is_end_in_doubt = header.durability != Durability::Fsync && header.boot != boot();
         self.next_frame = self.next_frame.max(header.first_frame);
         let crashes = header.counters.crashes;
         self.counters.raise(&header.counters);
         self.counters.crashes = crashes;
-        let mut segment = Segment { number, bytes: bytes.len() as u64, began: number };
+        self.segments.push(Segment { number, bytes: bytes.len() as u64, began: number });
+        // A run that has left no frame may have shown messages that no frame has.
+        self.is_clean = false;
         let mut at = HEADER_BYTES;
-        // A segment without frames says nothing about the stop before it.
-        self.is_clean &= at == bytes.len();
         while at < bytes.len() {
-            let frame =
-                frame::read(bytes, at).filter(|frame| frame.number == self.next_frame || (passes_over && frame.number > self.next_frame));
+            let frame = frame::read(bytes, at, header.salt)
+                .filter(|frame| frame.number == self.next_frame || (passes_over && frame.number > self.next_frame));
             let Some(frame) = frame else {
                 self.is_clean = false;
-                match frame::find(bytes, at, self.next_frame) {
+                match frame::find(bytes, at, self.next_frame, header.salt) {
                     None if is_last => {
                         self.torn = Some((number, at as u64));
                         break;
                     }
                     None if passes_over => {
-                        self.passed_over += (bytes.len() - at) as u64;
+                        self.pass_over(bytes.len() - at);
                         break;
                     }
                     Some(found) if passes_over => {
-                        self.passed_over += (found - at) as u64;
+                        self.pass_over(found - at);
                         at = found;
                         continue;
                     }
                     _ => return Err(ReplayError::Damaged { file, at }),
                 }
             };
-            let mut stopped = None;
-            let (fold, counters, changes) = (&mut self.fold, &mut self.counters, &mut self.changes);
-            let read = codec::decode(frame.records, |said| match said {
-                Said::Change(change) => {
-                    *changes += 1;
-                    counters.note(&change);
-                    fold.fold(change);
-                    stopped = None;
-                }
-                Said::Stop(last) => stopped = Some(last),
-            });
-            read.map_err(|why| ReplayError::Unreadable { file: file.clone(), at, why })?;
-            self.is_clean = stopped.is_some();
-            if let Some(last) = stopped {
-                self.counters.raise(&last);
-            }
-            segment.began = segment.began.min(frame.began);
-            self.next_frame = frame.number + 1;
-            self.frames += 1;
+            self.frame(&frame).map_err(|why| ReplayError::Unreadable { file: file.clone(), at, why })?;
             at = frame.end;
         }
-        self.segments.push(segment);
+        // The first frame after the machine went down says that messages may be missing, if any may be: see `Opened::fill`. So does every
+        // segment without one say what those before it say.
+        let is_in_doubt = self.is_unsynced && !self.is_clean;
+        self.is_end_in_doubt = is_in_doubt || (self.is_end_in_doubt && at == HEADER_BYTES);
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<(), Unreadable> {
+        let mut stopped = None;
+        codec::decode(frame.records, |said| match said {
+            Said::Change(change) => {
+                self.changes += 1;
+                self.counters.note(&change);
+                self.fold.fold(change);
+                stopped = None;
+            }
+            Said::Stop(last) => stopped = Some(last),
+            Said::Cleaned(segment) => self.cleaned = self.cleaned.max(segment),
+        })?;
+        self.is_clean = stopped.is_some();
+        if let Some(last) = stopped {
+            self.counters.raise(&last);
+        }
+        if let Some(segment) = self.segments.last_mut() {
+            segment.began = segment.began.min(frame.began);
+        }
+        self.has_hole |= frame.number != self.next_frame;
+        self.next_frame = frame.number + 1;
+        self.frames += 1;
+        Ok(())
+    }
+
+    /// Returns whether damage is passed over here.
+    fn passes_over(&self, damage: Damage) -> bool {
+        match damage {
+            Damage::Refuse => false,
+            Damage::RefuseUnlessSystemCrashed => self.is_unsynced,
+            Damage::PassOver => true,
+        }
+    }
+
+    fn pass_over(&mut self, bytes: usize) {
+        self.has_hole = true;
+        self.passed_over += bytes as u64;
+    }
+
+    /// Checks that the first segment is the one after the last that was cleaned away.
+    fn check_first(&mut self, folder: &Folder, damage: Damage) -> Result<(), ReplayError> {
+        let Some(first) = self.segments.first().filter(|first| first.number > self.cleaned + 1) else { return Ok(()) };
+        if !self.passes_over(damage) {
+            return Err(ReplayError::MissingFirst(folder.segment(first.number)));
+        }
+        self.has_hole = true;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! A store and a model: what was answered is there again, whatever happens to the process and to the disk.
 
-use std::collections::BTreeSet;
+mod damage;
+
 use std::fs;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
@@ -176,65 +177,6 @@ fn filled(dir: &Path, in_order: bool) -> Vec<String> {
     standing
 }
 
-fn copy(from: &Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().unwrap();
-    for (number, _) in Folder::look(from).segments().unwrap() {
-        fs::copy(Folder::look(from).segment(number), Folder::look(to.path()).segment(number)).unwrap();
-    }
-    to
-}
-
-#[test]
-fn a_flipped_bit_is_refused_or_cut_off_at_the_end_and_never_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let standing: BTreeSet<String> = filled(dir.path(), false).into_iter().collect();
-    let segments = Folder::look(dir.path()).segments().unwrap();
-    let mut random = fastrand::Rng::with_seed(3);
-    let (mut refused, mut cut) = (0, 0);
-    for _ in 0..300 {
-        let damaged = copy(dir.path());
-        let (number, _) = segments[random.usize(..segments.len())];
-        let file = Folder::look(damaged.path()).segment(number);
-        let mut bytes = fs::read(&file).unwrap();
-        let at = random.usize(..bytes.len());
-        bytes[at] ^= 1 << random.u8(..8);
-        fs::write(&file, bytes).unwrap();
-        match replay::replay(&Folder::look(damaged.path()), Damage::Refuse, |_, _| ()) {
-            Err(_) => refused += 1,
-            Ok(replayed) => {
-                assert!(replayed.torn.is_some(), "bit of byte {at} in segment {number} went unnoticed");
-                cut += 1;
-            }
-        }
-    }
-    assert!(refused > 200 && refused + cut == 300, "{refused} refused, {cut} cut, {} standing", standing.len());
-}
-
-#[test]
-fn a_torn_end_is_cut_off_wherever_it_is_torn() {
-    let dir = tempfile::tempdir().unwrap();
-    filled(dir.path(), false);
-    let (last, bytes) = *Folder::look(dir.path()).segments().unwrap().last().unwrap();
-    for cut in (0..bytes).step_by(13) {
-        let torn = copy(dir.path());
-        let file = Folder::look(torn.path()).segment(last);
-        fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(cut).unwrap();
-        let running = Running::start(torn.path(), &config(4096)).unwrap();
-        running.stop();
-        Running::start(torn.path(), &config(4096)).unwrap().stop();
-    }
-}
-
-#[test]
-fn a_missing_segment_is_noticed() {
-    let dir = tempfile::tempdir().unwrap();
-    filled(dir.path(), true);
-    let segments = Folder::look(dir.path()).segments().unwrap();
-    fs::remove_file(Folder::look(dir.path()).segment(segments[1].0)).unwrap();
-    let refused = Running::start(dir.path(), &config(4096)).err().unwrap();
-    assert!(matches!(refused, OpenError::Replay(ReplayError::Missing(_))), "{refused}");
-}
-
 #[test]
 fn a_backup_restores_with_new_epochs_and_a_salvage_saves_what_is_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -266,67 +208,70 @@ fn a_backup_restores_with_new_epochs_and_a_salvage_saves_what_is_whole() {
     Running::start(salvaged.path(), &config(4096)).unwrap().stop();
 }
 
+/// Appends something, and returns its ticket.
+fn append(running: &Running) -> Ticket {
+    let mut changes = running.store.changes();
+    changes.note(|| crate::model::record::Change::Seen { key: 7, at_ms: 7, failed: false });
+    running.store.append(changes)
+}
+
 #[test]
-fn a_store_with_holes_after_the_machine_went_down_tells_every_client_that_messages_may_be_missing() {
+fn who_waits_for_what_the_system_shall_have_writes_it_and_the_thread_writes_the_rest() {
     let dir = tempfile::tempdir().unwrap();
-    filled(dir.path(), false);
-    let folder = Folder::look(dir.path());
-    let segments = folder.segments().unwrap();
-    for (number, _) in &segments {
-        // As another run of the machine would have written it.
-        let mut bytes = fs::read(folder.segment(*number)).unwrap();
-        let header = frame::Header { boot: 1, ..frame::Header::decode(&bytes).unwrap() };
-        bytes[..frame::HEADER_BYTES].copy_from_slice(&header.encode());
-        if *number == segments[1].0 {
-            let middle = bytes.len() / 2;
-            bytes[middle..middle + 100].fill(0);
-        }
-        fs::write(folder.segment(*number), bytes).unwrap();
+    let running = Running::start(dir.path(), &config(1 << 20)).unwrap();
+    let Store::Log(log) = &running.store else { unreachable!() };
+    // Once a second it is the thread's, since the free space has to be looked at.
+    let is_written_at_once = (0..20).any(|_| {
+        let ticket = append(&running);
+        std::thread::sleep(Duration::from_millis(10));
+        assert!(log.pending_bytes() > 0, "nobody has been woken");
+        let mut stored = std::pin::pin!(ticket.stored());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let is_stored = stored.as_mut().poll(&mut context).is_ready();
+        // It is the thread's by now, if it was not written.
+        running.store.append(running.store.changes()).stored_blocking().unwrap();
+        is_stored
+    });
+    assert!(is_written_at_once);
+    // The thread writes what nobody waits for.
+    drop(append(&running));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while log.pending_bytes() > 0 {
+        assert!(Instant::now() < deadline, "nobody has written it");
+        std::thread::sleep(Duration::from_millis(5));
     }
-    let running = Running::start(dir.path(), &config(4096)).unwrap();
-    assert!(folder.segments().unwrap()[0].0 > segments.last().unwrap().0, "it was written anew");
-    let all = running.model.mailboxes.all();
-    assert!(!all.is_empty() && all.values().all(|(_, marks, _)| marks.lost == marks.last));
-    running.crash();
-    let again = Running::start(dir.path(), &config(4096)).unwrap();
-    assert!(again.model.mailboxes.all().values().all(|(_, marks, _)| marks.lost > 0), "also after the next crash");
-    again.stop();
-}
-
-#[test]
-fn a_store_whose_end_may_be_missing_after_the_machine_went_down_tells_every_client_so() {
-    let dir = tempfile::tempdir().unwrap();
-    filled(dir.path(), false);
-    let folder = Folder::look(dir.path());
-    let (last, _) = *folder.segments().unwrap().last().unwrap();
-    let mut bytes = fs::read(folder.segment(last)).unwrap();
-    let header = frame::Header { boot: 1, ..frame::Header::decode(&bytes).unwrap() };
-    bytes[..frame::HEADER_BYTES].copy_from_slice(&header.encode());
-    fs::write(folder.segment(last), bytes).unwrap();
-    let running = Running::start(dir.path(), &config(4096)).unwrap();
-    let all = running.model.mailboxes.all();
-    assert!(!all.is_empty() && all.values().all(|(_, marks, _)| marks.lost == marks.last));
     running.stop();
-    let again = Running::start(dir.path(), &config(4096)).unwrap();
-    assert!(again.model.mailboxes.all().values().all(|(_, marks, _)| marks.lost > 0 && marks.lost <= marks.last));
-    again.stop();
 }
 
 #[test]
-fn a_store_that_promised_the_disk_is_never_read_past_damage() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut config = config(4096);
-    config.store.durability = Durability::Fsync;
-    let running = Running::start(dir.path(), &config).unwrap();
-    let mut random = fastrand::Rng::with_seed(7);
-    (0..30).for_each(|_| running.act(&mut random));
-    running.crash();
-    let folder = Folder::look(dir.path());
-    let (first, _) = folder.segments().unwrap()[0];
-    let mut bytes = fs::read(folder.segment(first)).unwrap();
-    let header = frame::Header { boot: 1, ..frame::Header::decode(&bytes).unwrap() };
-    bytes[..frame::HEADER_BYTES].copy_from_slice(&header.encode());
-    bytes[frame::HEADER_BYTES + 10] ^= 1;
-    fs::write(folder.segment(first), bytes).unwrap();
-    assert!(matches!(Running::start(dir.path(), &config), Err(OpenError::Replay(ReplayError::Damaged { .. }))));
+fn what_many_append_at_once_is_stored_whoever_writes_it() {
+    for durability in [Durability::Os, Durability::Fsync] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(4096);
+        config.store.durability = durability;
+        let running = Running::start(dir.path(), &config).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let running = &running;
+                scope.spawn(move || {
+                    for turn in 0..100 {
+                        let ticket = append(running);
+                        // Some wait, and some don't.
+                        if (thread + turn) % 3 > 0 {
+                            ticket.stored_blocking().unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let Store::Log(log) = &running.store else { unreachable!() };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while log.pending_bytes() > 0 {
+            assert!(Instant::now() < deadline, "something waits, and nobody writes it ({durability:?})");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running.stop();
+        let again = Running::start(dir.path(), &config).unwrap();
+        again.stop();
+    }
 }

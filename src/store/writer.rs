@@ -1,4 +1,5 @@
-//! The thread that writes the log.
+//! Writes the log: on a thread of its own or, if only the operating system has to have a frame, on that of a request that waits for it
+//! ([`Writer::write_in_passing`]), since waking a thread and being woken by it costs more than the write.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -7,18 +8,28 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::folder::Folder;
 use super::frame::{self, FRAME_HEAD_BYTES, HEADER_BYTES, Header};
-use super::log::{Batch, Shared};
+use super::log::{Batch, Queue, Shared};
 use crate::config::Durability;
 
 /// How often a full disk is tried again, and its free space looked at.
-const DISK_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const DISK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A buffer that has grown beyond this is freed, not kept for the next batch.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
+
+/// A larger frame is written by the thread: copying it takes longer than waking the thread.
+const IN_PASSING_BYTES_MAX: usize = 64 << 10;
+
+/// A write in passing that took longer has waited for the disk, and the thread's other tasks with it ...
+const SLOW_WRITE: Duration = Duration::from_millis(10);
+
+/// ... so that for this long, only the store's thread writes.
+const SLOW_DISK_PAUSE: Duration = Duration::from_secs(10);
 
 /// Whether the store can write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,97 +59,164 @@ pub(super) struct Writer {
     folder: Folder,
     position: Position,
     file: File,
+    /// Where the checksums of the segment's frames begin.
+    salt: u32,
     /// The end of the last good frame.
     offset: u64,
     looked_at_disk: Instant,
+    /// A buffer for the next frame.
+    spare: Vec<u8>,
+    /// When writing last took long on the thread of a request.
+    was_slow: Option<Instant>,
+}
+
+/// What became of what waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// One frame is written.
+    Written,
+    Nothing,
+    /// It is left to the store's thread.
+    Left,
 }
 
 /// Why the writer has ended early. It was logged.
 #[derive(Debug)]
 struct Ended;
 
+/// Runs the thread: writes whenever something waits, until the log is closed and nothing does.
+pub(super) fn run(shared: &Shared, writer: &Mutex<Writer>) {
+    while shared.is_more() {
+        let mut writer = writer.lock();
+        if let Err(Ended) = writer.write_all() {
+            break;
+        }
+        writer.look_at_disk();
+    }
+    let mut queue = shared.queue.lock();
+    queue.is_dead = true;
+    // Those who wait learn that nobody will send.
+    queue.batch = Batch::default();
+    (queue.unwritten, queue.under_way) = (None, None);
+}
+
 impl Writer {
     /// Makes the first segment.
     pub(super) fn begin(shared: Arc<Shared>, folder: Folder, position: Position) -> io::Result<Writer> {
-        let file = create(&shared, &folder, &position)?;
+        let (file, salt) = create(&shared, &folder, &position)?;
+        // The start of a run is on the disk, whatever the store promises: the next one sees that there was a run, and what it promised.
+        file.sync_data()?;
+        folder.sync()?;
         shared.bytes.fetch_add(HEADER_BYTES as u64, Ordering::Relaxed);
         let now = Instant::now();
         let looked_at_disk = now.checked_sub(DISK_INTERVAL).unwrap_or(now);
-        Ok(Writer { shared, folder, position, file, offset: HEADER_BYTES as u64, looked_at_disk })
+        let offset = HEADER_BYTES as u64;
+        Ok(Writer { shared, folder, position, file, salt, offset, looked_at_disk, spare: Vec::new(), was_slow: None })
     }
 
-    pub(super) fn run(mut self) {
-        let mut spare = Vec::new();
-        while let Some(batch) = self.next(std::mem::take(&mut spare)) {
-            let Batch { mut frame, began, stored } = batch;
-            let records = frame.len().saturating_sub(FRAME_HEAD_BYTES);
-            frame::seal(&mut frame, self.position.next_frame, began);
-            if let Err(Ended) = self.write(&frame) {
-                break;
-            }
-            self.position.next_frame += 1;
-            self.shared.pending.fetch_sub(records, Ordering::Relaxed);
-            let metrics = &self.shared.metrics;
-            metrics.store_commits.inc();
-            metrics.store_bytes.inc_by(frame.len() as u64);
-            stored.send_replace(true);
+    /// Writes a frame of what waits, if that takes a few microseconds. Otherwise, and after an error, it is the thread's.
+    pub(super) fn write_in_passing(&mut self) -> Passed {
+        let shared = self.shared.clone();
+        let mut queue = shared.queue.lock();
+        if queue.unwritten.is_none() && queue.batch.frame.is_empty() {
+            return Passed::Nothing;
+        }
+        let bytes = queue.batch.frame.len();
+        let is_short = queue.unwritten.is_none() && bytes <= IN_PASSING_BYTES_MAX && !self.is_over(bytes);
+        let is_well = !queue.is_closed && !queue.is_dead && self.shared.health() == Health::Writing;
+        let is_due = self.looked_at_disk.elapsed() >= DISK_INTERVAL;
+        let is_slow = self.was_slow.is_some_and(|since| since.elapsed() < SLOW_DISK_PAUSE);
+        if !is_short || !is_well || is_due || is_slow {
+            return Passed::Left;
+        }
+        let mut batch = self.take(&mut queue);
+        drop(queue);
+        frame::seal(&mut batch.frame, self.position.next_frame, batch.began, self.salt);
+        let began = Instant::now();
+        let written = self.put(&batch.frame);
+        if began.elapsed() > SLOW_WRITE {
+            self.was_slow = Some(began);
+        }
+        if written.is_err() {
+            self.shared.queue.lock().unwritten = Some(batch);
+            return Passed::Left;
+        }
+        self.stored(batch);
+        Passed::Written
+    }
+
+    /// Writes everything that waits.
+    ///
+    /// # Errors
+    /// The store has failed, or was closed while it could not be written.
+    fn write_all(&mut self) -> Result<(), Ended> {
+        while let Some(mut batch) = self.next() {
+            self.write(&mut batch.frame, batch.began)?;
+            self.stored(batch);
             self.look_at_disk();
-            if frame.capacity() <= BUFFER_BYTES_MAX {
-                frame.clear();
-                spare = frame;
-            }
         }
-        let mut queue = self.shared.queue.lock();
-        queue.is_dead = true;
-        // Those who wait learn that nobody will send.
-        queue.batch = Batch::default();
-        queue.under_way = None;
+        Ok(())
     }
 
-    /// Waits for the next batch. Returns `None` when the log is closed and nothing waits.
-    fn next(&mut self, spare: Vec<u8>) -> Option<Batch> {
-        let mut fresh = Batch { frame: spare, ..Batch::default() };
-        loop {
-            let mut queue = self.shared.queue.lock();
-            if !queue.batch.frame.is_empty() {
-                std::mem::swap(&mut queue.batch, &mut fresh);
-                queue.under_way = Some(fresh.stored.subscribe());
-                return Some(fresh);
-            }
+    fn next(&mut self) -> Option<Batch> {
+        let shared = self.shared.clone();
+        let mut queue = shared.queue.lock();
+        let unwritten = queue.unwritten.take();
+        if unwritten.is_none() && queue.batch.frame.is_empty() {
             queue.under_way = None;
-            if queue.is_closed {
-                return None;
-            }
-            if self.shared.health() == Health::Writing {
-                self.shared.more.wait(&mut queue);
-            } else {
-                // Nothing is admitted, so nothing may come: there may be room again all the same.
-                self.shared.more.wait_for(&mut queue, DISK_INTERVAL);
-                drop(queue);
-                self.look_at_disk();
-            }
+            return None;
+        }
+        Some(unwritten.unwrap_or_else(|| self.take(&mut queue)))
+    }
+
+    /// Takes what has gathered.
+    fn take(&mut self, queue: &mut Queue) -> Batch {
+        let fresh = Batch { frame: std::mem::take(&mut self.spare), ..Batch::default() };
+        let batch = std::mem::replace(&mut queue.batch, fresh);
+        queue.under_way = Some(batch.stored.subscribe());
+        batch
+    }
+
+    /// Tells those who wait for a frame that was written.
+    fn stored(&mut self, batch: Batch) {
+        let Batch { mut frame, stored, .. } = batch;
+        self.position.next_frame += 1;
+        self.shared.pending.fetch_sub(frame.len().saturating_sub(FRAME_HEAD_BYTES), Ordering::Relaxed);
+        self.shared.metrics.store_commits.inc();
+        self.shared.metrics.store_bytes.inc_by(frame.len() as u64);
+        stored.send_replace(true);
+        if frame.capacity() <= BUFFER_BYTES_MAX {
+            frame.clear();
+            self.spare = frame;
         }
     }
 
-    fn write(&mut self, frame: &[u8]) -> Result<(), Ended> {
-        let is_over = self.offset + frame.len() as u64 > self.shared.config.segment_bytes.get();
-        if is_over && self.offset > HEADER_BYTES as u64 {
+    fn is_over(&self, bytes: usize) -> bool {
+        self.offset + bytes as u64 > self.shared.config.segment_bytes.get()
+    }
+
+    /// Writes a frame at the end of the segment.
+    fn put(&mut self, frame: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all_at(frame, self.offset) {
+            // The part of a frame that was written is in nobody's way, but a restart would have to cut it off.
+            let _ = self.file.set_len(self.offset);
+            return Err(error);
+        }
+        self.offset += frame.len() as u64;
+        self.shared.bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write(&mut self, frame: &mut [u8], began: u64) -> Result<(), Ended> {
+        if self.is_over(frame.len()) && self.offset > HEADER_BYTES as u64 {
             self.position.segment += 1;
-            self.file = self.patiently(|writer| create(&writer.shared, &writer.folder, &writer.position))?;
+            (self.file, self.salt) = self.patiently(|writer| create(&writer.shared, &writer.folder, &writer.position))?;
             self.offset = HEADER_BYTES as u64;
             self.shared.bytes.fetch_add(self.offset, Ordering::Relaxed);
             self.shared.segment.store(self.position.segment, Ordering::Relaxed);
         }
-        self.patiently(|writer| {
-            let written = writer.file.write_all_at(frame, writer.offset);
-            if written.is_err() {
-                // The part of a frame that was written is in nobody's way, but a restart would have to cut it off.
-                let _ = writer.file.set_len(writer.offset);
-            }
-            written
-        })?;
-        self.offset += frame.len() as u64;
-        self.shared.bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        frame::seal(frame, self.position.next_frame, began, self.salt);
+        self.patiently(|writer| writer.put(frame))?;
         if self.shared.config.durability == Durability::Fsync {
             let began = Instant::now();
             // A failed sync is not tried again: the system may have dropped what it could not write.
@@ -149,7 +227,7 @@ impl Writer {
     }
 
     /// Does something that needs room on the disk or an open file, and tries it again until there is some.
-    fn patiently<R>(&mut self, work: impl Fn(&mut Writer) -> io::Result<R>) -> Result<R, Ended> {
+    fn patiently<R>(&mut self, mut work: impl FnMut(&mut Writer) -> io::Result<R>) -> Result<R, Ended> {
         loop {
             let error = match work(self) {
                 Ok(done) => return Ok(done),
@@ -219,9 +297,10 @@ fn passes(error: &io::Error) -> bool {
     is_out_of_files || matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Makes a segment with its header. In `fsync`, it is there to stay before a frame is written to it.
-fn create(shared: &Shared, folder: &Folder, position: &Position) -> io::Result<File> {
+/// Makes a segment with its header, and returns it with its salt. In `fsync`, it is there to stay before a frame is written to it.
+fn create(shared: &Shared, folder: &Folder, position: &Position) -> io::Result<(File, u32)> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(folder.segment(position.segment))?;
+    let salt = random_salt();
     let header = Header {
         store: position.store,
         number: position.segment,
@@ -229,11 +308,16 @@ fn create(shared: &Shared, folder: &Folder, position: &Position) -> io::Result<F
         counters: shared.queue.lock().counters,
         boot: position.boot,
         durability: shared.config.durability,
+        salt,
     };
     file.write_all_at(&header.encode(), 0)?;
     if shared.config.durability == Durability::Fsync {
         file.sync_data()?;
         folder.sync()?;
     }
-    Ok(file)
+    Ok((file, salt))
+}
+
+fn random_salt() -> u32 {
+    uuid::Uuid::new_v4().as_fields().0
 }

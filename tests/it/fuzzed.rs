@@ -43,3 +43,8 @@ fn the_fuzzers_queries_and_settings_are_the_same_when_written_again() {
     each("queries", fuzzing::query);
     each("settings", fuzzing::settings);
 }
+
+#[test]
+fn the_fuzzers_records_of_a_store_are_the_same_when_written_again() {
+    each("records", fuzzing::records);
+}

@@ -13,6 +13,8 @@ mod cli {
 mod http {
     mod events;
     mod explain;
+    mod lists;
+    mod live;
     mod receipts;
 }
 mod kit;
@@ -46,6 +48,7 @@ mod session {
 mod store {
     mod faults;
     mod folders;
+    mod repairs;
     mod restarts;
 }
 

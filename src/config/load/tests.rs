@@ -39,6 +39,20 @@ fn problems(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
+fn the_plugins_own_settings_and_the_digests_of_keys_are_hidden() {
+    let setting = |path: &str, value: Value| Setting { path: path.to_owned(), variable: String::new(), value, source: Source::File };
+    for path in ["policies.chat.settings.text_chars_max", "policies.settings.settings.a.b"] {
+        assert_eq!(setting(path, 5.into()).hidden().value, Value::from("hidden"), "{path}");
+    }
+    for path in ["policies.chat.order", "policies.settings.order", "limits.settings", "listen"] {
+        assert_eq!(setting(path, 5.into()).hidden().value, Value::from(5), "{path}");
+    }
+    let keys: Table = toml::from_str("keys = [{ name = \"backend\", sha256 = \"00ff\", scopes = [\"publish\"] }]").unwrap();
+    let hidden = setting("auth.keys", keys["keys"].clone()).hidden().value.to_string();
+    assert!(hidden.contains("backend") && hidden.contains("publish") && !hidden.contains("00ff"), "{hidden}");
+}
+
+#[test]
 fn no_file_is_needed_and_every_default_is_shown() {
     let (config, settings) = Config::load(None, Table::new(), std::iter::empty()).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");

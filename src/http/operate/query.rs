@@ -26,9 +26,17 @@ pub fn read<T>(query: Result<Query<T>, QueryRejection>, known: &str) -> Result<T
 /// # Errors
 /// It asks for too many entries, or for none.
 pub fn page(after: usize, limit: Option<usize>) -> Result<Page, Problem> {
+    Ok(Page { after, limit: self::limit(limit)? })
+}
+
+/// Returns the number of entries that a query asks for.
+///
+/// # Errors
+/// It asks for too many entries, or for none.
+pub fn limit(limit: Option<usize>) -> Result<usize, Problem> {
     let limit = limit.unwrap_or(LIMIT);
     let problem = || wrong(format!("limit is a number from 1 to {LIMIT_MAX}, and not {limit}"));
-    (1..=LIMIT_MAX).contains(&limit).then_some(Page { after, limit }).ok_or_else(problem)
+    (1..=LIMIT_MAX).contains(&limit).then_some(limit).ok_or_else(problem)
 }
 
 fn wrong(detail: String) -> Problem {

@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::model::world::World;
 use crate::policy::compile::Compiler;
+use crate::policy::fault::Faults;
 use crate::policy::host::Shared;
 use crate::policy::plugin::Binary;
 use crate::policy::{Bounds, CallError, Policy, engine};
@@ -49,7 +50,7 @@ impl Guest {
         let model = Model::new(config, Clock::Machine, 1, false, &metrics);
         let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(component));
         let binary = Binary { name: "guest", file: "guest.wasm".into(), digest, bytes: component };
-        let (compiler, shared) = (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics));
+        let (compiler, shared) = (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics, Faults::new()));
         let policy = Policy::load(&engine::serving()?, &compiler, binary, config::Policy::default(), shared, BOUNDS);
         Ok(Guest { policy: policy.map_err(anyhow::Error::msg)?, model })
     }

@@ -138,7 +138,7 @@ impl Mailboxes {
             self.expire(birth, &mut content);
             self.tidy(birth, &mut content);
             // The bounds may be lower than they were.
-            let is_over = |log: &Log| log.len() > messages_max || log.bytes() > bytes_max || self.room.is_over();
+            let is_over = |log: &Log| log.len() > messages_max || log.bytes() > bytes_max;
             let mut removed = Removed::default();
             while is_over(&content.log) && content.log.give_up_oldest(&mut removed) {
                 self.account(birth, &content.sessions, &std::mem::take(&mut removed));
@@ -150,6 +150,28 @@ impl Mailboxes {
             let mailbox = Arc::new(Mailbox { birth, content: Mutex::new(content) });
             self.note_later(&user, &mailbox, &mut mailbox.content.lock());
             self.shard(&user).lock().insert(user, mailbox);
+        }
+        self.restore_bounds();
+    }
+
+    /// Removes what is beyond the bounds of all mailboxes: first what was read, as ever, and then the oldest of each.
+    fn restore_bounds(&self) {
+        if self.room.is_over() {
+            self.reclaim(|room| !room.is_over());
+        }
+        let mut is_any = true;
+        while self.room.is_over() && is_any {
+            is_any = false;
+            for shard in &self.shards {
+                for (user, mailbox) in &*shard.lock() {
+                    let (mut content, mut removed) = (mailbox.content.lock(), Removed::default());
+                    if self.room.is_over() && content.log.give_up_oldest(&mut removed) {
+                        is_any = true;
+                        self.account(mailbox.birth, &content.sessions, &removed);
+                        self.note_later(user, mailbox, &mut content);
+                    }
+                }
+            }
         }
     }
 

@@ -428,6 +428,52 @@ mod totals {
     }
 
     #[test]
+    fn what_was_read_makes_room_also_while_others_look_for_some() {
+        let all = mailboxes(|limits, _| (limits.total_messages_max, limits.messages_max) = (count(100), count(50)));
+        let one = |name: String| {
+            let mut reader = all.v1(&name);
+            for _ in 0..500 {
+                all.tell_all(&name, 1);
+                let read = reader.read();
+                reader.acked(*read.last().unwrap());
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..8).for_each(|number| {
+                drop(scope.spawn({
+                    let one = &one;
+                    move || one(number.to_string())
+                }))
+            })
+        });
+        assert_eq!(all.count(DropReason::ServerFull) + all.count(DropReason::Evicted), 0);
+    }
+
+    #[test]
+    fn what_was_read_makes_room_for_what_was_not_after_a_restart() {
+        let all = mailboxes(|limits, _| limits.total_messages_max = count(100));
+        let mut kept = crate::model::fold::Fold::default();
+        let (message, posted_ms) = (message(&Terms::default()), all.clock.now_ms());
+        for number in 0..20 {
+            let (name, birth) = (user(&number.to_string()), number + 1);
+            for seq in 1..=9 {
+                let message = message.clone();
+                kept.fold(Change::Post { user: name.clone(), birth, seq, posted_ms, message, lost: 0, removed: Vec::new() });
+            }
+            // Every second user has read everything.
+            let delivered = if number % 2 == 0 { 9 } else { 0 };
+            let mark = Mark { version: 1, last: 9, delivered, lost: 0, is_resumable: true, is_acked: true };
+            kept.fold(Change::Mark { user: name, birth, mark, removed: Vec::new() });
+        }
+        all.restore(kept.take_mailboxes(), 0, false);
+        for (name, (_, marks, seqs)) in all.all() {
+            let is_read = name.as_str().parse::<u32>().unwrap() % 2 == 0;
+            assert!(is_read || (marks.lost == 0 && seqs.len() == 9), "{name} had not read {seqs:?}");
+        }
+        assert!(all.totals().messages <= 100);
+    }
+
+    #[test]
     fn what_was_not_read_is_never_given_up_for_others() {
         let all = mailboxes(|limits, _| (limits.total_messages_max, limits.messages_max) = (count(10), count(10)));
         let mut reader = all.v1("connected");

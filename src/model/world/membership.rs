@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::{Full, add};
+use super::{Full, add, signed};
 use crate::model::Stamp;
 use crate::model::groups::{Group, Groups, Quota, Share};
 use crate::model::record::{Change, Changes};
@@ -75,7 +75,7 @@ impl GroupChanges {
         let excepted = except.iter().filter(|user| self.is_member(groups, group, user.as_str())).count();
         let total = self.size(groups, group).saturating_sub(excepted);
         let joined = self.groups.get(group).into_iter().flat_map(|change| change.joined.keys());
-        let members = self.kept(groups, group).map(|(user, _)| user).chain(joined);
+        let members = self.kept(groups, group).chain(joined);
         (members.filter(|user| !except.contains(*user)).take(most).cloned().collect(), total)
     }
 
@@ -139,11 +139,18 @@ impl GroupChanges {
             return;
         }
         let opener = self.opener(groups, group);
-        let kept = self.kept(groups, group).filter_map(|(_, policy)| policy.cloned());
-        let joined = self.groups.get(group).into_iter().flat_map(|change| change.joined.values().cloned());
-        let policies: Vec<Arc<str>> = kept.chain(joined).collect();
-        for policy in policies {
-            self.give_back(&policy, 0, 1);
+        let change = self.groups.get(group);
+        let known = groups.get(group).filter(|_| change.is_none_or(|change| !change.is_ended));
+        let mut given_back: Vec<(Arc<str>, isize)> =
+            known.into_iter().flat_map(Group::shares).map(|(policy, members)| (policy.clone(), signed(members))).collect();
+        if let Some(change) = change {
+            // Those who left have given theirs back.
+            let left = change.left.iter().filter_map(|user| known?.admitted_by(user.as_str()));
+            given_back.extend(left.map(|policy| (policy.clone(), -1)));
+            given_back.extend(change.joined.values().map(|policy| (policy.clone(), 1)));
+        }
+        for (policy, memberships) in given_back {
+            self.give_back(&policy, 0, memberships);
         }
         if let Some(opener) = opener {
             self.give_back(&opener, 1, 0);
@@ -156,10 +163,12 @@ impl GroupChanges {
         self.read.iter().all(|(group, stamp)| groups.stamp(group) == *stamp) && self.fits(groups)
     }
 
-    pub fn write_into(&self, groups: &mut Groups, stamp: &mut impl FnMut() -> Stamp, changes: &mut Changes) {
+    /// Changes the model's groups, and returns those that ended.
+    pub fn write_into(&self, groups: &mut Groups, stamp: &mut impl FnMut() -> Stamp, changes: &mut Changes) -> Vec<Group> {
+        let mut ended = Vec::new();
         for (group, change) in &self.groups {
             if change.is_ended {
-                groups.end(group);
+                ended.extend(groups.end(group));
                 let stamp = stamp();
                 changes.note(|| Change::End { stamp, group: group.clone() });
             }
@@ -177,13 +186,14 @@ impl GroupChanges {
             }
             back.into_iter().for_each(|joined| join(joined, stamp(), groups, changes));
         }
+        ended
     }
 
-    /// Returns the model's members of a group that this request has not removed, with the policy that added each.
-    fn kept<'a>(&'a self, groups: &'a Groups, group: &str) -> impl Iterator<Item = (&'a UserId, Option<&'a Arc<str>>)> {
+    /// Returns the model's members of a group that this request has not removed.
+    fn kept<'a>(&'a self, groups: &'a Groups, group: &str) -> impl Iterator<Item = &'a UserId> {
         let change = self.groups.get(group);
-        let members = groups.get(group).into_iter().flat_map(|known| known.members().map(|user| (user, known.admitted_by(user.as_str()))));
-        members.filter(move |(user, _)| change.is_none_or(|change| !change.is_ended && !change.left.contains(*user)))
+        let members = groups.get(group).into_iter().flat_map(Group::members);
+        members.filter(move |user| change.is_none_or(|change| !change.is_ended && !change.left.contains(*user)))
     }
 
     /// Returns the policy whose share a group counts in.

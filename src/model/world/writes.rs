@@ -86,7 +86,7 @@ impl Writes {
     }
 
     /// Returns whether the keys that were read are unchanged, and what is written still fits.
-    pub fn stands(&self, states: &States, now_ms: u64) -> bool {
+    pub fn stands(&self, states: &mut States, now_ms: u64) -> bool {
         self.policies.iter().all(|policy| policy.is_unchanged(states) && policy.fits(states, now_ms))
     }
 
@@ -174,7 +174,7 @@ impl PolicyWrites {
         self.read.iter().all(|(key, stamp)| states.entry(&self.policy, key).map_or(0, |entry| entry.stamp) == *stamp)
     }
 
-    fn fits(&self, states: &States, now_ms: u64) -> bool {
+    fn fits(&self, states: &mut States, now_ms: u64) -> bool {
         let (mut keys, mut bytes) = (0_isize, 0_isize);
         for (key, value) in &self.written {
             let before = states.entry(&self.policy, key).filter(|entry| entry.value.is_live(now_ms));
@@ -184,6 +184,11 @@ impl PolicyWrites {
             bytes += signed(after.unwrap_or(0)) - signed(before.unwrap_or(0));
         }
         let fits = |usage: Usage| self.quota.allows(Usage { keys: add(usage.keys, keys), bytes: add(usage.bytes, bytes) });
-        (keys <= 0 && bytes <= 0) || fits(states.usage(&self.policy)) || fits(states.live_usage(&self.policy, now_ms))
+        if (keys <= 0 && bytes <= 0) || fits(states.usage(&self.policy)) {
+            return true;
+        }
+        // Removed and not only subtracted, so that the next commit doesn't find them again.
+        states.sweep(&self.policy, now_ms);
+        fits(states.usage(&self.policy))
     }
 }

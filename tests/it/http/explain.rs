@@ -12,9 +12,9 @@ fn the_match() -> Value {
     json!({ "type": MATCH, "data": { "request_id": 42, "rider_id": 1001, "driver_id": 2002, "pool_id": 7 } })
 }
 
-/// A rider on two devices, one of which has asked for short messages; the driver is away.
+/// A rider on two devices, one of which has asked for short messages; the driver is away. Messages are formatted for both.
 async fn scene() -> (TestServer, Client, Client) {
-    let server = TestServer::start().await;
+    let server = TestServer::with("[policies.compact]\nreaders = \"all\"\n").await;
     let phone = server.connect("1001").await;
     let watch = server.connect("1001?format=compact").await;
     (server, phone, watch)

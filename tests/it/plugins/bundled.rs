@@ -431,8 +431,24 @@ async fn a_message_that_compact_has_no_room_for_is_read_as_it_came() {
 }
 
 #[tokio::test]
-async fn a_message_is_formatted_once_for_each_class_and_not_for_each_reader() {
+async fn compact_is_asked_only_for_readers_who_ask_for_something() {
     let server = TestServer::start().await;
+    let mut plain = server.connect("1").await;
+    let mut short = server.connect("2?format=compact").await;
+    let before = calls_of_compact(&server).await;
+    let message = r#"{"type":"x"}"#;
+    for (user, calls) in [("1", before), ("2", before + 1)] {
+        let response = server.http.post(server.url(&format!("/users/{user}/messages"))).body(message).send().await.unwrap();
+        assert_eq!(response.status(), 202);
+        let (reader, seen) = if user == "1" { (&mut plain, message) } else { (&mut short, r#"{"t":"x"}"#) };
+        assert_eq!(reader.text().await, seen);
+        assert_eq!(calls_of_compact(&server).await, calls, "{user}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_formatted_once_for_each_class_and_not_for_each_reader() {
+    let server = TestServer::with("[policies.compact]\nreaders = \"all\"\n").await;
     let mut readers = Vec::new();
     for rider in 0..20 {
         let query = if rider % 2 == 0 { "?format=compact" } else { "" };
@@ -482,12 +498,12 @@ async fn a_replayed_message_is_not_formatted_again() {
     assert_eq!(other.json().await["t"], "trip_started");
     assert_eq!(calls_of_compact(&server).await, before + 1);
     // Another class is formatted for itself.
-    let mut plain = server.connect_v1("1").await;
-    plain.json().await;
-    plain.send_json(json!({ "type": "resume", "epoch": hello["data"]["epoch"], "seq": 0 })).await;
-    assert_eq!(plain.json().await["data"]["recovered"], true);
-    assert_eq!(plain.json().await["data"]["type"], "pooling_match");
-    assert_eq!(plain.json().await["data"]["type"], "trip_started");
+    let mut french = server.connect_v1("1?locale=fr").await;
+    french.json().await;
+    french.send_json(json!({ "type": "resume", "epoch": hello["data"]["epoch"], "seq": 0 })).await;
+    assert_eq!(french.json().await["data"]["recovered"], true);
+    assert_eq!(french.json().await["data"]["type"], "pooling_match");
+    assert_eq!(french.json().await["data"]["type"], "trip_started");
     assert_eq!(calls_of_compact(&server).await, before + 3);
 }
 

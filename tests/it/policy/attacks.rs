@@ -168,6 +168,42 @@ async fn what_one_policy_may_tell_is_not_used_up_by_another() {
     assert!(dropped.contains("too_many_recipients") && dropped.contains("\"c\""), "{receipt}");
 }
 
+#[tokio::test]
+async fn the_recipients_of_all_events_that_a_client_causes_count_together() {
+    // Answers a client's message with three events.
+    let writes = "(drop (call $silent))
+        (memory.fill (i32.const 8192) (i32.const 0) (i32.const 96))
+        (local.set $local (i32.const 8192))
+        (loop $on
+          (i32.store (local.get $local) (global.get $type))
+          (i32.store offset=4 (local.get $local) (global.get $type_bytes))
+          (i32.store8 offset=20 (local.get $local) (i32.const 1))
+          (local.set $local (i32.add (local.get $local) (i32.const 32)))
+          (br_if $on (i32.lt_u (local.get $local) (i32.const 8288))))
+        (i32.store offset=40 (global.get $response) (i32.const 8192))
+        (i32.store offset=44 (global.get $response) (i32.const 3))
+        (call $mine)";
+    let writes = Guest { strings: &[("type", "written")], ..Guest::sessions(writes) }.component();
+    // Tells two users of each.
+    let tells = "(call $delivery (i32.const 352) (global.get $a) (i32.const 1) (i32.const -1) (i32.const 0) (i32.const 0))
+        (call $delivery (i32.const 428) (global.get $b) (i32.const 1) (i32.const -1) (i32.const 0) (i32.const 0))
+        (call $decided (i32.const 2))";
+    let tells = Guest { strings: &[("a", "a"), ("b", "b")], events: &["written"], ..Guest::routing(tells) }.component();
+    let dir = folder(&[("tells.wasm", &tells), ("writes.wasm", &writes)]);
+    let server = TestServer::with(&settings(dir.path(), "[limits]\nrecipients_max = 3\n")).await;
+    let mut author = server.connect("author").await;
+    for written in 1..=2 {
+        author.send("1").await;
+        let handled = f64::from(written);
+        server.metric_reaches(r#"signalpost_client_messages_total{outcome="handled"}"#, handled).await;
+        let dropped = server.metric(r#"signalpost_messages_dropped_total{reason="too_many_recipients"}"#).await;
+        assert_eq!(dropped, 3.0 * handled, "three of six, and the next message of the client begins anew");
+    }
+    for (user, messages) in [("a", 4), ("b", 2)] {
+        assert_eq!(server.get(&format!("/users/{user}")).await["mailbox"]["messages"], messages, "{user}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_event_that_is_being_published_is_not_told_to_be_done() {
     let dir = folder(&[("slow.wasm", &Guest::routing(SPIN).component())]);

@@ -100,3 +100,58 @@ async fn a_sync_that_fails_ends_the_server_with_1_and_what_was_answered_is_there
         assert_eq!(late.text().await, format!("\"{text}\""));
     }
 }
+
+#[tokio::test]
+async fn a_server_whose_disk_is_full_refuses_producers_and_goes_on_once_there_is_room() {
+    let (none, dir) = (plugins(&[]), tempfile::tempdir().unwrap());
+    let disk = dir.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    // A disk of 256 KiB that only the server sees.
+    let mount = format!("/bin/mount -t tmpfs -o size=256k,mode=700 disk {} && exec \"$0\" \"$@\"", disk.display());
+    let mut process =
+        ServerProcess::under(&["/usr/bin/unshare", "-rm", "/bin/sh", "-c", &mount], none.path(), &settings(&disk.join("store"), "os"));
+    let seen = Path::new("/proc").join(process.id().to_string()).join("root").join(disk.strip_prefix("/").unwrap());
+    std::fs::write(seen.join("filler"), vec![0; 200 * 1024]).unwrap();
+    let server = &process.server;
+    let mut reader = server.connect("2").await;
+    let text = |number: usize| format!("{number:04}").repeat(1000);
+    let mut answered = 0;
+    let problem = loop {
+        match post(server, "1", &text(answered)).await.unwrap() {
+            (202, _) => answered += 1,
+            (status, problem) => break (status, problem["code"].clone()),
+        }
+        assert!(answered < 64, "it has no room for 256 KiB");
+    };
+    assert!(answered > 3, "{answered}");
+    assert_eq!(problem, (503, json!("store_full")));
+    let (status, problem) = post(server, "1", "refused").await.unwrap();
+    assert_eq!((status, &problem["code"]), (503, &json!("store_full")), "{problem}");
+    assert_eq!(server.http.get(format!("http://{}/readyz", server.address)).send().await.unwrap().status().as_u16(), 503);
+    assert_eq!(process.logged("can't be written: No space left on device"), 1, "{}", process.log());
+
+    std::fs::remove_file(seen.join("filler")).unwrap();
+    let again = async {
+        while post(server, "2", "after").await.unwrap().0 != 202 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, again).await.expect("it goes on by itself");
+    assert_eq!(reader.text().await, "\"after\"");
+
+    // What waited is stored, and what was refused is not. The disk goes with the process.
+    let store = dir.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    for file in std::fs::read_dir(seen.join("store")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), store.join(file.file_name())).unwrap();
+    }
+    process.signal(rustix::process::Signal::KILL);
+    process.ended().await;
+    let process = ServerProcess::start(none.path(), &settings(&store, "os"));
+    let mut late = process.server.connect("1").await;
+    for number in 0..=answered {
+        assert_eq!(late.text().await, format!("\"{}\"", text(number)));
+    }
+    late.quiet().await;
+}

@@ -1,15 +1,18 @@
 //! Which folder a store may use, and what happens to a server whose folder can't be used.
 
-use std::process::Output;
+use std::process::{Command, Output};
 
 use crate::support::plugins;
 use crate::support::process::{ServerProcess, signalpost};
 
 /// A start that is refused.
-fn refused(toml: &str) -> String {
+pub fn refused(toml: &str) -> String {
+    refused_by(signalpost(), toml)
+}
+
+fn refused_by(mut command: Command, toml: &str) -> String {
     let (none, config) = (plugins(&[]), tempfile::NamedTempFile::new().unwrap());
     std::fs::write(config.path(), toml).unwrap();
-    let mut command = signalpost();
     command.args(["serve", "--listen", "127.0.0.1:0", "--plugins"]).arg(none.path()).arg("--config").arg(config.path());
     let Output { status, stderr, .. } = command.output().unwrap();
     let log = String::from_utf8(stderr).unwrap();
@@ -37,6 +40,19 @@ fn a_folder_that_is_named_and_cant_be_used_refuses_the_start() {
         let log = refused(&format!("[store]\ndir = {folder:?}\n"));
         assert!(log.contains(&format!("{} can't be used: ", folder.display())) && log.contains("store.dir"), "{log}");
     }
+}
+
+#[test]
+fn a_folder_that_cant_be_written_to_refuses_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    let mut command = Command::new("/usr/bin/unshare");
+    let shown = store.display();
+    let mount = format!("/bin/mount --bind {shown} {shown} && /bin/mount -o remount,ro,bind {shown} && exec \"$0\" \"$@\"");
+    command.args(["-rm", "/bin/sh", "-c", &mount]).arg(signalpost().get_program()).env_clear();
+    let log = refused_by(command, &format!("[store]\ndir = {store:?}\n"));
+    assert!(log.contains(&format!("{shown} can't be used: Read-only file system")) && log.contains("store.dir"), "{log}");
 }
 
 #[tokio::test]

@@ -80,6 +80,10 @@ impl ServerProcess {
         rustix::process::kill_process(process, signal).unwrap();
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Bounds the number of files that the process may have open, and returns the bound before.
     pub fn open_files_max(&self, files: u64) -> u64 {
         let process = rustix::process::Pid::from_child(&self.child);

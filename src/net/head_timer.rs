@@ -1,0 +1,84 @@
+//! The timer for heads of requests that are late. hyper starts one for each request and drops it when the head is there, which is nearly always
+//! at once. So a connection keeps one timer of the runtime and lets it fire too early, which costs less than moving it for each request.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use hyper::rt::{Sleep, Timer};
+use parking_lot::Mutex;
+use tokio::time;
+
+/// One connection's timer.
+#[derive(Debug, Default)]
+pub struct HeadTimer {
+    /// Started with the first request.
+    timer: Arc<Mutex<Option<Pin<Box<time::Sleep>>>>>,
+}
+
+/// The deadline of one head, which is later than that of the one before.
+struct HeadDeadline {
+    deadline: time::Instant,
+    timer: Arc<Mutex<Option<Pin<Box<time::Sleep>>>>>,
+}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, duration: std::time::Duration) -> Pin<Box<dyn Sleep>> {
+        self.sleep_until(self.now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        Box::pin(HeadDeadline { deadline: deadline.into(), timer: self.timer.clone() })
+    }
+
+    fn now(&self) -> Instant {
+        time::Instant::now().into_std()
+    }
+}
+
+impl Future for HeadDeadline {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut timer = self.timer.lock();
+        let timer = timer.get_or_insert_with(|| Box::pin(time::sleep_until(self.deadline)));
+        loop {
+            ready!(timer.as_mut().poll(context));
+            if timer.deadline() >= self.deadline {
+                return Poll::Ready(());
+            }
+            // It was an earlier request's.
+            timer.as_mut().reset(self.deadline);
+        }
+    }
+}
+
+impl Sleep for HeadDeadline {}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    async fn is_pending(sleep: &mut Pin<Box<dyn Sleep>>) -> bool {
+        time::timeout(Duration::ZERO, sleep).await.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_head_has_its_own_deadline_whatever_the_earlier_ones_had() {
+        let began = time::Instant::now();
+        let timer = HeadTimer::default();
+        let mut first = timer.sleep(Duration::from_secs(10));
+        assert!(is_pending(&mut first).await);
+        time::advance(Duration::from_secs(4)).await;
+        drop(first);
+        let mut second = timer.sleep(Duration::from_secs(10));
+        assert!(is_pending(&mut second).await);
+        second.await;
+        assert_eq!(began.elapsed().as_secs(), 14);
+        timer.sleep(Duration::from_secs(3)).await;
+        assert_eq!(began.elapsed().as_secs(), 17);
+    }
+}
