@@ -220,17 +220,17 @@ async fn a_request_writes_what_it_waits_for_and_the_thread_writes_the_rest() {
     let dir = tempfile::tempdir().unwrap();
     let running = Running::start(dir.path(), &config(1 << 20)).unwrap();
     let Store::Log(log) = &running.store else { unreachable!() };
-    // Once a second it is the thread's, since the free space has to be looked at.
+    // Once a second it is the thread's, since the free space has to be looked at; and the thread may be late for what it was woken for.
     let is_written_at_once = (0..20).any(|_| {
         let ticket = append(&running);
         std::thread::sleep(Duration::from_millis(10));
-        assert!(log.pending_bytes() > 0, "nobody has been woken");
+        let is_left_alone = log.pending_bytes() > 0;
         let mut stored = std::pin::pin!(ticket.stored());
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         let is_stored = stored.as_mut().poll(&mut context).is_ready();
         // It is the thread's by now, if it was not written.
         running.store.append(running.store.changes()).stored_blocking().unwrap();
-        is_stored
+        is_left_alone && is_stored
     });
     assert!(is_written_at_once);
     // The thread writes what nobody waits for.

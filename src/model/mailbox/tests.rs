@@ -577,8 +577,8 @@ fn an_epoch_names_the_store_and_the_life_of_the_mailbox() {
     assert_ne!(mailboxes(|_, _| ()).plain("other").epoch(), all.plain("other").epoch());
 }
 
-#[test]
-fn a_post_notes_what_it_changed() {
+#[tokio::test(start_paused = true)]
+async fn a_post_notes_what_it_changed() {
     let all = mailboxes(|limits, _| limits.messages_max = count(2));
     let mut changes = Changes::kept(0);
     let keyed = Terms { collapse_key: Some("k".into()), ..Terms::default() };
