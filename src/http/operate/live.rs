@@ -25,11 +25,11 @@ use crate::dispatch::observers::{Asked, Entry, Observer, Reloaded, Seen, TooMany
 use crate::explain::{Explained, Room};
 use crate::net::problem::Problem;
 use crate::net::rate::Bucket;
-use crate::policy::contract::matches;
 use crate::policy::{CallError, Rejected};
 use crate::registry::SessionHandle;
 use crate::types::delivery::Refusal;
 use crate::types::event::{self, Body, Event};
+use crate::types::pattern::matches;
 use crate::types::time::rfc3339;
 
 /// How often a comment is sent while nothing happens. A client that has left is only noticed by writing to it, and a console that opens the feed
