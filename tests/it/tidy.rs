@@ -135,6 +135,71 @@ fn the_documented_close_codes_are_those_of_the_code() {
     assert!(known >= 10, "the close codes are no longer where this test looks");
 }
 
+/// Returns the rows of a table of the documentation whose first cell is a name, as that and the other cells.
+fn rows<'a>(page: &'a str, heading: &str) -> BTreeMap<&'a str, Vec<&'a str>> {
+    let (_, section) = page.split_once(heading).unwrap();
+    let lines = section.split("\n## ").next().unwrap().lines();
+    let cells = lines.filter_map(|line| line.strip_prefix("| `")?.strip_suffix('|')?.split_once("` |"));
+    cells.map(|(name, rest)| (name, rest.split('|').map(str::trim).collect())).collect()
+}
+
+/// How the code makes a metric: what stands before its name, and the type.
+const MAKERS: [(&str, &str); 13] = [
+    ("make.counter(", "counter"),
+    ("make.counters(", "counter"),
+    ("Counter::new(", "counter"),
+    ("make.gauge(", "gauge"),
+    ("make.gauges(", "gauge"),
+    ("make.float_gauges(", "gauge"),
+    ("Gauge::new(", "gauge"),
+    (" gauge(", "gauge"),
+    (" .gauge(", "gauge"),
+    ("Opts::new(", "gauge"),
+    ("make.histogram(", "histogram"),
+    ("make.histogram_of(", "histogram"),
+    ("make.one_histogram(", "histogram"),
+];
+
+#[test]
+fn every_metric_is_explained_with_its_type_and_its_labels() {
+    let page = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let explained = rows(&page, "\n## All metrics\n");
+    let mut known = BTreeSet::new();
+    for file in ["src/metrics.rs", "src/metrics/process.rs"] {
+        let code = std::fs::read_to_string(root().join(file)).unwrap();
+        let code = code.split("#[cfg(test)]").next().unwrap();
+        for (at, _) in code.match_indices("\"signalpost_").chain(code.match_indices("\"process_")) {
+            let name = code[at + 1..].split('"').next().unwrap();
+            let before = code[..at].trim_end();
+            let maker = MAKERS.iter().find(|(maker, _)| before.ends_with(maker));
+            let (maker, kind) = maker.unwrap_or_else(|| panic!("{name} is made in a way that this test does not know"));
+            // The labels are in the call, which ends before the next one's question mark.
+            let call = code[at..].split(")?").next().unwrap();
+            let labels = if maker.starts_with("make.") { call.rsplit_once("&[") } else { call.rsplit_once(".const_label(") };
+            let labels = labels.map_or("", |(_, labels)| labels.split([']', '(']).next().unwrap());
+            let labels: Vec<&str> = labels.split('"').skip(1).step_by(2).collect();
+            let row = explained.get(name).unwrap_or_else(|| panic!("{name} is not in docs/metrics.md"));
+            let listed: Vec<&str> = row[1].split('`').skip(1).step_by(2).collect();
+            assert_eq!((row[0], listed), (*kind, labels), "{name}");
+            assert!(row[2].len() > 10, "{name} has no meaning");
+            known.insert(name.to_owned());
+        }
+    }
+    assert!(known.len() > 40, "the metrics are no longer where this test looks");
+    let explained: BTreeSet<String> = explained.into_keys().map(str::to_owned).collect();
+    assert_eq!(explained, known, "docs/metrics.md has one that the code has not");
+}
+
+#[test]
+fn every_reason_to_drop_a_message_is_explained() {
+    let code = std::fs::read_to_string(root().join("src/types/drop_reason.rs")).unwrap();
+    let page = std::fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let explained = rows(&page, "\n## Why messages are dropped\n");
+    let known: BTreeSet<&str> = code.lines().filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\",")).collect();
+    assert!(known.len() > 10, "the reasons are no longer where this test looks");
+    assert_eq!(explained.into_keys().collect::<BTreeSet<_>>(), known);
+}
+
 #[test]
 fn the_readme_names_every_address() {
     let text = std::fs::read_to_string(root().join("src/http/routes.rs")).unwrap();
