@@ -67,7 +67,7 @@ impl Sessions for Offers {
         let mut response = Response::nothing();
         // The driver is the subject: a sink gets what each of them answers in order, and answers of others beside it.
         let subject = Some(session.user.clone());
-        response.events.push(Draft { type_: answer.event_type().to_string(), subject, data: round.answered_by(driver) });
+        response.events.push(Draft { type_: answer.event_type().to_string(), subject, data: round.answered_by(&driver) });
         Ok(Some(response))
     }
 }

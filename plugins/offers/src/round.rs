@@ -39,7 +39,7 @@ impl Round {
     }
 
     /// Returns the data of an answer's event.
-    pub fn answered_by(&self, driver: Box<RawValue>) -> Body {
+    pub fn answered_by(&self, driver: &RawValue) -> Body {
         Body::Json(format!(r#"{{"request_id":{},"driver_id":{}}}"#, self.request_id.get(), driver.get()))
     }
 

@@ -70,7 +70,9 @@ async fn localhost_is_an_address_to_listen_on() {
 #[tokio::test]
 async fn a_compilation_of_more_than_a_second_is_in_the_log() {
     let (dir, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    std::fs::write(dir.path().join("large.wasm"), Guest::routing("(call $nobody)").component()).unwrap();
+    // A component that no earlier run has compiled and cached.
+    let version = format!("1.0.{}", std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos());
+    std::fs::write(dir.path().join("large.wasm"), Guest { version: &version, ..Guest::routing("(call $nobody)") }.component()).unwrap();
     let script = tools.path().join("compiler");
     std::fs::write(&script, format!("#!/bin/sh\nsleep 1.5\nexec {:?} \"$@\"\n", env!("CARGO_BIN_EXE_signalpost"))).unwrap();
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
