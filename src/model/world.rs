@@ -586,7 +586,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let model = runtime.block_on(async { model(|_| ()) });
         // Changes something, depends on something, or finds its recipients in a group; the last sees nothing of the first.
-        let plans: [(&str, bool, fn(&mut World)); 4] = [
+        type Later = (&'static str, bool, fn(&mut World));
+        let plans: [Later; 4] = [
             ("changes", true, |world| world.join(&policy(), ANY, "a", user("2")).unwrap()),
             ("depends", true, |world| assert!(world.contains("a", "1"))),
             ("tells the group", true, |world| drop(world.audience("a", &HashSet::new(), 9))),
