@@ -19,7 +19,7 @@ function useFeed(filters, isPaused) {
   const query = new URLSearchParams(Object.entries(filters).filter(([, value]) => value)).toString();
   useEffect(() => {
     const abort = new AbortController();
-    const kept = { entries: [], state: "connecting", lost: 0, held: 0, error: undefined, payloads: true };
+    const kept = { query, entries: [], state: "connecting", lost: 0, held: 0, error: undefined, payloads: true };
     let serial = 0, isChanged = true, retryMs = 500, timer;
     const take = (kind, data) => {
       isChanged = true;
@@ -55,7 +55,8 @@ function useFeed(filters, isPaused) {
     timer = setTimeout(run, 200);
     return () => { abort.abort(); clearInterval(drawing); clearTimeout(timer); };
   }, [query]);
-  return view;
+  // What is known of another filter says nothing of this one.
+  return view.query === query ? view : { entries: [], state: "connecting", lost: 0, held: 0 };
 }
 
 function summary(kind, data) {
