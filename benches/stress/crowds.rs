@@ -91,7 +91,7 @@ pub async fn no_files(seed: u64) -> anyhow::Result<String> {
     // A folder that can't be listed for want of a descriptor is not an empty folder.
     let server = Server::start_with_files(SETTINGS, Plugins::Bundled, Some(OPEN_FILES_MAX)).await?;
     let serving = server.policies().await?.matches("\"digest\"").count();
-    ensure!(serving == 3, "{serving} policies serve");
+    ensure!(serving == 4, "{serving} policies serve");
     let attack = async {
         // The neighbours are connected by then.
         sleep(Duration::from_millis(500)).await;
