@@ -183,7 +183,7 @@ mod tests {
             (r#"{"rider_id":1,"candidate_driver_ids":[2]}"#, "request_id"),
             (r#"{"request_id":42,"candidate_driver_ids":[2]}"#, "rider_id"),
             (r#"{"request_id":42,"rider_id":1}"#, "candidate_driver_ids"),
-            (r#"{"request_id":42,"rider_id":1,"candidate_driver_ids":[2.5]}"#, "candidate_driver_ids"),
+            (r#"{"request_id":42,"rider_id":1,"candidate_driver_ids":[2.5]}"#, "candidate_driver_ids[0]"),
         ] {
             let refusal = testing::route(&Offers::default(), &event_of_json("pooling.request.created", data)).unwrap_err();
             assert!(refusal.detail.contains(&format!("`{named}`")), "{}", refusal.detail);
