@@ -134,7 +134,7 @@ pub struct Metrics {
 }
 
 /// Values that are read when the metrics are requested.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Gauges {
     pub sessions: usize,
     pub mailboxes: usize,
@@ -460,20 +460,7 @@ mod tests {
             metrics.count_custom(&"p".into(), "v0_0", u64::MAX / 2, 32);
         }
         assert_eq!(value("v0_0"), u64::MAX);
-        let gauges = Gauges {
-            sessions: 0,
-            mailboxes: 0,
-            messages: 0,
-            bytes: 0,
-            groups: 0,
-            memberships: 0,
-            dead_letters: 0,
-            refused: 0,
-            missing: 0,
-            store: None,
-            sinks: Vec::new(),
-        };
-        let text = metrics.text(&gauges).unwrap();
+        let text = metrics.text(&Gauges::default()).unwrap();
         let series = text.lines().filter(|line| line.starts_with("signalpost_policy_custom_total{"));
         assert_eq!(series.filter(|line| line.contains("policy=\"p\"")).count(), 33);
     }

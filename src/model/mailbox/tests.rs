@@ -70,19 +70,7 @@ impl Mailboxes {
     }
 
     fn count(&self, reason: DropReason) -> u64 {
-        let text = self.metrics.text(&crate::metrics::Gauges {
-            sessions: 0,
-            mailboxes: 0,
-            messages: 0,
-            bytes: 0,
-            groups: 0,
-            memberships: 0,
-            dead_letters: 0,
-            refused: 0,
-            missing: 0,
-            store: None,
-            sinks: Vec::new(),
-        });
+        let text = self.metrics.text(&crate::metrics::Gauges::default());
         let series = format!("signalpost_messages_dropped_total{{reason=\"{}\"}} ", reason.name());
         text.unwrap().lines().find_map(|line| line.strip_prefix(series.as_str())).unwrap().parse().unwrap()
     }
