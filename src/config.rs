@@ -1,12 +1,14 @@
 //! Settings: one TOML file and environment variables over the commented defaults in `config/default.toml`.
 //!
-//! They are read once at the start; nothing else reads the environment. The defaults and the reason of each limit are in
+//! They are read once at the start; nothing else reads the environment, but OpenTelemetry's SDK (`traces`). The defaults and the reason of each limit are in
 //! `default.toml`. The types say which settings may be zero: those with a meaning for it, such as "never" or "no limit".
 
 mod known;
 mod load;
 mod milliseconds;
+mod opentelemetry;
 mod origin;
+mod ratio;
 mod sink;
 mod validate;
 mod words;
@@ -22,6 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use load::{Layers, Problems, Setting, Source};
 pub use milliseconds::{MILLISECONDS_MAX, Milliseconds};
 pub use origin::{Authority, Origin, default_port};
+pub use ratio::Ratio;
 pub use sink::{Sink, SinkLimits};
 
 /// The defaults, as text: the reference of all settings.
@@ -113,6 +116,8 @@ pub struct Config {
     pub dead_letters: DeadLetters,
     /// Limits on those who look at what happens.
     pub live: Live,
+    /// Where spans of requests are sent, and of which.
+    pub traces: Traces,
     /// Where plugins are, and how they are loaded.
     pub plugins: Plugins,
     /// Limits on each policy.
@@ -452,6 +457,28 @@ pub struct Live {
     pub bytes_max: NonZeroUsize,
     /// Entries that an observer is sent in a second.
     pub per_second_max: NonZeroU32,
+}
+
+/// Where spans of requests are sent, and of which.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    /// The collector's http or https URL; empty for no traces.
+    pub endpoint: String,
+    /// The share of requests without a parent that are sampled.
+    pub sample_ratio: Ratio,
+    /// Whether the parent of a request that has one decides, and not the share.
+    pub follow_parent: bool,
+    /// Deliveries of one event that have a span.
+    pub deliveries_max: usize,
+    /// Spans that wait.
+    pub queue_max: NonZeroUsize,
+    /// Spans in one request to the collector.
+    pub batch_max: NonZeroUsize,
+    /// The longest that a span waits for others.
+    pub interval_ms: Milliseconds,
+    /// How long the collector may take to answer.
+    pub deadline_ms: Milliseconds,
 }
 
 /// Where plugins are, and how they are loaded.

@@ -4,7 +4,6 @@
 //! Each sink has one task, which reads its mailbox, begins requests and judges their outcome. Events arrive at least once, and those of one
 //! subject in order (`lanes`), as fast as the backend takes them (`pace`). What can't be delivered becomes a dead letter.
 
-mod client;
 mod lanes;
 mod pace;
 mod secrets;
@@ -32,9 +31,9 @@ use crate::metrics::{Metrics, SinkEvent, SinkGauges};
 use crate::model::Model;
 use crate::model::dead_letters::DeadLetter;
 use crate::model::mailbox::{SinkReader, Taken};
+use crate::net::client::{Answer, Client};
 use crate::store::Store;
 use crate::types::event::UserId;
-use client::{Answer, Client};
 use lanes::{Batch, BatchLimits, Lanes, Pending};
 use pace::Pace;
 use secrets::{Secrets, Stamp};
