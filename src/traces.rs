@@ -17,7 +17,7 @@ pub use opentelemetry::trace::SpanKind as Kind;
 
 use anyhow::Context as _;
 use opentelemetry::InstrumentationScope;
-use opentelemetry::trace::{Link, SpanContext, SpanId, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{Link, SpanContext, SpanId, Status, TraceFlags, TraceState};
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor as _};
 
 use crate::config;
