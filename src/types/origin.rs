@@ -1,5 +1,5 @@
-//! Where an event comes from, for figures and traces: when the server accepted it, and the trace that it is part of. It is no part of what the
-//! event says: policies don't see it, no store keeps it, and any two are equal.
+//! Where an event comes from, for figures and traces: when the server accepted it, and the trace that it is part of. It is not part of what
+//! the event says: policies don't see it, no store keeps it, and any two are equal.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
