@@ -113,6 +113,8 @@ pub struct Config {
     pub dead_letters: DeadLetters,
     /// Limits on those who look at what happens.
     pub live: Live,
+    /// Limits on recordings of policies' calls.
+    pub recordings: Recordings,
     /// Where plugins are, and how they are loaded.
     pub plugins: Plugins,
     /// Limits on each policy.
@@ -452,6 +454,22 @@ pub struct Live {
     pub bytes_max: NonZeroUsize,
     /// Entries that an observer is sent in a second.
     pub per_second_max: NonZeroU32,
+}
+
+/// Limits on recordings of policies' calls.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recordings {
+    /// Recordings at a time.
+    pub recorders_max: NonZeroUsize,
+    /// Calls that one recording may have.
+    pub calls_max: NonZeroU64,
+    /// Minutes that one recording may take.
+    pub minutes_max: NonZeroU32,
+    /// Calls that are kept until the slowest recorder has read them.
+    pub entries_max: NonZeroUsize,
+    /// Bytes of these calls.
+    pub bytes_max: NonZeroUsize,
 }
 
 /// Where plugins are, and how they are loaded.

@@ -71,6 +71,8 @@ mod format;
 
 mod explain;
 
+mod recording;
+
 mod sink;
 
 mod node;

@@ -104,6 +104,8 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     pub live_observers: IntGauge,
     pub live_lost: IntCounter,
+    pub recorders: IntGauge,
+    pub recordings_lost: IntCounter,
     pub dead_letters: IntCounterVec,
     dead_letters_kept: IntGauge,
     pub store_commits: IntCounter,
@@ -250,6 +252,11 @@ impl Metrics {
             live_lost: make.counter(
                 "signalpost_live_lost_total",
                 "Entries of the live feed that an observer did not get: it was slow, or they were over a limit in [live].",
+            )?,
+            recorders: make.gauge("signalpost_recorders", "Recordings of a policy's calls that are under way.")?,
+            recordings_lost: make.counter(
+                "signalpost_recordings_lost_total",
+                "Calls that a recording did not get: its client was slow, or they were over a limit in [recordings].",
             )?,
             log_lines_dropped: make.counter(
                 "signalpost_log_lines_dropped_total",

@@ -2,6 +2,7 @@
 //! a handshake is refused with one.
 
 pub mod bodies;
+pub mod feed;
 pub mod head_timer;
 pub mod open_files;
 pub mod permits;
