@@ -81,7 +81,7 @@ struct Report {
 impl Replayed<'_> {
     fn line(&mut self, number: u64, line: &str, bench: &Workbench, policy: &Path) -> anyhow::Result<()> {
         match replay::read(line, bench.config())? {
-            Line::Header(_) => {}
+            Line::Header => {}
             Line::Lost(count) => self.report.lost += count,
             Line::End(reason) => self.report.end = Some(reason),
             Line::Call(call) => {

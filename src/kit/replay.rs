@@ -26,8 +26,8 @@ use crate::types::json::Json;
 /// A line of a recording.
 #[derive(Debug)]
 pub enum Line {
-    /// The first line, with the name of the policy.
-    Header(String),
+    /// The first line.
+    Header,
     Call(Box<Played>),
     /// Calls that the recording does not have.
     Lost(u64),
@@ -131,7 +131,7 @@ pub fn read(line: &str, config: &Config) -> anyhow::Result<Line> {
         if version != VERSION {
             bail!("this is a recording of form {version}, and this version of signalpost reads {VERSION}");
         }
-        return Ok(Line::Header(text(&json, "policy")?));
+        return Ok(Line::Header);
     }
     if let Some(lost) = json.get("lost") {
         return Ok(Line::Lost(lost.read()?));

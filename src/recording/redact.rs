@@ -14,7 +14,7 @@ use crate::types::json::Json;
 const PATHS_MAX: usize = 32;
 
 /// Members of a line whose values are never replaced: what they say is the server's or the form's.
-const FIXED: [&str; 17] = [
+const FIXED: [&str; 18] = [
     "about",
     "at",
     "code",
@@ -30,6 +30,7 @@ const FIXED: [&str; 17] = [
     "specversion",
     "subprotocol",
     "took_us",
+    "ttl_ms",
     "vary",
     "version",
 ];
