@@ -19,7 +19,7 @@ use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
 use crate::http::ingress::Ingress;
-use crate::http::operate::{self, Operate, dead_letters, lists, live};
+use crate::http::operate::{self, Operate, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
 use crate::net::problem::{Problem, ProblemCode};
@@ -77,8 +77,8 @@ impl Front {
             self.auth.permits(request.headers(), Scope::Publish)?;
             let began = Instant::now();
             let (head, body) = request.into_parts();
-            let answer = ingress.post(address, &head, body).await?;
-            self.metrics.publish_seconds.observe(began.elapsed().as_secs_f64());
+            let answer = ingress.post(address, &head, body, began).await?;
+            self.metrics.publish_seconds.observe(began.elapsed());
             return Ok(answer);
         }
         request.extensions_mut().insert(client);
@@ -126,6 +126,7 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route(&below("/sinks"), get(operate::sinks))
         .route(&below("/policies"), get(operate::policies))
         .route(&below("/policies/reload"), post(operate::reload))
+        .route(&below("/policies/{name}/record"), post(recordings::record))
         .route(&below("/dead-letters"), get(dead_letters::list).delete(dead_letters::delete_all))
         .route(&below("/dead-letters/retry"), post(dead_letters::retry_all))
         .route(&below("/dead-letters/{id}"), get(dead_letters::show).delete(dead_letters::delete))
