@@ -1,4 +1,4 @@
-"""Drives the ride in Chromium: three people, from the request to the arrival. Usage: test.py SIGNALPOST [FOLDER_FOR_SCREENSHOTS]
+"""Drives the ride in Chromium: three people, from the request to the arrival. Usage: test.py SIGNALPOST AXE [FOLDER_FOR_SCREENSHOTS]
 
 It starts `run`, as a reader of README.md does.
 """
@@ -20,6 +20,8 @@ from selenium import webdriver
 HERE = Path(__file__).parent
 # Whatever must come comes within this time, also on a busy machine. The first start installs what is needed.
 SOON_S, START_S = 30, 300
+# axe-core looks at each element, which takes a second on a machine that does nothing else.
+AXE_S = 90
 ADA, BEN, DANA = 1001, 1002, 2002
 FLAGS = """
     --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update
@@ -79,7 +81,7 @@ class Page:
             options.add_argument(flag)
         self.browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
         self.browser.set_page_load_timeout(SOON_S)
-        self.browser.set_script_timeout(SOON_S)
+        self.browser.set_script_timeout(AXE_S)
         self.browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
         self.look("light", 1240, 900)
         self.browser.get(address)
@@ -147,7 +149,7 @@ class Page:
         return self.run("return [...document.querySelectorAll(`#${arguments[0]} code`)].map(code => code.textContent)", name)
 
 
-def main(signalpost, screenshots=None):
+def main(signalpost, axe, screenshots=None):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED  ride: stopped before its end"))
     with Example(signalpost) as example, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, Page(profile, f"{example.address}/?street_ms=9000") as page:
         for user in (ADA, BEN, DANA):
@@ -156,7 +158,7 @@ def main(signalpost, screenshots=None):
         ok("two riders and a driver are online, and the backend hears of it")
         matched(page)
         chatted(page)
-        looks(page, Path(screenshots) if screenshots else None)
+        looks(page, Path(axe).read_text(), Path(screenshots) if screenshots else None)
         driven(page, Path(screenshots) if screenshots else None)
         declined(page)
         reloaded(page)
@@ -202,7 +204,7 @@ def chatted(page):
     ok("what one writes all read, as text, and the backend hears it")
 
 
-def looks(page, screenshots):
+def looks(page, axe, screenshots):
     for scheme in ("light", "dark"):
         for width, height in ((1240, 900), (360, 780)):
             page.look(scheme, width, height)
@@ -216,9 +218,18 @@ def looks(page, screenshots):
             """)
             if beyond:
                 raise Failed(f"at {width} pixels these are cut off: {beyond}")
+            accessible(page, axe, f"{scheme}, {width} pixels")
             shot(page, screenshots, f"ride-{scheme}-{width}")
     page.look("light", 1240, 900)
-    ok("nothing is cut off at 1240 and at 360 pixels")
+    ok("nothing is cut off at 1240 and at 360 pixels, and axe-core finds nothing in either colour scheme")
+
+
+def accessible(page, axe, where):
+    page.run(axe)
+    violations = page.browser.execute_async_script("const done = arguments[0]; axe.run().then(({violations}) => done(violations))")
+    if violations:
+        found = [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in violations]
+        raise Failed(f"axe-core, {where}: {json.dumps(found, indent=1)}")
 
 
 def shot(page, screenshots, name):

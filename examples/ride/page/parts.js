@@ -77,7 +77,7 @@ export function route(pool, places, own) {
 
 /** What those in the car write to each other. */
 export function chat(lines, own, names, draft, write) {
-  const list = element("ul", { className: "lines" }, ...lines.map(({ from, text }) => element("li", { className: from === own ? "own" : "" }, element("b", {}, from === own ? "you" : names[from]), " ", text)));
+  const list = element("ul", { className: "lines", tabIndex: 0, ariaLabel: "Messages" }, ...lines.map(({ from, text }) => element("li", { className: from === own ? "own" : "" }, element("b", {}, from === own ? "you" : names[from]), " ", text)));
   const input = element("input", { value: draft, placeholder: "Write to the others", ariaLabel: "Message", maxLength: 200, autocomplete: "off" });
   const form = element("form", {}, input, element("button", {}, "Send"));
   form.onsubmit = (event) => {
