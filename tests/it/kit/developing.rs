@@ -138,8 +138,8 @@ async fn a_save_is_built_tested_and_served_and_what_fails_changes_nothing() {
     assert_eq!(client.json().await, 1);
 }
 
-#[test]
-fn a_first_build_that_fails_leaves_nothing_that_serves_and_says_so() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_build_that_fails_leaves_nothing_that_serves_and_says_so() {
     let components = tempfile::tempdir().unwrap();
     let developing = Developing::start(Path::new("/nowhere"));
     let log = developing.says("Nothing is served yet: fix it and save.", 1);
