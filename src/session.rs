@@ -34,7 +34,7 @@ use crate::format::Format;
 use crate::metrics::Metrics;
 use crate::model::mailbox::{Head, Mailboxes, Reader};
 use crate::net::bodies::Bodies;
-use crate::net::permits::{Client, ConnectionPermit, Full, SessionPermit, SessionPermits};
+use crate::net::permits::{Client, ConnectionPermit, Exhausted, SessionPermit, SessionPermits};
 use crate::net::problem::{self, Problem};
 use crate::net::rate::Bucket;
 use crate::net::stream::Stream;
@@ -137,14 +137,14 @@ impl Sessions {
         if self.ready.load(Ordering::Relaxed) { Ok(()) } else { Err(Close::Restart) }
     }
 
-    fn crowded(&self, full: Full) -> Problem {
+    fn crowded(&self, exhausted: Exhausted) -> Problem {
         let config::Sockets { sessions_max, per_address_max, .. } = self.sockets;
-        match full {
-            Full::All => {
+        match exhausted {
+            Exhausted::All => {
                 let detail = format!("there are {sessions_max} sessions (sockets.sessions_max); come back later");
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", detail)
             }
-            Full::Client => {
+            Exhausted::Client => {
                 let detail =
                     format!("this address has {per_address_max} sessions (sockets.per_address_max); close one, or come back later");
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions_of_address", detail)
