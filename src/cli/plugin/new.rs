@@ -92,9 +92,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let template = Template { name, roles: &roles };
     let files = match arguments.lang {
         Lang::Rust => rust(&template, &parent)?,
-        Lang::Js => javascript(&template),
-        Lang::Python => python(&template),
-        Lang::C => c(&template),
+        Lang::Js | Lang::Python | Lang::C => {
+            let filled = sources(arguments.lang).iter().map(|(file, text)| ((*file).to_owned(), template.fill(text)));
+            filled.chain(template.world()).collect()
+        }
     };
     for (file, content) in files.into_iter().chain(fixtures(&roles)) {
         let path = dir.join(file);
@@ -137,32 +138,30 @@ fn rust(template: &Template, parent: &Path) -> anyhow::Result<Files> {
     Ok(files)
 }
 
-fn javascript(template: &Template) -> Files {
-    let mut files = template.world();
-    files.push(("package.json".into(), template.fill(repository!("plugins/templates/js/package.json"))));
-    files.push(("kit.js".into(), repository!("plugins/templates/js/kit.js").into()));
-    files.push(("policy.js".into(), template.fill(repository!("plugins/templates/js/policy.js"))));
-    files.push((".gitignore".into(), "/node_modules\n".into()));
-    files
-}
-
-fn python(template: &Template) -> Files {
-    let mut files = template.world();
-    files.push(("pyproject.toml".into(), template.fill(repository!("plugins/templates/python/pyproject.toml"))));
-    files.push(("kit.py".into(), repository!("plugins/templates/python/kit.py").into()));
-    files.push(("policy.py".into(), template.fill(repository!("plugins/templates/python/policy.py"))));
-    files.push((".gitignore".into(), "/.venv\n__pycache__\n".into()));
-    files
-}
-
-fn c(template: &Template) -> Files {
-    let mut files = template.world();
-    files.push(("kit.h".into(), repository!("plugins/templates/c/kit.h").into()));
-    // Editors read clang's flags from this file.
-    files.push(("compile_flags.txt".into(), "--target=wasm32-wasi\n-I.bindings\n".into()));
-    files.push(("policy.c".into(), template.fill(repository!("plugins/templates/c/policy.c"))));
-    files.push((".gitignore".into(), "/.bindings\n".into()));
-    files
+/// The files of a project in another language than Rust, beside its contract.
+fn sources(lang: Lang) -> &'static [(&'static str, &'static str)] {
+    match lang {
+        Lang::Rust => &[],
+        Lang::Js => &[
+            ("package.json", repository!("plugins/templates/js/package.json")),
+            ("policy.js", repository!("plugins/templates/js/policy.js")),
+            ("kit.js", repository!("plugins/templates/js/kit.js")),
+            (".gitignore", "/node_modules\n"),
+        ],
+        Lang::Python => &[
+            ("pyproject.toml", repository!("plugins/templates/python/pyproject.toml")),
+            ("policy.py", repository!("plugins/templates/python/policy.py")),
+            ("kit.py", repository!("plugins/templates/python/kit.py")),
+            (".gitignore", "/.venv\n__pycache__\n"),
+        ],
+        Lang::C => &[
+            ("policy.c", repository!("plugins/templates/c/policy.c")),
+            ("kit.h", repository!("plugins/templates/c/kit.h")),
+            // Editors read clang's flags from this file.
+            ("compile_flags.txt", "--target=wasm32-wasi\n-I.bindings\n"),
+            (".gitignore", "/.bindings\n"),
+        ],
+    }
 }
 
 /// Returns the fixtures of a project, which are the same for every language.
