@@ -44,7 +44,7 @@ enum Role {
 impl Role {
     const ALL: [Role; 3] = [Role::Routing, Role::Formatting, Role::Sessions];
 
-    /// The role's name in the contract.
+    /// Returns the role's name in the contract.
     fn name(self) -> &'static str {
         match self {
             Role::Routing => "routing",
@@ -138,7 +138,7 @@ fn rust(template: &Template, parent: &Path) -> anyhow::Result<Files> {
     Ok(files)
 }
 
-/// The files of a project in another language than Rust, beside its contract.
+/// Returns the files of a project in another language than Rust, beside its contract.
 fn sources(lang: Lang) -> &'static [(&'static str, &'static str)] {
     match lang {
         Lang::Rust => &[],
