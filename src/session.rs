@@ -54,7 +54,7 @@ pub use upward::Streams;
 pub struct Sessions {
     pub auth: Arc<Auth>,
     pub bodies: Arc<Bodies>,
-    /// Where clients of streams post what they have to say.
+    /// Where clients of streams post what they send.
     pub streams: Streams,
     /// Whether the server accepts new sessions.
     pub ready: Arc<AtomicBool>,
@@ -278,7 +278,7 @@ impl Opening {
             Err(end) => {
                 if !matches!(end, End::Lost) {
                     let mut out = before;
-                    // A socket without a session is told by its code alone.
+                    // If there is no session, only the close code says why.
                     let after_ms = (framing == Framing::Sse).then(|| sessions.return_after_ms(fastrand::u32(..)));
                     end.encode(framing, after_ms, &mut out);
                     wire.part(&out, *sessions.sockets.close_deadline_ms).await;
