@@ -13,7 +13,7 @@ pub use entry::{Entry, NEVER, New, Removed, kept_for};
 
 use super::seqs::Seqs;
 use crate::registry::ReadMark;
-use crate::types::delivery::{Message, Priority, Terms};
+use crate::types::delivery::{Message, Priority};
 use crate::types::drop_reason::DropReason;
 
 /// Entries in the order of their seq. Gaps are normal: an entry that was replaced or has expired leaves one.
