@@ -120,7 +120,7 @@ pub struct Config {
     pub groups: Groups,
     /// Limits on dead letters.
     pub dead_letters: DeadLetters,
-    /// Limits on those who look at what happens.
+    /// Limits on the live feed and its observers.
     pub live: Live,
     /// Where spans of requests are sent, and of which.
     pub traces: Traces,
@@ -344,7 +344,7 @@ pub struct DeadLetters {
     pub bytes_max: NonZeroUsize,
 }
 
-/// Limits on those who look at what happens.
+/// Limits on the live feed and its observers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Live {

@@ -171,7 +171,7 @@ pub struct SinkGauges {
 pub struct StoreGauges {
     pub pending_bytes: usize,
     pub log_bytes: usize,
-    /// About how many of them are of what counts.
+    /// About how many of them still count.
     pub kept_bytes: usize,
     pub is_writing: bool,
 }

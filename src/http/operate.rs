@@ -250,7 +250,7 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
     }
 }
 
-/// `GET /`: says where to go on, to a person who opens the address in a browser.
+/// `GET /`: tells a person who opens the address in a browser what is here.
 pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
     #[derive(Serialize)]
     struct Index<'a> {
