@@ -265,7 +265,7 @@ fn nothing_unfinished_is_left_in_the_sources() {
 
 #[test]
 fn comments_and_texts_have_no_riddles() {
-    for dir in ["src", "plugins", "tests", "docs", "benches", "fuzz", "clients"] {
+    for dir in ["src", "plugins", "tests", "docs", "benches", "fuzz", "clients", "examples"] {
         for file in files(&root().join(dir), &["rs", "md", "toml", "json", "js", "py", "c", "h"]) {
             // This file names the riddles, and that page is made of the contract, whose published version does not change.
             if file.ends_with("tests/it/tidy.rs") || file.ends_with("docs/contract.md") {
