@@ -29,11 +29,14 @@ FLAGS = """
 """.split()
 # The flags alone leave it looking up its maker's hosts. The address is no name and needs no look-up.
 NO_NAMES = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-# Everything that a page does wrong, from its beginning.
+# Everything that a page does wrong, from its beginning, and all notes that it has shown, also for a moment.
 WATCH = """
     window.wrong = [];
     addEventListener("error", event => wrong.push(`error: ${event.message}`));
     addEventListener("unhandledrejection", event => wrong.push(`rejection: ${event.reason}`));
+    window.notes = new Set();
+    const look = () => document.querySelectorAll(".note").forEach(note => notes.add(`${note.closest("article")?.id}: ${note.textContent}`));
+    new MutationObserver(look).observe(document, {childList: true, subtree: true});
 """
 
 
@@ -117,6 +120,10 @@ class Page:
         for word in words:
             self.waits(f"{user} is shown {word!r}", lambda word=word: word in self.text(user))
 
+    def has_shown(self, user, note):
+        script = "return [...notes].some(note => note.startsWith(arguments[0]))"
+        self.waits(f"{user} was shown {note!r}", lambda: self.run(script, f"user-{user}: {note}"))
+
     def press(self, user, button):
         script = """
             const buttons = [...document.querySelectorAll(`#user-${arguments[0]} button`)];
@@ -151,7 +158,11 @@ class Page:
 
 def main(signalpost, axe, screenshots=None):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED  ride: stopped before its end"))
-    with Example(signalpost) as example, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, Page(profile, f"{example.address}/?street_ms=9000") as page:
+    with (
+        Example(signalpost) as example,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        Page(profile, f"{example.address}/?street_ms=9000") as page,
+    ):
         for user in (ADA, BEN, DANA):
             page.shows(user, "online")
         page.waits("the backend hears of a driver", lambda: "signalpost.session.opened" in page.log("heard"))
@@ -213,8 +224,9 @@ def looks(page, axe, screenshots):
                 raise Failed(f"at {width} pixels the page is {found} wide")
             beyond = page.run("""
                 const inside = element => !element.closest(".log ol, .lines");
-                const boxes = [...document.querySelectorAll("body *")].filter(inside).map(element => [element.tagName, element.className, element.getBoundingClientRect()]);
-                return boxes.filter(([,, box]) => box.width && (box.left < -1 || box.right > innerWidth + 1)).map(([tag, name]) => `${tag} ${name}`);
+                const isCut = ({width, left, right}) => width && (left < -1 || right > innerWidth + 1);
+                const found = [...document.querySelectorAll("body *")].filter(inside);
+                return found.filter(element => isCut(element.getBoundingClientRect())).map(({tagName, className}) => `${tagName} ${className}`);
             """)
             if beyond:
                 raise Failed(f"at {width} pixels these are cut off: {beyond}")
@@ -237,7 +249,9 @@ def shot(page, screenshots, name):
         time.sleep(0.7)
         height = page.run("return Math.ceil(document.body.getBoundingClientRect().bottom)")
         clip = {"x": 0, "y": 0, "width": page.run("return innerWidth"), "height": height, "scale": 1}
-        data = page.browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "webp", "quality": 75, "clip": clip, "captureBeyondViewport": True})["data"]
+        data = page.browser.execute_cdp_cmd(
+            "Page.captureScreenshot", {"format": "webp", "quality": 75, "clip": clip, "captureBeyondViewport": True}
+        )["data"]
         (screenshots / f"{name}.webp").write_bytes(base64.b64decode(data))
 
 
@@ -261,7 +275,7 @@ def reloaded(page):
 
 def driven(page, screenshots):
     page.press(DANA, "Start driving")
-    page.shows(ADA, "The ride has begun")
+    page.has_shown(ADA, "The ride has begun")
     seen = []
     for user in (ADA, BEN):
         seen.append(page.waits(f"the car moves for {user}", lambda user=user: (at := page.at(user)) > 0.05 and at))
@@ -272,7 +286,9 @@ def driven(page, screenshots):
         for scheme in ("light", "dark"):
             page.look(scheme, 1240, 900)
             shot(page, screenshots, f"ride-{scheme}")
-    page.shows(BEN, "Drops off")
+    page.has_shown(ADA, "Picks up Ben at Market")
+    page.has_shown(BEN, "You get in at Market")
+    page.has_shown(BEN, "Drops off Ada at Station")
     page.shows(ADA, "You have arrived. You pay €10.92.")
     page.shows(BEN, "You have arrived. You pay €12.48.")
     page.shows(DANA, "No request yet")

@@ -1,4 +1,6 @@
-"""Checks a sink whose backend fails in every way, while a thousand users read. Usage: sinks.py SIGNALPOST [--away S] [--phase S] [--users N] [--seed N]
+"""Checks a sink whose backend fails in every way, while a thousand users read.
+
+Usage: sinks.py SIGNALPOST [--away S] [--phase S] [--users N] [--seed N]
 
 It starts a server with a sink, and is the backend itself: it answers errors, hangs, resets, asks to wait, is away for a while, and recovers. At
 the end the server is killed while events wait. Every event has to arrive, signed, in order for each subject, and again only with the same webhook-id;
@@ -149,7 +151,17 @@ PHASES = {
     "resets": ["resets", "half an answer"],
     "asks to wait": ["asks to wait"],
     "everything": ["200"] * 6
-    + ["500 Internal Server Error", "502 Bad Gateway", "408 Request Timeout", "425 Too Early", "hangs", "resets", "half an answer", "asks to wait", "redirects"],
+    + [
+        "500 Internal Server Error",
+        "502 Bad Gateway",
+        "408 Request Timeout",
+        "425 Too Early",
+        "hangs",
+        "resets",
+        "half an answer",
+        "asks to wait",
+        "redirects",
+    ],
 }
 
 
@@ -227,7 +239,9 @@ class Users:
 
         async def user(name, opened):
             async with gate:
-                socket = await websockets.connect(f"{self.server.base.replace('http', 'ws')}/ws/{name}", open_timeout=SOON_S, compression=None, ping_interval=None)
+                socket = await websockets.connect(
+                    f"{self.server.base.replace('http', 'ws')}/ws/{name}", open_timeout=SOON_S, compression=None, ping_interval=None
+                )
             async with socket:
                 opened.set_result(None)
                 async for text in socket:
@@ -247,7 +261,10 @@ class Users:
     async def publish(self, n):
         shares = [{"rider_id": int(user), "amount": 1, "currency": "EUR"} for user in self.read]
         parts = [shares[begin : begin + SHARES] for begin in range(0, len(shares), SHARES)]
-        data = [{"type": "pooling.fare.updated", "id": f"fare-{n}-{index}", "data": {"pool_id": 1, "n": n, "shares": part}} for index, part in enumerate(parts)]
+        data = [
+            {"type": "pooling.fare.updated", "id": f"fare-{n}-{index}", "data": {"pool_id": 1, "n": n, "shares": part}}
+            for index, part in enumerate(parts)
+        ]
         await self.server.publish(data)
 
     def have_read(self, rounds):
@@ -279,13 +296,19 @@ async def failing(server, backend, users, options):
         if phase == "away":
             check(state == "failing", f"while the backend is away the sink is {state}")
             await backend.come()
-        print(f"    {phase}: the sink is {state}, {len(backend.answered)} subjects, {sum(last + 1 for last in backend.answered.values())} of {n * SUBJECTS} answered", flush=True)
+        print(
+            f"    {phase}: the sink is {state}, {sum(last + 1 for last in backend.answered.values())} of {n * SUBJECTS} events are answered",
+            flush=True,
+        )
     return n, slowest
 
 
 async def recovered(server, backend, rounds):
     backend.phase = "well"
-    await until("all events have arrived", lambda: asyncio.sleep(0, all(backend.answered[f"s{subject}"] == rounds - 1 for subject in range(SUBJECTS))))
+    await until(
+        "all events have arrived",
+        lambda: asyncio.sleep(0, all(backend.answered[f"s{subject}"] == rounds - 1 for subject in range(SUBJECTS))),
+    )
 
     async def is_settled():
         return (await server.sink())["waiting"] == 0
@@ -311,8 +334,13 @@ async def main(options):
                 counters = (await server.sink())["counters"]
                 expected = {"heard": rounds * SUBJECTS, "accepted": rounds * SUBJECTS, "refused": 0, "expired": 0, "overflowed": 0}
                 check(counters == expected, f"the sink counted {counters} instead of {expected}")
-                faults = ", ".join(f"{what} ({count})" for what, count in sorted(backend.counts.items()) if what not in ("200", "attempts", "again"))
-                ok(f"{rounds * SUBJECTS} events arrived through {faults}; {backend.counts['again']} came again after their answer, with the same webhook-id")
+                faults = ", ".join(
+                    f"{what} ({count})" for what, count in sorted(backend.counts.items()) if what not in ("200", "attempts", "again")
+                )
+                ok(
+                    f"{rounds * SUBJECTS} events arrived through {faults}; "
+                    f"{backend.counts['again']} came again after their answer, with the same webhook-id"
+                )
                 for user, read in users.read.items():
                     check(read == list(range(rounds)), f"user {user} read {read}")
                 check(slowest < SLOW_S, f"a round of {options.users} messages took {slowest:.1f} s")
