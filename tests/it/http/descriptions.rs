@@ -21,16 +21,18 @@ fn text(path: &str) -> String {
 
 #[test]
 fn the_served_files_are_made_of_those_in_docs() {
+    let mut stale = Vec::new();
     for (path, document) in
         [("src/http/descriptions/openapi.json", documents::openapi()), ("src/http/descriptions/asyncapi.json", documents::asyncapi())]
     {
         let made = serde_json::to_string_pretty(document).unwrap() + "\n";
         if text(path) != made {
             std::fs::write(file(path), made).unwrap();
-            panic!("{path} was not made of the file in docs/; it is now, so run the tests again");
+            stale.push(path);
         }
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"), "{path}");
     }
+    assert!(stale.is_empty(), "{stale:?} were not made of the files in docs/; they are now, so run the tests again");
 }
 
 #[tokio::test]
@@ -142,6 +144,26 @@ fn close_codes_are_those_of_the_clients_table_which_is_the_codes() {
     let of_streams = described["components"]["schemas"]["Close"]["properties"]["code"]["enum"].as_array().unwrap();
     let known: Vec<&Value> = table["codes"].as_array().unwrap().iter().map(|row| &row["code"]).collect();
     assert!(of_streams.iter().all(|code| known.contains(&code)), "{of_streams:?}");
+}
+
+#[test]
+fn the_codes_of_a_sockets_errors_are_those_of_the_code() {
+    let described: BTreeSet<&str> = documents::asyncapi()["components"]["schemas"]["ErrorCode"]["examples"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|code| code.as_str().unwrap())
+        .collect();
+    let refusals = text("src/dispatch/session_policies.rs");
+    let errors = text("src/session/conversation.rs");
+    let of_refusals = refusals.split("Refusal { code: \"").skip(1);
+    let of_errors = errors.split("self.error(").skip(1).filter_map(|rest| rest.lines().next()?.split_once('"').map(|(_, code)| code));
+    let known: BTreeSet<&str> = of_refusals.chain(of_errors).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(described, known);
+    let page = text("docs/protocol.md");
+    for code in described {
+        assert!(page.contains(&format!("\n| `{code}` |")), "docs/protocol.md does not explain {code}");
+    }
 }
 
 #[test]

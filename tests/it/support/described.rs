@@ -70,6 +70,19 @@ fn answer(method: &Method, path: &str, head: &Head<'_>, body: Option<&[u8]>) {
     }
 }
 
+/// Checks that the parameters in the query string of a request, which was answered well, are described.
+fn asked(method: &Method, path: &str, mut names: impl Iterator<Item = String>) {
+    let found = operations().iter().filter(|operation| operation.method == *method && operation.is_at(path));
+    let Some(operation) = found.min_by_key(|operation| operation.path.matches('{').count()) else { return };
+    // Any name may be a session's attribute.
+    if operation.path.contains("/sse/") {
+        return;
+    }
+    let described = documents::parameters(operation, "query");
+    let unknown = names.find(|name| !described.contains(&name.as_str()));
+    assert_eq!(unknown, None, "{method} {path} takes a parameter that docs/openapi.yaml doesn't have");
+}
+
 /// Checks the answer to a WebSocket handshake.
 pub fn handshake(path: &str, response: &::http::Response<Option<Vec<u8>>>) {
     let head = Head { status: response.status(), headers: response.headers() };

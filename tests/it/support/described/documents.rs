@@ -125,6 +125,15 @@ pub fn operations() -> &'static [Operation] {
     &OPERATIONS
 }
 
+/// The names of an operation's parameters in this place.
+pub fn parameters(operation: &Operation, place: &str) -> Vec<&'static str> {
+    let document = openapi();
+    let of_path = document["paths"][&operation.path].get("parameters");
+    let all = [of_path, operation.description().get("parameters")].into_iter().flatten().flat_map(|list| list.as_array().unwrap());
+    let whole = all.map(|one| one["$ref"].as_str().map_or(one, |reference| document.pointer(&reference[1..]).unwrap()));
+    whole.filter(|one| one["in"] == place).map(|one| one["name"].as_str().unwrap()).collect()
+}
+
 /// The methods of a path, in the order of the alphabet.
 pub fn methods(path: &str) -> Vec<String> {
     let mut methods: Vec<String> =

@@ -72,6 +72,10 @@ impl Request {
         let response = client.execute(request).await?;
         // After redirections.
         let path = response.url().path().to_owned();
+        if response.status().is_success() {
+            let names = response.url().query_pairs().map(|(name, _)| name.into_owned());
+            super::asked(&method, &path, names);
+        }
         let (parts, body) = http::Response::<Body>::from(response).into_parts();
         let head = Head { status: parts.status, headers: &parts.headers };
         if head.media_type() == "text/event-stream" {
