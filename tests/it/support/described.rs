@@ -123,7 +123,7 @@ fn described(what: &str, operation: &Operation, head: &Head<'_>, body: Option<&[
         let place = at(document, &format!("{pointer}/headers/{}", shapes::escaped(name))).unwrap();
         let header = document.pointer(&place).unwrap_or(header);
         match head.header(name) {
-            Some(value) => OPENAPI.check(&format!("{what}: the header {name}"), &format!("{place}/schema"), &json!(value)),
+            Some(value) => OPENAPI.check(format_args!("{what}: the header {name}"), &format!("{place}/schema"), &json!(value)),
             None => assert_ne!(header["required"], true, "{what} without the header {name}"),
         }
     }
@@ -200,15 +200,15 @@ impl Channel {
 
     /// Checks an event of a stream, by its fields.
     fn event(self, fields: &BTreeMap<&str, &str>) {
-        let what = format!("the event {fields:?}");
-        let Some(data) = fields.get("data") else { return assert!(fields.is_empty(), "{what} without data") };
+        let what = || format!("the event {fields:?}");
+        let Some(data) = fields.get("data") else { return assert!(fields.is_empty(), "{} without data", what()) };
         let name = fields.get("event").copied().unwrap_or_default();
-        let message = documents::sent().get(&(self.name(), name)).unwrap_or_else(|| panic!("docs/asyncapi.yaml has not {what}"));
+        let message = documents::sent().get(&(self.name(), name)).unwrap_or_else(|| panic!("docs/asyncapi.yaml has not {}", what()));
         let headers: BTreeMap<&str, &str> =
             fields.iter().filter(|(name, _)| **name != "data").map(|(name, value)| (*name, *value)).collect();
-        ASYNCAPI.check(&what, &format!("{message}/headers"), &json!(headers));
-        let data = read(data.as_bytes()).unwrap_or_else(|error| panic!("{what}: {error}"));
-        ASYNCAPI.check(&what, &format!("{message}/payload"), &data);
+        ASYNCAPI.check(format_args!("the event {fields:?}"), &format!("{message}/headers"), &json!(headers));
+        let data = read(data.as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", what()));
+        ASYNCAPI.check(format_args!("the event {fields:?}"), &format!("{message}/payload"), &data);
     }
 }
 
@@ -227,7 +227,7 @@ pub fn is_client_frame(frame: &Value) -> bool {
 /// Checks the value of an example against the shape beside it.
 pub fn example(document: &Value, shape: &str, value: &Value) {
     let shapes: &Shapes = if document.get("openapi").is_some() { &OPENAPI } else { &ASYNCAPI };
-    shapes.check(&format!("the example {value}"), shape, value);
+    shapes.check(format_args!("the example {value}"), shape, value);
 }
 
 /// Checks what a sink's backend is sent.
@@ -240,5 +240,5 @@ pub fn webhook(headers: &HeaderMap, body: &[u8]) {
     let media_type = headers.get("content-type").unwrap().to_str().unwrap();
     let shape = format!("/webhooks/sink/post/requestBody/content/{}/schema", shapes::escaped(media_type));
     let body = read(body).unwrap();
-    OPENAPI.check(&format!("a webhook {body}"), &shape, &body);
+    OPENAPI.check(format_args!("a webhook {body}"), &shape, &body);
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use http::{HeaderName, HeaderValue, Method};
 use http_body_util::BodyExt as _;
+use memchr::memmem;
 use reqwest::{Body, Response};
 use serde::Serialize;
 
@@ -103,14 +104,15 @@ struct Events {
 
 impl Events {
     fn take(&mut self, bytes: &[u8]) {
+        // An event of a megabyte comes in a hundred parts: each is searched once, with the last byte before it.
+        let mut from = self.bytes.len().saturating_sub(1);
         self.bytes.extend_from_slice(bytes);
-        while let Some(end) = self.bytes.windows(2).position(|pair| pair == b"\n\n") {
-            let event: Vec<u8> = self.bytes.drain(..end + 2).collect();
+        while let Some(end) = memmem::find(&self.bytes[from..], b"\n\n") {
+            let event: Vec<u8> = self.bytes.drain(..from + end + 2).collect();
+            from = 0;
             let event = std::str::from_utf8(&event).unwrap();
-            let fields = event
-                .lines()
-                .filter(|line| !line.is_empty() && !line.starts_with(':'))
-                .map(|line| line.split_once(": ").unwrap_or((line, "")));
+            let lines = event.lines().filter(|line| !line.is_empty() && !line.starts_with(':'));
+            let fields = lines.map(|line| line.split_once(": ").unwrap_or((line, "")));
             self.channel.event(&fields.collect::<BTreeMap<&str, &str>>());
         }
     }
