@@ -1,15 +1,17 @@
 //! Settings: one TOML file and environment variables over the commented defaults in `config/default.toml`.
 //!
-//! They are read once at the start; nothing else reads the environment. The defaults and the reason of each limit are in
-//! `default.toml`. The types say which settings may be zero: those with a meaning for it, such as "never" or "no limit".
+//! They are read once at the start; nothing else reads the environment, but OpenTelemetry's SDK (`traces`). The defaults and the reason of each
+//! limit are in `default.toml`. The types say which settings may be zero: those with a meaning for it, such as "never" or "no limit".
 
 mod auth;
 mod known;
 mod load;
 mod milliseconds;
+mod opentelemetry;
 mod origin;
 mod policy;
 mod sink;
+mod traces;
 mod validate;
 mod words;
 
@@ -27,6 +29,7 @@ pub use milliseconds::{MILLISECONDS_MAX, Milliseconds};
 pub use origin::{Authority, Origin, default_port};
 pub use policy::{FormattingFault, Grant, Isolation, Limits, OnBad, OnFault, Plugins, Policy, Readers, RoutingFault, SessionsFault};
 pub use sink::{Sink, SinkLimits};
+pub use traces::{Ratio, Traces};
 
 /// The defaults, as text: the reference of all settings.
 pub const DEFAULTS: &str = include_str!("config/default.toml");
@@ -117,6 +120,8 @@ pub struct Config {
     pub dead_letters: DeadLetters,
     /// Limits on those who look at what happens.
     pub live: Live,
+    /// Where spans of requests are sent, and of which.
+    pub traces: Traces,
     /// Where plugins are, and how they are loaded.
     pub plugins: Plugins,
     /// Limits on each policy.

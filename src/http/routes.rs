@@ -84,8 +84,8 @@ impl Front {
             self.auth.permits(request.headers(), Scope::Publish)?;
             let began = Instant::now();
             let (head, body) = request.into_parts();
-            let answer = ingress.post(address, &head, body).await?;
-            self.metrics.publish_seconds.observe(began.elapsed().as_secs_f64());
+            let answer = ingress.post(address, &head, body, began).await?;
+            self.metrics.publish_seconds.observe(began.elapsed());
             return Ok(answer);
         }
         request.extensions_mut().insert(client);
