@@ -214,7 +214,7 @@ async fn each_operation_asks_for_the_scope_that_is_described_and_for_nothing_els
     for operation in operations() {
         let place = format!("{} {}", operation.method, operation.path);
         let wanted = operation.description().pointer("/security/0/apiKey/0").and_then(Value::as_str);
-        // Ends when its stream does.
+        // It ends when its session does.
         if operation.path.contains("/sse/") && operation.method == Method::GET {
             assert_eq!(wanted, None);
             continue;

@@ -212,6 +212,15 @@ impl Channel {
     }
 }
 
+/// Checks a line of a recording. Empty ones come while nothing happens.
+fn line(text: &str) {
+    if text.trim().is_empty() {
+        return;
+    }
+    let line = read(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
+    OPENAPI.check(text, "/components/schemas/RecordingLine", &line);
+}
+
 /// Checks the code with which a server has ended a socket.
 pub fn close_code(code: u16) {
     let codes = documents::asyncapi()["x-close-codes"].as_array().unwrap();

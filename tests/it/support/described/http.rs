@@ -79,12 +79,17 @@ impl Request {
         }
         let (parts, body) = http::Response::<Body>::from(response).into_parts();
         let head = Head { status: parts.status, headers: &parts.headers };
-        if head.media_type() == "text/event-stream" {
+        let parts_of = match head.media_type() {
+            "text/event-stream" if path.ends_with("/live") => Some(Parts::Events(Channel::Live)),
+            "text/event-stream" => Some(Parts::Events(Channel::Stream)),
+            "application/x-ndjson" => Some(Parts::Lines),
+            _ => None,
+        };
+        if let Some(kind) = parts_of {
             super::answer(&method, &path, &head, None);
-            let channel = if path.ends_with("/live") { Channel::Live } else { Channel::Stream };
-            let mut events = Events { channel, bytes: Vec::new() };
+            let mut stream = Stream { kind, bytes: Vec::new() };
             let body = body.map_frame(move |frame| {
-                frame.data_ref().into_iter().for_each(|bytes| events.take(bytes));
+                frame.data_ref().into_iter().for_each(|bytes| stream.take(bytes));
                 frame
             });
             return Ok(http::Response::from_parts(parts, Body::wrap(body)).into());
@@ -95,25 +100,40 @@ impl Request {
     }
 }
 
-/// The events of a stream.
-struct Events {
-    channel: Channel,
-    /// What came and was not a whole event yet.
+/// What a body without an end is made of.
+#[derive(Clone, Copy)]
+enum Parts {
+    /// Server-sent events.
+    Events(Channel),
+    /// Lines of JSON.
+    Lines,
+}
+
+/// A body without an end.
+struct Stream {
+    kind: Parts,
+    /// What came and was not a whole part yet.
     bytes: Vec<u8>,
 }
 
-impl Events {
+impl Stream {
     fn take(&mut self, bytes: &[u8]) {
-        // An event of a megabyte comes in a hundred parts: each is searched once, with the last byte before it.
-        let mut from = self.bytes.len().saturating_sub(1);
+        let end: &[u8] = if matches!(self.kind, Parts::Lines) { b"\n" } else { b"\n\n" };
+        // An event of a megabyte comes in a hundred pieces: each is searched once, with the last byte before it.
+        let mut from = self.bytes.len().saturating_sub(end.len() - 1);
         self.bytes.extend_from_slice(bytes);
-        while let Some(end) = memmem::find(&self.bytes[from..], b"\n\n") {
-            let event: Vec<u8> = self.bytes.drain(..from + end + 2).collect();
+        while let Some(at) = memmem::find(&self.bytes[from..], end) {
+            let part: Vec<u8> = self.bytes.drain(..from + at + end.len()).collect();
             from = 0;
-            let event = std::str::from_utf8(&event).unwrap();
-            let lines = event.lines().filter(|line| !line.is_empty() && !line.starts_with(':'));
-            let fields = lines.map(|line| line.split_once(": ").unwrap_or((line, "")));
-            self.channel.event(&fields.collect::<BTreeMap<&str, &str>>());
+            let part = std::str::from_utf8(&part).unwrap();
+            match self.kind {
+                Parts::Lines => super::line(part),
+                Parts::Events(channel) => {
+                    let lines = part.lines().filter(|line| !line.is_empty() && !line.starts_with(':'));
+                    let fields = lines.map(|line| line.split_once(": ").unwrap_or((line, "")));
+                    channel.event(&fields.collect::<BTreeMap<&str, &str>>());
+                }
+            }
         }
     }
 }
