@@ -11,6 +11,7 @@ mod cli {
     mod commands;
 }
 mod http {
+    mod descriptions;
     mod events;
     mod explain;
     mod lists;
