@@ -43,6 +43,12 @@ pub struct Document {
     detail: String,
 }
 
+impl Document {
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
         let mut detail = detail.into();

@@ -15,6 +15,7 @@ mod http {
     mod explain;
     mod lists;
     mod live;
+    mod publishing;
     mod receipts;
 }
 mod kit;
@@ -56,7 +57,7 @@ mod store {
     mod restarts;
 }
 mod traces {
-    mod collector;
+    pub mod collector;
     mod failing;
     mod spans;
 }
