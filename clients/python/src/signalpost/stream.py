@@ -113,8 +113,9 @@ class Stream:
             with suppress(asyncio.CancelledError):
                 await self._task
             self._task = None
-        if self._opened is not None and self._opened.done() and not self._opened.cancelled():
-            self._opened.exception()
+        if self._opened is not None:
+            # Nobody waits for it any more.
+            self._opened.cancel()
         self._fail(Unreachable("the stream is closed"))
 
     async def _exchange(self, frame: Mapping[str, Any]) -> Receipt:
