@@ -96,7 +96,7 @@ impl DeadLetter {
         DeadLetter::new(sink, "".into(), attempts, None, Content::Undelivered { message, reason: reason.into() })
     }
 
-    /// Returns whether a sink has not taken it, so that it is no policy's.
+    /// Returns whether it is a sink's letter, and not a policy's.
     pub fn is_of_sink(&self) -> bool {
         matches!(self.content, Content::Undelivered { .. })
     }

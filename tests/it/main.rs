@@ -14,7 +14,7 @@ mod http {
     mod events;
     mod explain;
     mod lists;
-    mod live;
+    pub mod live;
     mod publishing;
     mod receipts;
 }
@@ -49,6 +49,7 @@ mod session {
     mod sessions;
     mod streams;
 }
+mod recording;
 mod sink;
 mod store {
     mod faults;
