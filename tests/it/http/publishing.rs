@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use signalpost_load::{Plan, Scenario, Target, Traffic, run};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -305,6 +306,33 @@ async fn an_event_of_a_stream_takes_its_own_traceparent_as_its_parent() {
     let id = |bytes: &[u8]| crate::traces::collector::hex(bytes);
     assert_eq!((spans[0].name.as_str(), id(&spans[0].trace_id).as_str()), ("publish", crate::traces::collector::TRACE));
     assert_eq!((id(&spans[0].parent_span_id).as_str(), spans[0].links.len()), (crate::traces::collector::PARENT_SPAN, 0));
+}
+
+#[tokio::test]
+async fn every_message_of_many_streams_reaches_its_readers_once_and_in_order() {
+    for (traffic, name, deliveries) in
+        [(Traffic::Direct, "direct", 3_000), (Traffic::Routed, "routed", 6_000), (Traffic::FanOut, "fan-out", 24_000)]
+    {
+        let server = TestServer::start().await;
+        let plan = Plan {
+            scenario: Scenario::Publish(traffic),
+            name,
+            users: 8,
+            producers: 4,
+            v1: false,
+            query: String::new(),
+            away: 0,
+            requests_max: 3_000,
+            duration_max: 6 * SOON,
+            rate: None,
+            stream: 64,
+            message_bytes: 64,
+            at_once: 8,
+            seed: 1,
+        };
+        let report = run(&Target::at(server.address), &plan, None, &mut |_| {}).await.unwrap();
+        assert!(report.exact && report.deliveries == deliveries, "{report:?}");
+    }
 }
 
 #[tokio::test]
