@@ -5,11 +5,9 @@ pub mod cloudevents;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body as HttpBody;
 use axum::extract::Query;
-use axum::response::Response;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, StatusCode, Uri};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
@@ -50,6 +48,9 @@ pub enum Address {
     /// `{base}/users/{user_id}/messages`
     Messages(Result<UserId, Problem>),
 }
+
+/// A status, and its JSON.
+pub type Answer = (StatusCode, Vec<u8>);
 
 /// The answer to one event; a batch is answered with one for each event, in its order.
 #[derive(Serialize)]
@@ -106,16 +107,22 @@ impl Ingress {
     }
 
     fn user(&self, segment: &str) -> Result<UserId, Problem> {
-        let text = percent_decode_str(segment).decode_utf8().map_err(|_| "a user id is UTF-8".to_owned());
-        let user = text.and_then(|text| UserId::new(&text, self.node.config.sockets.user_id_bytes_max.get()));
+        let bytes_max = self.node.config.sockets.user_id_bytes_max.get();
+        let user = match segment.contains('%') {
+            false => UserId::new(segment, bytes_max),
+            true => {
+                let text = percent_decode_str(segment).decode_utf8().map_err(|_| "a user id is UTF-8".to_owned());
+                text.and_then(|text| UserId::new(&text, bytes_max))
+            }
+        };
         user.map_err(problem::invalid_user)
     }
 
-    /// Answers a POST that may publish.
+    /// Answers a POST that may publish, with a status and JSON.
     ///
     /// # Errors
     /// What is wrong with the request, or with its only event.
-    pub async fn post(&self, address: Address, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+    pub async fn post(&self, address: Address, head: &Parts, body: Incoming) -> Result<Answer, Problem> {
         self.node.policies.check()?;
         match address {
             // Boxed, so that its large state is not part of each request's.
@@ -126,7 +133,7 @@ impl Ingress {
 
     /// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With
     /// `explain=true` a receipt also has an explanation; with `dry_run=true` it says what would happen, and nothing does.
-    async fn publish(&self, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+    async fn publish(&self, head: &Parts, body: Incoming) -> Result<Answer, Problem> {
         let query = query(&head.uri, "publishing takes explain and dry_run, each true or false")?;
         let whole = self.read(&head.headers, body).await?;
         match cloudevents::read(&head.headers, &whole.body, self.limits()).inspect_err(|_| self.rejected())? {
@@ -167,7 +174,7 @@ impl Ingress {
     }
 
     /// `POST {base}/users/{user_id}/messages`: any JSON value, or text, to one user. 202 and a receipt.
-    async fn tell(&self, user: UserId, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+    async fn tell(&self, user: UserId, head: &Parts, body: Incoming) -> Result<Answer, Problem> {
         let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
         let whole = self.read(&head.headers, body).await?;
         let body = &whole.body;
@@ -198,7 +205,7 @@ impl Ingress {
         let (mut receipt, ticket) = self.node.dispatch.tell(user, body, terms, once.as_deref()).map_err(under_way)?;
         ticket.stored().await?;
         receipt.stored = self.node.store.stored().map(Into::into);
-        Ok(answer(StatusCode::ACCEPTED, &receipt))
+        Ok((StatusCode::ACCEPTED, receipt.to_json()))
     }
 
     fn limits(&self) -> &config::Events {
@@ -284,12 +291,9 @@ impl Ingress {
     }
 }
 
-fn answer<T: Serialize>(status: StatusCode, answer: &T) -> Response {
-    let mut body = Vec::with_capacity(RECEIPT_BYTES);
+fn answer<T: Serialize>(status: StatusCode, answer: &T) -> Answer {
+    let mut json = Vec::with_capacity(RECEIPT_BYTES);
     // Receipts are structs of strings and numbers: serializing them can't fail.
-    let _ = serde_json::to_writer(&mut body, answer);
-    let mut response = Response::new(HttpBody::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    let _ = serde_json::to_writer(&mut json, answer);
+    (status, json)
 }
