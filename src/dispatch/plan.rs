@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::metrics::EventOutcome;
 use crate::model::world::World;
+use crate::policy::call::{Arguments, Output};
 use crate::policy::{CallError, Policy, PolicySet, Role};
 use crate::types::delivery::{Decision, Delivery, Membership, Message, PolicySetId, Recipients, Refusal};
 use crate::types::event::{Body, Event, UserId};
@@ -32,6 +33,9 @@ pub struct Plan {
 pub struct Step {
     /// `None` if the message was sent to its user directly.
     pub policy: Option<PolicyRef>,
+    /// When it was called.
+    #[serde(skip)]
+    pub began: Option<Instant>,
     pub took: Duration,
     pub answer: Answer,
 }
@@ -126,7 +130,7 @@ impl Plan {
 
     /// Returns the plan of one decision.
     pub fn of(set: &PolicySet, policy: Option<PolicyRef>, decided: Decided) -> Plan {
-        let step = Step { policy, took: Duration::ZERO, answer: Answer::Decided(decided) };
+        let step = Step { policy, began: None, took: Duration::ZERO, answer: Answer::Decided(decided) };
         Plan { steps: vec![step], ..Plan::empty(set) }
     }
 
@@ -170,14 +174,19 @@ pub fn plan(set: &PolicySet, event: &Event, world: &mut World) -> Plan {
 
 /// Calls one routing policy.
 pub fn consult(set: &PolicySet, policy: &Policy, event: &Event, world: &mut World) -> Step {
+    let tapped = policy.tap(world);
     let started = Instant::now();
     let answer = policy.route(event, world);
     let took = started.elapsed();
+    let recorded = tapped.map(|tapped| (tapped, answer.clone().map(Output::Decided)));
     let answer = match answer {
         Ok(decision) => Answer::Decided(expand(set, policy, event, decision, world)),
         Err(error) => error.into(),
     };
-    Step { policy: Some(PolicyRef::of(policy)), took, answer }
+    if let Some((tapped, answer)) = recorded {
+        policy.record(tapped, world, Arguments::Route(Arc::new(event.clone())), answer, took);
+    }
+    Step { policy: Some(PolicyRef::of(policy)), began: Some(started), took, answer }
 }
 
 impl From<CallError> for Answer {
@@ -209,10 +218,11 @@ pub fn expand(set: &PolicySet, policy: &Policy, event: &Event, decision: Decisio
 }
 
 /// Makes the message of a delivery and finds its recipients, at most `room` of them.
-fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize, world: &World) -> Planned {
+fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize, world: &mut World) -> Planned {
     let Delivery { to, except, body, terms } = delivery;
     let body = body.or_else(|| event.data.clone()).unwrap_or_else(|| Body::Json("null".to_owned()));
-    let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id).with(terms).to(&to));
+    let message = Message::new(event.id.clone(), event.event_type.clone(), body, set.id).with(terms).to(&to);
+    let message = Arc::new(message.with_origin(event.origin.clone()));
     let (mut audience, total) = audience(&to, &except, *room + BEYOND_NAMED_MAX, world);
     let beyond_users = audience.drain(audience.len().min(*room)..).take(BEYOND_NAMED_MAX).collect();
     *room -= audience.len();
@@ -220,7 +230,7 @@ fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize,
 }
 
 /// Returns the first recipients of a delivery, each once, and how many there are in total.
-fn audience(to: &Recipients, except: &[UserId], most: usize, world: &World) -> (SmallVec<[UserId; 1]>, usize) {
+fn audience(to: &Recipients, except: &[UserId], most: usize, world: &mut World) -> (SmallVec<[UserId; 1]>, usize) {
     // A policy may return 100,000 names: searching a list for each recipient would take seconds.
     let except: HashSet<&UserId> = except.iter().collect();
     let mut audience: SmallVec<[UserId; 1]> = match to {

@@ -6,6 +6,7 @@ pub mod lists;
 pub mod live;
 mod query;
 pub mod receipts;
+pub mod recordings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -195,6 +196,16 @@ pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
     json(&PoliciesView { revision: current.revision, id: current.id, policies, rejected: operate.node.policies.rejected() })
 }
 
+/// Returns the policy that a path names.
+///
+/// # Errors
+/// There is no such policy.
+fn policy_of(operate: &Operate, name: Result<Path<String>, PathRejection>) -> Result<Arc<Policy>, Problem> {
+    let name = name.map(|Path(name)| name).unwrap_or_default();
+    let unknown = || Problem::new(StatusCode::NOT_FOUND, "policy_unknown", format!("there is no policy {name:?}; GET policies lists them"));
+    operate.node.policies.current().find(&name).cloned().ok_or_else(unknown)
+}
+
 /// `GET {base}/sinks`: each sink and how far it is, as `sink::View`.
 pub async fn sinks(State(operate): State<Arc<Operate>>) -> Response {
     #[derive(Serialize)]
@@ -239,7 +250,7 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
     }
 }
 
-/// `GET /`: says where to go on, to a person who opens the address in a browser.
+/// `GET /`: tells a person who opens the address in a browser what is here.
 pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
     #[derive(Serialize)]
     struct Index<'a> {

@@ -21,7 +21,7 @@ use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
 use crate::http::ingress::{Address, Ingress};
-use crate::http::operate::{self, Operate, dead_letters, lists, live};
+use crate::http::operate::{self, Operate, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
 use crate::net::problem::{Problem, ProblemCode};
@@ -100,9 +100,9 @@ impl Line {
             Ok(Some((ingress, address))) => {
                 let began = Instant::now();
                 let (head, body) = request.into_parts();
-                let answered = ingress.post(address, &head, body).await;
+                let answered = ingress.post(address, &head, body, began).await;
                 answered.map(|(status, json)| {
-                    front.metrics.publish_seconds.observe(began.elapsed().as_secs_f64());
+                    front.metrics.publish_seconds.observe(began.elapsed());
                     in_one_piece(status, json, head.headers)
                 })
             }
@@ -162,6 +162,7 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route(&below("/sinks"), get(operate::sinks))
         .route(&below("/policies"), get(operate::policies))
         .route(&below("/policies/reload"), post(operate::reload))
+        .route(&below("/policies/{name}/record"), post(recordings::record))
         .route(&below("/dead-letters"), get(dead_letters::list).delete(dead_letters::delete_all))
         .route(&below("/dead-letters/retry"), post(dead_letters::retry_all))
         .route(&below("/dead-letters/{id}"), get(dead_letters::show).delete(dead_letters::delete))

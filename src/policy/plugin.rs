@@ -5,6 +5,7 @@
 
 mod instances;
 mod looking;
+mod playing;
 mod samples;
 
 use std::sync::Arc;
@@ -16,12 +17,14 @@ use prometheus::Histogram;
 
 use super::bindings::{self, Bounds, formatting};
 use super::breaker::Breaker;
+use super::call::{Answer as Called, Arguments, Call, CallError, Function, Output};
 use super::compile::{Compiled, Compiler};
 use super::contract::{Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary};
 use super::engine::Deadline;
 use super::fault::defect;
 use super::host::Shared;
 use super::load_error::LoadError;
+use super::taps::Tapped;
 use super::ticker::EpochTicker;
 use crate::config::{self, Isolation, Limits, OnFault, Readers};
 use crate::model::groups::Quota;
@@ -31,10 +34,11 @@ use crate::registry::SessionHandle;
 use crate::types::delivery::{Decision, Message, Refusal, Response};
 use crate::types::event::{Body, Event};
 use crate::types::fault::{Defect, Fault, FaultKind};
+use crate::types::origin::Origin;
 use crate::types::pattern::any_matches;
 use instances::{Instance, Instances};
 pub use looking::Introspection;
-use samples::{Function, Sample, Samples};
+use samples::Samples;
 
 /// A call that takes longer delays the other tasks of its thread by more than moving them to another thread would.
 const LONG_CALL: Duration = Duration::from_millis(1);
@@ -54,6 +58,8 @@ pub struct Policy {
     pub roles: Vec<Role>,
     pub events: Vec<String>,
     pub config: config::Policy,
+    /// SHA-256 of its settings, in hexadecimal.
+    pub settings: Arc<str>,
     /// Session attributes that its formatting depends on.
     pub vary: Vec<String>,
     pub counters: Counters,
@@ -81,15 +87,6 @@ pub struct Counters {
     pub faults: AtomicU64,
 }
 
-/// Why a call gave no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallError {
-    Refused(Refusal),
-    Fault(Box<Fault>),
-    /// The policy was not called: it faulted too often in a row, and its circuit is open.
-    CircuitOpen,
-}
-
 /// A guest's answer or refusal, or its flaw.
 type Answer<R> = Result<Result<R, Refusal>, Flaw>;
 
@@ -108,6 +105,20 @@ pub struct Binary<'a> {
     pub file: std::path::PathBuf,
     pub digest: String,
     pub bytes: &'a [u8],
+}
+
+/// The event of a call, and its origin.
+#[derive(Clone, Copy)]
+struct About<'a> {
+    event: &'a str,
+    origin: &'a Origin,
+}
+
+impl<'a> About<'a> {
+    /// Returns the fields of a log line: the event's id, and its trace's.
+    fn fields(about: Option<About<'a>>) -> (Option<&'a str>, Option<impl tracing::Value>) {
+        (about.map(|about| about.event), about.and_then(|about| about.origin.trace_id()).map(tracing::field::display))
+    }
 }
 
 /// Durations of each function's calls, for the roles that the plugin has.
@@ -172,6 +183,7 @@ impl Policy {
         Ok(Policy {
             name: shared.name.clone(),
             version: description.version.into(),
+            settings: instances.settings_digest(),
             digest,
             file,
             events: check_events(description.events, config.events.as_deref())?,
@@ -243,8 +255,9 @@ impl Policy {
     /// # Errors
     /// The policy refused the event, faulted, or has an open circuit.
     pub fn route(&self, event: &Event, world: &mut World) -> Result<Decision, CallError> {
-        let answer = self.call(Function::Route, Some(&event.id), world, |world| self.ask_route(event, world));
-        self.sample(Function::Route, world, &answer, || Sample::Route(Box::new(event.clone())));
+        let answer = self
+            .call(Function::Route, Some(About { event: &event.id, origin: &event.origin }), world, |world| self.ask_route(event, world));
+        self.sample(Function::Route, world, &answer, || Arguments::Route(Arc::new(event.clone())));
         answer
     }
 
@@ -259,10 +272,11 @@ impl Policy {
         reader: &[(&str, &str)],
         world: &mut World,
     ) -> Result<Option<Body>, CallError> {
-        let answer = self.call(Function::Format, Some(&message.event_id), world, |world| self.ask_format(message, body, reader, world));
+        let about = About { event: &message.event_id, origin: &message.origin };
+        let answer = self.call(Function::Format, Some(about), world, |world| self.ask_format(message, body, reader, world));
         self.sample(Function::Format, world, &answer, || {
             let reader = reader.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            Sample::Format(message.clone(), body.clone(), reader)
+            Arguments::Format(message.clone(), body.clone(), reader)
         });
         answer
     }
@@ -273,7 +287,7 @@ impl Policy {
     /// The policy refused the session, faulted, or has an open circuit.
     pub fn opened(&self, handle: &Arc<SessionHandle>, world: &mut World) -> Result<Response, CallError> {
         let answer = self.call(Function::Opened, None, world, |world| self.ask_opened(handle, world));
-        self.sample(Function::Opened, world, &answer, || Sample::Opened(handle.clone()));
+        self.sample(Function::Opened, world, &answer, || Arguments::Opened(handle.clone()));
         answer
     }
 
@@ -283,11 +297,11 @@ impl Policy {
     /// The policy refused the message, faulted, or has an open circuit.
     pub fn received(&self, handle: &Arc<SessionHandle>, body: &Body, world: &mut World) -> Result<Option<Response>, CallError> {
         let answer = self.call(Function::Received, None, world, |world| self.ask_received(handle, body, world));
-        self.sample(Function::Received, world, &answer, || Sample::Received(handle.clone(), body.clone()));
+        self.sample(Function::Received, world, &answer, || Arguments::Received(handle.clone(), body.clone()));
         answer
     }
 
-    /// Calls `closed`.
+    /// Calls `closed`. What makes no sense after a close is left out of the answer: replies, and another close.
     ///
     /// # Errors
     /// The policy refused, which changes nothing, faulted, or has an open circuit.
@@ -296,9 +310,57 @@ impl Policy {
             self.attempt(world, |instance| {
                 let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
                 let response = bindings::with_session(handle, |session| sessions.call_closed(&mut instance.store, session, code))?;
-                Ok(response.map(|response| self.bounds.response(response)))
+                let response = response.map(|response| self.bounds.response(response));
+                Ok(response.map(|response| response.map(|response| Response { replies: Vec::new(), close: None, ..response })))
             })
         })
+    }
+
+    /// Makes a call again, in this world.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub fn repeat(&self, arguments: &Arguments, world: &mut World) -> Called {
+        match arguments {
+            Arguments::Route(event) => self.route(event, world).map(Output::Decided),
+            Arguments::Format(message, body, reader) => {
+                let reader: Vec<(&str, &str)> = reader.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                self.format(message, body, &reader, world).map(Output::Formatted)
+            }
+            Arguments::Opened(handle) => self.opened(handle, world).map(|response| Output::Responded(Some(response))),
+            Arguments::Received(handle, body) => self.received(handle, body, world).map(Output::Responded),
+            Arguments::Closed(handle, code) => self.closed(handle, *code, world).map(|response| Output::Responded(Some(response))),
+        }
+    }
+
+    /// Begins to note what the next call reads, if it is to be recorded. Then the caller records it.
+    pub fn tap(&self, world: &mut World) -> Option<Tapped> {
+        let taps = &self.instances.shared.taps;
+        if !taps.are_there() || !world.is_live() {
+            return None;
+        }
+        let tapped = taps.of(&self.name)?;
+        world.note();
+        Some(tapped)
+    }
+
+    /// Records a call that was tapped, once the world's changes are committed: a call that is planned again is recorded once.
+    pub fn record(&self, tapped: Tapped, world: &mut World, arguments: Arguments, answer: Called, took: Duration) {
+        let Some(reads) = world.noted().filter(|_| answer != Err(CallError::CircuitOpen)) else { return };
+        let call = Call {
+            at: SystemTime::now(),
+            policy: self.name.clone(),
+            version: self.version.clone(),
+            digest: self.digest.clone(),
+            settings: self.settings.clone(),
+            vary: if arguments.function() == Function::Format { self.vary.clone() } else { Vec::new() },
+            arguments,
+            reads: Arc::new(reads),
+            answer,
+            took,
+        };
+        let taps = self.instances.shared.taps.clone();
+        world.once_committed(move || taps.show(tapped, call));
     }
 
     fn ask_route(&self, event: &Event, world: &mut World) -> Answer<Decision> {
@@ -339,14 +401,14 @@ impl Policy {
     fn call<R>(
         &self,
         function: Function,
-        event: Option<&str>,
+        about: Option<About<'_>>,
         world: &mut World,
         ask: impl FnOnce(&mut World) -> Answer<R>,
     ) -> Result<R, CallError> {
         if !world.is_live() {
             // Nobody has measured these, and an explanation makes a hundred.
             return aside(|| ask(world))
-                .map_err(|flaw| self.report(function, event, flaw.into_defect()))
+                .map_err(|flaw| self.report(function, about, flaw.into_defect()))
                 .and_then(|answer| answer.map_err(CallError::Refused));
         }
         let started = Instant::now();
@@ -359,7 +421,7 @@ impl Policy {
         if self.lingers.load(Ordering::Relaxed) != (took > LONG_CALL) {
             self.lingers.store(took > LONG_CALL, Ordering::Relaxed);
         }
-        let answer = answer.map_err(|flaw| self.faulted(function, event, flaw))?;
+        let answer = answer.map_err(|flaw| self.faulted(function, about, flaw))?;
         if let Some(time) = self.calls.of(function) {
             time.observe(took.as_secs_f64());
         }
@@ -371,6 +433,11 @@ impl Policy {
         answer.map_err(|refusal| {
             self.counters.refusals.fetch_add(1, Ordering::Relaxed);
             self.instances.shared.metrics.policy_refusals.with_label_values(&[&*self.name]).inc();
+            if tracing::enabled!(tracing::Level::DEBUG) && self.may_log() {
+                let (event_id, trace_id) = About::fields(about);
+                let (policy, version, function) = (&*self.name, &*self.version, function.name());
+                tracing::debug!(policy, version, function, event_id, trace_id, code = refusal.code, "policy refusal: {}", refusal.detail);
+            }
             CallError::Refused(refusal)
         })
     }
@@ -382,9 +449,14 @@ impl Policy {
         world: &mut World,
         run: impl FnOnce(&mut Instance) -> wasmtime::Result<Result<Result<R, bindings::Unusable>, bindings::types::Refusal>>,
     ) -> Answer<R> {
-        // A dry call takes a fresh instance: it neither sees nor changes what other calls left in a guest's memory.
-        let is_live = world.is_live();
-        let instance = if is_live { self.instances.take(world) } else { self.instances.fresh(world) };
+        // A dry call takes a fresh instance: it neither sees nor changes what other calls left in a guest's memory. A tape has only what the
+        // recorded call has read, and not what the configuration of an instance reads.
+        let is_kept = world.is_live() || world.is_tape();
+        let instance = match (is_kept, world.is_tape()) {
+            (false, _) => self.instances.fresh(world),
+            (true, false) => self.instances.take(world),
+            (true, true) => self.instances.take(&mut World::dry(&self.instances.shared.model)),
+        };
         let mut instance = instance.map_err(Flaw::Stopped)?;
         std::mem::swap(&mut instance.store.data_mut().world, world);
         instance.begin(Deadline::call(self.limits()));
@@ -397,7 +469,7 @@ impl Policy {
                 return Err(Flaw::Stopped(defect(&error, instance.store.data())));
             }
         };
-        if is_live {
+        if is_kept {
             self.instances.give_back(instance);
         }
         let usable = match answer {
@@ -411,18 +483,20 @@ impl Policy {
     }
 
     /// Counts and logs a fault. Opens the circuit after too many in a row, unless the events are to blame.
-    fn faulted(&self, function: Function, event: Option<&str>, flaw: Flaw) -> CallError {
+    fn faulted(&self, function: Function, about: Option<About<'_>>, flaw: Flaw) -> CallError {
         let is_stopped = matches!(flaw, Flaw::Stopped(_));
         let defect = flaw.into_defect();
         self.counters.faults.fetch_add(1, Ordering::Relaxed);
         let kind = defect.kind.name();
         self.instances.shared.metrics.policy_faults.with_label_values(&[&*self.name, kind]).inc();
-        if self.instances.shared.may_log() {
+        if self.may_log() {
+            let (event_id, trace_id) = About::fields(about);
             tracing::warn!(
                 policy = &*self.name,
                 version = &*self.version,
                 function = function.name(),
-                event,
+                event_id,
+                trace_id,
                 kind,
                 "policy fault: {}",
                 defect.detail
@@ -439,7 +513,7 @@ impl Policy {
                 tracing::error!(policy = &*self.name, version = &*self.version, "circuit open: the policy faulted too often in a row");
             }
         }
-        let error = self.report(function, event, defect);
+        let error = self.report(function, about, defect);
         if let CallError::Fault(fault) = &error {
             *self.last_fault.lock() = Some((**fault).clone());
             self.instances.shared.faults.show(fault);
@@ -447,20 +521,25 @@ impl Policy {
         error
     }
 
-    fn report(&self, function: Function, event: Option<&str>, defect: Defect) -> CallError {
+    /// Returns whether one more line about this policy may be logged. If not, counts it.
+    pub fn may_log(&self) -> bool {
+        self.instances.shared.may_log()
+    }
+
+    fn report(&self, function: Function, about: Option<About<'_>>, defect: Defect) -> CallError {
         CallError::Fault(Box::new(Fault {
             policy: self.name.clone(),
             version: self.version.clone(),
             digest: self.digest.clone(),
             function: function.name().into(),
-            event: event.map(str::to_owned),
+            event: about.map(|about| about.event.to_owned()),
             defect,
             at: SystemTime::now(),
         }))
     }
 
     /// Offers an answered call as a sample.
-    fn sample<R>(&self, function: Function, world: &World, answer: &Result<R, CallError>, sample: impl FnOnce() -> Sample) {
+    fn sample<R>(&self, function: Function, world: &World, answer: &Result<R, CallError>, sample: impl FnOnce() -> Arguments) {
         if world.is_live() && answer.is_ok() {
             self.samples.offer(function, sample);
         }
@@ -470,16 +549,8 @@ impl Policy {
     /// sample.
     fn is_sound(&self, function: Function) -> Option<bool> {
         let sample = self.samples.of(function)?;
-        let world = &mut World::dry(&self.instances.shared.model);
-        Some(match &*sample {
-            Sample::Route(event) => self.ask_route(event, world).is_ok(),
-            Sample::Format(message, body, reader) => {
-                let reader: Vec<(&str, &str)> = reader.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                self.ask_format(message, body, &reader, world).is_ok()
-            }
-            Sample::Opened(handle) => self.ask_opened(handle, world).is_ok(),
-            Sample::Received(handle, body) => self.ask_received(handle, body, world).is_ok(),
-        })
+        let answer = self.repeat(&sample, &mut World::dry(&self.instances.shared.model));
+        Some(!matches!(answer, Err(CallError::Fault(_))))
     }
 
     /// Starts the trial period: keeps the last proven version for rollback until this one has completed `trial_calls` calls. The old

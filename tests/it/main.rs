@@ -14,7 +14,7 @@ mod http {
     mod events;
     mod explain;
     mod lists;
-    mod live;
+    pub mod live;
     mod receipts;
 }
 mod kit;
@@ -48,12 +48,18 @@ mod session {
     mod sessions;
     mod streams;
 }
+mod recording;
 mod sink;
 mod store {
     mod faults;
     mod folders;
     mod repairs;
     mod restarts;
+}
+mod traces {
+    mod collector;
+    mod failing;
+    mod spans;
 }
 
 // The whole.

@@ -8,19 +8,16 @@ each producer, in the order of its events, and a second copy only of the same ev
 its state is asked by further events, whose recipients the ledger knows. Meanwhile the log is cleaned, and must stay small.
 """
 
-import argparse
 import asyncio
-import pathlib
 import random
-import shutil
-import sys
-import tempfile
 
-from load import SEGMENT_BYTES, SOON_S, USERS, Failed, Http, Producer, Reader, Server, messages_max
+from load import SEGMENT_BYTES, SOON_S, USERS, Failed, Http, Producer, Reader, Server, arguments_of, folder_of, messages_max
 
 PRODUCERS = 16
-# After this number of rounds, most of what was written was read and had to make room.
+# When most of what was written was read and had to make room, the log is cleaned. How many rounds that takes depends on how much the machine
+# does in one: from this number of rounds on it must happen, and the rounds go on until it has, up to this many times the number.
 ROUNDS_TO_CLEAN = 20
+TIMES_MAX = 4
 
 
 class Check:
@@ -92,6 +89,10 @@ class Check:
             await asyncio.sleep(0.1)
         self.share = max(self.share, bytes / most)
 
+    def cleaned(self):
+        """Returns how many segments are gone."""
+        return min(int(segment.stem) for segment in (self.server.folder / "store").glob("*.seg")) - 1
+
     async def read_all(self, http):
         for reader in self.readers:
             last = self.verifier.event(f"direct {reader.user}", {}, [reader.user])
@@ -105,35 +106,25 @@ class Check:
         try:
             await self.start()
             await self.read_all(Http(self.server))
-            for self.number in range(1, rounds + 1):
+            while self.number < rounds or (rounds >= ROUNDS_TO_CLEAN and not self.cleaned()):
+                if self.number >= TIMES_MAX * rounds:
+                    raise Failed("no segment was cleaned, so cleaning was not tried")
+                self.number += 1
                 await self.round()
-            self.cleaned = min(int(segment.stem) for segment in (self.server.folder / "store").glob("*.seg")) - 1
-            if rounds >= ROUNDS_TO_CLEAN and not self.cleaned:
-                raise Failed("no segment was cleaned, so cleaning was not tried")
         finally:
             self.server.kill()
 
 
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("binary", type=pathlib.Path)
-    arguments.add_argument("--rounds", type=int, default=20)
-    arguments.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    arguments = arguments.parse_args()
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="signalpost-kill-"))
-    check = Check(arguments.binary.resolve(), folder, arguments.seed)
-    try:
+    arguments = arguments_of(rounds={"default": 20})
+    check = None
+    with folder_of("kill", arguments.seed, lambda: f", round {check.number}" if check else "") as folder:
+        check = Check(arguments.binary.resolve(), folder, arguments.seed)
         asyncio.run(check.run(arguments.rounds))
-    except BaseException as error:
-        print(f"FAILED  seed {arguments.seed}, round {check.number}, folder {folder}: {error!r}", file=sys.stderr)
-        if not isinstance(error, Failed):
-            raise
-        sys.exit(1)
-    shutil.rmtree(folder)
-    print(
-        f"ok  seed {arguments.seed}: {arguments.rounds} kills, {check.events} answered events, nothing lost; "
-        f"{check.copies} read twice, {check.cleaned} segments cleaned, at most {check.share:.0%} of the bytes that the log may have"
-    )
+        print(
+            f"ok  seed {arguments.seed}: {check.number} kills, {check.events} answered events, nothing lost; "
+            f"{check.copies} read twice, {check.cleaned()} segments cleaned, at most {check.share:.0%} of the bytes that the log may have"
+        )
 
 
 main()

@@ -4,14 +4,19 @@ Producers send direct messages, matches, chats, trips and cancellations, alone a
 sent is here, outside the server.
 """
 
+import argparse
 import asyncio
+import contextlib
 import json
 import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
@@ -34,6 +39,30 @@ class Failed(Exception):
     pass
 
 
+def arguments_of(**numbers):
+    """The command line: the server's binary, a seed, and these options, each a whole number with its default and what else argparse takes."""
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("binary", type=pathlib.Path)
+    arguments.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    for name, options in numbers.items():
+        arguments.add_argument(f"--{name}", type=int, **options)
+    return arguments.parse_args()
+
+
+@contextlib.contextmanager
+def folder_of(what, seed, progress=str):
+    """A folder for one run. It is removed after success; a failure keeps it, and says how to repeat the run and how far it came."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"signalpost-{what}-"))
+    try:
+        yield folder
+    except BaseException as error:
+        print(f"FAILED  seed {seed}{progress()}, folder {folder}: {error!r}", file=sys.stderr)
+        if not isinstance(error, Failed):
+            raise
+        sys.exit(1)
+    shutil.rmtree(folder)
+
+
 class Server:
     """One process after the other on the same store."""
 
@@ -53,6 +82,8 @@ class Server:
             # Nothing is over while a check runs, however slow the machine is.
             "MAILBOXES_RESUME_MS": 3_600_000,
             "EVENTS_DEDUP_WINDOW_MS": 3_600_000,
+            # A few rounds' ids. Each counts as something that the log has to keep.
+            "EVENTS_DEDUP_ENTRIES_MAX": 4_000,
             "LOG_FORMAT": "json",
         }
         environment = os.environ | {f"SIGNALPOST_{name}": str(value) for name, value in settings.items()}

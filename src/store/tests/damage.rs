@@ -34,6 +34,13 @@ fn all_are_told(running: &Running) {
     assert!(!all.is_empty() && all.values().all(|(_, marks, _)| marks.lost > 0 && marks.lost <= marks.last), "{all:?}");
 }
 
+/// Starts on a store of which something may be missing, and checks that every client is told so.
+fn start_and_tell(dir: &Path) -> Running {
+    let running = Running::start(dir, &config(4096)).unwrap();
+    all_are_told(&running);
+    running
+}
+
 #[test]
 fn each_of_a_thousand_flipped_bits_is_refused_or_cut_off_at_the_end_and_never_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -141,8 +148,7 @@ fn a_store_with_holes_after_the_machine_went_down_is_written_anew_and_tells_ever
         assert!(folder.segments().unwrap()[0].0 > segments.last().unwrap().0, "{hole}: it was written anew");
         all_are_told(&running);
         running.crash();
-        let again = Running::start(dir.path(), &config(4096)).unwrap();
-        all_are_told(&again);
+        let again = start_and_tell(dir.path());
         again.stop();
     }
 }
@@ -159,12 +165,10 @@ fn a_store_whose_end_may_be_missing_after_the_machine_went_down_tells_every_clie
     log.abandon();
     drop(opened);
     for _ in 0..3 {
-        let running = Running::start(dir.path(), &config(4096)).unwrap();
-        all_are_told(&running);
+        let running = start_and_tell(dir.path());
         running.crash();
     }
-    let running = Running::start(dir.path(), &config(4096)).unwrap();
-    all_are_told(&running);
+    let running = start_and_tell(dir.path());
     running.stop();
 }
 
@@ -194,8 +198,7 @@ fn a_run_of_which_the_disk_has_nothing_may_have_given_seqs_and_lost_messages() {
     running.crash();
     machine_went_down(dir.path());
     // The system may not have written what this run stored.
-    let running = Running::start(dir.path(), &config(4096)).unwrap();
-    all_are_told(&running);
+    let running = start_and_tell(dir.path());
     running.stop();
 }
 
