@@ -236,6 +236,18 @@ async fn each_operation_asks_for_the_scope_that_is_described_and_for_nothing_els
 }
 
 #[tokio::test]
+async fn a_path_that_is_no_text_is_answered_as_described() {
+    let server = TestServer::start().await;
+    for operation in operations().iter().filter(|operation| operation.path.contains('{')) {
+        let parts = operation.path.split('/').map(|part| if part.starts_with('{') { "%FF" } else { part });
+        let url = format!("http://{}{}", server.address, parts.collect::<Vec<_>>().join("/"));
+        let status = server.http.request(operation.method.clone(), url).send().await.unwrap().status().as_u16();
+        let expected = if operation.method == Method::OPTIONS { 204 } else { 400 };
+        assert!(status == expected || status == 404, "{} {}: {status}", operation.method, operation.path);
+    }
+}
+
+#[tokio::test]
 async fn a_frame_of_a_client_is_taken_if_and_only_if_it_is_described() {
     let server = TestServer::start().await;
     let mut client = server.connect_v1("1").await;

@@ -57,7 +57,7 @@ fn answer(method: &Method, path: &str, head: &Head<'_>, body: Option<&[u8]>) {
             described(&what, operation, head, body.filter(|_| method != Method::HEAD));
         }
         _ => {
-            if head.status == StatusCode::METHOD_NOT_ALLOWED && method != Method::HEAD {
+            if head.status == StatusCode::METHOD_NOT_ALLOWED {
                 assert_eq!(allowed(head), documents::methods(template), "{what}: Allow");
             }
             // What precedes the routes is said of any address.
