@@ -76,7 +76,7 @@ fn routes() -> BTreeSet<String> {
     let code = text("src/http/routes.rs") + &text("src/http/console.rs");
     let below = code.split(".route(&below(\"").skip(1).map(|rest| format!("/api/pool{}", rest.split('"').next().unwrap()));
     let at_the_root = code.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
-    let of_producers = ["/events", "/users/{user_id}/messages"].map(|path| format!("/api/pool{path}"));
+    let of_producers = ["/events", "/publish", "/users/{user_id}/messages"].map(|path| format!("/api/pool{path}"));
     below.chain(at_the_root).chain(of_producers).collect()
 }
 
