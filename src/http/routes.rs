@@ -19,7 +19,7 @@ use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
 use crate::http::descriptions::{self, Descriptions};
-use crate::http::ingress::Ingress;
+use crate::http::ingress::{Address, Ingress};
 use crate::http::operate::{self, Operate, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
@@ -76,12 +76,19 @@ impl Front {
         self.auth.origin(request.headers())?;
         let address = self.ingress.as_ref().and_then(|ingress| Some((ingress, ingress.address(request.uri().path())?)));
         if let Some((ingress, address)) = address {
-            if request.method() != Method::POST {
+            let (method, allow) = match address {
+                Address::Stream => (Method::GET, "GET"),
+                Address::Events | Address::Messages(_) => (Method::POST, "POST"),
+            };
+            if request.method() != method {
                 let mut response = not_allowed().into_response();
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
                 return Ok(response);
             }
             self.auth.permits(request.headers(), Scope::Publish)?;
+            if matches!(address, Address::Stream) {
+                return ingress.stream(request);
+            }
             let began = Instant::now();
             let (head, body) = request.into_parts();
             let answer = ingress.post(address, &head, body, began).await?;

@@ -102,6 +102,12 @@ pub struct Document {
     detail: String,
 }
 
+impl Document {
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
         debug_assert!(CODES.contains(&code), "{code} is not in CODES: add it there, to docs/protocol.md and to docs/openapi.yaml");

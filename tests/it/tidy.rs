@@ -146,7 +146,7 @@ fn rows<'a>(page: &'a str, heading: &str) -> BTreeMap<&'a str, Vec<&'a str>> {
 }
 
 /// How the code makes a metric: what stands before its name, and the type.
-const MAKERS: [(&str, &str); 14] = [
+const MAKERS: [(&str, &str); 15] = [
     ("make.counter(", "counter"),
     ("make.counters(", "counter"),
     ("Counter::new(", "counter"),
@@ -159,6 +159,7 @@ const MAKERS: [(&str, &str); 14] = [
     ("Opts::new(", "gauge"),
     ("make.histogram(", "histogram"),
     ("make.latency(", "histogram"),
+    (" .latency(", "histogram"),
     ("make.histogram_of(", "histogram"),
     ("make.one_histogram(", "histogram"),
 ];
