@@ -164,6 +164,11 @@ impl Auth {
         rules.keys.is_open() || bearer(headers).and_then(|key| rules.keys.find(key)).is_some_and(|(_, scopes)| scopes.contains(&scope))
     }
 
+    /// Returns the name of the API key that a request shows, for the log.
+    pub fn name_of_key(&self, headers: &HeaderMap) -> Option<String> {
+        self.rules.load().keys.find(bearer(headers)?).map(|(name, _)| name.to_owned())
+    }
+
     /// Checks the `Origin` of a request, if it has one.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod milliseconds;
 mod opentelemetry;
 mod origin;
 mod policy;
+mod recordings;
 mod sink;
 mod traces;
 mod validate;
@@ -28,6 +29,7 @@ pub use load::{Layers, Problems, Setting, Source};
 pub use milliseconds::{MILLISECONDS_MAX, Milliseconds};
 pub use origin::{Authority, Origin, default_port};
 pub use policy::{FormattingFault, Grant, Isolation, Limits, OnBad, OnFault, Plugins, Policy, Readers, RoutingFault, SessionsFault};
+pub use recordings::Recordings;
 pub use sink::{Sink, SinkLimits};
 pub use traces::{Ratio, Traces};
 
@@ -122,6 +124,8 @@ pub struct Config {
     pub live: Live,
     /// Where spans of requests are sent, and of which.
     pub traces: Traces,
+    /// Limits on recordings of policies' calls.
+    pub recordings: Recordings,
     /// Where plugins are, and how they are loaded.
     pub plugins: Plugins,
     /// Limits on each policy.

@@ -74,6 +74,8 @@ mod format;
 
 mod explain;
 
+mod recording;
+
 mod sink;
 
 mod node;

@@ -110,6 +110,7 @@ impl Model {
             drop(turn());
         }
         let (counts, concluded) = self.commit(&mut world, changes(), |changes| conclude(&planned, changes))?;
+        world.conclude();
         for count in counts {
             self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
         }

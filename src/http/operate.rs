@@ -6,6 +6,7 @@ pub mod lists;
 pub mod live;
 mod query;
 pub mod receipts;
+pub mod recordings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -193,6 +194,16 @@ pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
     let current = operate.node.policies.current();
     let policies = current.policies.iter().map(|policy| PolicyView::of(policy, &operate.node.metrics)).collect();
     json(&PoliciesView { revision: current.revision, id: current.id, policies, rejected: operate.node.policies.rejected() })
+}
+
+/// Returns the policy that a path names.
+///
+/// # Errors
+/// There is no such policy.
+fn policy_of(operate: &Operate, name: Result<Path<String>, PathRejection>) -> Result<Arc<Policy>, Problem> {
+    let name = name.map(|Path(name)| name).unwrap_or_default();
+    let unknown = || Problem::new(StatusCode::NOT_FOUND, "policy_unknown", format!("there is no policy {name:?}; GET policies lists them"));
+    operate.node.policies.current().find(&name).cloned().ok_or_else(unknown)
 }
 
 /// `GET {base}/sinks`: each sink and how far it is, as `sink::View`.

@@ -19,7 +19,6 @@
 mod bench;
 mod native;
 mod stage;
-pub(super) mod words;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +30,7 @@ use tokio::runtime::Builder;
 
 use crate::config::Grant;
 use crate::kit::Workbench;
-use crate::kit::json::{Json, differences};
+use crate::types::json::{Json, differences};
 use stage::Stage;
 
 pub use bench::{Bench, Timed};
@@ -40,7 +39,7 @@ pub use bench::{Bench, Timed};
 const VERBS: [&str; 5] = ["event", "format", "opened", "received", "closed"];
 
 /// The members that say what is expected of a step: each step has at most one.
-const OUTCOMES: [&str; 7] = ["decides", "gives", "answers", "refuses", "faults", "unwanted", "circuit_open"];
+pub(super) const OUTCOMES: [&str; 7] = ["decides", "gives", "answers", "refuses", "faults", "unwanted", "circuit_open"];
 
 /// The time at the start of a fixture that doesn't set one.
 const NOW: &str = "2026-01-01T00:00:00Z";
@@ -82,6 +81,9 @@ struct Head {
     _state_after: Option<IgnoredAny>,
     #[serde(rename = "groups_after")]
     _groups_after: Option<IgnoredAny>,
+    /// Where a recorded call comes from, and what no fixture can say of it.
+    #[serde(rename = "recorded")]
+    _recorded: Option<IgnoredAny>,
 }
 
 /// The host's state before the first step.

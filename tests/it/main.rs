@@ -14,7 +14,7 @@ mod http {
     mod events;
     mod explain;
     mod lists;
-    mod live;
+    pub mod live;
     mod receipts;
 }
 mod kit;
@@ -48,6 +48,7 @@ mod session {
     mod sessions;
     mod streams;
 }
+mod recording;
 mod sink;
 mod store {
     mod faults;
