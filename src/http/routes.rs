@@ -18,7 +18,8 @@ use hyper_util::service::TowerToHyperService;
 use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
-use crate::http::ingress::Ingress;
+use crate::http::descriptions::{self, Descriptions};
+use crate::http::ingress::{Address, Ingress};
 use crate::http::operate::{self, Operate, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
@@ -37,15 +38,21 @@ pub struct Front {
 }
 
 impl Front {
-    /// Returns a front with these routes, `/`, `/healthz` and `/readyz`, and perhaps the addresses of producers.
+    /// Returns a front with these routes, `/`, `/healthz`, `/readyz` and the descriptions, and perhaps the addresses of producers.
     pub fn new(ingress: Option<Arc<Ingress>>, routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Arc<Front> {
         let health = Router::new()
             .route("/", get(operate::index))
             .route("/healthz", get(operate::health))
             .route("/readyz", get(operate::ready))
             .with_state(operate.clone());
+        let base_path = &operate.node.config.base_path;
+        let below = |path: &str| format!("{base_path}{path}");
+        let described = Router::new()
+            .route(&below("/openapi.json"), get(descriptions::openapi))
+            .route(&below("/asyncapi.json"), get(descriptions::asyncapi))
+            .with_state(Arc::new(Descriptions::new(base_path)));
         let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
-        let routes = routes.merge(health).fallback(not_found).method_not_allowed_fallback(async || not_allowed());
+        let routes = routes.merge(health).merge(described).fallback(not_found).method_not_allowed_fallback(async || not_allowed());
         let metrics = operate.node.metrics.clone();
         Arc::new(Front { auth: auth.clone(), metrics, ingress, routes: TowerToHyperService::new(routes) })
     }
@@ -69,12 +76,19 @@ impl Front {
         self.auth.origin(request.headers())?;
         let address = self.ingress.as_ref().and_then(|ingress| Some((ingress, ingress.address(request.uri().path())?)));
         if let Some((ingress, address)) = address {
-            if request.method() != Method::POST {
+            let (method, allow) = match address {
+                Address::Stream => (Method::GET, "GET"),
+                Address::Events | Address::Messages(_) => (Method::POST, "POST"),
+            };
+            if request.method() != method {
                 let mut response = not_allowed().into_response();
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
                 return Ok(response);
             }
             self.auth.permits(request.headers(), Scope::Publish)?;
+            if matches!(address, Address::Stream) {
+                return ingress.stream(request);
+            }
             let began = Instant::now();
             let (head, body) = request.into_parts();
             let answer = ingress.post(address, &head, body, began).await?;
