@@ -3,7 +3,7 @@
 use anyhow::Context;
 use toml::{Table, Value};
 
-use super::{Config, DEFAULTS, MILLISECONDS_MAX, Policy, Sink, words};
+use super::{Candidate, Config, DEFAULTS, MILLISECONDS_MAX, Policy, Sink, words};
 
 /// A setting's path in the tree of tables, from the root.
 pub(super) type KeyPath = Vec<String>;
@@ -57,6 +57,7 @@ impl Known {
             isolation: Default::default(),
             readers: Default::default(),
             settings: Table::new(),
+            candidate: Some(Candidate::default()),
             limits: Some(config.limits),
         };
         let sink = Sink { limits: Some(config.sink_limits), ..Sink::default() };
@@ -174,9 +175,10 @@ fn is_long(value: &Value) -> bool {
 }
 
 /// Returns values of the types that settings have, each with what to write for it. A setting's type is that of the first that it accepts.
-fn examples() -> [(Value, &'static str); 9] {
+fn examples() -> [(Value, &'static str); 10] {
     [
         (true.into(), "true or false"),
+        (0.5.into(), "a number from 0 to 1, as in 0.1"),
         ((-1).into(), "a whole number"),
         (0.into(), "a whole number, 0 or more"),
         (1.into(), "a whole number, 1 or more"),

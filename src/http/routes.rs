@@ -19,7 +19,7 @@ use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
 use crate::http::ingress::Ingress;
-use crate::http::operate::{self, Operate, dead_letters, lists, live, recordings};
+use crate::http::operate::{self, Operate, candidates, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
 use crate::net::problem::{Problem, ProblemCode};
@@ -126,6 +126,8 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route(&below("/sinks"), get(operate::sinks))
         .route(&below("/policies"), get(operate::policies))
         .route(&below("/policies/reload"), post(operate::reload))
+        .route(&below("/policies/{name}/candidate"), get(candidates::show).delete(candidates::drop_it))
+        .route(&below("/policies/{name}/candidate/promote"), post(candidates::promote))
         .route(&below("/policies/{name}/record"), post(recordings::record))
         .route(&below("/dead-letters"), get(dead_letters::list).delete(dead_letters::delete_all))
         .route(&below("/dead-letters/retry"), post(dead_letters::retry_all))

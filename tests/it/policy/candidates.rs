@@ -176,7 +176,10 @@ async fn a_canary_that_faults_gives_the_events_back_by_the_rules_of_the_circuit(
     let seen = candidate(&server, "p").await;
     assert_eq!((&seen["state"], &seen["calls"]["faults"]), (&json!("returned"), &json!(3)));
     let reason = seen["reason"].as_str().unwrap();
-    assert!(reason.contains("faulted 3 times in a row, most recently in route (trap: ") && reason.contains("the live policy decides again"), "{reason}");
+    assert!(
+        reason.contains("faulted 3 times in a row, most recently in route (trap: ") && reason.contains("the live policy decides again"),
+        "{reason}"
+    );
     let live = &server.get("/policies").await["policies"][0];
     assert_eq!((&live["version"], &live["circuit_open"]), (&json!("1.0.0"), &json!(false)));
     assert_eq!(promote(&server, "p").await.0, 409);
