@@ -1,17 +1,19 @@
 //! Settings: one TOML file and environment variables over the commented defaults in `config/default.toml`.
 //!
-//! They are read once at the start; nothing else reads the environment. The defaults and the reason of each limit are in
-//! `default.toml`. The types say which settings may be zero: those with a meaning for it, such as "never" or "no limit".
+//! They are read once at the start; nothing else reads the environment, but OpenTelemetry's SDK (`traces`). The defaults and the reason of each
+//! limit are in `default.toml`. The types say which settings may be zero: those with a meaning for it, such as "never" or "no limit".
 
 mod auth;
 mod candidate;
 mod known;
 mod load;
 mod milliseconds;
+mod opentelemetry;
 mod origin;
 mod policy;
 mod recordings;
 mod sink;
+mod traces;
 mod validate;
 mod words;
 
@@ -31,6 +33,7 @@ pub use origin::{Authority, Origin, default_port};
 pub use policy::{FormattingFault, Grant, Isolation, Limits, OnBad, OnFault, Plugins, Policy, Readers, RoutingFault, SessionsFault};
 pub use recordings::Recordings;
 pub use sink::{Sink, SinkLimits};
+pub use traces::{Ratio, Traces};
 
 /// The defaults, as text: the reference of all settings.
 pub const DEFAULTS: &str = include_str!("config/default.toml");
@@ -119,8 +122,10 @@ pub struct Config {
     pub groups: Groups,
     /// Limits on dead letters.
     pub dead_letters: DeadLetters,
-    /// Limits on those who look at what happens.
+    /// Limits on the live feed and its observers.
     pub live: Live,
+    /// Where spans of requests are sent, and of which.
+    pub traces: Traces,
     /// Limits on recordings of policies' calls.
     pub recordings: Recordings,
     /// Limits on calls that candidates make again.
@@ -343,7 +348,7 @@ pub struct DeadLetters {
     pub bytes_max: NonZeroUsize,
 }
 
-/// Limits on those who look at what happens.
+/// Limits on the live feed and its observers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Live {

@@ -2,7 +2,7 @@
 //! events, and dead letters. Guests see groups and state through a [`world::World`], and a commit changes them.
 //!
 //! Lock order: `turn`, then `states`, then `groups`. None is held across an await. `states` and `groups` are held neither while a guest runs
-//! nor while messages are posted, so what takes long delays nobody who only looks.
+//! nor while messages are posted, so long work never delays a request that only reads.
 
 pub mod dead_letters;
 pub mod dedup;
@@ -46,7 +46,7 @@ pub struct Model {
     metrics: Arc<Metrics>,
     last_stamp: AtomicU64,
     /// Held by a request that changes groups or state, or depends on them, from its commit until it has posted its messages and handed its
-    /// changes to the store; and by one that met a conflict each time also while it is planned.
+    /// changes to the store. A request that has met too many conflicts holds it while it is planned as well.
     turn: Mutex<()>,
 }
 

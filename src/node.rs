@@ -20,6 +20,7 @@ use crate::policy::load::{Again, Loader, Reload};
 use crate::policy::{Policies, PolicySet, Rejected, engine};
 use crate::recording::shadow;
 use crate::store::{self, Cleaner, Opened, Store};
+use crate::traces::Traces;
 use crate::types::clock::Clock;
 use crate::types::event::Event;
 pub use stats::{INTERVAL, SAMPLES_MAX, Stats};
@@ -32,6 +33,8 @@ pub struct Foundations {
     pub model: Arc<Model>,
     pub loader: Arc<Loader>,
     pub store: Store,
+    /// `None` if nothing is traced.
+    pub traces: Option<Arc<Traces>>,
 }
 
 /// The folder of the plugins' last good versions, in that of the store.
@@ -47,6 +50,7 @@ pub struct Node {
     pub dispatch: Arc<Dispatch>,
     pub format: Arc<Format>,
     pub store: Store,
+    pub traces: Option<Arc<Traces>>,
     pub stats: Stats,
     /// Held by a reload: there is one at a time.
     reloading: tokio::sync::Mutex<()>,
@@ -70,7 +74,9 @@ impl Foundations {
         let place = store::place(&config.store, |name| std::env::var_os(name));
         let opened = Opened::at(&place, &config.store, &metrics)?;
         let dir = opened.store.is_kept().then(|| place.dir()).flatten().map(|dir| dir.join(PLUGINS_KEPT));
+        let traces = Traces::new(&config.traces, &metrics)?;
         let (foundations, cleaner) = Foundations::on(opened, config, clock, metrics)?;
+        let foundations = Foundations { traces, ..foundations };
         let keeping = |loader: Loader| if let Some(dir) = dir { loader.keeping(&dir) } else { loader };
         Ok((foundations.with_loader(keeping), cleaner))
     }
@@ -80,7 +86,7 @@ impl Foundations {
         let model = Model::new(&config, clock, opened.id, store.is_kept(), &metrics);
         let cleaner = opened.fill(&model)?;
         let loader = Arc::new(Loader::new(engine::serving()?, config.clone(), model.clone(), metrics.clone()));
-        Ok((Foundations { config, metrics, model, loader, store }, cleaner))
+        Ok((Foundations { config, metrics, model, loader, store, traces: None }, cleaner))
     }
 
     /// Does the same with another kind of loader.
@@ -124,10 +130,10 @@ impl Foundations {
 
     /// Returns a node with these policies.
     pub fn node(&self, set: PolicySet, rejected: Vec<Rejected>) -> Arc<Node> {
-        let Foundations { config, metrics, model, loader, store } = self;
+        let Foundations { config, metrics, model, loader, store, traces } = self;
         let retire_after = *config.plugins.retire_ms;
         let policies = Arc::new(Policies::new(set, rejected, retire_after));
-        let format = Format::new(policies.clone(), model.clone(), store.clone(), config.mailboxes.shapes_bytes_max);
+        let format = Format::new(policies.clone(), model.clone(), store.clone(), traces.clone(), config.mailboxes.shapes_bytes_max);
         let observers = Observers::new(&config.live, loader.faults(), metrics);
         Arc::new(Node {
             dispatch: Arc::new(Dispatch::new(
@@ -137,6 +143,7 @@ impl Foundations {
                 store.clone(),
                 Sinks::new(config, metrics),
                 observers,
+                traces.clone(),
                 &config.events,
             )),
             stats: Stats::default(),
@@ -147,6 +154,7 @@ impl Foundations {
             loader: loader.clone(),
             policies,
             store: store.clone(),
+            traces: traces.clone(),
             reloading: tokio::sync::Mutex::default(),
         })
     }

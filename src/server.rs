@@ -170,6 +170,7 @@ impl Server {
             format: node.format.clone(),
             mailboxes: node.model.mailboxes.clone(),
             metrics: node.metrics.clone(),
+            traces: node.traces.clone(),
             sockets: config.sockets.clone(),
             limits: config.mailboxes.clone(),
             return_within_ms: config.stop_return_within_ms,
@@ -278,6 +279,10 @@ impl Server {
         match drained.await {
             Ok(()) => tracing::info!("stopped"),
             Err(_) => tracing::warn!(sessions = mailboxes.totals().sessions, "stopped with connections still open (stop_deadline_ms)"),
+        }
+        if let Some(traces) = node.traces.clone() {
+            // The last spans are of the sessions that have closed.
+            let _ = tokio::task::spawn_blocking(move || traces.close()).await;
         }
         let closing = node.clone();
         // What was accepted is stored, and the next start knows that nothing is missing.

@@ -5,7 +5,6 @@
 //! subject in order (`lanes`), as fast as the backend takes them (`pace`). What can't be delivered becomes a dead letter.
 
 mod attempt;
-mod client;
 mod lanes;
 mod pace;
 mod secrets;
@@ -29,10 +28,10 @@ use crate::metrics::{Metrics, SinkGauges};
 use crate::model::Model;
 use crate::model::dead_letters::DeadLetter;
 use crate::model::mailbox::{SinkReader, Taken};
+use crate::net::client::Client;
 use crate::store::Store;
 use crate::types::event::UserId;
 use attempt::Outcome;
-use client::Client;
 use lanes::{Batch, BatchLimits, Lanes, Pending};
 use pace::Pace;
 use secrets::{Secrets, Stamp};

@@ -8,6 +8,7 @@ pub mod event;
 pub mod fault;
 pub mod file;
 pub mod json;
+pub mod origin;
 pub mod page;
 pub mod pattern;
 pub mod private_folder;

@@ -1,11 +1,11 @@
 //! Settings of a candidate: another version of a policy, on trial beside the one that serves.
 
-use std::fmt;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
-use serde::de::{Unexpected, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+
+use super::traces::Ratio;
 
 /// `[policies.NAME.candidate]`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -15,11 +15,11 @@ pub struct Candidate {
     pub file: PathBuf,
     pub mode: Mode,
     /// The part of the calls that it makes too, or of the events that it decides.
-    pub share: Share,
+    pub share: Ratio,
     /// Where an event without a `subject` has the value that decides whether it is the candidate's, as in `data.pool_id`.
     pub key: String,
     /// The part of the compared calls that may differ for a promotion.
-    pub differences_max: Share,
+    pub differences_max: Ratio,
     /// Faults that are no obstacle to a promotion.
     pub faults_max: u64,
     /// Calls that it must have made for a promotion.
@@ -27,7 +27,7 @@ pub struct Candidate {
 }
 
 /// Ten percent: enough to see what is common within minutes.
-const SHARE: Share = Share(0.1);
+const SHARE: Ratio = Ratio::new(0.1);
 
 /// A thousand calls: what one of a hundred events does is seen ten times.
 const CALLS_MIN: NonZeroU64 = NonZeroU64::MIN.saturating_add(999);
@@ -39,7 +39,7 @@ impl Default for Candidate {
             mode: Mode::Shadow,
             share: SHARE,
             key: String::new(),
-            differences_max: Share(0.0),
+            differences_max: Ratio::new(0.0),
             faults_max: 0,
             calls_min: CALLS_MIN,
         }
@@ -73,46 +73,5 @@ impl Mode {
             Mode::Shadow => "shadow",
             Mode::Canary => "canary",
         }
-    }
-}
-
-/// A part of a whole, from 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize)]
-#[serde(transparent)]
-pub struct Share(f64);
-
-impl Share {
-    pub fn get(self) -> f64 {
-        self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for Share {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Share, D::Error> {
-        struct Part;
-        impl Visitor<'_> for Part {
-            type Value = Share;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number from 0 to 1, as in 0.1")
-            }
-
-            fn visit_f64<E: serde::de::Error>(self, part: f64) -> Result<Share, E> {
-                if (0.0..=1.0).contains(&part) { Ok(Share(part)) } else { Err(E::invalid_value(Unexpected::Float(part), &self)) }
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, part: i64) -> Result<Share, E> {
-                match part {
-                    0 => Ok(Share(0.0)),
-                    1 => Ok(Share(1.0)),
-                    _ => Err(E::invalid_value(Unexpected::Signed(part), &self)),
-                }
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, part: u64) -> Result<Share, E> {
-                self.visit_i64(i64::try_from(part).unwrap_or(i64::MAX))
-            }
-        }
-        deserializer.deserialize_any(Part)
     }
 }

@@ -178,7 +178,7 @@ fn is_long(value: &Value) -> bool {
 fn examples() -> [(Value, &'static str); 10] {
     [
         (true.into(), "true or false"),
-        (0.5.into(), "a number from 0 to 1, as in 0.1"),
+        (0.5.into(), "a number from 0 to 1"),
         ((-1).into(), "a whole number"),
         (0.into(), "a whole number, 0 or more"),
         (1.into(), "a whole number, 1 or more"),

@@ -23,6 +23,7 @@ use crate::store::Ticket;
 use crate::types::close::Close;
 use crate::types::delivery::{Draft, Message, Recipients, Refusal, Response};
 use crate::types::event::{self, Body, Event};
+use crate::types::origin::Origin;
 
 /// The event type that formatting policies see for a sessions policy's replies and deliveries.
 const SESSION_EVENT: &str = "signalpost.session";
@@ -135,13 +136,14 @@ pub fn ask(
             Question::Closed(code) => policy.closed(handle, *code, world).map(Some),
         };
         let took = started.elapsed();
+        let origin = Origin { accepted: Some(started), trace: None };
         let response = answer.as_ref().ok().and_then(Option::as_ref);
         let mut plans: Vec<(Arc<Event>, Plan)> =
-            response.map(|response| respond(set, policy, handle, response, world)).into_iter().collect();
+            response.map(|response| respond(set, policy, handle, &origin, response, world)).into_iter().collect();
         if let Some(tapped) = tapped {
             policy.record(tapped, world, question.arguments(handle), answer.clone().map(Output::Responded), took);
         }
-        plans.extend(response.into_iter().flat_map(|response| &response.drafts).map(|draft| publish(set, policy, draft, world)));
+        plans.extend(response.into_iter().flat_map(|response| &response.drafts).map(|draft| publish(set, policy, &origin, draft, world)));
         Answered { took, answer, plans }
     };
     let conclude = |answered: &Answered, mut changes: Changes| {
@@ -197,12 +199,20 @@ impl Question<'_> {
 }
 
 /// Plans what a policy answered: replies first, then its decision. The events that it publishes come after that.
-fn respond(set: &PolicySet, policy: &Policy, handle: &SessionHandle, response: &Response, world: &mut World) -> (Arc<Event>, Plan) {
-    let event = Arc::new(synthetic(policy, SESSION_EVENT.to_owned(), None, None));
+fn respond(
+    set: &PolicySet,
+    policy: &Policy,
+    handle: &SessionHandle,
+    origin: &Origin,
+    response: &Response,
+    world: &mut World,
+) -> (Arc<Event>, Plan) {
+    let event = Arc::new(synthetic(policy, SESSION_EVENT.to_owned(), None, None, origin));
     let (replies, decision) = (response.replies.clone(), response.decision.clone());
     let reply = |body| {
         let to = Recipients::Session { user: handle.user.clone(), session: handle.id.to_string() };
-        let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id).to(&to));
+        let message = Message::new(event.id.clone(), event.event_type.clone(), body, set.id).to(&to);
+        let message = Arc::new(message.with_origin(origin.clone()));
         Planned::to_one(to, handle.user.clone(), message)
     };
     let replies: Vec<Planned> = replies.into_iter().map(reply).collect();
@@ -212,14 +222,14 @@ fn respond(set: &PolicySet, policy: &Policy, handle: &SessionHandle, response: &
 }
 
 /// Plans an event that a policy publishes.
-fn publish(set: &PolicySet, policy: &Policy, draft: &Draft, world: &mut World) -> (Arc<Event>, Plan) {
+fn publish(set: &PolicySet, policy: &Policy, origin: &Origin, draft: &Draft, world: &mut World) -> (Arc<Event>, Plan) {
     let Draft { event_type, subject, data } = draft.clone();
-    let event = Arc::new(synthetic(policy, event_type, subject, Some(data)));
+    let event = Arc::new(synthetic(policy, event_type, subject, Some(data), origin));
     let plan = plan::plan(set, &event, world);
     (event, plan)
 }
 
-fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data: Option<Body>) -> Event {
+fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data: Option<Body>, origin: &Origin) -> Event {
     Event {
         id: event::new_event_id(),
         source: format!("{POLICIES}{}", policy.name),
@@ -233,6 +243,7 @@ fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data:
         },
         extensions: Vec::new(),
         data,
+        origin: origin.clone(),
     }
 }
 

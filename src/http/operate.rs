@@ -251,7 +251,7 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
     }
 }
 
-/// `GET /`: says where to go on, to a person who opens the address in a browser.
+/// `GET /`: tells a person who opens the address in a browser what is here.
 pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
     #[derive(Serialize)]
     struct Index<'a> {
@@ -260,6 +260,8 @@ pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
         socket: String,
         publish: String,
         health: [&'static str; 2],
+        openapi: String,
+        asyncapi: String,
         docs: &'static str,
     }
     let base = &operate.node.config.base_path;
@@ -269,6 +271,8 @@ pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
         socket: format!("{base}/ws/{{user_id}}"),
         publish: format!("{base}/events"),
         health: ["/healthz", "/readyz"],
+        openapi: format!("{base}/openapi.json"),
+        asyncapi: format!("{base}/asyncapi.json"),
         docs: "README.md and docs/ in Signalpost's sources, and `signalpost --help`",
     })
 }

@@ -18,6 +18,7 @@ use hyper_util::service::TowerToHyperService;
 use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
+use crate::http::descriptions::{self, Descriptions};
 use crate::http::ingress::Ingress;
 use crate::http::operate::{self, Operate, candidates, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
@@ -37,15 +38,21 @@ pub struct Front {
 }
 
 impl Front {
-    /// Returns a front with these routes, `/`, `/healthz` and `/readyz`, and perhaps the addresses of producers.
+    /// Returns a front with these routes, `/`, `/healthz`, `/readyz` and the descriptions, and perhaps the addresses of producers.
     pub fn new(ingress: Option<Arc<Ingress>>, routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Arc<Front> {
         let health = Router::new()
             .route("/", get(operate::index))
             .route("/healthz", get(operate::health))
             .route("/readyz", get(operate::ready))
             .with_state(operate.clone());
+        let base_path = &operate.node.config.base_path;
+        let below = |path: &str| format!("{base_path}{path}");
+        let described = Router::new()
+            .route(&below("/openapi.json"), get(descriptions::openapi))
+            .route(&below("/asyncapi.json"), get(descriptions::asyncapi))
+            .with_state(Arc::new(Descriptions::new(base_path)));
         let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
-        let routes = routes.merge(health).fallback(not_found).method_not_allowed_fallback(async || not_allowed());
+        let routes = routes.merge(health).merge(described).fallback(not_found).method_not_allowed_fallback(async || not_allowed());
         let metrics = operate.node.metrics.clone();
         Arc::new(Front { auth: auth.clone(), metrics, ingress, routes: TowerToHyperService::new(routes) })
     }
@@ -77,8 +84,8 @@ impl Front {
             self.auth.permits(request.headers(), Scope::Publish)?;
             let began = Instant::now();
             let (head, body) = request.into_parts();
-            let answer = ingress.post(address, &head, body).await?;
-            self.metrics.publish_seconds.observe(began.elapsed().as_secs_f64());
+            let answer = ingress.post(address, &head, body, began).await?;
+            self.metrics.publish_seconds.observe(began.elapsed());
             return Ok(answer);
         }
         request.extensions_mut().insert(client);

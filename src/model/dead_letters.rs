@@ -96,7 +96,7 @@ impl DeadLetter {
         DeadLetter::new(sink, "".into(), attempts, None, Content::Undelivered { message, reason: reason.into() })
     }
 
-    /// Returns whether a sink has not taken it, so that it is no policy's.
+    /// Returns whether it is a sink's letter, and not a policy's.
     pub fn is_of_sink(&self) -> bool {
         matches!(self.content, Content::Undelivered { .. })
     }
@@ -116,6 +116,18 @@ impl DeadLetter {
             }
         };
         LETTER_BYTES + payload + self.fault.as_ref().map_or(0, |fault| fault.defect.size())
+    }
+}
+
+impl Content {
+    /// Says in the log what was kept, at the level debug: a policy whose circuit is open may have thousands in a second.
+    fn log(&self, policy: &str, letter: u64) {
+        let (event_id, origin) = match self {
+            Content::Event(event) => (&event.id, &event.origin),
+            Content::Message { message, .. } | Content::Undelivered { message, .. } => (&message.event_id, &message.origin),
+        };
+        let trace_id = origin.trace_id().map(tracing::field::display);
+        tracing::debug!(policy, letter, event_id, trace_id, "dead letter kept");
     }
 }
 
@@ -253,6 +265,7 @@ impl DeadLetters {
             self.count("evicted", 1);
         }
         kept.bytes += bytes;
+        letter.content.log(&letter.policy, id);
         let (stamp, letter) = (kept.next_stamp(), Arc::new(letter));
         changes.note(|| Change::Letter { stamp, letter: letter.clone() });
         kept.letters.insert(id, (stamp, letter));

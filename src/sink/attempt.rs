@@ -10,9 +10,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
 
-use super::client::Answer;
 use super::lanes::{Batch, Pending};
 use super::{Sink, pace};
+use crate::net::client::Answer;
 
 /// The outcome of an attempt.
 #[derive(Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use crate::model::state::Value;
 use crate::types::delivery::{Message, PolicySetId, Priority, Terms};
 use crate::types::event::{Body, Event, UserId};
 use crate::types::fault::{Defect, Fault, FaultKind};
+use crate::types::origin::Origin;
 
 /// Set for records without which the rest is still right. No record of this version is.
 const MAY_BE_SKIPPED: u8 = 1;
@@ -284,7 +285,7 @@ impl<'a> Record<'a> {
 
 impl<'a> MessageRecord<'a> {
     fn of(message: &'a Message) -> MessageRecord<'a> {
-        let Message { event_id, event_type, body, policies, terms, is_for_session, attempt } = message;
+        let Message { event_id, event_type, body, policies, terms, is_for_session, attempt, origin: _ } = message;
         MessageRecord {
             event_id,
             event_type,
@@ -317,6 +318,7 @@ impl<'a> MessageRecord<'a> {
             },
             is_for_session: self.is_for_session,
             attempt: self.attempt,
+            origin: Origin::default(),
         }
     }
 }
@@ -399,6 +401,7 @@ impl<'a> LetterRecord<'a> {
                 content_type: event.content_type.to_owned(),
                 extensions: event.extensions.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
                 data: event.data.map(BodyRecord::read),
+                origin: Origin::default(),
             })),
             ContentRecord::Message(message, recipients) => {
                 let recipient = |(user, session): (&str, &str)| Ok(Recipient { user: user_id(user)?, session: session.into() });

@@ -11,6 +11,7 @@ mod cli {
     mod commands;
 }
 mod http {
+    mod descriptions;
     mod events;
     mod explain;
     mod lists;
@@ -56,6 +57,11 @@ mod store {
     mod folders;
     mod repairs;
     mod restarts;
+}
+mod traces {
+    mod collector;
+    mod failing;
+    mod spans;
 }
 
 // The whole.

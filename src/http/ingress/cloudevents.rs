@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::config;
 use crate::net::problem::Problem;
 use crate::types::event::{ATTRIBUTE_BYTES_MAX, Body, Event, check_attribute, check_surrogates, new_event_id};
+use crate::types::origin::Origin;
 use crate::types::timestamp::is_rfc3339;
 
 /// The most extension attributes that one event may have; `dataschema` is kept among them.
@@ -147,6 +148,7 @@ fn structured(text: &str, cloud_event: bool, limits: &config::Events) -> Result<
         content_type,
         extensions,
         data,
+        origin: Origin::default(),
     };
     Ok(Parsed { event: checked(event, limits)?, id_given })
 }
@@ -179,6 +181,7 @@ fn binary(headers: &HeaderMap, body: &[u8], limits: &config::Events) -> Result<P
         content_type: "application/json".to_owned(),
         extensions: Vec::new(),
         data: None,
+        origin: Origin::default(),
     };
     let mut specversion = None;
     for header in headers.keys() {

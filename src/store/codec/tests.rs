@@ -43,6 +43,7 @@ fn every_change() -> Vec<Change> {
         content_type: "application/json".into(),
         extensions: vec![("x".into(), "y".into())],
         data: Some(Body::Text("z".into())),
+        origin: Origin::default(),
     };
     let recipients = vec![Recipient { user: user("1"), session: "s".into() }];
     vec![
