@@ -81,6 +81,7 @@ fn key(event: &Event, path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::origin::Origin;
 
     fn event(subject: Option<&str>, data: &str) -> Event {
         Event {
@@ -92,6 +93,7 @@ mod tests {
             content_type: "application/json".into(),
             extensions: vec![("city".into(), "berlin".into())],
             data: Some(Body::Json(data.into())),
+            origin: Origin::default(),
         }
     }
 

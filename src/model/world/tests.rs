@@ -351,10 +351,10 @@ async fn a_tape_answers_what_a_call_has_read_and_misses_the_rest() {
     assert_eq!((text(same.get(&policy(), "new", QUOTA)), same.missing()), (Some("x".into()), None));
     type Call = fn(&mut World);
     let lacks: [(Call, Missing); 4] = [
-        (|tape| drop(tape.get(&policy(), "b", QUOTA)), Missing::State("b".into())),
-        (|tape| drop(tape.increment(&policy(), "c".into(), 1, None, QUOTA)), Missing::State("c".into())),
-        (|tape| drop(tape.size("h")), Missing::Group("h".into())),
-        (|tape| drop(tape.sessions_of("2")), Missing::Presence("2".into())),
+        (|tape| assert_eq!(tape.get(&policy(), "b", QUOTA), None), Missing::State("b".into())),
+        (|tape| assert_eq!(tape.increment(&policy(), "c".into(), 1, None, QUOTA), Ok(1)), Missing::State("c".into())),
+        (|tape| assert_eq!(tape.size("h"), 0), Missing::Group("h".into())),
+        (|tape| assert_eq!(tape.sessions_of("2"), 0), Missing::Presence("2".into())),
     ];
     for (call, missing) in lacks {
         let mut tape = tape();

@@ -273,7 +273,7 @@ async fn calls_that_a_slow_shadow_does_not_make_are_counted_and_its_faults_are_i
     assert_eq!(server.metric("signalpost_candidate_skipped_total{policy=\"p\"}").await, skipped as f64);
     let live = &server.get("/policies").await["policies"][0];
     assert_eq!((&live["counters"]["faults"], &live["last_fault"]), (&json!(0), &Value::Null));
-    assert_eq!(server.get("/dead-letters").await["letters"], json!([]));
+    assert_eq!(server.get("/dead-letters").await["letters"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
