@@ -110,13 +110,13 @@ fn for_people(answer: &Answer, examples: usize) -> String {
     let Answer { policy, mode, share, state, reason, since, file, candidate, live, calls, times, differences, unfit } = answer;
     let version = |version: &Version| version.version.as_deref().map_or_else(|| "?".to_owned(), plain);
     let mut out = format!(
-        "{} {}: {} of {}, a {} of {}, share {share}, since {}\n",
+        "{}: {} ({}), a {} of {}: {}, share {share}, since {}\n",
         plain(policy),
         version(candidate),
-        plain(&state.replace('_', " ")),
         plain(file),
         plain(mode),
         version(live),
+        plain(&state.replace('_', " ")),
         plain(since)
     );
     // Writing to a string can't fail.
