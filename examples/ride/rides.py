@@ -63,13 +63,24 @@ class Pool:
 
     def stops(self) -> list[dict]:
         """Returns where the car stops for whom, in order."""
-        stops = [(PLACES[place], kind, place, NAMES[ride.rider_id]) for ride in self.rides for kind, place in (("in", ride.pickup), ("out", ride.dropoff))]
+        stops = [
+            (PLACES[place], kind, place, NAMES[ride.rider_id])
+            for ride in self.rides
+            for kind, place in (("in", ride.pickup), ("out", ride.dropoff))
+        ]
         return [{"at": at, "kind": kind, "place": place, "rider": rider} for at, kind, place, rider in sorted(stops)]
 
     def public(self) -> dict:
         """Returns what everybody in the car may know: nobody learns what another rider pays."""
         riders = [NAMES[ride.rider_id] for ride in self.rides]
-        return {"pool_id": self.pool_id, "driver": NAMES[self.driver_id], "riders": riders, "stops": self.stops(), "status": self.status, "at": self.at}
+        return {
+            "pool_id": self.pool_id,
+            "driver": NAMES[self.driver_id],
+            "riders": riders,
+            "stops": self.stops(),
+            "status": self.status,
+            "at": self.at,
+        }
 
     def move(self, at: float) -> Iterator[tuple[str, dict, str | None]]:
         """Moves the car, and returns the events that follow: type, data, and an id for what happens once."""
@@ -133,7 +144,9 @@ class State:
         self.pools.pop(pool.pool_id, None)
 
     def pool_of(self, user: int) -> Pool | None:
-        return next((pool for pool in self.pools.values() if user == pool.driver_id or user in [ride.rider_id for ride in pool.rides]), None)
+        return next(
+            (pool for pool in self.pools.values() if user == pool.driver_id or user in [ride.rider_id for ride in pool.rides]), None
+        )
 
     def of(self, user: int) -> dict:
         """Returns all that this user's page shows."""

@@ -1,4 +1,4 @@
-"""Drives the ride in Chromium: three people, from the request to the arrival. Usage: test.py SIGNALPOST [FOLDER_FOR_SCREENSHOTS]
+"""Drives the ride in Chromium: three people, from the request to the arrival. Usage: test.py SIGNALPOST AXE [FOLDER_FOR_SCREENSHOTS]
 
 It starts `run`, as a reader of README.md does.
 """
@@ -20,6 +20,8 @@ from selenium import webdriver
 HERE = Path(__file__).parent
 # Whatever must come comes within this time, also on a busy machine. The first start installs what is needed.
 SOON_S, START_S = 30, 300
+# axe-core looks at each element, which takes a second on a machine that does nothing else.
+AXE_S = 90
 ADA, BEN, DANA = 1001, 1002, 2002
 FLAGS = """
     --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update
@@ -27,11 +29,14 @@ FLAGS = """
 """.split()
 # The flags alone leave it looking up its maker's hosts. The address is no name and needs no look-up.
 NO_NAMES = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-# Everything that a page does wrong, from its beginning.
+# Everything that a page does wrong, from its beginning, and all notes that it has shown, also for a moment.
 WATCH = """
     window.wrong = [];
     addEventListener("error", event => wrong.push(`error: ${event.message}`));
     addEventListener("unhandledrejection", event => wrong.push(`rejection: ${event.reason}`));
+    window.notes = new Set();
+    const look = () => document.querySelectorAll(".note").forEach(note => notes.add(`${note.closest("article")?.id}: ${note.textContent}`));
+    new MutationObserver(look).observe(document, {childList: true, subtree: true});
 """
 
 
@@ -79,7 +84,7 @@ class Page:
             options.add_argument(flag)
         self.browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
         self.browser.set_page_load_timeout(SOON_S)
-        self.browser.set_script_timeout(SOON_S)
+        self.browser.set_script_timeout(AXE_S)
         self.browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
         self.look("light", 1240, 900)
         self.browser.get(address)
@@ -115,6 +120,10 @@ class Page:
         for word in words:
             self.waits(f"{user} is shown {word!r}", lambda word=word: word in self.text(user))
 
+    def has_shown(self, user, note):
+        script = "return [...notes].some(note => note.startsWith(arguments[0]))"
+        self.waits(f"{user} was shown {note!r}", lambda: self.run(script, f"user-{user}: {note}"))
+
     def press(self, user, button):
         script = """
             const buttons = [...document.querySelectorAll(`#user-${arguments[0]} button`)];
@@ -147,16 +156,20 @@ class Page:
         return self.run("return [...document.querySelectorAll(`#${arguments[0]} code`)].map(code => code.textContent)", name)
 
 
-def main(signalpost, screenshots=None):
+def main(signalpost, axe, screenshots=None):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED  ride: stopped before its end"))
-    with Example(signalpost) as example, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, Page(profile, f"{example.address}/?street_ms=9000") as page:
+    with (
+        Example(signalpost) as example,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        Page(profile, f"{example.address}/?street_ms=9000") as page,
+    ):
         for user in (ADA, BEN, DANA):
             page.shows(user, "online")
         page.waits("the backend hears of a driver", lambda: "signalpost.session.opened" in page.log("heard"))
         ok("two riders and a driver are online, and the backend hears of it")
         matched(page)
         chatted(page)
-        looks(page, Path(screenshots) if screenshots else None)
+        looks(page, Path(axe).read_text(), Path(screenshots) if screenshots else None)
         driven(page, Path(screenshots) if screenshots else None)
         declined(page)
         reloaded(page)
@@ -202,7 +215,7 @@ def chatted(page):
     ok("what one writes all read, as text, and the backend hears it")
 
 
-def looks(page, screenshots):
+def looks(page, axe, screenshots):
     for scheme in ("light", "dark"):
         for width, height in ((1240, 900), (360, 780)):
             page.look(scheme, width, height)
@@ -211,14 +224,24 @@ def looks(page, screenshots):
                 raise Failed(f"at {width} pixels the page is {found} wide")
             beyond = page.run("""
                 const inside = element => !element.closest(".log ol, .lines");
-                const boxes = [...document.querySelectorAll("body *")].filter(inside).map(element => [element.tagName, element.className, element.getBoundingClientRect()]);
-                return boxes.filter(([,, box]) => box.width && (box.left < -1 || box.right > innerWidth + 1)).map(([tag, name]) => `${tag} ${name}`);
+                const isCut = ({width, left, right}) => width && (left < -1 || right > innerWidth + 1);
+                const found = [...document.querySelectorAll("body *")].filter(inside);
+                return found.filter(element => isCut(element.getBoundingClientRect())).map(({tagName, className}) => `${tagName} ${className}`);
             """)
             if beyond:
                 raise Failed(f"at {width} pixels these are cut off: {beyond}")
+            accessible(page, axe, f"{scheme}, {width} pixels")
             shot(page, screenshots, f"ride-{scheme}-{width}")
     page.look("light", 1240, 900)
-    ok("nothing is cut off at 1240 and at 360 pixels")
+    ok("nothing is cut off at 1240 and at 360 pixels, and axe-core finds nothing in either colour scheme")
+
+
+def accessible(page, axe, where):
+    page.run(axe)
+    violations = page.browser.execute_async_script("const done = arguments[0]; axe.run().then(({violations}) => done(violations))")
+    if violations:
+        found = [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in violations]
+        raise Failed(f"axe-core, {where}: {json.dumps(found, indent=1)}")
 
 
 def shot(page, screenshots, name):
@@ -226,7 +249,9 @@ def shot(page, screenshots, name):
         time.sleep(0.7)
         height = page.run("return Math.ceil(document.body.getBoundingClientRect().bottom)")
         clip = {"x": 0, "y": 0, "width": page.run("return innerWidth"), "height": height, "scale": 1}
-        data = page.browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "webp", "quality": 75, "clip": clip, "captureBeyondViewport": True})["data"]
+        data = page.browser.execute_cdp_cmd(
+            "Page.captureScreenshot", {"format": "webp", "quality": 75, "clip": clip, "captureBeyondViewport": True}
+        )["data"]
         (screenshots / f"{name}.webp").write_bytes(base64.b64decode(data))
 
 
@@ -250,7 +275,7 @@ def reloaded(page):
 
 def driven(page, screenshots):
     page.press(DANA, "Start driving")
-    page.shows(ADA, "The ride has begun")
+    page.has_shown(ADA, "The ride has begun")
     seen = []
     for user in (ADA, BEN):
         seen.append(page.waits(f"the car moves for {user}", lambda user=user: (at := page.at(user)) > 0.05 and at))
@@ -261,7 +286,9 @@ def driven(page, screenshots):
         for scheme in ("light", "dark"):
             page.look(scheme, 1240, 900)
             shot(page, screenshots, f"ride-{scheme}")
-    page.shows(BEN, "Drops off")
+    page.has_shown(ADA, "Picks up Ben at Market")
+    page.has_shown(BEN, "You get in at Market")
+    page.has_shown(BEN, "Drops off Ada at Station")
     page.shows(ADA, "You have arrived. You pay €10.92.")
     page.shows(BEN, "You have arrived. You pay €12.48.")
     page.shows(DANA, "No request yet")

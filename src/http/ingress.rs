@@ -1,21 +1,22 @@
 //! Ingress: producers' requests over HTTP, answered with receipts.
 
 pub mod cloudevents;
+mod frame;
 mod sampled;
+pub mod stream;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body as HttpBody;
 use axum::extract::Query;
-use axum::response::Response;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, StatusCode, Uri};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::auth::Auth;
 use crate::config;
 use crate::dispatch::{Receipt, UnderWay};
 use crate::explain::{Explained, Room};
@@ -27,13 +28,14 @@ use crate::node::Node;
 use crate::policy::{Incomplete, Role};
 use crate::store::{NotStored, Ticket};
 use crate::types::delivery::Terms;
-use crate::types::event::{self, Event, UserId};
+use crate::types::event::{self, Body, Event, UserId};
 use crate::types::origin::Origin;
 use cloudevents::Parsed;
 use sampled::{Sampled, Traced};
+use stream::Streams;
 
 /// draft-ietf-httpapi-idempotency-key-header.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Bytes of a receipt's buffer, into which most receipts fit.
 const RECEIPT_BYTES: usize = 320;
@@ -43,6 +45,8 @@ const RECEIPT_BYTES: usize = 320;
 pub struct Ingress {
     node: Arc<Node>,
     bodies: Arc<Bodies>,
+    auth: Arc<Auth>,
+    streams: Streams,
 }
 
 /// An address at which producers send requests.
@@ -52,7 +56,22 @@ pub enum Address {
     Events,
     /// `{base}/users/{user_id}/messages`
     Messages(Result<UserId, Problem>),
+    /// `{base}/publish`
+    Stream,
 }
+
+impl Address {
+    /// Returns the method that it takes, as `Allow` names it too.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Address::Events | Address::Messages(_) => "POST",
+            Address::Stream => "GET",
+        }
+    }
+}
+
+/// A status, and its JSON.
+pub type Answer = (StatusCode, Vec<u8>);
 
 /// The answer to one event; a batch is answered with one for each event, in its order.
 #[derive(Serialize)]
@@ -84,17 +103,17 @@ struct PublishQuery {
 }
 
 /// How long a message to one user matters.
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct TellQuery {
+pub struct TellQuery {
     ttl_ms: Option<u64>,
     keep_ms: Option<u64>,
     collapse_key: Option<String>,
 }
 
 impl Ingress {
-    pub fn new(node: Arc<Node>, bodies: Arc<Bodies>) -> Ingress {
-        Ingress { node, bodies }
+    pub fn new(node: Arc<Node>, bodies: Arc<Bodies>, auth: Arc<Auth>, streams: Streams) -> Ingress {
+        Ingress { node, bodies, auth, streams }
     }
 
     /// Returns which of its addresses a path is, if it is one.
@@ -103,22 +122,31 @@ impl Ingress {
         if path == "/events" {
             return Some(Address::Events);
         }
+        if path == "/publish" {
+            return Some(Address::Stream);
+        }
         let user = path.strip_prefix("/users/")?.strip_suffix("/messages")?;
         let is_segment = !user.is_empty() && !user.contains('/');
         is_segment.then(|| Address::Messages(self.user(user)))
     }
 
     fn user(&self, segment: &str) -> Result<UserId, Problem> {
-        let text = percent_decode_str(segment).decode_utf8().map_err(|_| "a user id is UTF-8".to_owned());
-        let user = text.and_then(|text| UserId::new(&text, self.node.config.sockets.user_id_bytes_max.get()));
+        let bytes_max = self.node.config.sockets.user_id_bytes_max.get();
+        let user = match segment.contains('%') {
+            false => UserId::new(segment, bytes_max),
+            true => {
+                let text = percent_decode_str(segment).decode_utf8().map_err(|_| "a user id is UTF-8".to_owned());
+                text.and_then(|text| UserId::new(&text, bytes_max))
+            }
+        };
         user.map_err(problem::invalid_user)
     }
 
-    /// Answers a POST that may publish. `began`: when it was taken.
+    /// Answers a POST that may publish, with a status and JSON. `began`: when it was taken.
     ///
     /// # Errors
     /// What is wrong with the request, or with its only event.
-    pub async fn post(&self, address: Address, head: &Parts, body: Incoming, began: Instant) -> Result<Response, Problem> {
+    pub async fn post(&self, address: Address, head: &Parts, body: Incoming, began: Instant) -> Result<Answer, Problem> {
         self.node.policies.check()?;
         let mut sampled = self.node.traces.as_ref().and_then(|traces| Sampled::of(traces, &head.headers, began));
         let origin = Origin { accepted: Some(began), trace: sampled.as_ref().map(|sampled| sampled.root.context.clone()) };
@@ -126,6 +154,7 @@ impl Ingress {
             // Boxed, so that its large state is not part of each request's.
             Address::Events => (Box::pin(self.publish(head, body, origin, &mut sampled)).await, "/events"),
             Address::Messages(user) => (self.tell(user?, head, body, origin, &mut sampled).await, "/users/{user_id}/messages"),
+            Address::Stream => return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "a stream takes GET")),
         };
         if let Some(sampled) = sampled {
             sampled.end(&format!("{}{path}", self.node.config.base_path), &answer);
@@ -135,7 +164,7 @@ impl Ingress {
 
     /// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With
     /// `explain=true` a receipt also has an explanation; with `dry_run=true` it says what would happen, and nothing does.
-    async fn publish(&self, head: &Parts, body: Incoming, origin: Origin, sampled: &mut Traced<'_>) -> Result<Response, Problem> {
+    async fn publish(&self, head: &Parts, body: Incoming, origin: Origin, sampled: &mut Traced<'_>) -> Result<Answer, Problem> {
         let query = query(&head.uri, "publishing takes explain and dry_run, each true or false")?;
         let whole = self.read(&head.headers, body).await?;
         match cloudevents::read(&head.headers, &whole.body, self.limits()).inspect_err(|_| self.rejected())? {
@@ -157,30 +186,10 @@ impl Ingress {
                 if let Some(sampled) = sampled {
                     sampled.batch(&parsed);
                 }
-                let mut items = Vec::with_capacity(parsed.len());
-                let mut last = None;
-                let (mut turns, mut room) = (Turns::default(), Room::default());
-                for parsed in parsed {
-                    turns.take().await;
-                    items.push(match parsed {
-                        Ok(Parsed { event, id_given }) => match self
-                            .dispatch(Parsed { event: Event { origin: origin.clone(), ..event }, id_given }, query, &mut room)
-                            .await
-                        {
-                            Ok((item, ticket)) => {
-                                last = ticket.or(last);
-                                item
-                            }
-                            Err(problem) => Item::Problem(problem.into_document()),
-                        },
-                        Err(problem) => {
-                            self.rejected();
-                            Item::Problem(problem.into_document())
-                        }
-                    });
-                }
-                // What was handed over last is stored last.
-                if let Some(ticket) = last {
+                let of = |parsed: Parsed| Parsed { event: Event { origin: origin.clone(), ..parsed.event }, ..parsed };
+                let parsed = parsed.into_iter().map(|parsed| parsed.map(of)).collect();
+                let (items, ticket) = self.publish_each(parsed, query).await;
+                if let Some(ticket) = ticket {
                     ticket.stored().await?;
                 }
                 Ok(answer(Item::status(&items), &items))
@@ -188,27 +197,56 @@ impl Ingress {
         }
     }
 
+    /// Publishes events one after the other. Returns the answer to each, and the ticket of the last: what was handed over last is stored last.
+    async fn publish_each(&self, events: Vec<Result<Parsed, Problem>>, query: PublishQuery) -> (Vec<Item>, Option<Ticket>) {
+        let mut items = Vec::with_capacity(events.len());
+        let mut last = None;
+        let (mut turns, mut room) = (Turns::default(), Room::default());
+        for parsed in events {
+            turns.take().await;
+            let published = match parsed {
+                Ok(parsed) => self.dispatch(parsed, query, &mut room).await,
+                Err(problem) => {
+                    self.rejected();
+                    Err(problem)
+                }
+            };
+            items.push(match published {
+                Ok((item, ticket)) => {
+                    last = ticket.or(last);
+                    item
+                }
+                Err(problem) => Item::Problem(problem.into_document()),
+            });
+        }
+        (items, last)
+    }
+
     /// `POST {base}/users/{user_id}/messages`: any JSON value, or text, to one user. 202 and a receipt.
-    async fn tell(
-        &self,
-        user: UserId,
-        head: &Parts,
-        body: Incoming,
-        origin: Origin,
-        sampled: &mut Traced<'_>,
-    ) -> Result<Response, Problem> {
+    async fn tell(&self, user: UserId, head: &Parts, body: Incoming, origin: Origin, sampled: &mut Traced<'_>) -> Result<Answer, Problem> {
         let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
         let whole = self.read(&head.headers, body).await?;
-        let body = &whole.body;
-        if body.len() > self.limits().event_bytes_max.get() {
-            let detail = format!(
-                "the message has {} bytes, over the limit of {} (events.event_bytes_max)",
-                body.len(),
-                self.limits().event_bytes_max
-            );
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail));
+        self.check_size(whole.body.len())?;
+        let body = cloudevents::message(&head.headers, &whole.body)?;
+        let once = idempotency_key(&head.headers)?;
+        let (receipt, ticket) = self.tell_one(user, body, query, once.as_deref(), origin)?;
+        if let Some(sampled) = sampled {
+            sampled.receipt(&receipt);
         }
-        let body = cloudevents::message(&head.headers, body)?;
+        ticket.stored().await?;
+        Ok((StatusCode::ACCEPTED, receipt.to_json()))
+    }
+
+    /// Sends a message to one user, once if it has a key.
+    fn tell_one(
+        &self,
+        user: UserId,
+        body: Body,
+        query: TellQuery,
+        once: Option<&str>,
+        origin: Origin,
+    ) -> Result<(Receipt, Ticket), Problem> {
+        self.check_size(body.size())?;
         let key_bytes_max = self.node.config.groups.name_bytes_max;
         if let Some(key) = query.collapse_key.as_deref()
             && !(1..=key_bytes_max.get()).contains(&key.len())
@@ -222,15 +260,16 @@ impl Ingress {
             collapse_key: query.collapse_key.map(Arc::from),
             ..Terms::default()
         };
-        let once = idempotency_key(&head.headers)?;
         self.node.store.admit()?;
-        let (mut receipt, ticket) = self.node.dispatch.tell(user, body, terms, once.as_deref(), origin).map_err(under_way)?;
-        if let Some(sampled) = sampled {
-            sampled.receipt(&receipt);
-        }
-        ticket.stored().await?;
+        let (mut receipt, ticket) = self.node.dispatch.tell(user, body, terms, once, origin).map_err(under_way)?;
         receipt.stored = self.node.store.stored().map(Into::into);
-        Ok(answer(StatusCode::ACCEPTED, &receipt))
+        Ok((receipt, ticket))
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), Problem> {
+        let max = self.limits().event_bytes_max;
+        let detail = || format!("the message has {bytes} bytes, over the limit of {max} (events.event_bytes_max)");
+        if bytes > max.get() { Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail())) } else { Ok(()) }
     }
 
     fn limits(&self) -> &config::Events {
@@ -240,6 +279,10 @@ impl Ingress {
 
 /// Returns the key by which a message is sent once: the same key for the same user again, within the window, does nothing.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    // A walk over a request's few names costs less than hashing this one.
+    if !headers.keys().any(|name| *name == IDEMPOTENCY_KEY) {
+        return Ok(None);
+    }
     let Some(key) = headers.get(&IDEMPOTENCY_KEY) else { return Ok(None) };
     let wrong = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "idempotency_key", format!("Idempotency-Key: {detail}"));
     if headers.get_all(&IDEMPOTENCY_KEY).iter().count() > 1 {
@@ -316,12 +359,9 @@ impl Ingress {
     }
 }
 
-fn answer<T: Serialize>(status: StatusCode, answer: &T) -> Response {
-    let mut body = Vec::with_capacity(RECEIPT_BYTES);
+fn answer<T: Serialize>(status: StatusCode, answer: &T) -> Answer {
+    let mut json = Vec::with_capacity(RECEIPT_BYTES);
     // Receipts are structs of strings and numbers: serializing them can't fail.
-    let _ = serde_json::to_writer(&mut body, answer);
-    let mut response = Response::new(HttpBody::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    let _ = serde_json::to_writer(&mut json, answer);
+    (status, json)
 }

@@ -62,6 +62,7 @@ const CODES: &[&str] = &[
     "store_failed",
     "store_full",
     "store_late",
+    "subprotocol",
     "text",
     "too_many_bodies",
     "too_many_frames",
@@ -70,6 +71,7 @@ const CODES: &[&str] = &[
     "too_many_recordings",
     "too_many_sessions",
     "too_many_sessions_of_address",
+    "too_many_streams",
     "unauthorized",
     "under_way",
     "unknown_event",
@@ -103,6 +105,12 @@ pub struct Document {
     status: u16,
     code: &'static str,
     detail: String,
+}
+
+impl Document {
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
 }
 
 impl Problem {

@@ -16,6 +16,7 @@ mod http {
     mod explain;
     mod lists;
     pub mod live;
+    mod publishing;
     mod receipts;
 }
 mod kit;
@@ -59,7 +60,7 @@ mod store {
     mod restarts;
 }
 mod traces {
-    mod collector;
+    pub mod collector;
     mod failing;
     mod spans;
 }

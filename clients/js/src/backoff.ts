@@ -6,8 +6,8 @@ export type Then = "now" | "back_off" | "stop";
 
 /** Returns what to do after a close with this code. */
 export function afterClose(code: number): Then {
-  if (/^(1001|1012|40..)$/.test(String(code))) return "now";
-  return /^(1005|1006|1011|1013|41..)$/.test(String(code)) ? "back_off" : "stop";
+  const is = (codes: RegExp): boolean => codes.test(String(code));
+  return is(/^(1001|1012|40..)$/) ? "now" : is(/^(1005|1006|1011|1013|41..)$/) ? "back_off" : "stop";
 }
 
 /** Returns how long to wait after this number of failures in a row. `chance` is from 0 to 1. */

@@ -9,8 +9,6 @@ import { type Token, type Tokens, tokens } from "./tokens.js";
 import type { Events, Link, Opening, Options, Position, State } from "./types.js";
 import { websocket } from "./websocket.js";
 
-const WAKING = ["online", "pageshow", "visibilitychange"];
-
 interface Hello {
   session: string;
   epoch: string;
@@ -32,7 +30,7 @@ interface Client {
 /** Gives a client its methods, and connects it, again after each end, until it is closed or told to stop. */
 export function connect<In>(client: Client, base: string | URL, options: Options): void {
   const { user, attributes = {}, token: source, ack = "auto", fallback, WebSocket: Socket = globalThis.WebSocket } = options;
-  if (!Socket) throw new TypeError("no options.WebSocket");
+  if (!Socket) throw new TypeError("no WebSocket: pass options.WebSocket");
   const address = new URL(String(base).replace(/^ws/, "http"), globalThis.location?.href);
   address.pathname = address.pathname.replace(/\/?$/, "/");
   for (const pair of Object.entries(attributes)) address.searchParams.set(...pair);
@@ -72,10 +70,11 @@ export function connect<In>(client: Client, base: string | URL, options: Options
   const write = (frame: string): void => link?.send(frame);
   const sending = sends(write);
   let tokening: Tokens | undefined;
-  /** What a listener throws is reported as any error that nobody handles. */
-  const report = (error: unknown): void => void Promise.reject(error);
+  /** Tells the listeners. What one throws is reported as any error that nobody handles. */
   const emit = <K extends keyof Events<In>>(name: K, event: Events<In>[K]): Promise<unknown>[] =>
-    [...listeners].flatMap(([its, listener]) => its === name ? new Promise((resolve) => resolve(listener(event as never))).catch(report) : []);
+    [...listeners].flatMap(([its, listener]) =>
+      its === name ? new Promise((resolve) => resolve(listener(event as never))).catch((error) => void Promise.reject(error)) : [],
+    );
   const enter = (to: State): void => {
     client.state = to;
     emit("state", to);
@@ -89,7 +88,8 @@ export function connect<In>(client: Client, base: string | URL, options: Options
 
   // Connecting.
 
-  const listen = (how: "add" | "remove"): void => WAKING.forEach((name) => globalThis[`${how}EventListener`]?.(name, wake));
+  const listen = (how: "add" | "remove"): void =>
+    ["online", "pageshow", "visibilitychange"].forEach((name) => globalThis[`${how}EventListener`]?.(name, wake));
 
   const start = (): void => {
     tokening = source && tokens(source, renew);

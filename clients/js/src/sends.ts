@@ -59,6 +59,6 @@ export function sends(write: (frame: string) => void): Sends {
       bytesMax = 0;
       all.forEach(({ isSent }, id) => isSent && settle(id, new SignalpostError("lost", "the connection ended")));
     },
-    stop: () => all.forEach((_, id) => settle(id, new SignalpostError("stopped", "the client has stopped"))),
+    stop: () => all.forEach((_, id) => settle(id, new SignalpostError("stopped", "the client stopped"))),
   };
 }

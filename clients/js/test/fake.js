@@ -105,6 +105,14 @@ export async function pass(ms) {
   await settled();
 }
 
+/** Turns the clock while the server shows that it is there. */
+export async function live(socket, ms) {
+  for (let left = ms; left > 0; left -= 20_000) {
+    await pass(Math.min(left, 20_000));
+    socket.say({ type: "pong" });
+  }
+}
+
 /** Chance is 1 unless a test says otherwise: all waits are at their longest. */
 export let chance;
 

@@ -27,7 +27,12 @@ export function idle(places, ask) {
 
 /** A request that nobody has answered yet. */
 export function waiting({ pickup, dropoff }) {
-  return element("div", { className: "waiting" }, element("span", { className: "pulse", ariaHidden: "true" }), element("p", {}, `${pickup} to ${dropoff}: looking for a driver …`));
+  return element(
+    "div",
+    { className: "waiting" },
+    element("span", { className: "pulse", ariaHidden: "true" }),
+    element("p", {}, `${pickup} to ${dropoff}: looking for a driver …`),
+  );
 }
 
 /** The offers of a driver, each with its buttons. */
@@ -62,14 +67,23 @@ export function route(pool, places, own) {
   const percent = (at) => `${(at * 100).toFixed(1)}%`;
   const stops = Object.entries(places).map(([place, at]) => {
     const here = pool.stops.filter((stop) => stop.place === place);
-    const stop = element("li", { className: [here.length ? "used" : "", here.some(({ rider }) => rider === own) ? "own" : "", pool.at >= at ? "passed" : ""].join(" ") });
+    const stop = element("li", {
+      className: [here.length ? "used" : "", here.some(({ rider }) => rider === own) ? "own" : "", pool.at >= at ? "passed" : ""].join(" "),
+    });
     stop.style.setProperty("--at", percent(at));
-    const who = here.map(({ kind, rider }) => element("small", { title: `${rider} gets ${kind}` }, `${kind === "in" ? "↑" : "↓"} ${rider === own ? "you" : rider}`));
+    const who = here.map(({ kind, rider }) =>
+      element("small", { title: `${rider} gets ${kind}` }, `${kind === "in" ? "↑" : "↓"} ${rider === own ? "you" : rider}`),
+    );
     stop.append(element("span", {}, place), ...who);
     return stop;
   });
   const car = element("i", { className: "car", title: "the car" });
-  const track = element("div", { className: "route", role: "img", ariaLabel: `The car has done ${Math.round(pool.at * 100)} % of the street` }, element("ol", {}, ...stops), car);
+  const track = element(
+    "div",
+    { className: "route", role: "img", ariaLabel: `The car has done ${Math.round(pool.at * 100)} % of the street` },
+    element("ol", {}, ...stops),
+    car,
+  );
   track.dataset.at = pool.at;
   track.style.setProperty("--car", percent(pool.at));
   return track;
@@ -77,7 +91,13 @@ export function route(pool, places, own) {
 
 /** What those in the car write to each other. */
 export function chat(lines, own, names, draft, write) {
-  const list = element("ul", { className: "lines" }, ...lines.map(({ from, text }) => element("li", { className: from === own ? "own" : "" }, element("b", {}, from === own ? "you" : names[from]), " ", text)));
+  const list = element(
+    "ul",
+    { className: "lines", tabIndex: 0, ariaLabel: "Messages" },
+    ...lines.map(({ from, text }) =>
+      element("li", { className: from === own ? "own" : "" }, element("b", {}, from === own ? "you" : names[from]), " ", text),
+    ),
+  );
   const input = element("input", { value: draft, placeholder: "Write to the others", ariaLabel: "Message", maxLength: 200, autocomplete: "off" });
   const form = element("form", {}, input, element("button", {}, "Send"));
   form.onsubmit = (event) => {

@@ -173,15 +173,19 @@ class Person {
     if (note) parts.push(element("p", { className: "note", role: "status" }, note));
     if (pool) {
       const others = pool.riders.filter((name) => name !== this.name);
-      const who = this.isDriver ? `With ${pool.riders.join(" and ")}` : `${pool.driver} drives${others.length ? `, with ${others.join(" and ")}` : ""}`;
+      const who = this.isDriver
+        ? `With ${pool.riders.join(" and ")}`
+        : `${pool.driver} drives${others.length ? `, with ${others.join(" and ")}` : ""}`;
       parts.push(element("div", { className: "ride" }, element("strong", {}, who), fare ? element("span", { className: "fare" }, price(fare)) : ""));
       parts.push(route(pool, places, this.isDriver ? undefined : this.name));
-      if (this.isDriver && pool.status === "waiting") parts.push(element("button", { className: "main", onclick: () => this.drive() }, "Start driving"));
+      if (this.isDriver && pool.status === "waiting")
+        parts.push(element("button", { className: "main", onclick: () => this.drive() }, "Start driving"));
     }
     if (this.isDriver) {
       this.state.offers = this.state.offers.filter(({ until }) => until > Date.now());
       parts.push(...offers(this.state.offers, names, (offer, type) => this.answer(offer, type)));
-      if (!pool && !this.state.offers.length) parts.push(element("p", { className: "empty" }, "No request yet. An offer appears here as soon as a rider asks."));
+      if (!pool && !this.state.offers.length)
+        parts.push(element("p", { className: "empty" }, "No request yet. An offer appears here as soon as a rider asks."));
     } else if (!pool) {
       parts.push(ride ? waiting(ride) : idle(places, (...way) => this.ask(...way)));
     }

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use axum::response::Response;
 use http::HeaderMap;
 
+use super::Answer;
 use super::cloudevents::Parsed;
 use crate::dispatch::Receipt;
 use crate::net::problem::Problem;
@@ -31,6 +31,21 @@ impl<'a> Sampled<'a> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let root = traces.begin(text(TRACEPARENT), text("tracestate"), began)?;
         Some(Box::new(Sampled { traces, root, said: Said { attributes: Vec::with_capacity(12), ..Said::default() } }))
+    }
+
+    /// Returns an event of a stream as one that is sampled, if it is. Frames have no headers, so its own attributes name its parent.
+    pub fn of_event(traces: &'a Traces, event: &Event, began: Instant) -> Traced<'a> {
+        let text = |name| event.extensions.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let root = traces.begin(text(TRACEPARENT), text("tracestate"), began)?;
+        let mut sampled = Box::new(Sampled { traces, root, said: Said::default() });
+        sampled.event(event);
+        Some(sampled)
+    }
+
+    /// Makes the span of an event of a stream, which is answered now.
+    pub fn streamed(self) {
+        let Sampled { traces, root, said } = self;
+        traces.end(&root, "publish", || said);
     }
 
     /// Says which event the request publishes.
@@ -63,11 +78,11 @@ impl<'a> Sampled<'a> {
     }
 
     /// Makes the span.
-    pub fn end(self, route: &str, answer: &Result<Response, Problem>) {
+    pub fn end(self, route: &str, answer: &Result<Answer, Problem>) {
         let Sampled { traces, root, mut said } = self;
         traces.end(&root, format!("POST {route}"), || {
             let status = match answer {
-                Ok(response) => response.status(),
+                Ok((status, _)) => *status,
                 Err(problem) => {
                     said.attributes.push(Attribute::new("error.type", problem.code));
                     said.error = problem.status.is_server_error().then(|| problem.detail.clone().into());

@@ -795,6 +795,7 @@ async fn the_load_generator_shows_keys_and_tokens_to_a_server_that_asks_for_them
             requests_max: 50,
             duration_max: Duration::from_secs(30),
             rate: None,
+            stream: 0,
             message_bytes: 64,
             at_once: 5,
             seed: 1,

@@ -1,6 +1,8 @@
 // A client, in Chromium or in this process, whose connection is dropped in every way: it hears each message once, or one `gap`.
 //
-// Usage: drops.js SIGNALPOST [--in chromium|node] [--store os|memory] [--drops N] [--seed N]
+// Usage: drops.js SIGNALPOST [--in chromium|node] [--way websocket|sse] [--store os|memory] [--drops N] [--seed N]
+//
+// With `--way sse` no WebSocket gets through, and the client falls back to server-sent events.
 //
 // With the store on (`os`), a restart and a kill -9 lose nothing. Without it, each is a gap.
 
@@ -12,6 +14,7 @@ import { parseArgs } from "node:util";
 import { WebSocket } from "ws";
 
 import { Signalpost } from "../../dist/index.js";
+import { sse } from "../../dist/sse.js";
 import { Chromium } from "./chromium.js";
 import { Issuer, Proxy, Server, sleep, until } from "./signalpost.js";
 
@@ -75,13 +78,22 @@ class Application {
   }
 }
 
+/** A network that lets no WebSocket through. */
+class NoWebSocket {
+  constructor() {
+    setTimeout(() => this.onclose({ code: 1006, reason: "" }));
+  }
+  close() {}
+}
+
 /** The client in this process. `take` returns what it heard since the last call, and its states. */
 class InNode {
   #heard = [];
   #states = [];
 
-  constructor(application, proxy) {
-    this.client = new Signalpost(proxy.address, { user: USER, WebSocket: globalThis.WebSocket ?? WebSocket, token: (why) => application.token(why) });
+  constructor(application, proxy, way) {
+    const options = way === "sse" ? { WebSocket: NoWebSocket, fallback: sse } : { WebSocket: globalThis.WebSocket ?? WebSocket };
+    this.client = new Signalpost(proxy.address, { user: USER, token: (why) => application.token(why), ...options });
     this.client.on("message", ({ data }) => void (data.n && this.#heard.push(data.n)));
     this.client.on("gap", () => void this.#heard.push("gap"));
     this.client.on("state", (state) => void this.#states.push(state));
@@ -96,9 +108,9 @@ class InNode {
 }
 
 class InChromium {
-  static async start(application, proxy) {
+  static async start(application, proxy, way) {
     const client = new InChromium();
-    const query = new URLSearchParams({ server: proxy.address, user: USER });
+    const query = new URLSearchParams({ server: proxy.address, user: USER, way });
     client.browser = await Chromium.start(`${application.address}/?${query}`);
     await until("the page's client", () => client.browser.run("!!globalThis.client"));
     return client;
@@ -313,7 +325,7 @@ function wrong(run) {
 }
 
 async function main() {
-  const options = { in: { type: "string", default: "chromium" }, store: { type: "string", default: "os" }, drops: { type: "string", default: "10" }, seed: { type: "string", default: "1" } };
+  const options = { in: { type: "string", default: "chromium" }, way: { type: "string", default: "websocket" }, store: { type: "string", default: "os" }, drops: { type: "string", default: "10" }, seed: { type: "string", default: "1" } };
   const { positionals, values } = parseArgs({ allowPositionals: true, options });
   const drops = Number(values.drops);
   const pick = random(Number(values.seed));
@@ -323,7 +335,7 @@ async function main() {
   await run.application.start();
   run.server = await Server.start(positionals[0], `[auth]\norigins = ["${run.application.address}"]\n${CONFIG}`, run.application.issuer, values.store);
   run.proxy = await Proxy.start(run.server.port);
-  run.client = values.in === "node" ? new InNode(run.application, run.proxy) : await InChromium.start(run.application, run.proxy);
+  run.client = values.in === "node" ? new InNode(run.application, run.proxy, values.way) : await InChromium.start(run.application, run.proxy, values.way);
   try {
     await run.reach("the client is open", ({ name }) => name === "open");
     await run.publish(1);
@@ -356,9 +368,9 @@ async function main() {
       const codes = run.states.filter(({ code }) => code).map(({ code }) => code);
       console.log(`ok  drop ${index}: ${name}; ${codes.join(" ")}; ${run.heard.length - gaps} messages, ${gaps} gaps; ${Math.round(performance.now() - began)} ms`);
     }
-    console.log(`ok  ${values.in}, store ${values.store}, seed ${values.seed}: ${run.sent} messages through ${drops} drops, each once or behind one gap`);
+    console.log(`ok  ${values.in}, ${values.way}, store ${values.store}, seed ${values.seed}: ${run.sent} messages through ${drops} drops, each once or behind one gap`);
   } catch (error) {
-    console.error(`${run.server.log.split("\n").slice(-20).join("\n")}\nFAILED  ${values.in}, store ${values.store}, seed ${values.seed}: ${error.message}`);
+    console.error(`${run.server.log.split("\n").slice(-20).join("\n")}\nFAILED  ${values.in}, ${values.way}, store ${values.store}, seed ${values.seed}: ${error.message}`);
     process.exitCode = 1;
   } finally {
     await run.client.dispose();
