@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::config::FormattingFault;
 use crate::model::Model;
-use crate::model::dead_letters::Failure;
+use crate::model::dead_letters::{DeadLetter, Failure};
 use crate::model::world::World;
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
 use crate::registry::SessionHandle;
@@ -88,9 +88,11 @@ impl Format {
             }
         };
         if let (Err(DropReason::DeadLetter), Some(failure)) = (&shape.shaped, &shape.failure) {
-            let mut changes = self.store.changes();
-            self.model.dead_letters.keep_message(failure, message, handle, &mut changes);
-            drop(self.store.append(changes));
+            if !self.store.hand_on(|| DeadLetter::of_reader(failure, message, handle)) {
+                let mut changes = self.store.changes();
+                self.model.dead_letters.keep_message(failure, message, handle, &mut changes);
+                drop(self.store.append(changes));
+            }
         }
         shape.shaped.clone()
     }
@@ -159,6 +161,9 @@ impl Format {
             return policy.format(message, body, reader, &mut World::dry(&self.model));
         }
         let format = |world: &mut World| policy.format(message, body, reader, world);
+        if !self.store.decides() {
+            return self.model.read_only(format);
+        }
         // No caller is answered, so the store is not waited for.
         self.model.transact(|| self.store.changes(), format, |_, changes| drop(self.store.append(changes))).0
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::body::Body as HttpBody;
 use axum::extract::Query;
 use axum::response::Response;
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use hyper::body::Incoming;
@@ -15,6 +16,7 @@ use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::NotForwarded;
 use crate::config;
 use crate::dispatch::{Receipt, UnderWay};
 use crate::explain::{Explained, Room};
@@ -117,6 +119,18 @@ impl Ingress {
     /// What is wrong with the request, or with its only event.
     pub async fn post(&self, address: Address, head: &Parts, body: Incoming) -> Result<Response, Problem> {
         self.node.policies.check()?;
+        let whole = self.read(&head.headers, body).await?;
+        match self.node.cluster.forward(head, &whole.body).await? {
+            Some(answered) => Ok(answered.map(HttpBody::from)),
+            None => self.answer(address, head, &whole.body).await,
+        }
+    }
+
+    /// Answers a request of which the body is read, and that this node decides about.
+    ///
+    /// # Errors
+    /// As for [`Ingress::post`].
+    pub async fn answer(&self, address: Address, head: &Parts, body: &Bytes) -> Result<Response, Problem> {
         match address {
             // Boxed, so that its large state is not part of each request's.
             Address::Events => Box::pin(self.publish(head, body)).await,
@@ -126,10 +140,9 @@ impl Ingress {
 
     /// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With
     /// `explain=true` a receipt also has an explanation; with `dry_run=true` it says what would happen, and nothing does.
-    async fn publish(&self, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+    async fn publish(&self, head: &Parts, body: &Bytes) -> Result<Response, Problem> {
         let query = query(&head.uri, "publishing takes explain and dry_run, each true or false")?;
-        let whole = self.read(&head.headers, body).await?;
-        match cloudevents::read(&head.headers, &whole.body, self.limits()).inspect_err(|_| self.rejected())? {
+        match cloudevents::read(&head.headers, body, self.limits()).inspect_err(|_| self.rejected())? {
             cloudevents::Request::One(parsed) => {
                 let (item, ticket) = self.dispatch(parsed, query, &mut Room::default()).await?;
                 if let Some(ticket) = ticket {
@@ -167,10 +180,8 @@ impl Ingress {
     }
 
     /// `POST {base}/users/{user_id}/messages`: any JSON value, or text, to one user. 202 and a receipt.
-    async fn tell(&self, user: UserId, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+    async fn tell(&self, user: UserId, head: &Parts, body: &Bytes) -> Result<Response, Problem> {
         let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
-        let whole = self.read(&head.headers, body).await?;
-        let body = &whole.body;
         if body.len() > self.limits().event_bytes_max.get() {
             let detail = format!(
                 "the message has {} bytes, over the limit of {} (events.event_bytes_max)",
@@ -230,8 +241,26 @@ impl From<NotStored> for Problem {
             NotStored::Full => "store_full",
             NotStored::Late(_) => "store_late",
             NotStored::Failed => "store_failed",
+            NotStored::NoLeader => "no_leader",
+            NotStored::Unreachable => "nats_unreachable",
+            NotStored::CatchingUp => "catching_up",
         };
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string())
+    }
+}
+
+impl From<NotForwarded> for Problem {
+    fn from(error: NotForwarded) -> Problem {
+        match error {
+            NotForwarded::NotStored(why) => why.into(),
+            NotForwarded::TooLarge(most) => {
+                let detail = format!(
+                    "the body is over the {most} bytes that a node can pass on to the one that leads: send less at a time, or raise max_payload \
+                     of the NATS servers"
+                );
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+            }
+        }
     }
 }
 

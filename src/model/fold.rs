@@ -65,7 +65,7 @@ impl Fold {
                     *seen = (at_ms, failed && (at_ms > seen.0 || seen.1));
                 }
             }
-            Change::Post { user, birth, seq, posted_ms, message, lost, removed } => {
+            Change::Post { user, birth, seq, posted_ms, message, session: _, lost, removed } => {
                 let Some(mailbox) = self.mailbox(user, birth) else { return };
                 mailbox.mark.last = mailbox.mark.last.max(seq);
                 mailbox.mark.lost = mailbox.mark.lost.max(lost);
@@ -81,6 +81,8 @@ impl Fold {
             }
             Change::Letter { stamp, letter } => newest(&mut self.letters, letter.id, stamp, Some(letter)),
             Change::NoLetter { stamp, id } => newest(&mut self.letters, id, stamp, None),
+            // Sessions don't outlive the process.
+            Change::Opened { .. } | Change::Closed { .. } | Change::Gone { .. } => {}
         }
     }
 
@@ -137,6 +139,7 @@ impl Fold {
                 seq,
                 posted_ms,
                 message,
+                session: None,
                 lost: 0,
                 removed: Vec::new(),
             };
@@ -338,6 +341,7 @@ mod tests {
             seq,
             posted_ms: 1,
             message: message.clone(),
+            session: None,
             lost: 0,
             removed: removed.to_vec(),
         };

@@ -16,7 +16,7 @@ use super::codec;
 use super::folder::Folder;
 use super::frame::FRAME_HEAD_BYTES;
 use super::writer::{self, DISK_INTERVAL, Health, Passed, Position, Writer};
-use super::{NotStored, Ticket};
+use super::{NotStored, Store, Ticket};
 use crate::config::{self, Durability};
 use crate::metrics::Metrics;
 use crate::model::Counters;
@@ -164,11 +164,11 @@ impl Log {
         let mut queue = self.shared.queue.lock();
         if queue.is_dead {
             // Nobody will send.
-            return Ticket::of(watch::channel(false).1, self);
+            return Ticket::of(watch::channel(false).1, Store::Log(self.clone()));
         }
         let batch = &mut queue.batch;
         if records.is_empty() && batch.frame.is_empty() {
-            return queue.under_way.clone().map_or(Ticket::none(), |stored| Ticket::of(stored, self));
+            return queue.under_way.clone().map_or(Ticket::none(), |stored| Ticket::of(stored, Store::Log(self.clone())));
         }
         let is_first = batch.frame.is_empty();
         if is_first {
@@ -176,7 +176,7 @@ impl Log {
         }
         batch.frame.extend_from_slice(records);
         batch.began = batch.began.min(began);
-        let ticket = Ticket::of(batch.stored.subscribe(), self);
+        let ticket = Ticket::of(batch.stored.subscribe(), Store::Log(self.clone()));
         self.shared.pending.fetch_add(records.len(), Ordering::Relaxed);
         queue.counters.raise(counters);
         drop(queue);

@@ -24,6 +24,9 @@ pub struct Log {
     entries: VecDeque<Entry>,
     bytes: usize,
     last: u64,
+    /// The number of the commit that gave the last seq, and the last seq before the first one that may not be stored.
+    last_commit: u64,
+    shown: u64,
     lost: u64,
     owed: u64,
     delivered: Seqs,
@@ -41,6 +44,8 @@ pub struct Entry {
     posted_ms: u64,
     ttl_ms: u64,
     keep_ms: u64,
+    /// The number of the commit that has posted it: readers don't see it before that is stored. 0 if they see it at once.
+    commit: u64,
 }
 
 /// A message that is to be appended.
@@ -52,6 +57,14 @@ pub struct New<'a> {
     /// How long it is kept for a user who is away.
     pub keep_ms: u64,
     pub now_ms: u64,
+    pub commit: Commit,
+}
+
+/// The number of a commit, and of the last one that is stored. Both are 0 where readers don't wait for the store.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Commit {
+    pub number: u64,
+    pub stored: u64,
 }
 
 /// What one log may hold.
@@ -99,11 +112,17 @@ impl Entry {
             posted_ms: new.now_ms,
             ttl_ms: new.terms.time_to_live.map_or(NEVER, milliseconds),
             keep_ms: new.keep_ms,
+            commit: new.commit.number,
         }
     }
 
     pub fn size(&self) -> usize {
         size_of(&self.message, self.collapse_key.as_deref())
+    }
+
+    /// Returns whether readers see it, since this commit is stored.
+    pub fn is_shown(&self, stored: u64) -> bool {
+        self.commit <= stored
     }
 
     /// Returns whether its time to live is over. `now_ms` is called only if it has one.
@@ -159,6 +178,7 @@ impl Log {
                 terms: &message.terms,
                 keep_ms: kept_for(&message.terms, keep_max_ms),
                 now_ms: posted_ms,
+                commit: Commit::default(),
             };
             let entry = Entry::new(seq, &new);
             log.bytes += entry.size();
@@ -182,6 +202,16 @@ impl Log {
     /// Returns the newest seq that was ever given; 0 before the first.
     pub fn last(&self) -> u64 {
         self.last
+    }
+
+    /// Returns the newest seq that readers may know of, since this commit is stored.
+    pub fn last_shown(&self, stored: u64) -> u64 {
+        if self.last_commit <= stored {
+            return self.last;
+        }
+        // What was posted since is in order.
+        let newest = self.entries.iter().rev().find(|entry| entry.is_shown(stored));
+        newest.map_or(self.shown, |entry| entry.seq.max(self.shown))
     }
 
     /// Returns what has reached a reader: it was written, or acked if the clients ack.
@@ -241,16 +271,72 @@ impl Log {
             let Some(index) = self.victim(read, new.terms.priority, limits) else { return Err(Full) };
             self.evict(index, read, removed);
         }
-        self.last += 1;
         self.bytes += size;
-        self.entries.push_back(Entry::new(self.last, new));
-        Ok(self.last)
+        let seq = self.next(new.commit);
+        self.entries.push_back(Entry::new(seq, new));
+        Ok(seq)
     }
 
     /// Notes that a message was refused: it takes a seq, so that its readers learn that a message is missing.
-    pub fn refuse(&mut self, priority: Priority, read: Option<ReadMark>) {
+    pub fn refuse(&mut self, priority: Priority, read: Option<ReadMark>, commit: Commit) {
+        let seq = self.next(commit);
+        self.lose(seq, priority, read);
+    }
+
+    fn next(&mut self, commit: Commit) -> u64 {
+        if self.last_commit <= commit.stored {
+            self.shown = self.last;
+        }
+        self.last_commit = commit.number;
         self.last += 1;
-        self.lose(self.last, priority, read);
+        self.last
+    }
+
+    /// Appends a message that another node has posted, with its seq.
+    pub fn append(&mut self, seq: u64, new: &New<'_>, lost: u64, removed: &mut Removed) {
+        // What this node has posted and nobody has seen never was.
+        while let Some(entry) = self.entries.pop_back_if(|entry| entry.seq >= seq) {
+            self.bytes -= entry.size();
+            removed.note(&entry);
+        }
+        self.bytes += new.size();
+        self.entries.push_back(Entry::new(seq, new));
+        (self.last, self.last_commit) = (seq, 0);
+        self.lost = self.lost.max(lost);
+    }
+
+    /// Removes what another node has removed after `after` and up to `to`, for a message with this key if there is one.
+    pub fn remove(&mut self, (after, to): (u64, u64), read: Option<ReadMark>, collapse_key: Option<&Arc<str>>, removed: &mut Removed) {
+        let Log { entries, bytes, delivered, owed, .. } = self;
+        // Most removals are of few messages among many.
+        if !is_any_between(entries, after, to) {
+            return;
+        }
+        let goes = |entry: &Entry| after < entry.seq && entry.seq <= to;
+        self::remove(entries, bytes, goes, |entry| {
+            removed.note(entry);
+            let is_replaced = collapse_key.is_some() && entry.collapse_key.as_ref() == collapse_key;
+            let reason = if is_replaced { DropReason::Collapsed } else { DropReason::Evicted };
+            removed.miss(!is_settled(delivered, read, entry.seq), entry.seq, reason);
+            if is_replaced {
+                return;
+            }
+            removed.of_sessions.extend(entry.session.clone().map(|session| (session, entry.seq)));
+            let is_awaited = read.is_some_and(|read| read.is_awaited(entry.seq));
+            if is_awaited && entry.session.is_none() && entry.priority > Priority::Low {
+                *owed = (*owed).max(entry.seq);
+            }
+        });
+        self.shrink();
+    }
+
+    /// Takes over how far another node knows the log to be.
+    pub fn raise(&mut self, marks: Marks) {
+        if marks.last > self.last {
+            (self.last, self.last_commit) = (marks.last, 0);
+        }
+        self.lost = self.lost.max(marks.lost);
+        self.mark_delivered(0, marks.delivered);
     }
 
     /// Removes the oldest entry that has been read, if there is one: it gives way to a message in this log or in another.
@@ -526,7 +612,7 @@ mod tests {
     /// Puts a message of one byte.
     fn put(log: &mut Log, terms: &Terms, read: Option<ReadMark>, limits: Limits) -> (Result<u64, Full>, Removed) {
         let mut removed = Removed::default();
-        let new = New { message: &text("x"), session: None, terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+        let new = New { message: &text("x"), session: None, terms, keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
         (log.put(&new, read, limits, &mut removed), removed)
     }
 
@@ -535,7 +621,7 @@ mod tests {
     }
 
     fn append_for(log: &mut Log, session: Option<&Arc<str>>, terms: &Terms, keep_ms: u64) {
-        let new = New { message: &text("x"), session, terms, keep_ms, now_ms: NOW_MS };
+        let new = New { message: &text("x"), session, terms, keep_ms, now_ms: NOW_MS, commit: Commit::default() };
         log.put(&new, None, ROOMY, &mut Removed::default()).unwrap();
     }
 
@@ -568,7 +654,14 @@ mod tests {
         fn everything_that_is_kept_of_a_message_counts() {
             let message = Message::new("i".repeat(1000), "t".repeat(100), Body::Text("b".repeat(10)), PolicySetId(1));
             let terms = keyed(&"k".repeat(128));
-            let new = New { message: &Arc::new(message), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+            let new = New {
+                message: &Arc::new(message),
+                session: None,
+                terms: &terms,
+                keep_ms: KEEP_MS,
+                now_ms: NOW_MS,
+                commit: Commit::default(),
+            };
             assert_eq!(new.size(), ENTRY_OVERHEAD_BYTES + 1000 + 100 + 10 + 128);
             let mut log = Log::default();
             log.put(&new, None, ROOMY, &mut Removed::default()).unwrap();
@@ -579,7 +672,14 @@ mod tests {
         #[test]
         fn an_empty_message_still_costs_its_entry() {
             let message = Arc::new(Message::new(String::new(), String::new(), Body::Text(String::new()), PolicySetId(1)));
-            let new = New { message: &message, session: None, terms: &Terms::default(), keep_ms: KEEP_MS, now_ms: NOW_MS };
+            let new = New {
+                message: &message,
+                session: None,
+                terms: &Terms::default(),
+                keep_ms: KEEP_MS,
+                now_ms: NOW_MS,
+                commit: Commit::default(),
+            };
             assert_eq!(new.size(), ENTRY_OVERHEAD_BYTES);
         }
     }
@@ -604,7 +704,14 @@ mod tests {
             );
             let mut gone = Removed::default();
             let terms = keyed("k");
-            let new = New { message: &text("x"), session: Some(&session), terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+            let new = New {
+                message: &text("x"),
+                session: Some(&session),
+                terms: &terms,
+                keep_ms: KEEP_MS,
+                now_ms: NOW_MS,
+                commit: Commit::default(),
+            };
             assert_eq!(log.replaced(&new), (1, size));
             log.put(&new, read(3), ROOMY, &mut gone).unwrap();
             assert_eq!((seqs(&log), gone.messages, gone.unread.len()), (vec![2, 4, 5], 1, 0), "the session had read it");
@@ -632,7 +739,8 @@ mod tests {
             append(&mut log, &of(Priority::High));
             // The one that it replaces is not enough for it.
             let terms = Terms { priority: Priority::Low, ..keyed("k") };
-            let new = New { message: &text("xxx"), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+            let new =
+                New { message: &text("xxx"), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
             let mut gone = Removed::default();
             let limits = Limits { bytes_max: 2 * SIZE + 2, ..ROOMY };
             assert_eq!(log.put(&new, read(0), limits, &mut gone), Err(Full));
@@ -685,7 +793,14 @@ mod tests {
             // Two would have to go for it, and only one may.
             let mut gone = Removed::default();
             let terms = of(Priority::Normal);
-            let new = New { message: &text(&"x".repeat(SIZE)), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+            let new = New {
+                message: &text(&"x".repeat(SIZE)),
+                session: None,
+                terms: &terms,
+                keep_ms: KEEP_MS,
+                now_ms: NOW_MS,
+                commit: Commit::default(),
+            };
             let limits = Limits { bytes_max: 2 * SIZE + SIZE / 2, ..ROOMY };
             assert_eq!((log.put(&new, read(0), limits, &mut gone), gone, seqs(&log)), (Err(Full), Removed::default(), vec![1, 2]));
             let (seq, _) = put(&mut log, &of(Priority::Low), read(1), messages(2));
@@ -708,7 +823,7 @@ mod tests {
                 [(Priority::Normal, read(3), 4), (Priority::High, read(0), 4), (Priority::Low, read(3), 0), (Priority::Normal, None, 0)]
             {
                 let mut log = filled(3);
-                log.refuse(priority, read);
+                log.refuse(priority, read, Commit::default());
                 assert_eq!((log.last(), log.owed(), log.len()), (4, owed, 3), "{priority:?} {read:?}");
                 assert!(!log.is_complete_after(3) && log.is_complete_after(4));
                 assert_eq!(append(&mut log, &Terms::default()), 5);
@@ -917,7 +1032,8 @@ mod tests {
                     let collapse_key: Option<Arc<str>> = (random(3) == 0).then(|| random(3).to_string().into());
                     let terms = Terms { time_to_live, collapse_key: collapse_key.clone(), priority, ..Terms::default() };
                     let message = text(&"x".repeat(random(1000) as usize));
-                    let new = New { message: &message, session: None, terms: &terms, keep_ms: random(200), now_ms };
+                    let new =
+                        New { message: &message, session: None, terms: &terms, keep_ms: random(200), now_ms, commit: Commit::default() };
                     let replaced: Vec<u64> = log
                         .after(0)
                         .filter(|entry| collapse_key.is_some() && entry.collapse_key == collapse_key)
@@ -938,7 +1054,7 @@ mod tests {
                         }
                         Err(Full) => {
                             assert_eq!((seqs(&log), &gone), (before.clone(), &Removed::default()), "nothing goes for a refused message");
-                            log.refuse(priority, read);
+                            log.refuse(priority, read, Commit::default());
                             ledger.lost.push(last + 1);
                             refused += 1;
                         }
