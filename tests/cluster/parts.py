@@ -257,7 +257,6 @@ class Device:
             hello = json.loads(await asyncio.wait_for(socket.recv(), 10))
             if self.epoch is None:
                 self.epoch = hello["data"]["epoch"]
-                await socket.send(json.dumps({"type": "begin"}))
             else:
                 await socket.send(json.dumps({"type": "resume", "epoch": self.epoch, "seq": self.cursor}))
             self.greeted.set()
