@@ -10,6 +10,7 @@ pub mod plan;
 mod receipt;
 pub mod session_policies;
 pub mod sinks;
+mod spans;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -29,8 +30,10 @@ use crate::net::turns::aside_if;
 use crate::policy::{Policies, PolicySet};
 use crate::registry::SessionHandle;
 use crate::store::{Store, Ticket};
+use crate::traces::Traces;
 use crate::types::delivery::{Message, Recipients, Terms};
 use crate::types::event::{self, Body, Event, UserId};
+use crate::types::origin::Origin;
 use apply::{Applied, Letter};
 use milestones::Milestones;
 use observers::{Observers, Trace};
@@ -51,6 +54,8 @@ pub struct Dispatch {
     sinks: Sinks,
     pub observers: Arc<Observers>,
     pub milestones: Milestones,
+    /// `None` if nothing is traced.
+    traces: Option<Arc<Traces>>,
 }
 
 /// An event's receipt, and the plan and outcome behind it.
@@ -103,9 +108,10 @@ impl Dispatch {
         store: Store,
         sinks: Sinks,
         observers: Arc<Observers>,
+        traces: Option<Arc<Traces>>,
         events: &config::Events,
     ) -> Dispatch {
-        Dispatch { policies, model, metrics, store, sinks, observers, milestones: Milestones::new(events) }
+        Dispatch { policies, model, metrics, store, sinks, observers, milestones: Milestones::new(events), traces }
     }
 
     /// Publishes an event. With `once`, an event whose source and id were published within the window does nothing.
@@ -150,6 +156,9 @@ impl Dispatch {
             },
         );
         self.metrics.event(plan.outcome());
+        if let Some((traces, context)) = self.traces.as_ref().zip(event.origin.trace.as_ref()) {
+            spans::of_plan(traces, context, &event, &plan);
+        }
         let story = aside_if(apply::take_long([&plan]), || {
             self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
             Story::of(event.id.clone(), event.source.clone(), plan, applied)
@@ -171,7 +180,7 @@ impl Dispatch {
     ///
     /// # Errors
     /// A message with the same key is being sent by another request.
-    pub fn tell(&self, user: UserId, body: Body, terms: Terms, once: Option<&str>) -> Result<(Receipt, Ticket), UnderWay> {
+    pub fn tell(&self, user: UserId, body: Body, terms: Terms, once: Option<&str>, origin: Origin) -> Result<(Receipt, Ticket), UnderWay> {
         let mut seen = None;
         let id = match once {
             None => event::new_event_id(),
@@ -186,7 +195,8 @@ impl Dispatch {
             }
         };
         let set = self.policies.current();
-        let message = Arc::new(Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id).with(terms));
+        let message = Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id).with(terms);
+        let message = Arc::new(message.with_origin(origin));
         let mut changes = self.store.changes();
         let posted = self.model.mailboxes.post(&user, None, &message, &mut changes);
         if let Some(seen) = seen {
@@ -219,6 +229,8 @@ impl Dispatch {
         let (letter, removal) = self.model.dead_letters.take(id).ok_or(RetryError::Unknown)?;
         match &letter.content {
             Content::Event(event) => {
+                // Its time and its trace are over.
+                let event = &Arc::new(Event { origin: Origin::default(), ..(**event).clone() });
                 let again = Letter { id, attempt: letter.attempts + 1 };
                 let consult = |world: &mut World| Plan { steps: vec![plan::consult(&set, policy, event, world)], ..Plan::empty(&set) };
                 let (plan, (applied, ticket)) = self.model.transact(

@@ -15,9 +15,11 @@ use crate::model::world::World;
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
 use crate::registry::SessionHandle;
 use crate::store::Store;
+use crate::traces::{Attribute, Kind, Said, Traces};
 use crate::types::delivery::Message;
 use crate::types::drop_reason::DropReason;
 use crate::types::event::Body;
+use crate::types::origin::TraceContext;
 use shapes::Shapes;
 pub use shapes::{Shape, Shaped};
 
@@ -33,6 +35,8 @@ pub struct Format {
     shapes: Shapes,
     /// Whether shapes record how long each policy took.
     is_timed: AtomicBool,
+    /// `None` if nothing is traced.
+    traces: Option<Arc<Traces>>,
 }
 
 /// What a message is shaped for.
@@ -46,8 +50,8 @@ enum Purpose {
 
 impl Format {
     /// Returns a formatter that keeps the newest shapes, up to `shapes_bytes_max` bytes, for the next readers of their classes.
-    pub fn new(policies: Arc<Policies>, model: Arc<Model>, store: Store, shapes_bytes_max: usize) -> Format {
-        Format { policies, model, store, shapes: Shapes::new(shapes_bytes_max), is_timed: AtomicBool::new(false) }
+    pub fn new(policies: Arc<Policies>, model: Arc<Model>, store: Store, traces: Option<Arc<Traces>>, shapes_bytes_max: usize) -> Format {
+        Format { policies, model, store, shapes: Shapes::new(shapes_bytes_max), is_timed: AtomicBool::new(false), traces }
     }
 
     /// Makes shapes record how long each policy took.
@@ -114,13 +118,22 @@ impl Format {
     }
 
     fn run(&self, chain: &Chain<'_>, handle: &SessionHandle, purpose: Purpose) -> Shape {
-        let is_timed = purpose == Purpose::Look || self.is_timed.load(Ordering::Relaxed);
+        // An explanation shows what readers would see, and is not part of a trace.
+        let traced = self.traces.as_ref().filter(|_| purpose == Purpose::Read).zip(chain.message.origin.trace.as_ref());
+        let is_timed = purpose == Purpose::Look || traced.is_some() || self.is_timed.load(Ordering::Relaxed);
         let mut took = Vec::new();
         let mut failure = None;
         let mut step = |body, policy: &Arc<Policy>| {
             let started = is_timed.then(Instant::now);
             let shaped = self.step(policy, chain.message, body, handle, purpose, &mut failure);
-            took.extend(started.map(|started| (policy.name.clone(), started.elapsed())));
+            if let Some(started) = started {
+                let ended = Instant::now();
+                took.push((policy.name.clone(), ended - started));
+                if let Some((traces, context)) = traced {
+                    let failure = failure.as_ref().filter(|failure| failure.policy == policy.name);
+                    span(traces, context, policy, (started, ended), &shaped, failure);
+                }
+            }
             shaped
         };
         let shaped = chain.iter().try_fold(chain.message.body.clone(), &mut step);
@@ -167,6 +180,20 @@ impl Format {
         // No caller is answered, so the store is not waited for.
         self.model.transact(|| self.store.changes(), format, |_, changes| drop(self.store.append(changes))).0
     }
+}
+
+/// Makes the span of one policy's call.
+fn span(traces: &Traces, context: &TraceContext, policy: &Policy, times: (Instant, Instant), shaped: &Shaped, failure: Option<&Failure>) {
+    traces.child(context, Kind::Internal, format!("format {}", policy.name), times, || {
+        let fault = failure.map(|failure| failure.fault.as_ref().map_or("the circuit is open".into(), |fault| fault.defect.detail.clone()));
+        let attributes = vec![
+            Attribute::new("signalpost.policy.name", policy.name.clone()),
+            Attribute::new("signalpost.policy.version", policy.version.clone()),
+            Attribute::new("signalpost.policy.digest", policy.digest.clone()),
+            Attribute::new("signalpost.outcome", shaped.as_ref().map_or_else(|reason| reason.name(), |_| "formatted")),
+        ];
+        Said { attributes, error: fault.map(Into::into), ..Said::default() }
+    });
 }
 
 /// Returns what a reader sees if the policy gave no answer, according to its `on_fault`.

@@ -45,7 +45,8 @@
 //! What is absent: `registry` knows no messages, and `model::mailbox::log` no sessions; nothing but cleaning reads the store while the
 //! server runs, and `store` knows no sessions and no policies; `session` and `model` know no event type; nothing outside `policy` knows
 //! WebAssembly or the types generated from the WIT; nothing below `session` and `http` knows HTTP, except for `auth` and `net::problem`,
-//! which read and answer requests for them.
+//! which read and answer requests for them, and what makes requests itself (`net::client`, `sink`, `traces`); nothing outside `traces` knows
+//! OpenTelemetry.
 
 // In reading order. Each module imports only modules above it, which a test checks. The blank lines keep rustfmt from sorting them.
 
@@ -60,6 +61,8 @@ mod metrics;
 mod net;
 
 mod registry;
+
+mod traces;
 
 mod auth;
 

@@ -1,5 +1,6 @@
 //! Metrics in Prometheus' text format: among them all that the invariants promise to count.
 
+mod latency;
 mod process;
 mod readings;
 
@@ -13,6 +14,7 @@ use prometheus::{
 
 use crate::log;
 use crate::types::drop_reason::DropReason;
+pub use latency::Latency;
 use process::Process;
 pub use readings::{Readings, Times};
 
@@ -93,7 +95,11 @@ pub struct Metrics {
     pub auth_refused: IntCounterVec,
     pub group_changes_refused: IntCounter,
     /// From the head of a producer's request to its answer.
-    pub publish_seconds: Histogram,
+    pub publish_seconds: Latency,
+    /// From there to the last byte of the message at the socket.
+    pub delivery_seconds: Latency,
+    pub spans_sent: IntCounter,
+    pub spans_dropped: IntCounterVec,
     pub policy_calls: HistogramVec,
     pub policy_faults: IntCounterVec,
     pub policy_refusals: IntCounterVec,
@@ -241,10 +247,17 @@ impl Metrics {
             )?,
             problems: make.counters("signalpost_http_problems_total", "Requests answered with a problem document, by code.", &["code"])?,
             group_changes_refused: make.counter("signalpost_group_changes_refused_total", "Joins that a limit refused.")?,
-            publish_seconds: make.one_histogram(
-                "signalpost_publish_seconds",
-                "Time from a producer's request to its answer, for requests that were accepted.",
-                vec![100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 1.0, 5.0],
+            publish_seconds: make
+                .latency("signalpost_publish_seconds", "Time from a producer's request to its answer, for requests that were accepted.")?,
+            delivery_seconds: make.latency(
+                "signalpost_delivery_seconds",
+                "Time from a producer's request, or a client's message, until a message of it is written to a socket that was open then.",
+            )?,
+            spans_sent: make.counter("signalpost_spans_sent_total", "Spans that the collector of traces has taken.")?,
+            spans_dropped: make.counters(
+                "signalpost_spans_dropped_total",
+                "Spans that no collector has: queue (too many waited), collector (it did not take them).",
+                &["reason"],
             )?,
             policy_calls: make.histogram("signalpost_policy_call_seconds", "Time of a policy's calls.", &["policy", "function"])?,
             policy_faults: make.counters("signalpost_policy_faults_total", "Faults of a policy, by kind.", &["policy", "kind"])?,
@@ -450,6 +463,12 @@ impl Maker {
         let gauge = IntGauge::new(name, help)?;
         self.0.register(Box::new(gauge.clone()))?;
         Ok(gauge)
+    }
+
+    fn latency(&self, name: &str, help: &str) -> prometheus::Result<Latency> {
+        let latency = Latency::new(name, help)?;
+        self.0.register(Box::new(latency.clone()))?;
+        Ok(latency)
     }
 
     fn one_histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {

@@ -1,7 +1,8 @@
-//! Below HTTP: connections with and without TLS, WebSocket frames, and limits on connections, bodies, sessions and open files. Problem documents too, since
+//! Below HTTP: connections with and without TLS, an HTTP client, WebSocket frames, and limits on connections, bodies, sessions and open files. Problem documents too, since
 //! a handshake is refused with one.
 
 pub mod bodies;
+pub mod client;
 pub mod head_timer;
 pub mod open_files;
 pub mod permits;

@@ -21,6 +21,7 @@ use crate::model::Model;
 use crate::policy::load::{Again, Loader, Reload};
 use crate::policy::{Policies, PolicySet, Rejected, engine};
 use crate::store::{self, Cleaner, Opened, Store};
+use crate::traces::Traces;
 use crate::types::clock::Clock;
 use crate::types::event::Event;
 pub use stats::{INTERVAL, SAMPLES_MAX, Stats};
@@ -34,6 +35,8 @@ pub struct Foundations {
     pub loader: Arc<Loader>,
     pub store: Store,
     pub cluster: Cluster,
+    /// `None` if nothing is traced.
+    pub traces: Option<Arc<Traces>>,
 }
 
 /// The folder of the plugins' last good versions, in that of the store.
@@ -50,6 +53,7 @@ pub struct Node {
     pub format: Arc<Format>,
     pub store: Store,
     pub cluster: Cluster,
+    pub traces: Option<Arc<Traces>>,
     pub stats: Stats,
     /// Held by a reload: there is one at a time.
     reloading: tokio::sync::Mutex<()>,
@@ -76,7 +80,9 @@ impl Foundations {
         let place = store::place(&config.store, |name| std::env::var_os(name));
         let opened = Opened::at(&place, &config.store, &metrics)?;
         let dir = opened.store.is_kept().then(|| place.dir()).flatten().map(|dir| dir.join(PLUGINS_KEPT));
+        let traces = Traces::new(&config.traces, &metrics)?;
         let (foundations, cleaner) = Foundations::on(opened, config, clock, metrics)?;
+        let foundations = Foundations { traces, ..foundations };
         let keeping = |loader: Loader| if let Some(dir) = dir { loader.keeping(&dir) } else { loader };
         Ok((foundations.with_loader(keeping), cleaner))
     }
@@ -86,9 +92,10 @@ impl Foundations {
         let joined = Handle::current().block_on(Joined::open(&config))?;
         tracing::info!("what is answered is kept in the cluster {}: on the NATS servers", config.cluster.name);
         let opened = Opened::stream(joined.stream.clone(), joined.store);
+        let traces = Traces::new(&config.traces, &metrics)?;
         let (foundations, _) = Foundations::on(opened, config.clone(), clock, metrics.clone())?;
         let member = Member::new(joined, &config, foundations.model.clone(), metrics);
-        Ok(Foundations { cluster: Cluster::Member(member), ..foundations })
+        Ok(Foundations { cluster: Cluster::Member(member), traces, ..foundations })
     }
 
     fn on(opened: Opened, config: Arc<Config>, clock: Clock, metrics: Arc<Metrics>) -> anyhow::Result<(Foundations, Option<Cleaner>)> {
@@ -96,7 +103,7 @@ impl Foundations {
         let model = Model::new(&config, clock, opened.id, store.is_kept(), &metrics);
         let cleaner = opened.fill(&model)?;
         let loader = Arc::new(Loader::new(engine::serving()?, config.clone(), model.clone(), metrics.clone()));
-        Ok((Foundations { config, metrics, model, loader, store, cluster: Cluster::Alone }, cleaner))
+        Ok((Foundations { config, metrics, model, loader, store, cluster: Cluster::Alone, traces: None }, cleaner))
     }
 
     /// Does the same with another kind of loader.
@@ -137,10 +144,10 @@ impl Foundations {
 
     /// Returns a node with these policies.
     pub fn node(&self, set: PolicySet, rejected: Vec<Rejected>) -> Arc<Node> {
-        let Foundations { config, metrics, model, loader, store, cluster } = self;
+        let Foundations { config, metrics, model, loader, store, cluster, traces } = self;
         let retire_after = *config.plugins.retire_ms;
         let policies = Arc::new(Policies::new(set, rejected, retire_after));
-        let format = Format::new(policies.clone(), model.clone(), store.clone(), config.mailboxes.shapes_bytes_max);
+        let format = Format::new(policies.clone(), model.clone(), store.clone(), traces.clone(), config.mailboxes.shapes_bytes_max);
         let observers = Observers::new(config.live.clone(), loader.faults(), metrics.clone());
         Arc::new(Node {
             dispatch: Arc::new(Dispatch::new(
@@ -150,6 +157,7 @@ impl Foundations {
                 store.clone(),
                 Sinks::new(config, metrics),
                 observers,
+                traces.clone(),
                 &config.events,
             )),
             stats: Stats::default(),
@@ -161,6 +169,7 @@ impl Foundations {
             policies,
             store: store.clone(),
             cluster: cluster.clone(),
+            traces: traces.clone(),
             reloading: tokio::sync::Mutex::default(),
         })
     }

@@ -185,6 +185,7 @@ impl Server {
             format: node.format.clone(),
             cluster: node.cluster.clone(),
             metrics: node.metrics.clone(),
+            traces: node.traces.clone(),
             sockets: config.sockets.clone(),
             limits: config.mailboxes.clone(),
             return_within_ms: config.stop_return_within_ms,
@@ -309,6 +310,10 @@ impl Server {
             node.cluster.leave().await;
         }
         drop(among);
+        if let Some(traces) = node.traces.clone() {
+            // The last spans are of the sessions that have closed.
+            let _ = tokio::task::spawn_blocking(move || traces.close()).await;
+        }
         let closing = node.clone();
         // What was accepted is stored, and the next start knows that nothing is missing.
         let closed = tokio::task::spawn_blocking(move || closing.store.close(&closing.model)).await;

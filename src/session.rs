@@ -6,6 +6,7 @@ mod conversation;
 pub mod entry;
 pub mod framing;
 pub mod handshake;
+mod leaving;
 mod outbox;
 pub mod protocol;
 mod socket;
@@ -41,6 +42,7 @@ use crate::net::rate::Bucket;
 use crate::net::stream::Stream;
 use crate::net::wire::Wire;
 use crate::registry::SessionHandle;
+use crate::traces::Traces;
 use crate::types::close::Close;
 use crate::types::event::UserId;
 use conversation::{Conversation, End};
@@ -67,6 +69,8 @@ pub struct Sessions {
     pub cluster: Cluster,
     pub format: Arc<Format>,
     pub metrics: Arc<Metrics>,
+    /// `None` if nothing is traced.
+    pub traces: Option<Arc<Traces>>,
     pub sockets: config::Sockets,
     pub limits: config::Mailboxes,
     /// The window over which a stop spreads the clients' return.

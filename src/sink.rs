@@ -4,40 +4,39 @@
 //! Each sink has one task, which reads its mailbox, begins requests and judges their outcome. Events arrive at least once, and those of one
 //! subject in order (`lanes`), as fast as the backend takes them (`pace`). What can't be delivered becomes a dead letter.
 
-mod client;
+mod attempt;
 mod lanes;
 mod pace;
 mod secrets;
+mod status;
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use data_encoding::HEXLOWER;
-use http::header::{CONTENT_TYPE, USER_AGENT};
-use http::{HeaderMap, HeaderValue, StatusCode};
 use parking_lot::Mutex;
-use prometheus::{Histogram, IntCounter};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use prometheus::IntCounter;
+use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::{self, Config, SinkLimits};
-use crate::metrics::{Metrics, SinkEvent, SinkGauges};
+use crate::metrics::{Metrics, SinkGauges};
 use crate::model::Model;
 use crate::model::dead_letters::DeadLetter;
 use crate::model::mailbox::{SinkReader, Taken};
+use crate::net::client::Client;
 use crate::store::Store;
 use crate::types::event::UserId;
-use client::{Answer, Client};
+use attempt::Outcome;
 use lanes::{Batch, BatchLimits, Lanes, Pending};
 use pace::Pace;
 use secrets::{Secrets, Stamp};
+pub use status::View;
+use status::{Counters, Failure, State, Status};
 
 /// How often events are looked for that have waited for too long.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
@@ -73,90 +72,6 @@ struct Sink {
     counters: Counters,
     model: Arc<Model>,
     store: Store,
-}
-
-#[derive(Debug)]
-struct Counters {
-    heard: IntCounter,
-    accepted: IntCounter,
-    refused: IntCounter,
-    expired: IntCounter,
-    overflowed: IntCounter,
-    /// Attempts, by their outcome.
-    attempts: [IntCounter; 4],
-    seconds: Histogram,
-}
-
-/// What others see of a sink's task.
-#[derive(Debug, Default)]
-struct Status {
-    state: State,
-    under_way: usize,
-    failures: u32,
-    oldest_ms: Option<u64>,
-    last_failure: Option<Failure>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum State {
-    #[default]
-    Delivering,
-    /// The backend seems to be away: one request at a time tries.
-    Failing,
-    /// The backend has answered 410.
-    Stopped,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct Failure {
-    #[serde(serialize_with = "crate::types::time::time")]
-    at: SystemTime,
-    detail: Arc<str>,
-}
-
-/// A sink as operators see it.
-#[derive(Debug, Serialize)]
-pub struct View<'a> {
-    name: &'a str,
-    url: &'a str,
-    events: &'a [String],
-    sources: &'a [String],
-    state: State,
-    /// Events that are not delivered yet, and their bytes.
-    waiting: usize,
-    waiting_bytes: usize,
-    /// Age of the oldest of them.
-    lag_ms: u64,
-    /// Requests that have no answer yet.
-    under_way: usize,
-    /// Failures since the backend has last answered well.
-    failures: u32,
-    last_failure: Option<Failure>,
-    counters: CountersView,
-}
-
-#[derive(Debug, Serialize)]
-struct CountersView {
-    heard: u64,
-    accepted: u64,
-    refused: u64,
-    expired: u64,
-    overflowed: u64,
-}
-
-/// The outcome of an attempt.
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Accepted,
-    /// The answer says that these events will never be taken.
-    Refused(Arc<str>),
-    /// The answer says that nothing will be taken any more.
-    Gone,
-    Failed {
-        why: Arc<str>,
-        retry_after: Option<Duration>,
-    },
 }
 
 impl Sinks {
@@ -229,31 +144,6 @@ impl Running {
     }
 }
 
-impl Counters {
-    fn new(sink: &str, metrics: &Metrics) -> Counters {
-        let attempts = ["accepted", "refused", "failed", "gone"];
-        Counters {
-            heard: metrics.sink_event(sink, SinkEvent::Heard),
-            accepted: metrics.sink_event(sink, SinkEvent::Accepted),
-            refused: metrics.sink_event(sink, SinkEvent::Refused),
-            expired: metrics.sink_event(sink, SinkEvent::Expired),
-            overflowed: metrics.sink_event(sink, SinkEvent::Overflowed),
-            attempts: attempts.map(|outcome| metrics.sink_attempts.with_label_values(&[sink, outcome])),
-            seconds: metrics.sink_attempt_seconds.with_label_values(&[sink]),
-        }
-    }
-
-    fn attempt(&self, outcome: &Outcome) {
-        let [accepted, refused, failed, gone] = &self.attempts;
-        match outcome {
-            Outcome::Accepted => accepted.inc(),
-            Outcome::Refused(_) => refused.inc(),
-            Outcome::Failed { .. } => failed.inc(),
-            Outcome::Gone => gone.inc(),
-        }
-    }
-}
-
 /// What a sink's task knows.
 struct Work {
     reader: SinkReader,
@@ -317,47 +207,6 @@ impl Sink {
                 (batch, outcome)
             });
         }
-    }
-
-    /// Sends a batch once.
-    async fn attempt(&self, batch: &Batch) -> Outcome {
-        let began = Instant::now();
-        let (headers, body) = self.request(batch);
-        let deadline = *self.limits.attempt_deadline_ms;
-        let answered = match timeout(deadline, self.client.post(&headers, &body)).await {
-            Ok(answered) => answered,
-            Err(_) => Err(format!("didn't answer within {} ms (attempt_deadline_ms)", deadline.as_millis())),
-        };
-        self.counters.seconds.observe(began.elapsed().as_secs_f64());
-        let outcome = match answered {
-            Ok(answer) => judge(&answer, self.model.clock.now_ms()),
-            Err(why) => Outcome::Failed { why: format!("it {why}").into(), retry_after: None },
-        };
-        self.counters.attempt(&outcome);
-        outcome
-    }
-
-    /// Returns the headers and the body of a request. The time, and so the signature, is another one in each attempt.
-    fn request(&self, batch: &Batch) -> (HeaderMap, Bytes) {
-        let (media_type, body) = match (self.limits.batch_max.get(), batch.events.as_slice()) {
-            (1, [event]) => ("application/cloudevents+json", event.message.body.as_bytes().to_vec()),
-            (_, events) => {
-                let texts: Vec<&[u8]> = events.iter().map(|event| event.message.body.as_bytes()).collect();
-                ("application/cloudevents-batch+json", [b"[", texts.join(&b","[..]).as_slice(), b"]"].concat())
-            }
-        };
-        let id = webhook_id(&batch.events);
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let signature = self.secrets.load().sign(&id, now_s, &body);
-        let mut headers = HeaderMap::with_capacity(5);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("signalpost/", env!("CARGO_PKG_VERSION"))));
-        headers.insert("webhook-timestamp", HeaderValue::from(now_s));
-        // Letters, digits and signs that are all allowed in a header.
-        for (name, value) in [("webhook-id", id), ("webhook-signature", signature)] {
-            headers.extend(HeaderValue::try_from(value).ok().map(|value| (http::HeaderName::from_static(name), value)));
-        }
-        (headers, body.into())
     }
 
     /// Does what an attempt's outcome asks for.
@@ -464,32 +313,6 @@ impl Sink {
             Err(error) => tracing::error!(sink = &*self.name, "the secrets stay as they are: {error:#}"),
         }
     }
-
-    fn view(&self) -> View<'_> {
-        let presence = self.model.mailboxes.presence(&UserId::of_sink(&self.name));
-        let status = self.status.lock();
-        let Counters { heard, accepted, refused, expired, overflowed, .. } = &self.counters;
-        View {
-            name: &self.name,
-            url: &self.config.url,
-            events: &self.config.events,
-            sources: &self.config.sources,
-            state: status.state,
-            waiting: presence.messages,
-            waiting_bytes: presence.bytes,
-            lag_ms: status.oldest_ms.map_or(0, |posted_ms| self.model.clock.now_ms().saturating_sub(posted_ms)),
-            under_way: status.under_way,
-            failures: status.failures,
-            last_failure: status.last_failure.clone(),
-            counters: CountersView {
-                heard: heard.get(),
-                accepted: accepted.get(),
-                refused: refused.get(),
-                expired: expired.get(),
-                overflowed: overflowed.get(),
-            },
-        }
-    }
 }
 
 impl Work {
@@ -498,28 +321,6 @@ impl Work {
         let now = Instant::now();
         let later = [self.lanes.due(), self.pace.until(), ends].into_iter().flatten().filter(|at| *at > now);
         later.fold(now + EXPIRE_INTERVAL, Instant::min)
-    }
-}
-
-/// Returns what an answer means.
-fn judge(answer: &Answer, now_ms: u64) -> Outcome {
-    let status = answer.status;
-    let why = |note: &str| -> Arc<str> { format!("it answered {status}{note}").into() };
-    match status {
-        _ if status.is_success() => Outcome::Accepted,
-        StatusCode::GONE => Outcome::Gone,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-            Outcome::Failed { why: why(""), retry_after: answer.pause(now_ms) }
-        }
-        _ if status.is_client_error() => Outcome::Refused(why("")),
-        _ if status.is_redirection() => Outcome::Failed { why: why("; redirections are not followed"), retry_after: answer.pause(now_ms) },
-        _ => Outcome::Failed { why: why(""), retry_after: answer.pause(now_ms) },
-    }
-}
-
-impl Answer {
-    fn pause(&self, now_ms: u64) -> Option<Duration> {
-        self.retry_after.as_deref().and_then(|value| pace::retry_after(value, now_ms))
     }
 }
 
@@ -534,19 +335,4 @@ fn pending(Taken { seq, posted_ms, message }: Taken) -> Pending {
     // The server wrote it, so it can be read.
     let Head { source, subject } = serde_json::from_slice(message.body.as_bytes()).unwrap_or_default();
     Pending { seq, posted_ms, subject: subject.unwrap_or_default().into(), source: source.into(), message, is_alone: false }
-}
-
-/// Returns the id of a request: the same for the same events, and different for others. It is a digest of their sources and ids, since an id
-/// of a producer's may have characters that a header can't.
-fn webhook_id(events: &[Pending]) -> String {
-    let mut digest = Sha256::new();
-    for event in events {
-        for text in [&*event.source, event.message.event_id.as_str()] {
-            digest.update((text.len() as u64).to_le_bytes());
-            digest.update(text);
-        }
-    }
-    let digest: [u8; 32] = digest.finalize().into();
-    let (half, _) = digest.split_at(digest.len() / 2);
-    format!("msg_{}", HEXLOWER.encode(half))
 }

@@ -174,9 +174,10 @@ fn is_long(value: &Value) -> bool {
 }
 
 /// Returns values of the types that settings have, each with what to write for it. A setting's type is that of the first that it accepts.
-fn examples() -> [(Value, &'static str); 9] {
+fn examples() -> [(Value, &'static str); 10] {
     [
         (true.into(), "true or false"),
+        (0.5.into(), "a number from 0 to 1"),
         ((-1).into(), "a whole number"),
         (0.into(), "a whole number, 0 or more"),
         (1.into(), "a whole number, 1 or more"),

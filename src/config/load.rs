@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::known::{KeyPath, Known, Place, dotted, flatten, insert, is_named, resolve, variable};
-use super::{Auth, Config, DEFAULTS, Limits, Log, Policy, SinkLimits, validate};
+use super::{Auth, Config, DEFAULTS, Limits, Log, Policy, SinkLimits, opentelemetry, validate};
 
 /// A setting with its value in force.
 #[derive(Clone, Debug, PartialEq)]
@@ -222,8 +222,13 @@ impl Merge {
     }
 
     fn environment(&mut self, environment: impl Iterator<Item = (String, String)>) {
-        let mut variables: Vec<_> =
-            environment.filter(|(name, value)| name.starts_with("SIGNALPOST_") && !is_foreign(name, value)).collect();
+        let (mut variables, others): (Vec<_>, Vec<_>) = environment.partition(|(name, value)| !is_foreign(name, value));
+        for (setting, value, name) in opentelemetry::given(&others) {
+            let mut path = vec!["traces".to_owned(), setting.to_owned()];
+            if self.known.fits(&path, &value).is_ok() {
+                self.layer(&mut path, value, &Source::Environment(name.to_owned()), &|_| name.to_owned());
+            }
+        }
         // In a stable order, for the problems.
         variables.sort();
         let mut settings = self.known.settings(&self.merged);

@@ -13,6 +13,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     found.extend(base_path(&config.base_path));
     attributes(&config.sockets.attributes, &mut found);
     found.extend(config.policies.keys().filter_map(|name| name_of("policy", name)));
+    found.extend(traces(config));
     config.sinks.iter().for_each(|(name, sink)| self::sink(config, name, sink, &mut found));
     contradictions(config, &mut found);
     found
@@ -159,7 +160,8 @@ fn name_of(what: &str, name: &str) -> Option<String> {
 
 fn sink(config: &Config, name: &str, sink: &Sink, found: &mut Vec<String>) {
     found.extend(name_of("sink", name));
-    found.extend(sink_url(&sink.url).map(|wrong| format!("\"sinks.{name}.url\" is \"{}\"; {wrong}", sink.url)));
+    let wrong = url(&sink.url, "https://backend.example.com/signalpost", "requests are signed");
+    found.extend(wrong.map(|wrong| format!("\"sinks.{name}.url\" is \"{}\"; {wrong}", sink.url)));
     if sink.events.is_empty() {
         found.push(format!("\"sinks.{name}.events\" is empty; name the types of events that it hears, as in \"pooling.offer.*\""));
     }
@@ -193,22 +195,28 @@ fn sink(config: &Config, name: &str, sink: &Sink, found: &mut Vec<String>) {
     }
 }
 
-/// Returns what is wrong with a sink's URL.
-fn sink_url(url: &str) -> Option<&'static str> {
-    const EXPECTED: &str = "expected an http or https URL, as in \"https://backend.example.com/signalpost\"";
-    let Ok(uri) = url.parse::<http::Uri>() else { return Some(EXPECTED) };
-    let Some(authority) = uri.authority() else { return Some(EXPECTED) };
-    match uri.scheme_str() {
+fn traces(config: &Config) -> Option<String> {
+    let endpoint = Some(&config.traces.endpoint).filter(|endpoint| !endpoint.is_empty())?;
+    let wrong = url(endpoint, "http://127.0.0.1:4318/v1/traces", "OTEL_EXPORTER_OTLP_HEADERS takes them")?;
+    Some(format!("\"traces.endpoint\" is \"{endpoint}\"; {wrong}"))
+}
+
+/// Returns what is wrong with the URL of a backend, as `example` is one. `credentials`: where those go that are not part of it.
+fn url(url: &str, example: &str, credentials: &str) -> Option<String> {
+    let uri = url.parse::<http::Uri>().ok();
+    let authority = uri.as_ref().and_then(http::Uri::authority);
+    let is_http = matches!(uri.as_ref().and_then(http::Uri::scheme_str), Some("http" | "https"));
+    match authority {
         // What is before an @ would be shown wherever the URL is.
-        Some("http" | "https") if authority.as_str().contains('@') => Some("leave the user and password out: requests are signed"),
-        Some("http" | "https") if !authority.host().is_empty() => None,
-        _ => Some(EXPECTED),
+        Some(authority) if is_http && authority.as_str().contains('@') => Some(format!("leave the user and password out: {credentials}")),
+        Some(authority) if is_http && !authority.host().is_empty() => None,
+        _ => Some(format!("expected an http or https URL, as in \"{example}\"")),
     }
 }
 
 /// Reports each pair whose first setting is above the second, so that it could never be reached, or never fit.
 fn contradictions(config: &Config, found: &mut Vec<String>) {
-    let Config { sockets, mailboxes, events, groups, dead_letters, http, cluster, .. } = config;
+    let Config { sockets, mailboxes, events, groups, dead_letters, http, cluster, traces, .. } = config;
     let milliseconds = |time: Milliseconds| usize::try_from(time.as_millis()).unwrap_or(usize::MAX);
     let pairs = [
         ("sockets.close_deadline_ms", milliseconds(sockets.close_deadline_ms), "stop_deadline_ms", milliseconds(config.stop_deadline_ms)),
@@ -221,6 +229,7 @@ fn contradictions(config: &Config, found: &mut Vec<String>) {
         ("cluster.beat_ms", milliseconds(cluster.beat_ms), "cluster.lead_after_ms", milliseconds(cluster.lead_after_ms)),
         ("cluster.lead_after_ms", milliseconds(cluster.lead_after_ms), "cluster.gone_after_ms", milliseconds(cluster.gone_after_ms)),
         ("cluster.gone_after_ms", milliseconds(cluster.gone_after_ms), "cluster.alone_ms", milliseconds(cluster.alone_ms)),
+        ("traces.batch_max", traces.batch_max.get(), "traces.queue_max", traces.queue_max.get()),
         ("groups.members_max", groups.members_max.get(), "groups.memberships_max", groups.memberships_max.get()),
     ];
     for (low, low_value, high, high_value) in pairs {

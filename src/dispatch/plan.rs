@@ -32,6 +32,9 @@ pub struct Plan {
 pub struct Step {
     /// `None` if the message was sent to its user directly.
     pub policy: Option<PolicyRef>,
+    /// When it was called.
+    #[serde(skip)]
+    pub began: Option<Instant>,
     pub took: Duration,
     pub answer: Answer,
 }
@@ -126,7 +129,7 @@ impl Plan {
 
     /// Returns the plan of one decision.
     pub fn of(set: &PolicySet, policy: Option<PolicyRef>, decided: Decided) -> Plan {
-        let step = Step { policy, took: Duration::ZERO, answer: Answer::Decided(decided) };
+        let step = Step { policy, began: None, took: Duration::ZERO, answer: Answer::Decided(decided) };
         Plan { steps: vec![step], ..Plan::empty(set) }
     }
 
@@ -177,7 +180,7 @@ pub fn consult(set: &PolicySet, policy: &Policy, event: &Event, world: &mut Worl
         Ok(decision) => Answer::Decided(expand(set, policy, event, decision, world)),
         Err(error) => error.into(),
     };
-    Step { policy: Some(PolicyRef::of(policy)), took, answer }
+    Step { policy: Some(PolicyRef::of(policy)), began: Some(started), took, answer }
 }
 
 impl From<CallError> for Answer {
@@ -212,7 +215,8 @@ pub fn expand(set: &PolicySet, policy: &Policy, event: &Event, decision: Decisio
 fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize, world: &World) -> Planned {
     let Delivery { to, except, body, terms } = delivery;
     let body = body.or_else(|| event.data.clone()).unwrap_or_else(|| Body::Json("null".to_owned()));
-    let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id).with(terms).to(&to));
+    let message = Message::new(event.id.clone(), event.event_type.clone(), body, set.id).with(terms).to(&to);
+    let message = Arc::new(message.with_origin(event.origin.clone()));
     let (mut audience, total) = audience(&to, &except, *room + BEYOND_NAMED_MAX, world);
     let beyond_users = audience.drain(audience.len().min(*room)..).take(BEYOND_NAMED_MAX).collect();
     *room -= audience.len();

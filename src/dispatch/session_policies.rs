@@ -22,6 +22,7 @@ use crate::store::Ticket;
 use crate::types::close::Close;
 use crate::types::delivery::{Draft, Message, Recipients, Refusal, Response};
 use crate::types::event::{self, Body, Event};
+use crate::types::origin::Origin;
 
 /// The event type that formatting policies see for a sessions policy's replies and deliveries.
 const SESSION_EVENT: &str = "signalpost.session";
@@ -135,7 +136,9 @@ pub fn ask(
             Question::Closed(code) => policy.closed(handle, *code, world).map(|response| Some(after_close(response))),
         };
         let took = started.elapsed();
-        let plans = answer.as_ref().ok().and_then(Option::as_ref).map(|response| respond(set, policy, handle, response.clone(), world));
+        let origin = Origin { accepted: Some(started), trace: None };
+        let respond = |response: &Response| respond(set, policy, handle, &origin, response.clone(), world);
+        let plans = answer.as_ref().ok().and_then(Option::as_ref).map(respond);
         Answered { took, answer, plans: plans.unwrap_or_default() }
     };
     let conclude = |answered: &Answered, mut changes: Changes| {
@@ -188,12 +191,20 @@ fn after_close(response: Response) -> Response {
 }
 
 /// Plans what a policy answered: replies first, then its decision, then each event that it publishes.
-fn respond(set: &PolicySet, policy: &Policy, handle: &SessionHandle, response: Response, world: &mut World) -> Vec<(Arc<Event>, Plan)> {
-    let event = Arc::new(synthetic(policy, SESSION_EVENT.to_owned(), None, None));
+fn respond(
+    set: &PolicySet,
+    policy: &Policy,
+    handle: &SessionHandle,
+    origin: &Origin,
+    response: Response,
+    world: &mut World,
+) -> Vec<(Arc<Event>, Plan)> {
+    let event = Arc::new(synthetic(policy, SESSION_EVENT.to_owned(), None, None, origin));
     let Response { replies, decision, drafts, close: _ } = response;
     let reply = |body| {
         let to = Recipients::Session { user: handle.user.clone(), session: handle.id.to_string() };
-        let message = Arc::new(Message::new(event.id.clone(), event.event_type.clone(), body, set.id).to(&to));
+        let message = Message::new(event.id.clone(), event.event_type.clone(), body, set.id).to(&to);
+        let message = Arc::new(message.with_origin(origin.clone()));
         Planned::to_one(to, handle.user.clone(), message)
     };
     let replies: Vec<Planned> = replies.into_iter().map(reply).collect();
@@ -201,14 +212,14 @@ fn respond(set: &PolicySet, policy: &Policy, handle: &SessionHandle, response: R
     decided.deliveries.splice(0..0, replies);
     let mut plans = vec![(event, Plan::of(set, Some(PolicyRef::of(policy)), decided))];
     for Draft { event_type, subject, data } in drafts {
-        let event = Arc::new(synthetic(policy, event_type, subject, Some(data)));
+        let event = Arc::new(synthetic(policy, event_type, subject, Some(data), origin));
         let plan = plan::plan(set, &event, world);
         plans.push((event, plan));
     }
     plans
 }
 
-fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data: Option<Body>) -> Event {
+fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data: Option<Body>, origin: &Origin) -> Event {
     Event {
         id: event::new_event_id(),
         source: format!("{POLICIES}{}", policy.name),
@@ -222,6 +233,7 @@ fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data:
         },
         extensions: Vec::new(),
         data,
+        origin: origin.clone(),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::model::record::Changes;
 use crate::types::delivery::{Message, PolicySetId};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::{self, Body, Event, SERVER, UserId};
+use crate::types::origin::Origin;
 use crate::types::pattern::any_matches;
 use crate::types::time::rfc3339;
 
@@ -142,6 +143,7 @@ pub fn own_event(own: Own, user: &UserId, data: &impl Serialize) -> Event {
         extensions: Vec::new(),
         // Structs of strings, numbers and JSON that was checked: writing them can't fail.
         data: serde_json::to_string(data).ok().map(Body::Json),
+        origin: Origin::default(),
     }
 }
 

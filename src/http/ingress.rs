@@ -1,9 +1,10 @@
 //! Ingress: producers' requests over HTTP, answered with receipts.
 
 pub mod cloudevents;
+mod sampled;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body as HttpBody;
 use axum::extract::Query;
@@ -28,8 +29,10 @@ use crate::node::Node;
 use crate::policy::{Incomplete, Role};
 use crate::store::{NotStored, Ticket};
 use crate::types::delivery::Terms;
-use crate::types::event::{self, UserId};
+use crate::types::event::{self, Event, UserId};
+use crate::types::origin::Origin;
 use cloudevents::Parsed;
+use sampled::{Sampled, Traced};
 
 /// draft-ietf-httpapi-idempotency-key-header.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -113,16 +116,16 @@ impl Ingress {
         user.map_err(problem::invalid_user)
     }
 
-    /// Answers a POST that may publish.
+    /// Answers a POST that may publish. `began`: when it was taken.
     ///
     /// # Errors
     /// What is wrong with the request, or with its only event.
-    pub async fn post(&self, address: Address, head: &Parts, body: Incoming) -> Result<Response, Problem> {
+    pub async fn post(&self, address: Address, head: &Parts, body: Incoming, began: Instant) -> Result<Response, Problem> {
         self.node.policies.check()?;
         let whole = self.read(&head.headers, body).await?;
         match self.node.cluster.forward(head, &whole.body).await? {
             Some(answered) => Ok(answered.map(HttpBody::from)),
-            None => self.answer(address, head, &whole.body).await,
+            None => self.answer(address, head, &whole.body, began).await,
         }
     }
 
@@ -130,34 +133,53 @@ impl Ingress {
     ///
     /// # Errors
     /// As for [`Ingress::post`].
-    pub async fn answer(&self, address: Address, head: &Parts, body: &Bytes) -> Result<Response, Problem> {
-        match address {
+    pub async fn answer(&self, address: Address, head: &Parts, body: &Bytes, began: Instant) -> Result<Response, Problem> {
+        let mut sampled = self.node.traces.as_ref().and_then(|traces| Sampled::of(traces, &head.headers, began));
+        let origin = Origin { accepted: Some(began), trace: sampled.as_ref().map(|sampled| sampled.root.context.clone()) };
+        let (answer, path) = match address {
             // Boxed, so that its large state is not part of each request's.
-            Address::Events => Box::pin(self.publish(head, body)).await,
-            Address::Messages(user) => self.tell(user?, head, body).await,
+            Address::Events => (Box::pin(self.publish(head, body, origin, &mut sampled)).await, "/events"),
+            Address::Messages(user) => (self.tell(user?, head, body, origin, &mut sampled).await, "/users/{user_id}/messages"),
+        };
+        if let Some(sampled) = sampled {
+            sampled.end(&format!("{}{path}", self.node.config.base_path), &answer);
         }
+        answer
     }
 
     /// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With
     /// `explain=true` a receipt also has an explanation; with `dry_run=true` it says what would happen, and nothing does.
-    async fn publish(&self, head: &Parts, body: &Bytes) -> Result<Response, Problem> {
+    async fn publish(&self, head: &Parts, body: &Bytes, origin: Origin, sampled: &mut Traced<'_>) -> Result<Response, Problem> {
         let query = query(&head.uri, "publishing takes explain and dry_run, each true or false")?;
         match cloudevents::read(&head.headers, body, self.limits()).inspect_err(|_| self.rejected())? {
-            cloudevents::Request::One(parsed) => {
+            cloudevents::Request::One(mut parsed) => {
+                if let Some(sampled) = sampled {
+                    sampled.event(&parsed.event);
+                }
+                parsed.event.origin = origin;
                 let (item, ticket) = self.dispatch(parsed, query, &mut Room::default()).await?;
+                if let (Some(sampled), Item::Receipt(receipt)) = (sampled, &item) {
+                    sampled.receipt(receipt);
+                }
                 if let Some(ticket) = ticket {
                     ticket.stored().await?;
                 }
                 Ok(answer(StatusCode::ACCEPTED, &item))
             }
             cloudevents::Request::Batch(parsed) => {
+                if let Some(sampled) = sampled {
+                    sampled.batch(&parsed);
+                }
                 let mut items = Vec::with_capacity(parsed.len());
                 let mut last = None;
                 let (mut turns, mut room) = (Turns::default(), Room::default());
                 for parsed in parsed {
                     turns.take().await;
                     items.push(match parsed {
-                        Ok(parsed) => match self.dispatch(parsed, query, &mut room).await {
+                        Ok(Parsed { event, id_given }) => match self
+                            .dispatch(Parsed { event: Event { origin: origin.clone(), ..event }, id_given }, query, &mut room)
+                            .await
+                        {
                             Ok((item, ticket)) => {
                                 last = ticket.or(last);
                                 item
@@ -180,7 +202,14 @@ impl Ingress {
     }
 
     /// `POST {base}/users/{user_id}/messages`: any JSON value, or text, to one user. 202 and a receipt.
-    async fn tell(&self, user: UserId, head: &Parts, body: &Bytes) -> Result<Response, Problem> {
+    async fn tell(
+        &self,
+        user: UserId,
+        head: &Parts,
+        body: &Bytes,
+        origin: Origin,
+        sampled: &mut Traced<'_>,
+    ) -> Result<Response, Problem> {
         let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
         if body.len() > self.limits().event_bytes_max.get() {
             let detail = format!(
@@ -206,7 +235,10 @@ impl Ingress {
         };
         let once = idempotency_key(&head.headers)?;
         self.node.store.admit()?;
-        let (mut receipt, ticket) = self.node.dispatch.tell(user, body, terms, once.as_deref()).map_err(under_way)?;
+        let (mut receipt, ticket) = self.node.dispatch.tell(user, body, terms, once.as_deref(), origin).map_err(under_way)?;
+        if let Some(sampled) = sampled {
+            sampled.receipt(&receipt);
+        }
         ticket.stored().await?;
         receipt.stored = self.node.store.stored().map(Into::into);
         Ok(answer(StatusCode::ACCEPTED, &receipt))

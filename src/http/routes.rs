@@ -80,8 +80,8 @@ impl Front {
             self.auth.permits(request.headers(), Scope::Publish)?;
             let began = Instant::now();
             let (head, body) = request.into_parts();
-            let answer = ingress.post(address, &head, body).await?;
-            self.metrics.publish_seconds.observe(began.elapsed().as_secs_f64());
+            let answer = ingress.post(address, &head, body, began).await?;
+            self.metrics.publish_seconds.observe(began.elapsed());
             return Ok(answer);
         }
         request.extensions_mut().insert(client);
@@ -130,7 +130,7 @@ pub fn answering(ingress: Arc<Ingress>, among: Router) -> Answering {
             let (head, body) = request.into_parts();
             let address = (head.method == Method::POST).then(|| ingress.address(head.uri.path())).flatten();
             let answered = match address {
-                Some(address) => ingress.answer(address, &head, &body).await.unwrap_or_else(Problem::into_response),
+                Some(address) => ingress.answer(address, &head, &body, Instant::now()).await.unwrap_or_else(Problem::into_response),
                 None => {
                     let Ok(answered) = TowerToHyperService::new(among).call(Request::from_parts(head, Body::from(body))).await;
                     answered

@@ -126,6 +126,18 @@ impl DeadLetter {
     }
 }
 
+impl Content {
+    /// Says in the log what was kept, at the level debug: a policy whose circuit is open may have thousands in a second.
+    fn log(&self, policy: &str, letter: u64) {
+        let (event_id, origin) = match self {
+            Content::Event(event) => (&event.id, &event.origin),
+            Content::Message { message, .. } | Content::Undelivered { message, .. } => (&message.event_id, &message.origin),
+        };
+        let trace_id = origin.trace_id().map(tracing::field::display);
+        tracing::debug!(policy, letter, event_id, trace_id, "dead letter kept");
+    }
+}
+
 impl DeadLetters {
     pub fn new(limits: config::DeadLetters, metrics: Arc<Metrics>) -> DeadLetters {
         DeadLetters { limits, metrics, kept: Mutex::default() }
@@ -303,6 +315,7 @@ impl DeadLetters {
             self.count("evicted", 1);
         }
         kept.bytes += bytes;
+        letter.content.log(&letter.policy, id);
         let (stamp, letter) = (kept.next_stamp(), Arc::new(letter));
         changes.note(|| Change::Letter { stamp, letter: letter.clone() });
         kept.letters.insert(id, (stamp, letter));

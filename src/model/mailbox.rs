@@ -18,6 +18,7 @@ mod reader;
 mod room;
 mod seqs;
 mod sink;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -32,7 +33,6 @@ use parking_lot::Mutex;
 use super::record::{Change, Changes};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
-use crate::net::turns::aside_if;
 use crate::registry::{ReadMark, Registry, SessionHandle, UserSessions};
 use crate::types::clock::Clock;
 use crate::types::close::Close;
@@ -51,14 +51,11 @@ pub use reader::{Head, Page, Reader, Resumed};
 use room::Room;
 pub use seqs::Seqs;
 pub use sink::{Expired, SinkReader, SinkRules, Taken};
+use sweep::Reclaim;
 pub use users::{Listing, UsersPage};
 
 /// Enough shards that two cores seldom wait for the same lock.
 const SHARDS: usize = 64;
-
-/// The pause after a search through all mailboxes: a million of them take some 100 ms. Meanwhile, a message that was read makes room in its
-/// own mailbox only.
-const RECLAIM_PAUSE_MS: u64 = 100;
 
 /// Mailboxes that are all visited in less than a millisecond.
 const MAILBOXES_IN_PASSING: usize = 5_000;
@@ -114,14 +111,6 @@ struct Content {
     /// When the last session left, in milliseconds since the Unix epoch.
     vacant_since_ms: u64,
     noted: Noted,
-}
-
-/// Where the next search for room begins.
-#[derive(Debug, Default)]
-struct Reclaim {
-    shard: usize,
-    /// When a search last went through all mailboxes without finding enough.
-    exhausted_ms: Option<u64>,
 }
 
 /// The outcome of one delivery to one user.
@@ -332,17 +321,6 @@ impl Mailboxes {
         }
     }
 
-    /// Removes expired messages and mailboxes of the `round`th of [`Mailboxes::SWEEP_ROUNDS`] parts of the users.
-    pub fn sweep(&self, round: usize) {
-        self.sweep_shard(round % SHARDS, |user, mailbox, content| {
-            self.expire((user, mailbox.birth), content);
-            self.note_later(user, mailbox, content);
-        });
-    }
-
-    /// The number of calls of [`Mailboxes::sweep`] that visit every user once.
-    pub const SWEEP_ROUNDS: usize = SHARDS;
-
     /// Returns how far a user's sessions have read, as far as that matters to this node.
     fn read(&self, sessions: &UserSessions) -> Option<ReadMark> {
         sessions.read_mark(self.decides())
@@ -376,26 +354,6 @@ impl Mailboxes {
         Posted::Posted { birth: owner.1, seq }
     }
 
-    /// Removes messages that were read from this mailbox until a new one is within the bounds of all mailboxes. Returns whether it is.
-    fn make_room(&self, owner: Owner<'_>, content: &mut Content, new: &New<'_>, is_away: bool, removed: &mut Removed) -> bool {
-        let replaced = content.log.replaced(new);
-        if !self.room.lacks(is_away, new.size(), replaced) {
-            return true;
-        }
-        self.expire(owner, content);
-        loop {
-            if !self.room.lacks(is_away, new.size(), content.log.replaced(new)) {
-                return true;
-            }
-            let mut gone = Removed::default();
-            if !content.log.give_way(self.read(&content.sessions), &mut gone) {
-                return false;
-            }
-            self.account(owner.1, &content.sessions, &gone);
-            removed.for_new.extend(gone.for_new);
-        }
-    }
-
     /// Refuses a message for lack of room. It takes a seq, so that its readers learn that something is missing.
     fn refuse(&self, content: &mut Content, new: &New<'_>, reason: DropReason) -> Posted {
         if content.sink.is_some() {
@@ -408,70 +366,6 @@ impl Mailboxes {
             Some(id) => content.sessions.find(id).into_iter().for_each(|handle| handle.end(Close::SlowConsumer)),
         }
         self.dropped(reason)
-    }
-
-    fn expire(&self, owner: Owner<'_>, content: &mut Content) {
-        let owed = content.log.owed();
-        let keep_max_ms = self.keep_max_ms(content.sink.as_deref());
-        let (read, now_ms) = (self.read(&content.sessions), self.clock.now_ms());
-        let removed = match self.note_expired(owner.0) {
-            None => content.log.expire(read, keep_max_ms, now_ms),
-            Some(note) => content.log.expire_noting(read, keep_max_ms, now_ms, note),
-        };
-        self.account(owner.1, &content.sessions, &removed);
-        if content.log.owed() > owed {
-            // Sessions that have missed a message notice that when they read.
-            content.sessions.wake();
-        }
-    }
-
-    /// Makes room in other mailboxes until there is enough: removes expired messages, messages that were read and, if there are too many
-    /// mailboxes, empty ones that a client may resume from.
-    fn reclaim(&self, is_enough: impl Fn(&Room) -> bool) {
-        // Who comes while another one looks waits for what that one finds: without it, a message would be refused although there is room to
-        // be made.
-        let mut reclaim = self.reclaim.lock();
-        let now_ms = self.clock.now_ms();
-        // A clock that has gone back doesn't make the pause longer.
-        let is_paused = reclaim.exhausted_ms.is_some_and(|exhausted_ms| now_ms.abs_diff(exhausted_ms) < RECLAIM_PAUSE_MS);
-        if is_paused || is_enough(&self.room) {
-            return;
-        }
-        // Among many mailboxes, that takes milliseconds.
-        aside_if(self.are_many(), || self.search(&mut reclaim, is_enough));
-    }
-
-    fn search(&self, reclaim: &mut Reclaim, is_enough: impl Fn(&Room) -> bool) {
-        for _ in 0..SHARDS {
-            let is_crowded = self.room.lacks_mailboxes();
-            self.sweep_shard(reclaim.shard % SHARDS, |user, mailbox, content| {
-                self.expire((user, mailbox.birth), content);
-                let mut removed = Removed::default();
-                while content.log.give_way(self.read(&content.sessions), &mut removed) {}
-                self.account(mailbox.birth, &content.sessions, &removed);
-                content.is_resumable &= !(is_crowded && content.sessions.is_empty() && content.log.is_empty());
-                self.note_later(user, mailbox, content);
-            });
-            reclaim.shard += 1;
-            if is_enough(&self.room) {
-                return;
-            }
-        }
-        // The search itself may have taken longer than the pause.
-        reclaim.exhausted_ms = Some(self.clock.now_ms());
-    }
-
-    /// Visits each mailbox of a shard, and removes it if nobody needs it any more.
-    fn sweep_shard(&self, index: usize, visit: impl Fn(&UserId, &Arc<Mailbox>, &mut Content)) {
-        let Some(shard) = self.shards.get(index) else { return };
-        let mut shard = shard.lock();
-        let before = shard.len();
-        shard.retain(|user, mailbox| {
-            let mut content = mailbox.content.lock();
-            visit(user, mailbox, &mut content);
-            !self.is_idle(&content)
-        });
-        self.room.give_back_mailboxes(before - shard.len());
     }
 
     /// Counts what has gone, and closes sessions that have missed a message which only they could read: the user's other sessions don't
@@ -492,19 +386,6 @@ impl Mailboxes {
     fn dropped(&self, reason: DropReason) -> Posted {
         self.metrics.dropped(reason, 1);
         Posted::Dropped(reason)
-    }
-
-    /// Returns whether the mailbox can be removed: it is empty and has no session, and no client may resume from it.
-    fn is_idle(&self, content: &Content) -> bool {
-        if !content.sessions.is_empty() || !content.log.is_empty() {
-            return false;
-        }
-        let age_ms = self.clock.now_ms().saturating_sub(content.vacant_since_ms);
-        if !self.decides() {
-            // Not before the node that decides has forgotten it: its seqs may go on.
-            return age_ms >= self.limits.resume_ms.get().saturating_add(absorb::FORGET_AFTER_MS);
-        }
-        !content.is_resumable || age_ms >= self.limits.resume_ms.get() || self.room.is_crowded()
     }
 
     fn leave(&self, handle: &Arc<SessionHandle>, mailbox: &Arc<Mailbox>) {

@@ -31,6 +31,7 @@ use crate::registry::SessionHandle;
 use crate::types::delivery::{Decision, Message, Refusal, Response};
 use crate::types::event::{Body, Event};
 use crate::types::fault::{Defect, Fault, FaultKind};
+use crate::types::origin::Origin;
 use crate::types::pattern::any_matches;
 use instances::{Instance, Instances};
 pub use looking::Introspection;
@@ -108,6 +109,20 @@ pub struct Binary<'a> {
     pub file: std::path::PathBuf,
     pub digest: String,
     pub bytes: &'a [u8],
+}
+
+/// The event of a call, and its origin.
+#[derive(Clone, Copy)]
+struct About<'a> {
+    event: &'a str,
+    origin: &'a Origin,
+}
+
+impl<'a> About<'a> {
+    /// Returns the fields of a log line: the event's id, and its trace's.
+    fn fields(about: Option<About<'a>>) -> (Option<&'a str>, Option<impl tracing::Value>) {
+        (about.map(|about| about.event), about.and_then(|about| about.origin.trace_id()).map(tracing::field::display))
+    }
 }
 
 /// Durations of each function's calls, for the roles that the plugin has.
@@ -243,7 +258,8 @@ impl Policy {
     /// # Errors
     /// The policy refused the event, faulted, or has an open circuit.
     pub fn route(&self, event: &Event, world: &mut World) -> Result<Decision, CallError> {
-        let answer = self.call(Function::Route, Some(&event.id), world, |world| self.ask_route(event, world));
+        let answer = self
+            .call(Function::Route, Some(About { event: &event.id, origin: &event.origin }), world, |world| self.ask_route(event, world));
         self.sample(Function::Route, world, &answer, || Sample::Route(Box::new(event.clone())));
         answer
     }
@@ -259,7 +275,8 @@ impl Policy {
         reader: &[(&str, &str)],
         world: &mut World,
     ) -> Result<Option<Body>, CallError> {
-        let answer = self.call(Function::Format, Some(&message.event_id), world, |world| self.ask_format(message, body, reader, world));
+        let about = About { event: &message.event_id, origin: &message.origin };
+        let answer = self.call(Function::Format, Some(about), world, |world| self.ask_format(message, body, reader, world));
         self.sample(Function::Format, world, &answer, || {
             let reader = reader.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             Sample::Format(message.clone(), body.clone(), reader)
@@ -339,14 +356,14 @@ impl Policy {
     fn call<R>(
         &self,
         function: Function,
-        event: Option<&str>,
+        about: Option<About<'_>>,
         world: &mut World,
         ask: impl FnOnce(&mut World) -> Answer<R>,
     ) -> Result<R, CallError> {
         if !world.is_live() {
             // Nobody has measured these, and an explanation makes a hundred.
             return aside(|| ask(world))
-                .map_err(|flaw| self.report(function, event, flaw.into_defect()))
+                .map_err(|flaw| self.report(function, about, flaw.into_defect()))
                 .and_then(|answer| answer.map_err(CallError::Refused));
         }
         let started = Instant::now();
@@ -359,7 +376,7 @@ impl Policy {
         if self.lingers.load(Ordering::Relaxed) != (took > LONG_CALL) {
             self.lingers.store(took > LONG_CALL, Ordering::Relaxed);
         }
-        let answer = answer.map_err(|flaw| self.faulted(function, event, flaw))?;
+        let answer = answer.map_err(|flaw| self.faulted(function, about, flaw))?;
         if let Some(time) = self.calls.of(function) {
             time.observe(took.as_secs_f64());
         }
@@ -371,6 +388,11 @@ impl Policy {
         answer.map_err(|refusal| {
             self.counters.refusals.fetch_add(1, Ordering::Relaxed);
             self.instances.shared.metrics.policy_refusals.with_label_values(&[&*self.name]).inc();
+            if tracing::enabled!(tracing::Level::DEBUG) && self.may_log() {
+                let (event_id, trace_id) = About::fields(about);
+                let (policy, version, function) = (&*self.name, &*self.version, function.name());
+                tracing::debug!(policy, version, function, event_id, trace_id, code = refusal.code, "policy refusal: {}", refusal.detail);
+            }
             CallError::Refused(refusal)
         })
     }
@@ -411,18 +433,20 @@ impl Policy {
     }
 
     /// Counts and logs a fault. Opens the circuit after too many in a row, unless the events are to blame.
-    fn faulted(&self, function: Function, event: Option<&str>, flaw: Flaw) -> CallError {
+    fn faulted(&self, function: Function, about: Option<About<'_>>, flaw: Flaw) -> CallError {
         let is_stopped = matches!(flaw, Flaw::Stopped(_));
         let defect = flaw.into_defect();
         self.counters.faults.fetch_add(1, Ordering::Relaxed);
         let kind = defect.kind.name();
         self.instances.shared.metrics.policy_faults.with_label_values(&[&*self.name, kind]).inc();
-        if self.instances.shared.may_log() {
+        if self.may_log() {
+            let (event_id, trace_id) = About::fields(about);
             tracing::warn!(
                 policy = &*self.name,
                 version = &*self.version,
                 function = function.name(),
-                event,
+                event_id,
+                trace_id,
                 kind,
                 "policy fault: {}",
                 defect.detail
@@ -439,7 +463,7 @@ impl Policy {
                 tracing::error!(policy = &*self.name, version = &*self.version, "circuit open: the policy faulted too often in a row");
             }
         }
-        let error = self.report(function, event, defect);
+        let error = self.report(function, about, defect);
         if let CallError::Fault(fault) = &error {
             *self.last_fault.lock() = Some((**fault).clone());
             self.instances.shared.faults.show(fault);
@@ -447,13 +471,18 @@ impl Policy {
         error
     }
 
-    fn report(&self, function: Function, event: Option<&str>, defect: Defect) -> CallError {
+    /// Returns whether one more line about this policy may be logged. If not, counts it.
+    pub fn may_log(&self) -> bool {
+        self.instances.shared.may_log()
+    }
+
+    fn report(&self, function: Function, about: Option<About<'_>>, defect: Defect) -> CallError {
         CallError::Fault(Box::new(Fault {
             policy: self.name.clone(),
             version: self.version.clone(),
             digest: self.digest.clone(),
             function: function.name().into(),
-            event: event.map(str::to_owned),
+            event: about.map(|about| about.event.to_owned()),
             defect,
             at: SystemTime::now(),
         }))

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::framing::{Framing, Hello, Limits};
+use super::leaving::Leaving;
 use super::outbox::Outbox;
 use super::protocol::{Answer, ClientFrame};
 use super::sse::Position;
@@ -41,6 +42,7 @@ pub struct Conversation {
     pub outbox: Outbox,
     pub clock: Clock,
     pub taken: Taken,
+    leaving: Leaving,
     /// The client's allowance of messages.
     allowance: Bucket,
 }
@@ -97,12 +99,14 @@ impl End {
 impl Conversation {
     /// `ends`: when the client's token expires.
     pub fn new(sessions: Arc<Sessions>, reader: Reader, framing: Framing, ends: Option<SystemTime>) -> Conversation {
+        let now = Instant::now();
         let epoch = if framing == Framing::Sse { reader.epoch().into() } else { Box::default() };
         Conversation {
             outbox: Outbox::new(framing, epoch),
             reader,
-            clock: Clock::new(Instant::now(), on_the_clock(ends)),
+            clock: Clock::new(now, on_the_clock(ends)),
             taken: Taken::default(),
+            leaving: Leaving::new(now.into_std()),
             allowance: Bucket::full(sessions.sockets.messages_per_second_max.get().saturating_mul(BURST_S)),
             sessions,
         }
@@ -184,7 +188,10 @@ impl Conversation {
                 turns.take().await;
             }
             match self.sessions.format.shape(&message, self.reader.handle()).await {
-                Ok(body) => self.outbox.message(seq, Some(&body)),
+                Ok(body) => {
+                    self.outbox.message(seq, Some(&body));
+                    self.leaving.takes(seq, &message);
+                }
                 Err(reason) => {
                     self.reader.dropped(seq, reason);
                     self.outbox.message(seq, None);
@@ -200,8 +207,10 @@ impl Conversation {
     pub fn written(&mut self) {
         let sent = self.outbox.finish();
         if sent.messages > 0 {
+            let now = Instant::now();
             self.sessions.metrics.sent.inc_by(sent.messages);
-            self.clock.message = Instant::now();
+            self.clock.message = now;
+            self.leaving.written(now.into_std(), &self.sessions, self.reader.handle());
         }
         if sent.is_any {
             self.reader.written();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::types::event::{Body, UserId};
+use crate::types::origin::Origin;
 
 /// What a policy wants done, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,6 +120,9 @@ pub struct Message {
     pub is_for_session: bool,
     /// 1, or more if the message is retried after a fault.
     pub attempt: u32,
+    /// That of its event. Not part of what it says.
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// Identifies a policy set by its components and their configuration, in every process alike: the first half of a SHA-256.
@@ -140,7 +144,20 @@ impl serde::Serialize for PolicySetId {
 impl Message {
     /// Returns a message with the default terms.
     pub fn new(event_id: String, event_type: String, body: Body, policies: PolicySetId) -> Message {
-        Message { event_id, event_type, body: Arc::new(body), policies, terms: Terms::default(), is_for_session: false, attempt: 1 }
+        Message {
+            event_id,
+            event_type,
+            body: Arc::new(body),
+            policies,
+            terms: Terms::default(),
+            is_for_session: false,
+            attempt: 1,
+            origin: Origin::default(),
+        }
+    }
+
+    pub fn with_origin(self, origin: Origin) -> Message {
+        Message { origin, ..self }
     }
 
     pub fn with(self, terms: Terms) -> Message {
@@ -152,8 +169,8 @@ impl Message {
         Message { is_for_session: matches!(recipients, Recipients::Session { .. }), ..self }
     }
 
-    /// Returns the same message for another attempt, to be formatted by these policies.
+    /// Returns the same message for another attempt, to be formatted by these policies. Its time and trace are over.
     pub fn again(&self, policies: PolicySetId) -> Message {
-        Message { policies, attempt: self.attempt + 1, ..self.clone() }
+        Message { policies, attempt: self.attempt + 1, origin: Origin::default(), ..self.clone() }
     }
 }

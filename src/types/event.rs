@@ -13,6 +13,8 @@ use serde::ser::{Error as _, SerializeMap as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::types::origin::Origin;
+
 /// The `type` that policies see for a message that was sent to a user directly.
 pub const DIRECT: &str = "signalpost.direct";
 
@@ -36,6 +38,8 @@ pub struct Event {
     /// Extension attributes in their string form, and `dataschema`.
     pub extensions: Vec<(String, String)>,
     pub data: Option<Body>,
+    /// Not part of what it says.
+    pub origin: Origin,
 }
 
 impl Event {

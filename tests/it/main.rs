@@ -55,6 +55,11 @@ mod store {
     mod repairs;
     mod restarts;
 }
+mod traces {
+    mod collector;
+    mod failing;
+    mod spans;
+}
 
 // The whole.
 mod fuzzed;

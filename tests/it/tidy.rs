@@ -11,6 +11,7 @@ const LEVELS: [(&str, u32); 23] = [
     ("metrics", 2),
     ("net", 3),
     ("auth", 4),
+    ("traces", 4),
     ("registry", 3),
     ("model", 4),
     ("policy", 5),
@@ -145,7 +146,7 @@ fn rows<'a>(page: &'a str, heading: &str) -> BTreeMap<&'a str, Vec<&'a str>> {
 }
 
 /// How the code makes a metric: what stands before its name, and the type.
-const MAKERS: [(&str, &str); 13] = [
+const MAKERS: [(&str, &str); 14] = [
     ("make.counter(", "counter"),
     ("make.counters(", "counter"),
     ("Counter::new(", "counter"),
@@ -157,6 +158,7 @@ const MAKERS: [(&str, &str); 13] = [
     (" .gauge(", "gauge"),
     ("Opts::new(", "gauge"),
     ("make.histogram(", "histogram"),
+    ("make.latency(", "histogram"),
     ("make.histogram_of(", "histogram"),
     ("make.one_histogram(", "histogram"),
 ];

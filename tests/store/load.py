@@ -53,6 +53,8 @@ class Server:
             # Nothing is over while a check runs, however slow the machine is.
             "MAILBOXES_RESUME_MS": 3_600_000,
             "EVENTS_DEDUP_WINDOW_MS": 3_600_000,
+            # A few rounds' ids. Each counts as something that the log has to keep.
+            "EVENTS_DEDUP_ENTRIES_MAX": 4_000,
             "LOG_FORMAT": "json",
         }
         environment = os.environ | {f"SIGNALPOST_{name}": str(value) for name, value in settings.items()}

@@ -367,6 +367,7 @@ fn the_settings_that_may_be_zero_are_these() {
             "mailboxes.resume_ms",
             "mailboxes.shapes_bytes_max",
             "events.dedup_window_ms",
+            "traces.deliveries_max",
             "plugins.retire_ms",
             "limits.trial_calls",
             "limits.log_lines_max",

@@ -100,7 +100,7 @@ fn one(request: Result<Request, Problem>, event: &Event) -> Event {
 
 /// Returns everything except the data; extensions have no order.
 fn attributes(event: &Event) -> impl PartialEq + std::fmt::Debug {
-    let Event { id, source, event_type, subject, time, content_type, mut extensions, data: _ } = event.clone();
+    let Event { id, source, event_type, subject, time, content_type, mut extensions, data: _, origin: _ } = event.clone();
     extensions.sort();
     (id, source, event_type, subject, time, content_type, extensions)
 }

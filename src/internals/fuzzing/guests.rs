@@ -149,6 +149,7 @@ fn event(data: Body) -> Event {
         content_type: "application/octet-stream".into(),
         extensions: Vec::new(),
         data: Some(data),
+        origin: Default::default(),
     }
 }
 

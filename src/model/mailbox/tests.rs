@@ -508,7 +508,7 @@ mod totals {
         let mut back = all.v1("away");
         back.read();
         assert_eq!(all.tell("other", &Terms::default()), Posted::Dropped(DropReason::ServerFull), "nobody looks again at once");
-        advance(Duration::from_millis(RECLAIM_PAUSE_MS)).await;
+        advance(Duration::from_millis(super::sweep::RECLAIM_PAUSE_MS)).await;
         all.tell_all("other", 9);
         assert_eq!(all.count(DropReason::ServerFull), 2);
     }

@@ -1,6 +1,7 @@
-//! The HTTP/1.1 client of one sink: its connections, and one request. It goes to the address that the configuration names, and to no other:
+//! The HTTP/1.1 client of one backend: its connections, and one request. It goes to the address that the configuration names, and to no other:
 //! redirections are not followed, and nothing that an event or an answer says is part of the address.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,7 +13,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -28,7 +28,7 @@ const ANSWER_BODY_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a connection is kept that nobody uses. What is between here and the backend forgets it soon after.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 
-/// The connections to one sink.
+/// The connections to one backend.
 #[derive(Debug)]
 pub struct Client {
     uri: Uri,

@@ -1,0 +1,109 @@
+//! One request of a sink: what it carries, how it is signed, and what its answer means.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use data_encoding::HEXLOWER;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, timeout};
+
+use super::lanes::{Batch, Pending};
+use super::{Sink, pace};
+use crate::net::client::Answer;
+
+/// The outcome of an attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Accepted,
+    /// The answer says that these events will never be taken.
+    Refused(Arc<str>),
+    /// The answer says that nothing will be taken any more.
+    Gone,
+    Failed {
+        why: Arc<str>,
+        retry_after: Option<Duration>,
+    },
+}
+
+impl Sink {
+    /// Sends a batch once.
+    pub(super) async fn attempt(&self, batch: &Batch) -> Outcome {
+        let began = Instant::now();
+        let (headers, body) = self.request(batch);
+        let deadline = *self.limits.attempt_deadline_ms;
+        let answered = match timeout(deadline, self.client.post(&headers, &body)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(format!("didn't answer within {} ms (attempt_deadline_ms)", deadline.as_millis())),
+        };
+        self.counters.seconds.observe(began.elapsed().as_secs_f64());
+        let outcome = match answered {
+            Ok(answer) => judge(&answer, self.model.clock.now_ms()),
+            Err(why) => Outcome::Failed { why: format!("it {why}").into(), retry_after: None },
+        };
+        self.counters.attempt(&outcome);
+        outcome
+    }
+
+    /// Returns the headers and the body of a request. The time, and so the signature, is another one in each attempt.
+    fn request(&self, batch: &Batch) -> (HeaderMap, Bytes) {
+        let (media_type, body) = match (self.limits.batch_max.get(), batch.events.as_slice()) {
+            (1, [event]) => ("application/cloudevents+json", event.message.body.as_bytes().to_vec()),
+            (_, events) => {
+                let texts: Vec<&[u8]> = events.iter().map(|event| event.message.body.as_bytes()).collect();
+                ("application/cloudevents-batch+json", [b"[", texts.join(&b","[..]).as_slice(), b"]"].concat())
+            }
+        };
+        let id = webhook_id(&batch.events);
+        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let signature = self.secrets.load().sign(&id, now_s, &body);
+        let mut headers = HeaderMap::with_capacity(5);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("signalpost/", env!("CARGO_PKG_VERSION"))));
+        headers.insert("webhook-timestamp", HeaderValue::from(now_s));
+        // Letters, digits and signs that are all allowed in a header.
+        for (name, value) in [("webhook-id", id), ("webhook-signature", signature)] {
+            headers.extend(HeaderValue::try_from(value).ok().map(|value| (http::HeaderName::from_static(name), value)));
+        }
+        (headers, body.into())
+    }
+}
+
+/// Returns what an answer means.
+fn judge(answer: &Answer, now_ms: u64) -> Outcome {
+    let status = answer.status;
+    let why = |note: &str| -> Arc<str> { format!("it answered {status}{note}").into() };
+    match status {
+        _ if status.is_success() => Outcome::Accepted,
+        StatusCode::GONE => Outcome::Gone,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
+            Outcome::Failed { why: why(""), retry_after: answer.pause(now_ms) }
+        }
+        _ if status.is_client_error() => Outcome::Refused(why("")),
+        _ if status.is_redirection() => Outcome::Failed { why: why("; redirections are not followed"), retry_after: answer.pause(now_ms) },
+        _ => Outcome::Failed { why: why(""), retry_after: answer.pause(now_ms) },
+    }
+}
+
+impl Answer {
+    fn pause(&self, now_ms: u64) -> Option<Duration> {
+        self.retry_after.as_deref().and_then(|value| pace::retry_after(value, now_ms))
+    }
+}
+
+/// Returns the id of a request: the same for the same events, and different for others. It is a digest of their sources and ids, since an id
+/// of a producer's may have characters that a header can't.
+fn webhook_id(events: &[Pending]) -> String {
+    let mut digest = Sha256::new();
+    for event in events {
+        for text in [&*event.source, event.message.event_id.as_str()] {
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
+        }
+    }
+    let digest: [u8; 32] = digest.finalize().into();
+    let (half, _) = digest.split_at(digest.len() / 2);
+    format!("msg_{}", HEXLOWER.encode(half))
+}

@@ -1,0 +1,98 @@
+use super::*;
+
+fn user(name: &str) -> UserId {
+    UserId::new(name, 128).unwrap()
+}
+
+fn message(body: Body) -> Arc<Message> {
+    let terms =
+        Terms { time_to_live: Some(Duration::from_millis(5)), keep: None, collapse_key: Some("k".into()), priority: Priority::High };
+    Arc::new(Message { attempt: 2, ..Message::new("e".into(), "a.b".into(), body, PolicySetId(u128::MAX)).with(terms) })
+}
+
+fn post(seq: u64, message: &Arc<Message>) -> Change {
+    Change::Post { user: user("ü"), birth: 1, seq, posted_ms: 3, message: message.clone(), session: None, lost: 4, removed: vec![seq - 1] }
+}
+
+fn letter(content: Content, with_fault: bool) -> Change {
+    let fault = with_fault.then(|| {
+        Box::new(Fault {
+            policy: "p".into(),
+            version: "1".into(),
+            digest: "d".into(),
+            function: "route".into(),
+            event: Some("e".into()),
+            defect: Defect { kind: FaultKind::Trap, detail: "trap".into(), backtrace: vec!["f".into(), "g".into()] },
+            at: time(7),
+        })
+    });
+    let letter = DeadLetter { id: 5, at: time(6), policy: "p".into(), version: "1".into(), attempts: 2, fault, content };
+    Change::Letter { stamp: 9, letter: Arc::new(letter) }
+}
+
+fn every_change() -> Vec<Change> {
+    let [json, binary] = [Body::Json("{\"a\":1}".into()), Body::Binary(vec![0, 255])].map(message);
+    let mark = Mark { version: 1, last: 2, delivered: 3, lost: 4, is_resumable: true, is_acked: false };
+    let value = Value { bytes: [1, 2].as_slice().into(), expires_ms: Some(8) };
+    let event = Event {
+        id: "i".into(),
+        source: "s".into(),
+        event_type: "t".into(),
+        subject: Some("u".into()),
+        time: None,
+        content_type: "application/json".into(),
+        extensions: vec![("x".into(), "y".into())],
+        data: Some(Body::Text("z".into())),
+        origin: Origin::default(),
+    };
+    let recipients = vec![Recipient { user: user("1"), session: "s".into() }];
+    vec![
+        post(1, &json),
+        post(2, &json),
+        post(3, &binary),
+        Change::Mark { user: user("1"), birth: 2, mark, removed: vec![(0, 9), (11, 12)] },
+        Change::Join { stamp: 1, group: "g".into(), user: user("1"), policy: "p".into() },
+        Change::Leave { stamp: 2, group: "g".into(), user: user("1") },
+        Change::End { stamp: 3, group: "g".into() },
+        Change::Set { stamp: 4, policy: "p".into(), key: "k".into(), value },
+        Change::Unset { stamp: 5, policy: "p".into(), key: "k".into() },
+        Change::Seen { key: u128::MAX - 1, at_ms: 6, failed: true },
+        letter(Content::Event(Arc::new(event)), true),
+        letter(Content::Message { message: binary.clone(), recipients }, false),
+        letter(Content::Undelivered { message: binary, reason: "the answer is 404".into() }, false),
+        Change::Join { stamp: 11, group: "g".into(), user: UserId::of_sink("s"), policy: "p".into() },
+        Change::NoLetter { stamp: 10, id: 5 },
+    ]
+}
+
+fn decoded(records: &[u8]) -> Result<Vec<Said>, Unreadable> {
+    let mut said = Vec::new();
+    decode(records, |one| said.push(one)).map(|()| said)
+}
+
+#[test]
+fn every_change_is_read_as_it_was_written() {
+    let changes = every_change();
+    let mut records = Vec::new();
+    encode(&changes, &mut records);
+    assert_eq!(decoded(&records).unwrap(), changes.into_iter().map(Said::Change).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_message_is_written_once_for_all_of_its_recipients() {
+    let large = message(Body::Text("x".repeat(10_000)));
+    let mut records = Vec::new();
+    encode(&(1..=100).map(|seq| post(seq, &large)).collect::<Vec<_>>(), &mut records);
+    assert!(records.len() < 10_000 + 100 * 40, "{}", records.len());
+}
+
+#[test]
+fn records_of_a_later_version_are_skipped_only_if_they_say_so() {
+    let unknown = |flags: u8| [&[flags][..], &3_u32.to_le_bytes(), &[99, 1, 2]].concat();
+    let mut records = unknown(MAY_BE_SKIPPED);
+    encode_stop(Counters::default(), &mut records);
+    encode_cleaned(7, &mut records);
+    assert_eq!(decoded(&records), Ok(vec![Said::Stop(Counters::default()), Said::Cleaned(7)]));
+    assert_eq!(decoded(&unknown(0)), Err(Unreadable::Newer));
+    assert_eq!(decoded(&records[..2]), Err(Unreadable::Short));
+}
