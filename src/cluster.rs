@@ -5,7 +5,7 @@
 //! ([`election`]): a node leads once its record of that is stored at the end of the stream, and a node that leads no longer can't write, since
 //! it expects another sequence. If it has decided something by then, which nobody has seen, it begins afresh.
 //!
-//! [`link`] is NATS, [`member`] the node's loop, [`lead`] what the leader does for other nodes, [`report`] what a node tells it, [`wire`] how
+//! [`link`] is NATS, [`snapshot`] keeps the stream short, [`member`] is the node's loop, [`lead`] what the leader does for other nodes, [`report`] what a node tells it, [`wire`] how
 //! they say it. A server that is alone has none of this: [`Cluster::Alone`].
 
 mod election;
@@ -13,6 +13,7 @@ mod lead;
 mod link;
 mod member;
 mod report;
+mod snapshot;
 mod wire;
 
 use std::sync::Arc;

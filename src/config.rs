@@ -255,6 +255,10 @@ pub struct Cluster {
     pub reads_interval_ms: Milliseconds,
     /// Requests of other nodes that are handled at a time.
     pub asks_max: NonZeroUsize,
+    /// Bytes of the stream after which a snapshot is written, and the stream is cut off.
+    pub snapshot_bytes: NonZeroU64,
+    /// How long after the snapshot.
+    pub cut_after_ms: Milliseconds<0>,
 }
 
 /// What an answer to a producer means.

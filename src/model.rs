@@ -13,6 +13,7 @@ pub mod mailbox;
 pub mod order;
 pub mod record;
 mod restore;
+mod snapshot;
 pub mod state;
 pub mod world;
 

@@ -314,6 +314,11 @@ impl SessionHandle {
         }
     }
 
+    /// Describes the session to other nodes. `here`: what this node is called.
+    pub fn seat_at(&self, here: &Arc<str>) -> Seat {
+        self.seat(self.elsewhere.as_ref().map_or(here, |elsewhere| &elsewhere.node))
+    }
+
     /// Returns the node that has the session's socket; `None` if this one does.
     pub fn node(&self) -> Option<&str> {
         self.elsewhere.as_ref().map(|elsewhere| &*elsewhere.node)

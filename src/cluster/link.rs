@@ -16,6 +16,7 @@ use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, Stora
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap, Subscriber};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use serde::Deserialize;
 
 use crate::config;
@@ -124,7 +125,7 @@ impl Link {
         let link = Link { client, context, name: config.name.clone() };
         let mut has_said = false;
         loop {
-            match link.make_stream(config).await {
+            match link.make_streams(config).await {
                 Ok(()) => return Ok(link),
                 Err(error) if has_said => tracing::debug!("the stream {} can't be used yet: {error:#}", link.stream()),
                 Err(error) => {
@@ -136,24 +137,28 @@ impl Link {
         }
     }
 
-    async fn make_stream(&self, config: &config::Cluster) -> anyhow::Result<()> {
+    async fn make_streams(&self, config: &config::Cluster) -> anyhow::Result<()> {
+        self.make_stream(config, self.stream(), "log", "Signalpost's log: only the node that leads may publish to it").await?;
+        self.make_stream(config, self.snapshots(), "snapshot", "Signalpost's snapshots of its log").await
+    }
+
+    async fn make_stream(&self, config: &config::Cluster, name: String, subject: &str, description: &str) -> anyhow::Result<()> {
         let replicas = config.replicas.get();
         let wanted = StreamConfig {
-            name: self.stream(),
-            subjects: vec![self.subject("log")],
+            name: name.clone(),
+            subjects: vec![self.subject(subject)],
             num_replicas: replicas,
             storage: StorageType::File,
             discard: DiscardPolicy::New,
             duplicate_window: DUPLICATE_WINDOW,
-            description: Some("Signalpost's log: only the node that leads may publish to it".to_owned()),
+            description: Some(description.to_owned()),
             ..StreamConfig::default()
         };
         let mut stream = self.context.get_or_create_stream(wanted).await?;
         let info = stream.info().await?;
         if info.config.num_replicas != replicas {
             tracing::warn!(
-                "the stream {} has {} replicas, and cluster.replicas is {replicas}: change one (`nats stream edit`)",
-                self.stream(),
+                "the stream {name} has {} replicas, and cluster.replicas is {replicas}: change one (`nats stream edit`)",
                 info.config.num_replicas
             );
         }
@@ -163,6 +168,62 @@ impl Link {
     /// Returns the name of the stream.
     pub fn stream(&self) -> String {
         format!("{}_LOG", self.name)
+    }
+
+    /// Returns the name of the stream with the snapshots.
+    fn snapshots(&self) -> String {
+        format!("{}_SNAPSHOTS", self.name)
+    }
+
+    /// Writes a frame of a snapshot, and returns its sequence.
+    ///
+    /// # Errors
+    /// JetStream's.
+    pub async fn keep(&self, frame: Bytes) -> anyhow::Result<u64> {
+        Ok(self.context.publish(self.subject("snapshot"), frame).await?.await?.sequence)
+    }
+
+    /// Returns the frames of all snapshots, in order.
+    ///
+    /// # Errors
+    /// JetStream's.
+    pub async fn snapshot_frames(&self) -> anyhow::Result<Vec<Bytes>> {
+        let stream = self.context.get_stream_no_info(self.snapshots()).await?;
+        let state = stream.get_info().await?.state;
+        let (last, messages) = (state.last_sequence, state.messages);
+        let mut found = Vec::new();
+        if messages == 0 {
+            return Ok(found);
+        }
+        let config = push::OrderedConfig { deliver_subject: self.client.new_inbox(), ..push::OrderedConfig::default() };
+        let mut frames = stream.create_consumer(config).await?.messages().await?;
+        loop {
+            let next = tokio::time::timeout(API_DEADLINE, frames.next()).await.context("the snapshots don't come")?;
+            let frame = next.context("the snapshots break off")??;
+            let sequence = frame.info().map_err(|error| anyhow::anyhow!("{error}"))?.stream_sequence;
+            found.push(frame.payload.clone());
+            if sequence >= last {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Removes the frames of snapshots before this one.
+    ///
+    /// # Errors
+    /// JetStream's.
+    pub async fn forget_snapshots_before(&self, sequence: u64) -> anyhow::Result<()> {
+        self.context.get_stream_no_info(self.snapshots()).await?.purge().sequence(sequence).await?;
+        Ok(())
+    }
+
+    /// Removes the frames of the log up to this one.
+    ///
+    /// # Errors
+    /// JetStream's.
+    pub async fn cut_off(&self, upto: u64) -> anyhow::Result<()> {
+        self.context.get_stream_no_info(self.stream()).await?.purge().sequence(upto + 1).await?;
+        Ok(())
     }
 
     /// Returns a subject of these nodes.

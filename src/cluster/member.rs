@@ -21,6 +21,7 @@ use tokio::time::{Instant, interval, sleep, sleep_until, timeout, timeout_at};
 use super::election::{Election, Heard};
 use super::link::{self, FrameError, Link, Written};
 use super::report::Reports;
+use super::snapshot::Restored;
 use super::wire::{self, Ask, Beat, HttpAsk, Report, Told};
 use super::{NotAdmitted, NotForwarded, lead};
 use crate::config::{self, Config};
@@ -91,6 +92,7 @@ pub struct Joined {
     /// Distinguishes the cluster's mailboxes from those of others.
     pub store: u64,
     me: Arc<str>,
+    snapshot: Option<Restored>,
 }
 
 /// Why the leader has not answered.
@@ -115,7 +117,7 @@ pub struct Member {
     /// This run of the node.
     me: Arc<str>,
     store: u64,
-    link: Link,
+    pub(super) link: Link,
     pub(super) stream: Arc<Stream>,
     pub(super) model: Arc<Model>,
     metrics: Arc<Metrics>,
@@ -126,7 +128,7 @@ pub struct Member {
     election: Mutex<Election>,
     leader: watch::Sender<Option<Lead>>,
     /// The last frame that was absorbed, or written.
-    absorbed: AtomicU64,
+    pub(super) absorbed: AtomicU64,
     /// What was the stream's last frame when that was last known, and since when it is not absorbed.
     known: Mutex<Known>,
     beats: Mutex<HashMap<String, (Beat, Instant)>>,
@@ -193,7 +195,7 @@ impl Joined {
         let me: Arc<str> = format!("{node}-{:08x}", uuid::Uuid::new_v4().as_fields().0).into();
         loop {
             match found(&link, &me, &config.cluster).await {
-                Ok(Some(store)) => return Ok(Joined { link, stream: Stream::new(&config.store), store, me }),
+                Ok(Some((store, snapshot))) => return Ok(Joined { link, stream: Stream::new(&config.store), store, me, snapshot }),
                 Ok(None) => {}
                 Err(error) => tracing::warn!("the stream {} can't be read yet: {error:#}", link.stream()),
             }
@@ -202,8 +204,8 @@ impl Joined {
     }
 }
 
-/// Returns the store that the stream's first frame names. Writes that frame if there is none.
-async fn found(link: &Link, me: &Arc<str>, config: &config::Cluster) -> anyhow::Result<Option<u64>> {
+/// Returns the store of the latest snapshot, or of the stream's first frame. Writes that frame if there is none.
+async fn found(link: &Link, me: &Arc<str>, config: &config::Cluster) -> anyhow::Result<Option<(u64, Option<Restored>)>> {
     let extent = link.extent().await?;
     if extent.last == 0 {
         let mut records = Vec::new();
@@ -212,17 +214,29 @@ async fn found(link: &Link, me: &Arc<str>, config: &config::Cluster) -> anyhow::
         link.write(link::framed(&records, 1, 1), 0, &format!("1-{me}-lead"), *config.attempt_deadline_ms).await;
         return Ok(None);
     }
-    let first = link.frame(extent.first).await?;
+    let first = if extent.first == 1 { store_of(&link.frame(1).await?)? } else { None };
+    // There may be snapshots of an earlier stream of this name.
+    let fits = |snapshot: &Restored| {
+        (extent.first..=extent.last + 1).contains(&(snapshot.upto + 1)) && first.is_none_or(|first| first == snapshot.lead.store)
+    };
+    match Restored::latest(&link.snapshot_frames().await?).filter(fits) {
+        Some(snapshot) => Ok(Some((snapshot.lead.store, Some(snapshot)))),
+        None => match first {
+            Some(store) => Ok(Some((store, None))),
+            None => anyhow::bail!("it begins at frame {}, and no snapshot goes that far: make it anew (docs/cluster.md)", extent.first),
+        },
+    }
+}
+
+/// Returns the store that a frame names.
+fn store_of(frame: &[u8]) -> anyhow::Result<Option<u64>> {
     let mut store = None;
-    codec::decode(link::read(&first)?.records, |said| {
+    codec::decode(link::read(frame)?.records, |said| {
         if let Said::Lead(lead) = said {
             store = Some(lead.store);
         }
     })?;
-    match store {
-        Some(store) => Ok(Some(store)),
-        None => anyhow::bail!("its first frame is missing: make it anew (docs/cluster.md)"),
-    }
+    Ok(store)
 }
 
 /// Returns what the node is called.
@@ -237,10 +251,10 @@ fn node_name(config: &config::Cluster) -> String {
 
 impl Member {
     pub fn new(joined: Joined, config: &Config, model: Arc<Model>, metrics: Arc<Metrics>) -> Arc<Member> {
-        let Joined { link, stream, store, me } = joined;
+        let Joined { link, stream, store, me, snapshot } = joined;
         // Until it leads.
         model.mailboxes.decide(false);
-        Arc::new(Member {
+        let member = Arc::new(Member {
             config: config.cluster.clone(),
             node: node_name(&config.cluster),
             election: Mutex::new(Election::new(me.clone(), &config.cluster, Instant::now())),
@@ -263,7 +277,28 @@ impl Member {
             to_hand: Notify::new(),
             is_leaving: AtomicBool::new(false),
             fatal: Mutex::default(),
-        })
+        });
+        if let Some(snapshot) = snapshot {
+            member.restore(snapshot);
+        }
+        member
+    }
+
+    /// Begins after this frame, when this node led.
+    pub(super) fn begin_at(&self, upto: u64, lead: &Lead) {
+        self.election.lock().lead(lead, Instant::now());
+        self.leader.send_replace(Some(lead.clone()));
+        self.absorbed.store(upto, Ordering::Release);
+    }
+
+    /// Returns who leads, if it is known.
+    pub(super) fn lead_now(&self) -> Option<Lead> {
+        self.election.lock().leader().cloned()
+    }
+
+    /// Returns what this run of the node is called.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.me
     }
 
     pub(super) fn endings(&self) -> &Arc<Endings> {
@@ -294,6 +329,7 @@ impl Member {
         tasks.spawn(self.clone().keep_telling());
         tasks.spawn(self.clone().say(dispatch.clone()));
         tasks.spawn(self.clone().listen());
+        tasks.spawn(self.clone().keep_short());
         tasks.spawn(async move {
             loop {
                 self.follow().await;
@@ -313,7 +349,9 @@ impl Member {
             self.look();
             match self.link.extent().await {
                 Ok(extent) if extent.first > self.absorbed() + 1 => {
-                    self.give_up(format!("the stream begins at frame {}, and {} is needed", extent.first, self.absorbed() + 1)).await
+                    tracing::error!("the stream was cut off behind what this node has absorbed: it begins afresh, from a snapshot");
+                    self.stream.fail();
+                    pending::<()>().await;
                 }
                 Ok(extent) if extent.last < self.absorbed() => {
                     tracing::error!(last = extent.last, absorbed = self.absorbed(), "the stream has lost frames: this node begins afresh");
@@ -352,7 +390,7 @@ impl Member {
                         match aside_if(message.payload.len() > LONG_FRAME_BYTES, || self.absorb(sequence, &message.payload)) {
                             Ok(Heard::Nothing) => {}
                             Ok(Heard::Leads) if self.is_leader() => return,
-                            Ok(Heard::Leads) => self.model.mailboxes.tell_all(),
+                            Ok(Heard::Leads) => self.model.mailboxes.tell_everything(),
                             Ok(Heard::MayLead) => {
                                 if !self.is_leaving.load(Ordering::Relaxed) && self.stand().await {
                                     return;
@@ -418,7 +456,7 @@ impl Member {
         Ok(heard)
     }
 
-    fn make(&self, change: &Change) {
+    pub(super) fn make(&self, change: &Change) {
         let mut own = None;
         let claim = |seat: &crate::registry::Seat| {
             own = if seat.node == self.me { self.joining.lock().remove(&seat.session) } else { None };

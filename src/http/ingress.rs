@@ -202,14 +202,7 @@ impl Ingress {
     }
 
     /// `POST {base}/users/{user_id}/messages`: any JSON value, or text, to one user. 202 and a receipt.
-    async fn tell(
-        &self,
-        user: UserId,
-        head: &Parts,
-        body: &Bytes,
-        origin: Origin,
-        sampled: &mut Traced<'_>,
-    ) -> Result<Response, Problem> {
+    async fn tell(&self, user: UserId, head: &Parts, body: &Bytes, origin: Origin, sampled: &mut Traced<'_>) -> Result<Response, Problem> {
         let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
         if body.len() > self.limits().event_bytes_max.get() {
             let detail = format!(

@@ -282,6 +282,17 @@ impl DeadLetters {
         self.insert(&mut kept, letter, changes);
     }
 
+    /// Returns the changes that make them, the oldest first.
+    pub fn changes(&self) -> Vec<Change> {
+        self.kept.lock().letters.values().map(|(stamp, letter)| Change::Letter { stamp: *stamp, letter: letter.clone() }).collect()
+    }
+
+    /// Returns the largest id and the largest stamp.
+    pub fn counters(&self) -> (u64, Stamp) {
+        let kept = self.kept.lock();
+        (kept.last_id, kept.last_stamp)
+    }
+
     /// Has the ids and stamps of new letters go on after these.
     pub fn begin_after(&self, id: u64, stamp: Stamp) {
         let mut kept = self.kept.lock();

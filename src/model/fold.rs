@@ -319,6 +319,20 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_absorbs_changes_in_their_order_is_the_same_one() {
+        for seed in 0..20 {
+            let (model, other, mut random) = (model(), model(), fastrand::Rng::with_seed(seed));
+            other.mailboxes.decide(false);
+            for change in history(&model, &mut random, 300) {
+                assert!(other.absorb(&change, |_| None, &Arc::default()).is_none());
+            }
+            assert_eq!(standing_in(&other), standing_in(&model), "seed {seed}");
+            assert_eq!(other.mailboxes.totals(), model.mailboxes.totals());
+            assert_eq!(other.groups.read().totals(), model.groups.read().totals());
+        }
+    }
+
+    #[test]
     fn a_removal_that_comes_first_holds() {
         let policy: Arc<str> = "p".into();
         let value = state::Value { bytes: b"old".as_slice().into(), expires_ms: None };

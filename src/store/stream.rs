@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::codec::Encoder;
-use super::{NotStored, Store, Ticket};
+use super::{LOOK_INTERVAL, NotStored, Store, Ticket};
 use crate::config;
 use crate::model::dead_letters::DeadLetter;
 use crate::model::order::Order;
@@ -22,6 +22,9 @@ use crate::types::event::UserId;
 /// Bytes of a frame's records, but for the last change in it, which may have an event's data: with it, a frame is within the 1 MiB that a NATS
 /// server takes by default. What is decided together and is larger is written in several frames, and answered after the last one.
 const FRAME_BYTES: usize = 512 << 10;
+
+/// How long commits wait for those before them to be stored, for a snapshot.
+const IDLE_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Letters of readers that wait to be told to the node that leads. Beyond that they are counted as dropped only: a formatting policy fails.
 const LETTERS_MAX: usize = 1_000;
@@ -241,6 +244,20 @@ impl Stream {
         waiting
     }
 
+    /// Does something while all that this node has decided is stored, and nothing new is decided. Blocks until it is stored, for a short time;
+    /// `None` if it is not by then, or if this node doesn't lead.
+    pub fn while_idle<R>(&self, work: impl FnOnce() -> R) -> Option<R> {
+        let _turn = self.order.turn();
+        let began = Instant::now();
+        while self.pending_bytes() > 0 {
+            if began.elapsed() > IDLE_DEADLINE {
+                return None;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        self.leads().then(work)
+    }
+
     /// Lets what is decided from now on be forgotten: the node stops.
     pub fn close(&self) {
         self.queue.lock().is_closing = true;
@@ -326,6 +343,32 @@ mod tests {
             stream.stored(frame);
         }
         assert!(ticket.is_stored());
+    }
+
+    #[test]
+    fn nothing_is_decided_while_a_snapshot_is_taken_and_all_before_is_stored() {
+        let stream = stream();
+        assert_eq!(stream.while_idle(|| ()), None, "it doesn't lead");
+        stream.begin_to_lead();
+        let ticket = commit(&stream, 1);
+        assert_eq!(stream.while_idle(|| ()), None, "something waits");
+        stream.stored(stream.take().unwrap());
+        assert!(ticket.is_stored());
+        let (begins, begun) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let (stream, is_idle) = (&stream, Arc::new(std::sync::atomic::AtomicBool::new(true)));
+            let during = is_idle.clone();
+            scope.spawn(move || {
+                stream.while_idle(|| {
+                    begins.send(()).unwrap();
+                    std::thread::sleep(Duration::from_millis(50));
+                    during.store(false, Ordering::SeqCst);
+                });
+            });
+            begun.recv().unwrap();
+            drop(commit(stream, 2));
+            assert!(!is_idle.load(Ordering::SeqCst), "it waited for its turn");
+        });
     }
 
     #[tokio::test]

@@ -26,7 +26,9 @@ class Run:
         self.arguments, self.folder = arguments, folder
         self.random = random.Random(arguments.seed)
         self.nats = Nats(arguments.nats, folder, arguments.servers)
-        settings = {"SOCKETS_PER_USER_MAX": 2, "MAILBOXES_MESSAGES_MAX": 100_000, "MAILBOXES_BYTES_MAX": 100_000_000}
+        # So small that snapshots are written all the time.
+        settings = {"CLUSTER_SNAPSHOT_BYTES": 500_000, "CLUSTER_CUT_AFTER_MS": 2_000}
+        settings |= {"SOCKETS_PER_USER_MAX": 2, "MAILBOXES_MESSAGES_MAX": 100_000, "MAILBOXES_BYTES_MAX": 100_000_000}
         self.nodes = [Node(arguments.signalpost, folder, index, self.nats, settings) for index in range(NODES)]
 
     async def start(self):
@@ -233,6 +235,10 @@ async def faults(run):
         check(users, producers, devices)
     finally:
         await stop(tasks + producing)
+    logs = "".join(node.log.read_text() for node in run.nodes)
+    for said in ("a snapshot is written", "the stream is cut off", "a snapshot is read"):
+        if said not in logs:
+            raise Failed(f"no node says: {said}")
     sent, again = sum(len(producer.sent) for producer in producers), sum(producer.again for producer in producers)
     refused, connects = sum(producer.refused for producer in producers), sum(device.connects for device in devices)
     print(

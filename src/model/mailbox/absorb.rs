@@ -195,7 +195,7 @@ impl Mailboxes {
     }
 
     /// Has [`Mailboxes::take_reads`] return what all of this node's sessions have read: another node decides now.
-    pub fn tell_all(&self) {
+    pub fn tell_everything(&self) {
         for shard in &self.shards {
             for (user, mailbox) in &*shard.lock() {
                 let mut content = mailbox.content.lock();
@@ -204,6 +204,40 @@ impl Mailboxes {
                 }
             }
         }
+    }
+
+    /// Calls `each` with the changes that make a mailbox, for all of them.
+    pub fn snapshot(&self, describe: impl Fn(&SessionHandle) -> Seat, each: &mut impl FnMut(&[Change])) {
+        for shard in &self.shards {
+            let mailboxes: Vec<(UserId, Arc<Mailbox>)> =
+                shard.lock().iter().map(|(user, mailbox)| (user.clone(), mailbox.clone())).collect();
+            for (user, mailbox) in mailboxes {
+                let content = mailbox.content.lock();
+                let (birth, lost) = (mailbox.birth, content.log.marks().lost);
+                let post = |entry: &log::Entry| Change::Post {
+                    user: user.clone(),
+                    birth,
+                    seq: entry.seq,
+                    posted_ms: entry.posted_ms(),
+                    message: entry.message.clone(),
+                    session: entry.session.clone(),
+                    lost,
+                    removed: Vec::new(),
+                };
+                let mut changes: Vec<Change> = content.log.after(0).map(post).collect();
+                changes.push(Change::Mark { user: user.clone(), birth, mark: content.mark_now(), removed: Vec::new() });
+                let at = content.log.last();
+                let opened = |handle: &Arc<SessionHandle>| Change::Opened { birth, at, seat: Arc::new(describe(handle)) };
+                changes.extend(content.sessions.admitted().map(opened));
+                drop(content);
+                each(&changes);
+            }
+        }
+    }
+
+    /// Returns the latest birth.
+    pub fn last_birth(&self) -> u64 {
+        self.last_birth.load(Ordering::Relaxed)
     }
 
     /// Returns a user's mailbox in this life. `is_current`: it is the user's now, whatever this node has made by itself; otherwise the newest
@@ -232,5 +266,187 @@ impl Reader {
     /// Returns the change that tells other nodes of this session, which was admitted. `at`: the position of the mailbox when it was opened.
     pub fn opened(&self, seat: Seat, at: u64) -> Change {
         Change::Opened { birth: self.mailbox.birth, at, seat: Arc::new(seat) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+    use crate::model::mailbox::{Page, Posted};
+    use crate::model::order::Order;
+    use crate::model::record::Changes;
+    use crate::types::clock::Clock;
+    use crate::types::delivery::{PolicySetId, Terms};
+    use crate::types::event::Body;
+    use std::time::Duration;
+
+    /// A node with its mailboxes.
+    struct Node {
+        mailboxes: Arc<Mailboxes>,
+        order: Arc<Order>,
+        endings: Arc<Endings>,
+    }
+
+    impl Node {
+        fn new(decides: bool) -> Node {
+            let mut config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
+            config.mailboxes.messages_max = std::num::NonZeroUsize::new(3).unwrap();
+            let mailboxes = Mailboxes::new(&config, Clock::Machine, 1, true, Arc::new(Metrics::new().unwrap()));
+            mailboxes.decide(decides);
+            Node { mailboxes, order: Arc::default(), endings: Arc::default() }
+        }
+
+        /// Posts a message to the user, as the node that decides. Returns its commit and the changes.
+        fn post(&self, session: Option<&Arc<str>>, terms: Terms) -> (u64, Vec<Change>) {
+            let mut changes = Changes::in_turn(self.order.turn());
+            let commit = changes.commit();
+            let message = Arc::new(Message::new("1".into(), "a".into(), Body::Text("x".into()), PolicySetId(1)).with(terms));
+            assert!(matches!(self.mailboxes.post(&user(), session, &message, &mut changes), Posted::Posted { .. }));
+            (commit, changes.into_changes())
+        }
+
+        fn absorb(&self, changes: &[Change]) {
+            for change in changes {
+                match change {
+                    Change::Post { user, birth, seq, posted_ms, message, session, lost, removed } => self.mailboxes.absorb_post(Posting {
+                        user,
+                        birth: *birth,
+                        seq: *seq,
+                        posted_ms: *posted_ms,
+                        message,
+                        session: session.as_ref(),
+                        lost: *lost,
+                        removed,
+                    }),
+                    Change::Mark { user, birth, mark, removed } => self.mailboxes.absorb_mark(user, *birth, *mark, removed),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+
+        /// Opens a session that the other node has, or this one.
+        fn opened(&self, seat: &Seat, at: (u64, u64), own: Option<&Arc<SessionHandle>>) -> Option<Reader> {
+            self.mailboxes.absorb_opened(seat, at, own.cloned(), &self.endings).map(|(reader, _)| reader)
+        }
+    }
+
+    fn user() -> UserId {
+        UserId::new("u", 16).unwrap()
+    }
+
+    fn kept(ms: u64) -> Terms {
+        Terms { keep: Some(Duration::from_millis(ms)), ..Terms::default() }
+    }
+
+    fn handle(resumes: bool) -> Arc<SessionHandle> {
+        SessionHandle::new(user(), None, resumes, Vec::new())
+    }
+
+    /// Takes everything there is and writes it. `None`: it has missed something.
+    fn read(reader: &mut Reader) -> Option<Vec<u64>> {
+        let mut out = Vec::new();
+        match reader.page(usize::MAX, &mut out) {
+            Page::Missed => return None,
+            Page::More { upto } | Page::End { upto } => reader.advance(upto),
+        }
+        reader.written();
+        Some(out.into_iter().map(|(seq, _)| seq).collect())
+    }
+
+    #[test]
+    fn readers_see_a_message_when_it_is_stored_and_not_before() {
+        let leader = Node::new(true);
+        let mut reader = leader.mailboxes.open(handle(true)).unwrap();
+        reader.admit().unwrap();
+        let (first, _) = leader.post(None, Terms::default());
+        let (second, _) = leader.post(None, Terms::default());
+        assert_eq!((read(&mut reader), reader.head().seq), (Some(vec![]), 0));
+        leader.mailboxes.show(first, [&user()].into_iter());
+        assert_eq!((read(&mut reader), reader.head().seq), (Some(vec![1]), 1));
+        leader.mailboxes.show(second, [&user()].into_iter());
+        assert_eq!((read(&mut reader), reader.head().seq), (Some(vec![2]), 2));
+    }
+
+    #[test]
+    fn two_nodes_have_the_same_seqs_and_only_the_named_session_reads_what_is_for_it() {
+        let (leader, other) = (Node::new(true), Node::new(false));
+        // The session is admitted by the leader, and has its socket at the other node.
+        let own = handle(true);
+        let mut there = leader.mailboxes.open(SessionHandle::elsewhere(&own.seat(&"b".into()), &leader.endings)).unwrap();
+        there.admit().unwrap();
+        let Change::Opened { birth, at, seat } = there.opened(own.seat(&"b".into()), 0) else { panic!("another change") };
+        there.stay();
+        let mut reader = other.opened(&seat, (birth, at), Some(&own)).unwrap();
+        for (session, terms) in [(None, Terms::default()), (Some(&own.id), Terms::default()), (None, kept(0))] {
+            other.absorb(&leader.post(session, terms).1);
+        }
+        assert_eq!(read(&mut reader), Some(vec![1, 2, 3]));
+        assert_eq!(leader.mailboxes.sessions_of("u"), 1);
+        let stranger: Arc<str> = "stranger".into();
+        assert!(other.mailboxes.session(&user(), &stranger).is_none());
+        // What it has read is told, and makes room at the leader.
+        let reads = other.mailboxes.take_reads();
+        assert_eq!((reads.len(), reads[0].sessions.as_slice()), (1, [(own.id.clone(), 0, 3)].as_slice()));
+        leader.mailboxes.absorb_read(&reads[0]);
+        let (_, changes) = leader.post(None, Terms::default());
+        let [Change::Post { seq: 4, lost, removed, .. }] = &changes[..] else { panic!("{changes:?}") };
+        assert_eq!((*lost, removed.as_slice()), (1, [1].as_slice()), "it gives way, since it was read");
+        other.absorb(&changes);
+        assert_eq!(read(&mut reader), Some(vec![4]));
+    }
+
+    #[test]
+    fn a_reader_of_another_node_that_has_fallen_behind_misses_what_the_leader_evicts() {
+        let (leader, other) = (Node::new(true), Node::new(false));
+        let own = handle(false);
+        let (_, changes) = leader.post(None, Terms::default());
+        other.absorb(&changes);
+        let mut reader = other.opened(&own.seat(&"b".into()), (1, 0), Some(&own)).unwrap();
+        assert_eq!(read(&mut reader), Some(vec![1]));
+        for _ in 0..4 {
+            other.absorb(&leader.post(None, Terms::default()).1);
+        }
+        assert_eq!(read(&mut reader), None);
+    }
+
+    #[test]
+    fn a_session_that_another_node_ends_is_over_here_and_its_socket_is_told() {
+        let other = Node::new(false);
+        let own = handle(false);
+        let reader = other.opened(&own.seat(&"b".into()), (1, 0), Some(&own)).unwrap();
+        let ghost = handle(false).seat(&"c".into());
+        assert!(other.opened(&ghost, (1, 0), None).is_none());
+        assert_eq!((other.mailboxes.sessions_of("u"), other.mailboxes.totals().sessions), (2, 1));
+        other.mailboxes.absorb_closed(&user(), &own.id, Some(&Close::Replaced));
+        assert_eq!((own.ending(), other.mailboxes.sessions_of("u")), (Some(&Close::Replaced), 1));
+        drop(reader);
+        assert_eq!(other.mailboxes.absorb_gone("c").len(), 1);
+        assert_eq!((other.mailboxes.sessions_of("u"), other.mailboxes.totals().sessions), (0, 0));
+    }
+
+    #[test]
+    fn what_a_node_has_posted_and_nobody_has_seen_gives_way_to_what_another_one_has() {
+        let (deposed, leader) = (Node::new(true), Node::new(true));
+        for node in [&deposed, &leader] {
+            node.post(None, Terms::default());
+        }
+        deposed.post(None, Terms::default());
+        deposed.mailboxes.decide(false);
+        deposed.absorb(&leader.post(None, kept(60_000)).1);
+        let seqs = |node: &Node| node.mailboxes.all()[&user()].2.clone();
+        assert_eq!((seqs(&deposed), seqs(&leader)), (vec![1, 2], vec![1, 2]));
+        assert_eq!(deposed.mailboxes.totals().messages, 2);
+        // A mailbox that it has made by itself too.
+        let fresh = Node::new(false);
+        fresh.mailboxes.begin_births_after(40);
+        fresh.mailboxes.decide(true);
+        fresh.post(None, Terms::default());
+        fresh.mailboxes.decide(false);
+        fresh.absorb(&leader.post(None, Terms::default()).1);
+        assert_eq!((fresh.mailboxes.all()[&user()].0, seqs(&fresh)), (1, vec![3]));
     }
 }

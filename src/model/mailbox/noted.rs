@@ -65,6 +65,12 @@ impl Content {
         Change::Mark { user: user.clone(), birth, mark: self.noted.mark, removed }
     }
 
+    /// Returns the mark of this mailbox as it is, which is not noted by that.
+    pub(super) fn mark_now(&self) -> Mark {
+        let Marks { last, delivered, lost } = self.log.marks();
+        Mark { version: self.noted.mark.version, last, delivered, lost, is_resumable: self.is_resumable, is_acked: self.is_acked }
+    }
+
     /// Returns whether a restart would change what a client may see, if it came before the next mark.
     fn is_unnoted(&self) -> bool {
         let Noted { mark, newest, done, .. } = &self.noted;

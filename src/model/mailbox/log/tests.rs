@@ -89,7 +89,8 @@ mod sizes {
     fn everything_that_is_kept_of_a_message_counts() {
         let message = Message::new("i".repeat(1000), "t".repeat(100), Body::Text("b".repeat(10)), PolicySetId(1));
         let terms = keyed(&"k".repeat(128));
-        let new = New { message: &Arc::new(message), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
+        let new =
+            New { message: &Arc::new(message), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
         assert_eq!(new.size(), ENTRY_OVERHEAD_BYTES + 1000 + 100 + 10 + 128);
         let mut log = Log::default();
         log.put(&new, None, ROOMY, &mut Removed::default()).unwrap();
@@ -100,7 +101,8 @@ mod sizes {
     #[test]
     fn an_empty_message_still_costs_its_entry() {
         let message = Arc::new(Message::new(String::new(), String::new(), Body::Text(String::new()), PolicySetId(1)));
-        let new = New { message: &message, session: None, terms: &Terms::default(), keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
+        let new =
+            New { message: &message, session: None, terms: &Terms::default(), keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
         assert_eq!(new.size(), ENTRY_OVERHEAD_BYTES);
     }
 }
@@ -122,7 +124,14 @@ mod keys {
         assert_eq!(gone, Removed { messages: 1, bytes: size, unread: unread(&[1], DropReason::Collapsed), for_new, ..Removed::default() });
         let mut gone = Removed::default();
         let terms = keyed("k");
-        let new = New { message: &text("x"), session: Some(&session), terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
+        let new = New {
+            message: &text("x"),
+            session: Some(&session),
+            terms: &terms,
+            keep_ms: KEEP_MS,
+            now_ms: NOW_MS,
+            commit: Commit::default(),
+        };
         assert_eq!(log.replaced(&new), (1, size));
         log.put(&new, read(3), ROOMY, &mut gone).unwrap();
         assert_eq!((seqs(&log), gone.messages, gone.unread.len()), (vec![2, 4, 5], 1, 0), "the session had read it");
@@ -203,7 +212,14 @@ mod full {
         // Two would have to go for it, and only one may.
         let mut gone = Removed::default();
         let terms = of(Priority::Normal);
-        let new = New { message: &text(&"x".repeat(SIZE)), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
+        let new = New {
+            message: &text(&"x".repeat(SIZE)),
+            session: None,
+            terms: &terms,
+            keep_ms: KEEP_MS,
+            now_ms: NOW_MS,
+            commit: Commit::default(),
+        };
         let limits = Limits { bytes_max: 2 * SIZE + SIZE / 2, ..ROOMY };
         assert_eq!((log.put(&new, read(0), limits, &mut gone), gone, seqs(&log)), (Err(Full), Removed::default(), vec![1, 2]));
         let (seq, _) = put(&mut log, &of(Priority::Low), read(1), messages(2));
