@@ -5,16 +5,22 @@
 //! ([`election`]): a node leads once its record of that is stored at the end of the stream, and a node that leads no longer can't write, since
 //! it expects another sequence. If it has decided something by then, which nobody has seen, it begins afresh.
 //!
-//! [`link`] is NATS, [`snapshot`] keeps the stream short, [`member`] is the node's loop, [`lead`] what the leader does for other nodes, [`report`] what a node tells it, [`wire`] how
-//! they say it. A server that is alone has none of this: [`Cluster::Alone`].
+//! [`member`] is the node, which [`join`]s, and then [`follow`]s or leads ([`mod@write`]). [`ask`] is what it asks of the leader, [`report`] what it
+//! tells it, [`lead`] what the leader does then, [`wire`] how they say it, and [`beats`] how they know of each other. [`snapshot`] keeps the
+//! stream short, and [`link`] is NATS. A server that is alone has none of this: [`Cluster::Alone`].
 
+mod ask;
+mod beats;
 mod election;
+mod follow;
+mod join;
 mod lead;
 mod link;
 mod member;
 mod report;
 mod snapshot;
 mod wire;
+mod write;
 
 use std::sync::Arc;
 
@@ -31,7 +37,9 @@ use crate::store::{NotStored, Ticket};
 use crate::types::close::Close;
 use crate::types::delivery::Refusal;
 use crate::types::event::Body;
-pub use member::{Answering, Joined, Member, View};
+pub use beats::View;
+pub use join::Joined;
+pub use member::{Answering, Member};
 
 /// This server's part in a cluster.
 #[derive(Clone, Debug, Default)]

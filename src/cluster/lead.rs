@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::NotAdmitted;
-use super::member::{Answering, Member};
+use super::member::{Answering, LOST, Member};
 use super::wire::{self, Ask, HttpAsk, Report, Told};
 use crate::dispatch::{Dispatch, session_policies};
 use crate::model::dead_letters::DeadLetter;
@@ -59,9 +59,8 @@ pub fn gone(dispatch: &Dispatch, node: &Arc<str>) -> usize {
     changes.note(|| Change::Gone { node: node.clone() });
     drop(dispatch.store.append(changes));
     for handle in &sessions {
-        // RFC 6455's code for a connection that ended without a close frame.
-        session_policies::closed(dispatch, handle, 1006);
-        dispatch.tell_of_session(handle, Some(1006));
+        session_policies::closed(dispatch, handle, LOST);
+        dispatch.tell_of_session(handle, Some(LOST));
     }
     sessions.len()
 }

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::member::{Member, NotTold};
+use super::ask::NotTold;
+use super::member::Member;
 use super::wire::{self, Ask, Report, Told};
 use crate::model::record::Change;
 use crate::registry::SessionHandle;
