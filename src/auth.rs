@@ -37,7 +37,7 @@ const ORIGINS_TOLD_MAX: usize = 100;
 /// Bytes of a refused origin that the log shows. A host's name has at most 253.
 const ORIGIN_BYTES_SHOWN: usize = 300;
 
-/// The keys, tokens and origins that the server accepts. They may be replaced while it runs: a request is judged by those of its time.
+/// The keys, tokens and origins that the server accepts. They may be replaced while it runs: each request is judged by those in force when it comes.
 #[derive(Debug)]
 pub struct Auth {
     rules: ArcSwap<Rules>,
@@ -69,7 +69,7 @@ pub struct Identity {
     pub attributes: Vec<(String, String)>,
 }
 
-/// A refusal. It says what was asked for and whether anything was shown, which its reader knows, and nothing of what was wrong with it.
+/// A refusal. It says which credential was asked for and whether one was shown, which the client knows anyway, but never what is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     NoKey,
@@ -164,6 +164,11 @@ impl Auth {
         rules.keys.is_open() || bearer(headers).and_then(|key| rules.keys.find(key)).is_some_and(|(_, scopes)| scopes.contains(&scope))
     }
 
+    /// Returns the name of the API key that a request shows, for the log.
+    pub fn name_of_key(&self, headers: &HeaderMap) -> Option<String> {
+        self.rules.load().keys.find(bearer(headers)?).map(|(name, _)| name.to_owned())
+    }
+
     /// Checks the `Origin` of a request, if it has one.
     ///
     /// # Errors
@@ -178,7 +183,7 @@ impl Auth {
         Err(Problem::new(StatusCode::FORBIDDEN, "origin", detail))
     }
 
-    /// Names a refused origin in the log, once: whoever develops its page looks there.
+    /// Names a refused origin in the log, once: the page's developer looks there.
     fn tell(&self, headers: &HeaderMap) {
         let shown: Vec<&str> = headers.get_all(ORIGIN).iter().map(|origin| origin.to_str().unwrap_or("an unreadable one")).collect();
         let origin = cut(&shown.join(", "), ORIGIN_BYTES_SHOWN).to_owned();
@@ -253,7 +258,7 @@ impl Auth {
         }
     }
 
-    /// Follows the keys that issuers publish, for ever, whichever issuers are configured.
+    /// Keeps the keys that issuers publish up to date, for ever, for the issuers that are configured at the time.
     pub async fn follow(&self) {
         loop {
             let rules = self.rules.load_full();

@@ -13,6 +13,8 @@ mod listen;
 mod plugin;
 mod plugin_build;
 mod receipt;
+mod record;
+mod replay;
 mod send;
 mod signals;
 mod store;
@@ -72,6 +74,10 @@ enum Command {
     Health(health::Arguments),
     /// Show what happens on a server while it happens: events and who was told, sessions, clients' messages, faults and reloads.
     Tail(tail::Arguments),
+    /// Record the calls of a policy on a server, with all that their answers depend on. It ends by itself.
+    Record(record::Arguments),
+    /// Make recorded calls again by another version of the policy, and show where the outcome differs.
+    Replay(replay::Arguments),
     /// Make a user's token for development, or an API key for a producer or an operator.
     Token(token::Arguments),
     /// Serve a plugin while you write it: build it on each save, run its fixtures, swap it in, and show what it does.
@@ -133,6 +139,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Listen(arguments) => listen::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Tail(arguments) => tail::run(&arguments),
+        Command::Record(arguments) => record::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Store(command) => store::run(&command),

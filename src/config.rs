@@ -10,6 +10,7 @@ mod milliseconds;
 mod opentelemetry;
 mod origin;
 mod policy;
+mod recordings;
 mod sink;
 mod traces;
 mod validate;
@@ -28,6 +29,7 @@ pub use load::{Layers, Problems, Setting, Source};
 pub use milliseconds::{MILLISECONDS_MAX, Milliseconds};
 pub use origin::{Authority, Origin, default_port};
 pub use policy::{FormattingFault, Grant, Isolation, Limits, OnBad, OnFault, Plugins, Policy, Readers, RoutingFault, SessionsFault};
+pub use recordings::Recordings;
 pub use sink::{Sink, SinkLimits};
 pub use traces::{Ratio, Traces};
 
@@ -120,10 +122,12 @@ pub struct Config {
     pub groups: Groups,
     /// Limits on dead letters.
     pub dead_letters: DeadLetters,
-    /// Limits on those who look at what happens.
+    /// Limits on the live feed and its observers.
     pub live: Live,
     /// Where spans of requests are sent, and of which.
     pub traces: Traces,
+    /// Limits on recordings of policies' calls.
+    pub recordings: Recordings,
     /// Where plugins are, and how they are loaded.
     pub plugins: Plugins,
     /// Limits on each policy.
@@ -387,7 +391,7 @@ pub struct DeadLetters {
     pub bytes_max: NonZeroUsize,
 }
 
-/// Limits on those who look at what happens.
+/// Limits on the live feed and its observers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Live {

@@ -12,6 +12,7 @@ use crate::config::FormattingFault;
 use crate::model::Model;
 use crate::model::dead_letters::{DeadLetter, Failure};
 use crate::model::world::World;
+use crate::policy::call::{Arguments, Output};
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
 use crate::registry::SessionHandle;
 use crate::store::Store;
@@ -173,7 +174,17 @@ impl Format {
         if purpose == Purpose::Look {
             return policy.format(message, body, reader, &mut World::dry(&self.model));
         }
-        let format = |world: &mut World| policy.format(message, body, reader, world);
+        let format = |world: &mut World| {
+            let tapped = policy.tap(world);
+            let started = tapped.map(|_| Instant::now());
+            let answer = policy.format(message, body, reader, world);
+            if let Some((tapped, started)) = tapped.zip(started) {
+                let reader = reader.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+                let arguments = Arguments::Format(message.clone(), body.clone(), reader);
+                policy.record(tapped, world, arguments, answer.clone().map(Output::Formatted), started.elapsed());
+            }
+            answer
+        };
         if !self.store.decides() {
             return self.model.read_only(format);
         }

@@ -3,7 +3,7 @@
 
 pub mod dev;
 pub mod fixture;
-pub mod json;
+pub mod replay;
 pub mod workbench;
 
 pub use workbench::Workbench;

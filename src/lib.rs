@@ -78,6 +78,8 @@ mod format;
 
 mod explain;
 
+mod recording;
+
 mod sink;
 
 mod cluster;

@@ -1,8 +1,8 @@
 //! Logs on stderr: text on a terminal, JSON lines elsewhere, unless configured otherwise.
 //!
 //! The server never waits for the reader of the log. A thread of its own writes; a line for which there is no room is dropped and counted,
-//! and errors of stderr are ignored. Lines over `log.lines_per_second_max` are dropped and counted too, so that nobody fills a disk by what
-//! is logged about them.
+//! and errors of stderr are ignored. Lines over `log.lines_per_second_max` are dropped and counted too, so that nobody can fill a disk with
+//! log lines about themselves.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -37,7 +37,7 @@ pub fn start(log: &Log) -> WorkerGuard {
     let pace = Arc::new(Pace::new(log.lines_per_second_max.get()));
     let _ = DROPPED.set((lines.error_counter(), pace.clone()));
     let lines = move || Paced { out: lines.clone(), pace: pace.clone() };
-    // The level is a layer of its own, which can be replaced. What it leaves out costs as little as without it: it is asked once for each place.
+    // The level is a layer of its own, which can be replaced. A level that is off costs nothing more for that: tracing asks once for each call site.
     let builder = fmt().with_max_level(LevelFilter::TRACE).with_target(false).log_internal_errors(false);
     let text = match log.format {
         LogFormat::Auto => terminal,

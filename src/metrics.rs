@@ -110,6 +110,8 @@ pub struct Metrics {
     pub reloads: IntCounterVec,
     pub live_observers: IntGauge,
     pub live_lost: IntCounter,
+    pub recorders: IntGauge,
+    pub recordings_lost: IntCounter,
     pub dead_letters: IntCounterVec,
     dead_letters_kept: IntGauge,
     pub store_commits: IntCounter,
@@ -189,7 +191,7 @@ pub struct ClusterGauges {
 pub struct StoreGauges {
     pub pending_bytes: usize,
     pub log_bytes: usize,
-    /// About how many of them are of what counts.
+    /// About how many of them still count.
     pub kept_bytes: usize,
     pub is_writing: bool,
 }
@@ -247,8 +249,7 @@ impl Metrics {
             )?,
             problems: make.counters("signalpost_http_problems_total", "Requests answered with a problem document, by code.", &["code"])?,
             group_changes_refused: make.counter("signalpost_group_changes_refused_total", "Joins that a limit refused.")?,
-            publish_seconds: make
-                .latency("signalpost_publish_seconds", "Time from a producer's request to its answer, for requests that were accepted.")?,
+            publish_seconds: make.latency("signalpost_publish_seconds", "Time from an accepted request of a producer to its answer.")?,
             delivery_seconds: make.latency(
                 "signalpost_delivery_seconds",
                 "Time from a producer's request, or a client's message, until a message of it is written to a socket that was open then.",
@@ -283,6 +284,11 @@ impl Metrics {
             live_lost: make.counter(
                 "signalpost_live_lost_total",
                 "Entries of the live feed that an observer did not get: it was slow, or they were over a limit in [live].",
+            )?,
+            recorders: make.gauge("signalpost_recorders", "Recordings of a policy's calls that are under way.")?,
+            recordings_lost: make.counter(
+                "signalpost_recordings_lost_total",
+                "Calls that a recording did not get: its client was slow, or they were over a limit in [recordings].",
             )?,
             log_lines_dropped: make.counter(
                 "signalpost_log_lines_dropped_total",

@@ -1,8 +1,8 @@
 //! The model: what the server remembers, which is the sum of its records: mailboxes, groups, the policies' state, the ids of published
 //! events, and dead letters. Guests see groups and state through a [`world::World`], and a commit changes them.
 //!
-//! Lock order: `turn`, then an [`order::Turn`] if other nodes follow, then `states`, then `groups`. None is held across an await. `states` and `groups` are held neither while a guest runs
-//! nor while messages are posted, so what takes long delays nobody who only looks.
+//! Lock order: `turn`, then an [`order::Turn`] if other nodes follow, then `states`, then `groups`. None is held across an await. `states` and
+//! `groups` are held neither while a guest runs nor while messages are posted, so long work never delays a request that only reads.
 
 mod absorb;
 pub mod dead_letters;
@@ -49,7 +49,7 @@ pub struct Model {
     metrics: Arc<Metrics>,
     last_stamp: AtomicU64,
     /// Held by a request that changes groups or state, or depends on them, from its commit until it has posted its messages and handed its
-    /// changes to the store; and by one that met a conflict each time also while it is planned.
+    /// changes to the store. A request that has met too many conflicts holds it while it is planned as well.
     turn: Mutex<()>,
 }
 
@@ -113,6 +113,7 @@ impl Model {
             drop(turn());
         }
         let (counts, concluded) = self.commit(&mut world, changes(), |changes| conclude(&planned, changes))?;
+        world.conclude();
         for count in counts {
             self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
         }
@@ -126,6 +127,7 @@ impl Model {
         for count in world.take_counts() {
             self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
         }
+        world.conclude();
         planned
     }
 

@@ -3,6 +3,7 @@
 
 pub mod bodies;
 pub mod client;
+pub mod feed;
 pub mod head_timer;
 pub mod open_files;
 pub mod permits;

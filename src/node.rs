@@ -148,7 +148,7 @@ impl Foundations {
         let retire_after = *config.plugins.retire_ms;
         let policies = Arc::new(Policies::new(set, rejected, retire_after));
         let format = Format::new(policies.clone(), model.clone(), store.clone(), traces.clone(), config.mailboxes.shapes_bytes_max);
-        let observers = Observers::new(config.live.clone(), loader.faults(), metrics.clone());
+        let observers = Observers::new(&config.live, loader.faults(), metrics);
         Arc::new(Node {
             dispatch: Arc::new(Dispatch::new(
                 policies.clone(),

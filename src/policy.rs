@@ -4,6 +4,7 @@
 // Private: nothing outside this folder names the types that are generated from the WIT.
 mod bindings;
 pub mod breaker;
+pub mod call;
 pub mod compile;
 pub mod contract;
 pub mod engine;
@@ -15,6 +16,7 @@ pub mod load;
 mod load_error;
 pub mod plugin;
 pub mod source;
+pub mod taps;
 pub mod ticker;
 mod wasi;
 
@@ -34,9 +36,10 @@ use tokio::time::Instant;
 use crate::types::delivery::PolicySetId;
 #[cfg(feature = "internals")]
 pub use bindings::Bounds;
+pub use call::CallError;
 pub use contract::Role;
 pub use load_error::LoadError;
-pub use plugin::{CallError, Policy};
+pub use plugin::Policy;
 
 /// The policies that are called together, in the configured order.
 #[derive(Debug)]

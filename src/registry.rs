@@ -109,17 +109,17 @@ impl Endings {
 /// How far a user's open sessions have read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadMark {
-    /// Everything after `from` and up to `written` was written to the sockets of all sessions that had it to read.
+    /// Everything after `from` and up to `written` was written to the sockets of all sessions that had to read it.
     pub from: u64,
     pub written: u64,
-    /// The session that is slowest has taken everything up to here; what comes after is still to be read.
+    /// The slowest session has taken everything up to here; it still has to read the rest.
     pub taken: u64,
-    /// The session that is furthest was written everything after the first seq and up to the second.
+    /// Everything after the first seq and up to the second was written to the session that is furthest ahead.
     pub furthest: (u64, u64),
 }
 
 impl ReadMark {
-    /// Returns whether a session has read a message, and no session has it still to read.
+    /// Returns whether a session has read a message, and no session still has to read it.
     pub fn covers(self, seq: u64) -> bool {
         self.from < seq && seq <= self.written
     }
@@ -129,7 +129,7 @@ impl ReadMark {
         self.covers(seq) || (self.furthest.0 < seq && seq <= self.furthest.1)
     }
 
-    /// Returns whether a session has a message still to read.
+    /// Returns whether a session still has to read a message.
     pub fn is_awaited(self, seq: u64) -> bool {
         self.taken < seq
     }

@@ -36,7 +36,7 @@ use crate::format::Format;
 use crate::metrics::Metrics;
 use crate::model::mailbox::{Head, Reader};
 use crate::net::bodies::Bodies;
-use crate::net::permits::{Client, ConnectionPermit, Full, SessionPermit, SessionPermits};
+use crate::net::permits::{Client, ConnectionPermit, Exhausted, SessionPermit, SessionPermits};
 use crate::net::problem::{self, Problem};
 use crate::net::rate::Bucket;
 use crate::net::stream::Stream;
@@ -57,7 +57,7 @@ pub use upward::Streams;
 pub struct Sessions {
     pub auth: Arc<Auth>,
     pub bodies: Arc<Bodies>,
-    /// Where clients of streams post what they have to say.
+    /// Where clients of streams post what they send.
     pub streams: Streams,
     /// Whether the server accepts new sessions.
     pub ready: Arc<AtomicBool>,
@@ -146,14 +146,14 @@ impl Sessions {
         if self.ready.load(Ordering::Relaxed) { Ok(()) } else { Err(Close::Restart) }
     }
 
-    fn crowded(&self, full: Full) -> Problem {
+    fn crowded(&self, exhausted: Exhausted) -> Problem {
         let config::Sockets { sessions_max, per_address_max, .. } = self.sockets;
-        match full {
-            Full::All => {
+        match exhausted {
+            Exhausted::All => {
                 let detail = format!("there are {sessions_max} sessions (sockets.sessions_max); come back later");
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", detail)
             }
-            Full::Client => {
+            Exhausted::Client => {
                 let detail =
                     format!("this address has {per_address_max} sessions (sockets.per_address_max); close one, or come back later");
                 Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions_of_address", detail)
@@ -287,7 +287,7 @@ impl Opening {
             Err(end) => {
                 if !matches!(end, End::Lost) {
                     let mut out = before;
-                    // A socket without a session is told by its code alone.
+                    // If there is no session, only the close code says why.
                     let after_ms = (framing == Framing::Sse).then(|| sessions.return_after_ms(fastrand::u32(..)));
                     end.encode(framing, after_ms, &mut out);
                     wire.part(&out, *sessions.sockets.close_deadline_ms).await;

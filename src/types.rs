@@ -7,6 +7,7 @@ pub mod drop_reason;
 pub mod event;
 pub mod fault;
 pub mod file;
+pub mod json;
 pub mod origin;
 pub mod page;
 pub mod pattern;

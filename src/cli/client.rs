@@ -100,12 +100,12 @@ impl Address {
         Ok(String::from_utf8_lossy(&self.whole(answer).await?).into_owned())
     }
 
-    /// Gets a stream below the base path, and returns its body.
+    /// Opens a stream below the base path, and returns its body.
     ///
     /// # Errors
     /// There is no answer in time, or it is a problem.
-    pub async fn stream(&self, path: &str) -> anyhow::Result<Incoming> {
-        let answered = timeout(DEADLINE, self.answer(Method::GET, path, String::new())).await;
+    pub async fn open(&self, method: Method, path: &str) -> anyhow::Result<Incoming> {
+        let answered = timeout(DEADLINE, self.answer(method, path, String::new())).await;
         Ok(answered.with_context(|| format!("no answer from {} within {} s", self.authority, DEADLINE.as_secs()))??.into_body())
     }
 

@@ -47,6 +47,8 @@ struct Workshop {
     server: ServerFlags,
     /// Digest of the sources that `staging` was built from.
     built: Option<String>,
+    /// Whether any version has been swapped in.
+    serves: bool,
     told_grants: bool,
     told_size: bool,
 }
@@ -66,6 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         output,
         server: arguments.server.clone(),
         built: None,
+        serves: false,
         told_grants: false,
         told_size: false,
     };
@@ -126,7 +129,8 @@ impl Workshop {
             if now != taken {
                 taken = now;
                 if let Err(error) = self.renew(dev) {
-                    println!("{error:#}\nThe old one keeps serving.");
+                    let meanwhile = if self.serves { "The old one keeps serving." } else { "Nothing is served yet: fix it and save." };
+                    println!("{error:#}\n{meanwhile}");
                 }
             }
             thread::sleep(LOOK_INTERVAL);
@@ -158,6 +162,7 @@ impl Workshop {
         let passed = self.test(dev, &needed)?;
         let tested = Instant::now();
         let Swapped { version, took, granted, keeps_no_instance } = dev.swap(&self.staging, &needed, config.clone())?;
+        self.serves = true;
         println!(
             "{} {version} serves: built in {} ms, and {} ms later swapped in: compiled in {} ms, {passed} in {} ms, loaded and swapped in {} ms",
             self.name,

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 
 use anyhow::bail;
 use clap::Args;
+use http::Method;
 use http_body_util::BodyExt;
 
 use super::client::{Address, encoded};
@@ -59,7 +60,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 /// The server can't be reached, refuses the request, or ends the stream.
 async fn show(arguments: &Arguments, out: &mut impl Write) -> anyhow::Result<()> {
     let address = Address::parse(&arguments.url)?;
-    let mut body = address.stream(&arguments.path()).await?;
+    let mut body = address.open(Method::GET, &arguments.path()).await?;
     let lines = Lines { color: wants_color(), full: arguments.full };
     let (mut frames, mut left) = (Frames::default(), arguments.count);
     while let Some(part) = body.frame().await {

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use serde_json::Value;
 
-use crate::kit::json::Json;
+use crate::types::json::Json;
 
 /// ANSI's "bold cyan"; one colour is enough to find the types.
 const HIGHLIGHT: &str = "\x1b[1;36m";

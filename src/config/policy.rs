@@ -37,7 +37,7 @@ pub struct Plugins {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBad {
-    /// Its last good version serves. If there is none, and it may be needed, nobody is served until it is mended.
+    /// Its last good version serves. If there is none, and it may be needed, nobody is served until that is fixed.
     Keep,
     Stop,
     Skip,

@@ -1,11 +1,8 @@
 //! Observers: who looks at what happens while it happens. `GET {base}/live` and `signalpost dev` do.
 //!
-//! While nobody looks, each event costs one relaxed load. All observers read one ring of the newest entries, each at its own position, so that
-//! a slow one delays neither the server nor the others: what is overwritten before it was read is lost for that observer, which learns how
-//! many entries that are.
+//! They read one feed, and a slow one delays neither the server nor the others (`net::feed`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -14,6 +11,8 @@ use super::Story;
 use super::plan::PolicyRef;
 use crate::config;
 use crate::metrics::Metrics;
+pub use crate::net::feed::TooMany;
+use crate::net::feed::{Feed, Kept, Limits, Next, Reader};
 use crate::policy::fault::Faults;
 use crate::policy::{CallError, Rejected};
 use crate::registry::SessionHandle;
@@ -71,132 +70,74 @@ pub enum Reloaded {
 pub struct Entry {
     pub at: SystemTime,
     pub trace: Trace,
-    /// The bytes that it takes of `live.bytes_max`, and where they are counted. Traces of faults take none: they are few.
-    room: Option<(usize, Arc<AtomicUsize>)>,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        if let Some((bytes, all)) = &self.room {
-            all.fetch_sub(*bytes, Ordering::Relaxed);
-        }
-    }
 }
 
 /// What an observer receives.
-#[derive(Debug)]
-pub enum Seen {
-    Entry(Arc<Entry>),
-    /// The number of entries that it has missed.
-    Lost(u64),
-}
-
-/// There are `live.observers_max` observers already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooMany(pub usize);
+pub type Seen = Next<Entry>;
 
 /// The observers, and the entries that they have not read yet.
 #[derive(Debug)]
 pub struct Observers {
-    limits: config::Live,
-    count: AtomicUsize,
-    entries: broadcast::Sender<Arc<Entry>>,
+    feed: Arc<Feed<Entry>>,
     faults: Faults,
-    /// Bytes of the entries that are kept.
-    bytes: Arc<AtomicUsize>,
-    /// Entries that were dropped for lack of room, for all observers.
-    skipped: AtomicU64,
-    metrics: Arc<Metrics>,
 }
 
 /// One observer. Dropping it makes room for another.
 #[derive(Debug)]
 pub struct Observer {
-    observers: Arc<Observers>,
-    entries: broadcast::Receiver<Arc<Entry>>,
+    entries: Reader<Entry>,
     faults: broadcast::Receiver<Arc<Fault>>,
-    /// `Observers::skipped` when this observer last looked.
-    skipped: u64,
 }
 
 impl Observers {
-    pub fn new(limits: config::Live, faults: Faults, metrics: Arc<Metrics>) -> Arc<Observers> {
-        let (entries, _) = broadcast::channel(limits.entries_max.get());
-        let (bytes, skipped) = (Arc::default(), AtomicU64::new(0));
-        Arc::new(Observers { limits, count: AtomicUsize::new(0), entries, faults, bytes, skipped, metrics })
+    pub fn new(live: &config::Live, faults: Faults, metrics: &Metrics) -> Arc<Observers> {
+        let (readers_max, entries_max, bytes_max) = (live.observers_max.get(), live.entries_max.get(), live.bytes_max.get());
+        let feed = Feed::new(Limits { readers_max, entries_max, bytes_max }, &metrics.live_observers, &metrics.live_lost);
+        Arc::new(Observers { feed, faults })
     }
 
     /// Returns a new observer, which receives what happens from now on.
     ///
     /// # Errors
     /// There are as many as the configuration allows.
-    pub fn observe(self: &Arc<Self>) -> Result<Observer, TooMany> {
-        let max = self.limits.observers_max.get();
-        let more = |count| (count < max).then_some(count + 1);
-        self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).map_err(|_| TooMany(max))?;
-        self.metrics.live_observers.inc();
-        Ok(Observer {
-            observers: self.clone(),
-            entries: self.entries.subscribe(),
-            faults: self.faults.subscribe(),
-            skipped: self.skipped.load(Ordering::Relaxed),
-        })
+    pub fn observe(&self) -> Result<Observer, TooMany> {
+        Ok(Observer { entries: self.feed.read()?, faults: self.faults.subscribe() })
     }
 
     /// Returns whether there is an observer.
     pub fn are_there(&self) -> bool {
-        self.count.load(Ordering::Relaxed) > 0
+        self.feed.is_read()
     }
 
     /// Shows the observers what happened, if there are any. `trace` is not called otherwise.
     pub fn show(&self, trace: impl FnOnce() -> Trace) {
-        if !self.are_there() {
-            return;
+        if self.are_there() {
+            let trace = trace();
+            self.feed.show(trace.size(), Entry { at: SystemTime::now(), trace });
         }
-        let trace = trace();
-        let bytes = trace.size();
-        if self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.limits.bytes_max.get() {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.skipped.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        let entry = Entry { at: SystemTime::now(), trace, room: Some((bytes, self.bytes.clone())) };
-        // An error means that the last observer has just left.
-        let _ = self.entries.send(Arc::new(entry));
     }
 }
 
 impl Observer {
     /// Returns what happens next. Cancel safe.
     pub async fn next(&mut self) -> Seen {
-        let skipped = self.observers.skipped.load(Ordering::Relaxed);
-        let missed = skipped.saturating_sub(std::mem::replace(&mut self.skipped, skipped));
-        if missed > 0 {
-            return self.lost(missed);
-        }
-        let received = tokio::select! {
-            entry = self.entries.recv() => entry,
-            fault = self.faults.recv() => fault.map(|fault| Arc::new(Entry { at: fault.at, trace: Trace::Fault(fault), room: None })),
+        let fault = tokio::select! {
+            seen = self.entries.next() => return seen,
+            fault = self.faults.recv() => fault,
         };
-        match received {
-            Ok(entry) => Seen::Entry(entry),
+        match fault {
+            // There are few, so that they take no room.
+            Ok(fault) => Next::Entry(Kept::free(Entry { at: fault.at, trace: Trace::Fault(fault) })),
             Err(RecvError::Lagged(count)) => self.lost(count),
-            // This observer keeps the senders.
+            // The server's policies are gone.
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }
 
     /// Counts entries that this observer does not get.
     pub fn lost(&self, count: u64) -> Seen {
-        self.observers.metrics.live_lost.inc_by(count);
-        Seen::Lost(count)
-    }
-}
-
-impl Drop for Observer {
-    fn drop(&mut self) {
-        self.observers.count.fetch_sub(1, Ordering::Relaxed);
-        self.observers.metrics.live_observers.dec();
+        self.entries.count_lost(count);
+        Next::Lost(count)
     }
 }
 
@@ -230,9 +171,13 @@ mod tests {
     use crate::types::event::UserId;
 
     fn observers(settings: &str) -> Arc<Observers> {
+        observers_with(settings, &Metrics::new().unwrap())
+    }
+
+    fn observers_with(settings: &str, metrics: &Metrics) -> Arc<Observers> {
         let file = Some(("test.toml", settings));
         let (config, _) = Config::merge(file, toml::Table::new(), std::iter::empty()).unwrap();
-        Observers::new(config.live, Faults::new(), Arc::new(Metrics::new().unwrap()))
+        Observers::new(&config.live, Faults::new(), metrics)
     }
 
     fn opened() -> Trace {
@@ -273,7 +218,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_observer_is_told_how_much_it_has_lost_and_the_others_lose_nothing() {
-        let observers = observers("live.entries_max = 4");
+        let metrics = Metrics::new().unwrap();
+        let observers = observers_with("live.entries_max = 4", &metrics);
         let (mut fast, mut slow) = (observers.observe().unwrap(), observers.observe().unwrap());
         for _ in 0..5 {
             observers.show(opened);
@@ -281,7 +227,7 @@ mod tests {
             assert_eq!(drain(&mut fast).await, [Ok(()), Ok(())]);
         }
         assert_eq!(drain(&mut slow).await, [Err(6), Ok(()), Ok(()), Ok(()), Ok(())]);
-        assert_eq!(observers.metrics.live_lost.get(), 6);
+        assert_eq!(metrics.live_lost.get(), 6);
     }
 
     #[tokio::test]
@@ -294,6 +240,6 @@ mod tests {
         assert_eq!(drain(&mut observer).await, [Err(2), Ok(())], "one with its own 1,024 bytes has room, and two have not");
         observers.show(|| received(4_000));
         assert_eq!(drain(&mut observer).await, [Ok(())]);
-        assert_eq!(observers.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(observers.feed.bytes(), 0);
     }
 }

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use crate::metrics::EventOutcome;
 use crate::model::world::World;
+use crate::policy::call::{Arguments, Output};
 use crate::policy::{CallError, Policy, PolicySet, Role};
 use crate::types::delivery::{Decision, Delivery, Membership, Message, PolicySetId, Recipients, Refusal};
 use crate::types::event::{Body, Event, UserId};
@@ -173,13 +174,18 @@ pub fn plan(set: &PolicySet, event: &Event, world: &mut World) -> Plan {
 
 /// Calls one routing policy.
 pub fn consult(set: &PolicySet, policy: &Policy, event: &Event, world: &mut World) -> Step {
+    let tapped = policy.tap(world);
     let started = Instant::now();
     let answer = policy.route(event, world);
     let took = started.elapsed();
+    let recorded = tapped.map(|tapped| (tapped, answer.clone().map(Output::Decided)));
     let answer = match answer {
         Ok(decision) => Answer::Decided(expand(set, policy, event, decision, world)),
         Err(error) => error.into(),
     };
+    if let Some((tapped, answer)) = recorded {
+        policy.record(tapped, world, Arguments::Route(Arc::new(event.clone())), answer, took);
+    }
     Step { policy: Some(PolicyRef::of(policy)), began: Some(started), took, answer }
 }
 
@@ -212,7 +218,7 @@ pub fn expand(set: &PolicySet, policy: &Policy, event: &Event, decision: Decisio
 }
 
 /// Makes the message of a delivery and finds its recipients, at most `room` of them.
-fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize, world: &World) -> Planned {
+fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize, world: &mut World) -> Planned {
     let Delivery { to, except, body, terms } = delivery;
     let body = body.or_else(|| event.data.clone()).unwrap_or_else(|| Body::Json("null".to_owned()));
     let message = Message::new(event.id.clone(), event.event_type.clone(), body, set.id).with(terms).to(&to);
@@ -224,7 +230,7 @@ fn address(set: &PolicySet, event: &Event, delivery: Delivery, room: &mut usize,
 }
 
 /// Returns the first recipients of a delivery, each once, and how many there are in total.
-fn audience(to: &Recipients, except: &[UserId], most: usize, world: &World) -> (SmallVec<[UserId; 1]>, usize) {
+fn audience(to: &Recipients, except: &[UserId], most: usize, world: &mut World) -> (SmallVec<[UserId; 1]>, usize) {
     // A policy may return 100,000 names: searching a list for each recipient would take seconds.
     let except: HashSet<&UserId> = except.iter().collect();
     let mut audience: SmallVec<[UserId; 1]> = match to {

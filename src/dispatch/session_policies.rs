@@ -16,6 +16,7 @@ use crate::config::SessionsFault;
 use crate::model::record::Changes;
 use crate::model::world::World;
 use crate::net::turns::aside_if;
+use crate::policy::call::{Arguments, Output};
 use crate::policy::{CallError, Policy, PolicySet};
 use crate::registry::SessionHandle;
 use crate::store::Ticket;
@@ -129,17 +130,23 @@ pub fn ask(
     question: &Question<'_>,
 ) -> Result<(Option<Response>, Ticket), CallError> {
     let plan = |world: &mut World| {
+        let tapped = policy.tap(world);
         let started = Instant::now();
         let answer = match question {
             Question::Opened => policy.opened(handle, world).map(Some),
             Question::Received(body) => policy.received(handle, body, world),
-            Question::Closed(code) => policy.closed(handle, *code, world).map(|response| Some(after_close(response))),
+            Question::Closed(code) => policy.closed(handle, *code, world).map(Some),
         };
         let took = started.elapsed();
         let origin = Origin { accepted: Some(started), trace: None };
-        let respond = |response: &Response| respond(set, policy, handle, &origin, response.clone(), world);
-        let plans = answer.as_ref().ok().and_then(Option::as_ref).map(respond);
-        Answered { took, answer, plans: plans.unwrap_or_default() }
+        let response = answer.as_ref().ok().and_then(Option::as_ref);
+        let mut plans: Vec<(Arc<Event>, Plan)> =
+            response.map(|response| respond(set, policy, handle, &origin, response, world)).into_iter().collect();
+        if let Some(tapped) = tapped {
+            policy.record(tapped, world, question.arguments(handle), answer.clone().map(Output::Responded), took);
+        }
+        plans.extend(response.into_iter().flat_map(|response| &response.drafts).map(|draft| publish(set, policy, &origin, draft, world)));
+        Answered { took, answer, plans }
     };
     let conclude = |answered: &Answered, mut changes: Changes| {
         aside_if(apply::take_long(answered.plans.iter().map(|(_, plan)| plan)), || {
@@ -175,6 +182,14 @@ pub fn ask(
 }
 
 impl Question<'_> {
+    fn arguments(&self, handle: &Arc<SessionHandle>) -> Arguments {
+        match self {
+            Question::Opened => Arguments::Opened(handle.clone()),
+            Question::Received(body) => Arguments::Received(handle.clone(), (*body).clone()),
+            Question::Closed(code) => Arguments::Closed(handle.clone(), *code),
+        }
+    }
+
     /// Returns the name of the function that is called.
     fn function(&self) -> &'static str {
         match self {
@@ -185,22 +200,17 @@ impl Question<'_> {
     }
 }
 
-/// Removes what makes no sense after a close: replies and another close.
-fn after_close(response: Response) -> Response {
-    Response { replies: Vec::new(), close: None, ..response }
-}
-
-/// Plans what a policy answered: replies first, then its decision, then each event that it publishes.
+/// Plans what a policy answered: replies first, then its decision. The events that it publishes come after that.
 fn respond(
     set: &PolicySet,
     policy: &Policy,
     handle: &SessionHandle,
     origin: &Origin,
-    response: Response,
+    response: &Response,
     world: &mut World,
-) -> Vec<(Arc<Event>, Plan)> {
+) -> (Arc<Event>, Plan) {
     let event = Arc::new(synthetic(policy, SESSION_EVENT.to_owned(), None, None, origin));
-    let Response { replies, decision, drafts, close: _ } = response;
+    let (replies, decision) = (response.replies.clone(), response.decision.clone());
     let reply = |body| {
         let to = Recipients::Session { user: handle.user.clone(), session: handle.id.to_string() };
         let message = Message::new(event.id.clone(), event.event_type.clone(), body, set.id).to(&to);
@@ -210,13 +220,15 @@ fn respond(
     let replies: Vec<Planned> = replies.into_iter().map(reply).collect();
     let mut decided: Decided = plan::expand(set, policy, &event, decision, world);
     decided.deliveries.splice(0..0, replies);
-    let mut plans = vec![(event, Plan::of(set, Some(PolicyRef::of(policy)), decided))];
-    for Draft { event_type, subject, data } in drafts {
-        let event = Arc::new(synthetic(policy, event_type, subject, Some(data), origin));
-        let plan = plan::plan(set, &event, world);
-        plans.push((event, plan));
-    }
-    plans
+    (event, Plan::of(set, Some(PolicyRef::of(policy)), decided))
+}
+
+/// Plans an event that a policy publishes.
+fn publish(set: &PolicySet, policy: &Policy, origin: &Origin, draft: &Draft, world: &mut World) -> (Arc<Event>, Plan) {
+    let Draft { event_type, subject, data } = draft.clone();
+    let event = Arc::new(synthetic(policy, event_type, subject, Some(data), origin));
+    let plan = plan::plan(set, &event, world);
+    (event, plan)
 }
 
 fn synthetic(policy: &Policy, event_type: String, subject: Option<String>, data: Option<Body>, origin: &Origin) -> Event {

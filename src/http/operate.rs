@@ -6,6 +6,7 @@ pub mod lists;
 pub mod live;
 mod query;
 pub mod receipts;
+pub mod recordings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -204,6 +205,16 @@ pub async fn cluster(State(operate): State<Arc<Operate>>) -> Response {
     json(&operate.node.cluster.view())
 }
 
+/// Returns the policy that a path names.
+///
+/// # Errors
+/// There is no such policy.
+fn policy_of(operate: &Operate, name: Result<Path<String>, PathRejection>) -> Result<Arc<Policy>, Problem> {
+    let name = name.map(|Path(name)| name).unwrap_or_default();
+    let unknown = || Problem::new(StatusCode::NOT_FOUND, "policy_unknown", format!("there is no policy {name:?}; GET policies lists them"));
+    operate.node.policies.current().find(&name).cloned().ok_or_else(unknown)
+}
+
 /// `GET {base}/sinks`: each sink and how far it is, as `sink::View`.
 pub async fn sinks(State(operate): State<Arc<Operate>>) -> Response {
     #[derive(Serialize)]
@@ -248,7 +259,7 @@ pub async fn reload(State(operate): State<Arc<Operate>>) -> Result<Response, Pro
     }
 }
 
-/// `GET /`: says where to go on, to a person who opens the address in a browser.
+/// `GET /`: tells a person who opens the address in a browser what is here.
 pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
     #[derive(Serialize)]
     struct Index<'a> {
@@ -257,6 +268,8 @@ pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
         socket: String,
         publish: String,
         health: [&'static str; 2],
+        openapi: String,
+        asyncapi: String,
         docs: &'static str,
     }
     let base = &operate.node.config.base_path;
@@ -266,6 +279,8 @@ pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
         socket: format!("{base}/ws/{{user_id}}"),
         publish: format!("{base}/events"),
         health: ["/healthz", "/readyz"],
+        openapi: format!("{base}/openapi.json"),
+        asyncapi: format!("{base}/asyncapi.json"),
         docs: "README.md and docs/ in Signalpost's sources, and `signalpost --help`",
     })
 }

@@ -20,8 +20,9 @@ use crate::auth::{self, Auth};
 use crate::cluster::Answering;
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
+use crate::http::descriptions::{self, Descriptions};
 use crate::http::ingress::Ingress;
-use crate::http::operate::{self, Operate, dead_letters, lists, live};
+use crate::http::operate::{self, Operate, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
 use crate::net::problem::{Problem, ProblemCode};
@@ -40,15 +41,21 @@ pub struct Front {
 }
 
 impl Front {
-    /// Returns a front with these routes, `/`, `/healthz` and `/readyz`, and perhaps the addresses of producers.
+    /// Returns a front with these routes, `/`, `/healthz`, `/readyz` and the descriptions, and perhaps the addresses of producers.
     pub fn new(ingress: Option<Arc<Ingress>>, routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Arc<Front> {
         let health = Router::new()
             .route("/", get(operate::index))
             .route("/healthz", get(operate::health))
             .route("/readyz", get(operate::ready))
             .with_state(operate.clone());
+        let base_path = &operate.node.config.base_path;
+        let below = |path: &str| format!("{base_path}{path}");
+        let described = Router::new()
+            .route(&below("/openapi.json"), get(descriptions::openapi))
+            .route(&below("/asyncapi.json"), get(descriptions::asyncapi))
+            .with_state(Arc::new(Descriptions::new(base_path)));
         let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
-        let routes = routes.merge(health).fallback(not_found).method_not_allowed_fallback(async || not_allowed());
+        let routes = routes.merge(health).merge(described).fallback(not_found).method_not_allowed_fallback(async || not_allowed());
         let metrics = operate.node.metrics.clone();
         Arc::new(Front { auth: auth.clone(), metrics, ingress, routes: TowerToHyperService::new(routes) })
     }
@@ -166,6 +173,7 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route(&below("/sinks"), get(operate::sinks))
         .route(&below("/policies"), get(operate::policies))
         .route(&below("/policies/reload"), post(operate::reload))
+        .route(&below("/policies/{name}/record"), post(recordings::record))
         .route(&below("/dead-letters"), get(dead_letters::list).delete(dead_letters::delete_all))
         .route(&below("/dead-letters/retry"), post(dead_letters::retry_all))
         .route(&below("/dead-letters/{id}"), get(dead_letters::show).delete(dead_letters::delete))
@@ -184,7 +192,7 @@ async fn pass_on(State(node): State<Arc<Node>>, request: Request, next: Next) ->
     let path = request.uri().path().strip_prefix(&node.config.base_path).unwrap_or_default();
     let is_known_there = path.starts_with("/receipts/") || path == "/sinks";
     // Each node has plugins and a configuration of its own.
-    let changes = !request.method().is_safe() && path != "/policies/reload";
+    let changes = !request.method().is_safe() && !path.starts_with("/policies/");
     if !node.cluster.follows() || !(changes || is_known_there) {
         return next.run(request).await;
     }

@@ -9,9 +9,9 @@ use crate::dispatch::Story;
 use crate::dispatch::observers::{Asked, Observer, TooMany};
 use crate::explain::{Explained, Room};
 use crate::kit::Workbench;
-use crate::kit::fixture::words;
 use crate::node::Node;
 use crate::policy::{CallError, LoadError};
+use crate::recording::notation;
 use crate::server::Server;
 
 /// A running server and the policy that is being written.
@@ -75,9 +75,9 @@ impl Dev {
     pub fn answer(asked: &Asked) -> String {
         match &asked.answer {
             Ok(None) => "leaves it to other policies".to_owned(),
-            Ok(Some(response)) => format!("answers {}", words::response(response)),
-            Err(CallError::Refused(refusal)) => format!("refuses {}", words::refusal(refusal)),
-            Err(CallError::Fault(fault)) => format!("faults {}", words::fault(fault)),
+            Ok(Some(response)) => format!("answers {}", notation::response(response)),
+            Err(CallError::Refused(refusal)) => format!("refuses {}", notation::refusal(refusal)),
+            Err(CallError::Fault(fault)) => format!("faults {}", notation::fault(fault)),
             Err(CallError::CircuitOpen) => "is not called: its circuit is open".to_owned(),
         }
     }

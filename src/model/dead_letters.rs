@@ -103,7 +103,7 @@ impl DeadLetter {
         DeadLetter::new(policy, version, message.attempt, fault, Content::Message { message: message.clone(), recipients })
     }
 
-    /// Returns whether a sink has not taken it, so that it is no policy's.
+    /// Returns whether it is a sink's letter, and not a policy's.
     pub fn is_of_sink(&self) -> bool {
         matches!(self.content, Content::Undelivered { .. })
     }

@@ -10,7 +10,7 @@ use crate::config;
 /// The events of the window, by [`key`].
 #[derive(Debug)]
 pub struct Dedup {
-    known: HashMap<u128, Entry>,
+    known: HashMap<u128, Progress>,
     /// Settled attempts, oldest first: time, number and key. An event that was settled again is in here twice, and expires with its
     /// latest entry.
     order: VecDeque<(u64, u64, u128)>,
@@ -19,8 +19,9 @@ pub struct Dedup {
     entries_max: usize,
 }
 
+/// How far the publishing of one event has come.
 #[derive(Clone, Copy, Debug)]
-enum Entry {
+enum Progress {
     UnderWay {
         attempts: u32,
     },
@@ -68,23 +69,23 @@ impl Dedup {
         self.expire(now_ms);
         let attempts = match self.known.get(&key) {
             None => 1,
-            Some(Entry::Failed { attempts, .. }) => attempts + 1,
-            Some(Entry::Done { .. }) => return Attempt::Duplicate,
-            Some(Entry::UnderWay { .. }) => return Attempt::UnderWay,
+            Some(Progress::Failed { attempts, .. }) => attempts + 1,
+            Some(Progress::Done { .. }) => return Attempt::Duplicate,
+            Some(Progress::UnderWay { .. }) => return Attempt::UnderWay,
         };
-        self.known.insert(key, Entry::UnderWay { attempts });
+        self.known.insert(key, Progress::UnderWay { attempts });
         Attempt::New(attempts)
     }
 
     /// Ends the attempt that [`Dedup::begin`] began. The window starts now.
     pub fn settle(&mut self, key: u128, failed: bool, now_ms: u64) {
         let attempts = match self.known.get(&key) {
-            Some(Entry::UnderWay { attempts }) => *attempts,
+            Some(Progress::UnderWay { attempts }) => *attempts,
             _ => 1,
         };
         self.settled += 1;
         let settled = self.settled;
-        self.known.insert(key, if failed { Entry::Failed { settled, attempts } } else { Entry::Done { settled } });
+        self.known.insert(key, if failed { Progress::Failed { settled, attempts } } else { Progress::Done { settled } });
         self.order.push_back((now_ms, settled, key));
         // An event that fails repeatedly leaves stale entries in `order`, but does not evict other events.
         while self.known.len() > self.entries_max || self.order.len() > 2 * self.entries_max {
@@ -97,9 +98,9 @@ impl Dedup {
     /// Returns whether the last attempt to publish an event is remembered, and had this outcome.
     pub fn is_known(&self, key: u128, failed: bool) -> bool {
         match self.known.get(&key) {
-            Some(Entry::Done { .. }) => !failed,
+            Some(Progress::Done { .. }) => !failed,
             // Until it is settled, the outcome before is the last one that a store may know.
-            Some(Entry::Failed { .. } | Entry::UnderWay { .. }) => failed,
+            Some(Progress::Failed { .. } | Progress::UnderWay { .. }) => failed,
             None => false,
         }
     }
@@ -131,8 +132,8 @@ impl Dedup {
     fn forget_oldest(&mut self) -> bool {
         let Some((_, then, key)) = self.order.pop_front() else { return false };
         let is_current = match self.known.get(&key) {
-            Some(Entry::Done { settled } | Entry::Failed { settled, .. }) => *settled == then,
-            Some(Entry::UnderWay { .. }) | None => false,
+            Some(Progress::Done { settled } | Progress::Failed { settled, .. }) => *settled == then,
+            Some(Progress::UnderWay { .. }) | None => false,
         };
         if is_current {
             self.known.remove(&key);

@@ -357,7 +357,7 @@ impl Mailboxes {
     /// Refuses a message for lack of room. It takes a seq, so that its readers learn that something is missing.
     fn refuse(&self, content: &mut Content, new: &New<'_>, reason: DropReason) -> Posted {
         if content.sink.is_some() {
-            // Whoever posts it counts it and keeps it: a sink's reader misses nothing.
+            // The caller counts it and keeps it: a sink's reader misses nothing.
             return Posted::Dropped(reason);
         }
         match new.session {

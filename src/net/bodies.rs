@@ -40,7 +40,7 @@ impl Bodies {
         }
     }
 
-    /// Reads a whole body, within its limit, which has this name, the limit of all, and the deadline.
+    /// Reads a whole body within three bounds: its own limit, which is the setting `name`; the limit on all bodies; and the deadline.
     ///
     /// # Errors
     /// It is compressed, over a limit, late, or broken.

@@ -1,4 +1,4 @@
-//! The timer for heads of requests that are late. hyper starts one for each request and drops it when the head is there, which is nearly always
+//! The timer that notices late request heads. hyper starts one for each request and drops it when the head is there, which is nearly always
 //! at once. So a connection keeps one timer of the runtime and lets it fire too early, which costs less than moving it for each request.
 
 use std::pin::Pin;

@@ -48,9 +48,9 @@ pub struct SessionPermit {
     _of_client: OfClient,
 }
 
-/// Which bound is reached: that of all clients or that of one.
+/// Whose permits are exhausted: those of all clients or those of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum Exhausted {
     All,
     Client,
 }
@@ -114,9 +114,9 @@ impl SessionPermits {
     ///
     /// # Errors
     /// No permit is free, or the client has too many sessions.
-    pub fn take(&self, client: Client) -> Result<SessionPermit, Full> {
-        let of_client = self.clients.take(client).ok_or(Full::Client)?;
-        let permit = self.all.clone().try_acquire_owned().map_err(|_| Full::All)?;
+    pub fn take(&self, client: Client) -> Result<SessionPermit, Exhausted> {
+        let of_client = self.clients.take(client).ok_or(Exhausted::Client)?;
+        let permit = self.all.clone().try_acquire_owned().map_err(|_| Exhausted::All)?;
         Ok(SessionPermit { _permit: permit, _of_client: of_client })
     }
 }
@@ -192,9 +192,9 @@ mod tests {
         let permits = SessionPermits::new(3, 2);
         let (here, there) = (client("192.0.2.1"), client("192.0.2.2"));
         let of_here: Vec<SessionPermit> = (0..2).map(|_| permits.take(here).unwrap()).collect();
-        assert_eq!(permits.take(here).unwrap_err(), Full::Client);
+        assert_eq!(permits.take(here).unwrap_err(), Exhausted::Client);
         let of_there = permits.take(there).unwrap();
-        assert_eq!(permits.take(there).unwrap_err(), Full::All);
+        assert_eq!(permits.take(there).unwrap_err(), Exhausted::All);
         drop(of_here);
         let again = permits.take(there).expect("what was refused is not counted");
         drop((of_there, again));

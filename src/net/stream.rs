@@ -15,7 +15,7 @@ use tokio::time::Sleep;
 use crate::net::permits::ConnectionPermit;
 use crate::net::wire::Wire;
 
-/// By which a request's handler takes its connection over from HTTP, instead of answering.
+/// Lets a request's handler take its connection over from HTTP, instead of answering.
 #[derive(Clone, Debug, Default)]
 pub struct Takeover(Arc<Mutex<Option<oneshot::Sender<Taken>>>>);
 

@@ -9,6 +9,7 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use super::bindings::{clock, diagnostics, groups, log, metrics, presence, state};
 use super::engine::{Deadline, StoreLimits};
 use super::fault::Faults;
+use super::taps::Taps;
 use super::wasi;
 use crate::config::{Grant, Limits};
 use crate::metrics::{DROPPED_METRIC, Metrics};
@@ -26,14 +27,15 @@ pub struct Shared {
     pub model: Arc<Model>,
     pub metrics: Arc<Metrics>,
     pub faults: Faults,
+    pub taps: Taps,
     /// The allowance of log lines.
     log_lines: Mutex<Bucket>,
 }
 
 impl Shared {
-    pub fn new(name: &str, limits: Limits, model: Arc<Model>, metrics: Arc<Metrics>, faults: Faults) -> Arc<Shared> {
+    pub fn new(name: &str, limits: Limits, model: Arc<Model>, metrics: Arc<Metrics>, faults: Faults, taps: Taps) -> Arc<Shared> {
         let log_lines = Mutex::new(Bucket::full(log_burst(&limits)));
-        Arc::new(Shared { name: name.into(), limits, model, metrics, faults, log_lines })
+        Arc::new(Shared { name: name.into(), limits, model, metrics, faults, taps, log_lines })
     }
 
     /// Returns whether one more line about this policy may be logged. If not, counts it.

@@ -22,6 +22,7 @@ use super::inspect::Inspection;
 use super::kept::Kept;
 use super::plugin::{Binary, TOO_LARGE_TO_KEEP};
 use super::source::{Candidate, Content, Fingerprint, Source};
+use super::taps::Taps;
 use super::ticker::EpochTicker;
 use super::{LoadError, Policies, Policy, PolicySet, Rejected};
 use crate::config::{self, Config, OnBad};
@@ -46,6 +47,7 @@ pub struct Loader {
     model: Arc<Model>,
     metrics: Arc<Metrics>,
     faults: Faults,
+    taps: Taps,
 }
 
 /// A configuration, and the files that it names. It may be replaced while the server runs.
@@ -93,7 +95,9 @@ impl Candidate {
 impl Loader {
     pub fn new(ticker: EpochTicker, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
         let compiler = Arc::new(Compiler::new(&config.plugins));
-        Loader { setup: ArcSwap::from_pointee(Setup::new(config)), kept: None, ticker, compiler, model, metrics, faults: Faults::new() }
+        let taps = Taps::new(&config.recordings, &metrics);
+        let (setup, faults) = (ArcSwap::from_pointee(Setup::new(config)), Faults::new());
+        Loader { setup, kept: None, ticker, compiler, model, metrics, faults, taps }
     }
 
     /// Makes it keep the last good versions in this folder, and serve them if a start refuses a plugin's file.
@@ -115,14 +119,20 @@ impl Loader {
 
     /// Returns a loader with the same compiler, and another configuration, model and metrics.
     pub fn with(&self, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
+        let taps = Taps::new(&config.recordings, &metrics);
         let setup = ArcSwap::from_pointee(Setup::new(config));
         let (ticker, compiler) = (self.ticker.clone(), self.compiler.clone());
-        Loader { ticker, compiler, setup, kept: None, model, metrics, faults: Faults::new() }
+        Loader { ticker, compiler, setup, kept: None, model, metrics, faults: Faults::new(), taps }
     }
 
-    /// Makes the policies that it loads show their faults where those of another loader do.
+    /// Makes the policies that it loads show their faults and calls where those of another loader do.
     pub fn beside(self, other: &Loader) -> Loader {
-        Loader { faults: other.faults.clone(), ..self }
+        Loader { faults: other.faults.clone(), taps: other.taps.clone(), ..self }
+    }
+
+    /// Returns where the calls of its policies are recorded.
+    pub fn taps(&self) -> Taps {
+        self.taps.clone()
     }
 
     /// Returns where the faults of its policies are seen.
@@ -373,7 +383,8 @@ impl Loader {
             user_id_bytes_max: setup.config.sockets.user_id_bytes_max.get(),
             name_bytes_max: setup.config.groups.name_bytes_max.get(),
         };
-        (config, Shared::new(name, limits, self.model.clone(), self.metrics.clone(), self.faults.clone()), bounds)
+        let (model, metrics, faults, taps) = (self.model.clone(), self.metrics.clone(), self.faults.clone(), self.taps.clone());
+        (config, Shared::new(name, limits, model, metrics, faults, taps), bounds)
     }
 
     /// Loads one file under this policy's name, as `load` would.

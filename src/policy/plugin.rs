@@ -5,6 +5,7 @@
 
 mod instances;
 mod looking;
+mod playing;
 mod samples;
 
 use std::sync::Arc;
@@ -16,12 +17,14 @@ use prometheus::Histogram;
 
 use super::bindings::{self, Bounds, formatting};
 use super::breaker::Breaker;
+use super::call::{Answer as Called, Arguments, Call, CallError, Function, Output};
 use super::compile::{Compiled, Compiler};
 use super::contract::{Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary};
 use super::engine::Deadline;
 use super::fault::defect;
 use super::host::Shared;
 use super::load_error::LoadError;
+use super::taps::Tapped;
 use super::ticker::EpochTicker;
 use crate::config::{self, Isolation, Limits, OnFault, Readers};
 use crate::model::groups::Quota;
@@ -35,7 +38,7 @@ use crate::types::origin::Origin;
 use crate::types::pattern::any_matches;
 use instances::{Instance, Instances};
 pub use looking::Introspection;
-use samples::{Function, Sample, Samples};
+use samples::Samples;
 
 /// A call that takes longer delays the other tasks of its thread by more than moving them to another thread would.
 const LONG_CALL: Duration = Duration::from_millis(1);
@@ -55,6 +58,8 @@ pub struct Policy {
     pub roles: Vec<Role>,
     pub events: Vec<String>,
     pub config: config::Policy,
+    /// SHA-256 of its settings, in hexadecimal.
+    pub settings: Arc<str>,
     /// Session attributes that its formatting depends on.
     pub vary: Vec<String>,
     pub counters: Counters,
@@ -80,15 +85,6 @@ pub struct Counters {
     completed: AtomicU64,
     pub refusals: AtomicU64,
     pub faults: AtomicU64,
-}
-
-/// Why a call gave no answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallError {
-    Refused(Refusal),
-    Fault(Box<Fault>),
-    /// The policy was not called: it faulted too often in a row, and its circuit is open.
-    CircuitOpen,
 }
 
 /// A guest's answer or refusal, or its flaw.
@@ -187,6 +183,7 @@ impl Policy {
         Ok(Policy {
             name: shared.name.clone(),
             version: description.version.into(),
+            settings: instances.settings_digest(),
             digest,
             file,
             events: check_events(description.events, config.events.as_deref())?,
@@ -260,7 +257,7 @@ impl Policy {
     pub fn route(&self, event: &Event, world: &mut World) -> Result<Decision, CallError> {
         let answer = self
             .call(Function::Route, Some(About { event: &event.id, origin: &event.origin }), world, |world| self.ask_route(event, world));
-        self.sample(Function::Route, world, &answer, || Sample::Route(Box::new(event.clone())));
+        self.sample(Function::Route, world, &answer, || Arguments::Route(Arc::new(event.clone())));
         answer
     }
 
@@ -279,7 +276,7 @@ impl Policy {
         let answer = self.call(Function::Format, Some(about), world, |world| self.ask_format(message, body, reader, world));
         self.sample(Function::Format, world, &answer, || {
             let reader = reader.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            Sample::Format(message.clone(), body.clone(), reader)
+            Arguments::Format(message.clone(), body.clone(), reader)
         });
         answer
     }
@@ -290,7 +287,7 @@ impl Policy {
     /// The policy refused the session, faulted, or has an open circuit.
     pub fn opened(&self, handle: &Arc<SessionHandle>, world: &mut World) -> Result<Response, CallError> {
         let answer = self.call(Function::Opened, None, world, |world| self.ask_opened(handle, world));
-        self.sample(Function::Opened, world, &answer, || Sample::Opened(handle.clone()));
+        self.sample(Function::Opened, world, &answer, || Arguments::Opened(handle.clone()));
         answer
     }
 
@@ -300,11 +297,11 @@ impl Policy {
     /// The policy refused the message, faulted, or has an open circuit.
     pub fn received(&self, handle: &Arc<SessionHandle>, body: &Body, world: &mut World) -> Result<Option<Response>, CallError> {
         let answer = self.call(Function::Received, None, world, |world| self.ask_received(handle, body, world));
-        self.sample(Function::Received, world, &answer, || Sample::Received(handle.clone(), body.clone()));
+        self.sample(Function::Received, world, &answer, || Arguments::Received(handle.clone(), body.clone()));
         answer
     }
 
-    /// Calls `closed`.
+    /// Calls `closed`. What makes no sense after a close is left out of the answer: replies, and another close.
     ///
     /// # Errors
     /// The policy refused, which changes nothing, faulted, or has an open circuit.
@@ -313,9 +310,57 @@ impl Policy {
             self.attempt(world, |instance| {
                 let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
                 let response = bindings::with_session(handle, |session| sessions.call_closed(&mut instance.store, session, code))?;
-                Ok(response.map(|response| self.bounds.response(response)))
+                let response = response.map(|response| self.bounds.response(response));
+                Ok(response.map(|response| response.map(|response| Response { replies: Vec::new(), close: None, ..response })))
             })
         })
+    }
+
+    /// Makes a call again, in this world.
+    ///
+    /// # Errors
+    /// Those of the function.
+    pub fn repeat(&self, arguments: &Arguments, world: &mut World) -> Called {
+        match arguments {
+            Arguments::Route(event) => self.route(event, world).map(Output::Decided),
+            Arguments::Format(message, body, reader) => {
+                let reader: Vec<(&str, &str)> = reader.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                self.format(message, body, &reader, world).map(Output::Formatted)
+            }
+            Arguments::Opened(handle) => self.opened(handle, world).map(|response| Output::Responded(Some(response))),
+            Arguments::Received(handle, body) => self.received(handle, body, world).map(Output::Responded),
+            Arguments::Closed(handle, code) => self.closed(handle, *code, world).map(|response| Output::Responded(Some(response))),
+        }
+    }
+
+    /// Begins to note what the next call reads, if it is to be recorded. Then the caller records it.
+    pub fn tap(&self, world: &mut World) -> Option<Tapped> {
+        let taps = &self.instances.shared.taps;
+        if !taps.are_there() || !world.is_live() {
+            return None;
+        }
+        let tapped = taps.of(&self.name)?;
+        world.note();
+        Some(tapped)
+    }
+
+    /// Records a call that was tapped, once the world's changes are committed: a call that is planned again is recorded once.
+    pub fn record(&self, tapped: Tapped, world: &mut World, arguments: Arguments, answer: Called, took: Duration) {
+        let Some(reads) = world.noted().filter(|_| answer != Err(CallError::CircuitOpen)) else { return };
+        let call = Call {
+            at: SystemTime::now(),
+            policy: self.name.clone(),
+            version: self.version.clone(),
+            digest: self.digest.clone(),
+            settings: self.settings.clone(),
+            vary: if arguments.function() == Function::Format { self.vary.clone() } else { Vec::new() },
+            arguments,
+            reads: Arc::new(reads),
+            answer,
+            took,
+        };
+        let taps = self.instances.shared.taps.clone();
+        world.once_committed(move || taps.show(tapped, call));
     }
 
     fn ask_route(&self, event: &Event, world: &mut World) -> Answer<Decision> {
@@ -404,9 +449,14 @@ impl Policy {
         world: &mut World,
         run: impl FnOnce(&mut Instance) -> wasmtime::Result<Result<Result<R, bindings::Unusable>, bindings::types::Refusal>>,
     ) -> Answer<R> {
-        // A dry call takes a fresh instance: it neither sees nor changes what other calls left in a guest's memory.
-        let is_live = world.is_live();
-        let instance = if is_live { self.instances.take(world) } else { self.instances.fresh(world) };
+        // A dry call takes a fresh instance: it neither sees nor changes what other calls left in a guest's memory. A tape has only what the
+        // recorded call has read, and not what the configuration of an instance reads.
+        let is_kept = world.is_live() || world.is_tape();
+        let instance = match (is_kept, world.is_tape()) {
+            (false, _) => self.instances.fresh(world),
+            (true, false) => self.instances.take(world),
+            (true, true) => self.instances.take(&mut World::dry(&self.instances.shared.model)),
+        };
         let mut instance = instance.map_err(Flaw::Stopped)?;
         std::mem::swap(&mut instance.store.data_mut().world, world);
         instance.begin(Deadline::call(self.limits()));
@@ -419,7 +469,7 @@ impl Policy {
                 return Err(Flaw::Stopped(defect(&error, instance.store.data())));
             }
         };
-        if is_live {
+        if is_kept {
             self.instances.give_back(instance);
         }
         let usable = match answer {
@@ -489,7 +539,7 @@ impl Policy {
     }
 
     /// Offers an answered call as a sample.
-    fn sample<R>(&self, function: Function, world: &World, answer: &Result<R, CallError>, sample: impl FnOnce() -> Sample) {
+    fn sample<R>(&self, function: Function, world: &World, answer: &Result<R, CallError>, sample: impl FnOnce() -> Arguments) {
         if world.is_live() && answer.is_ok() {
             self.samples.offer(function, sample);
         }
@@ -499,16 +549,8 @@ impl Policy {
     /// sample.
     fn is_sound(&self, function: Function) -> Option<bool> {
         let sample = self.samples.of(function)?;
-        let world = &mut World::dry(&self.instances.shared.model);
-        Some(match &*sample {
-            Sample::Route(event) => self.ask_route(event, world).is_ok(),
-            Sample::Format(message, body, reader) => {
-                let reader: Vec<(&str, &str)> = reader.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                self.ask_format(message, body, &reader, world).is_ok()
-            }
-            Sample::Opened(handle) => self.ask_opened(handle, world).is_ok(),
-            Sample::Received(handle, body) => self.ask_received(handle, body, world).is_ok(),
-        })
+        let answer = self.repeat(&sample, &mut World::dry(&self.instances.shared.model));
+        Some(!matches!(answer, Err(CallError::Fault(_))))
     }
 
     /// Starts the trial period: keeps the last proven version for rollback until this one has completed `trial_calls` calls. The old

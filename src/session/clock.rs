@@ -12,11 +12,11 @@ pub struct Clock {
     pub pinged: Option<Instant>,
     /// When the client stopped reading.
     pub blocked: Option<Instant>,
-    /// Until when messages wait for the client's resume.
+    /// When messages no longer wait for the client's resume.
     pub held: Option<Instant>,
     /// The last message in either direction.
     pub message: Instant,
-    /// Until when the token is good, its grace included.
+    /// When the token ends, its grace included.
     pub ends: Option<Instant>,
 }
 
@@ -31,7 +31,7 @@ impl Clock {
         self.pinged = None;
     }
 
-    /// Returns when [`Clock::tick`] has to look again, unless something happens before.
+    /// Returns when [`Clock::tick`] has to be called again, unless something happens before.
     pub fn due(&self, sockets: &Sockets) -> Instant {
         let mut due = match (self.blocked, self.pinged) {
             // A client that doesn't read can't be pinged.

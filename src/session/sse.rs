@@ -1,5 +1,5 @@
-//! Server-sent events (WHATWG HTML, section 9.2): a session whose frames are events of an HTTP response, for networks that let no WebSocket
-//! through. What its client has to say comes by POST.
+//! Server-sent events (WHATWG HTML, section 9.2): a session whose frames are events of an HTTP response, for networks that block
+//! WebSockets. Its client posts what it sends.
 //!
 //! The response has no end while the session is open, so its connection is taken over from HTTP, as that of a WebSocket is: one task owns
 //! the wire, with the same reader and the same bounds.
@@ -12,7 +12,7 @@ use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::BytesMut;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL,
     CONNECTION, CONTENT_TYPE, DATE, HeaderMap, VARY,
 };
 use http::request::Parts;
@@ -27,7 +27,7 @@ use crate::net::permits::Client;
 use crate::net::problem::{self, Problem};
 use crate::net::stream::Takeover;
 
-/// The header with which a client goes on after the last event that it read.
+/// The header that names the last event which a client has read, to go on after it.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The same for clients that set no header on their first request, as browsers' EventSource.
@@ -73,7 +73,13 @@ pub async fn stream(
     let query = query.unwrap_or_default();
     let (head, _) = request.into_parts();
     match open(&sessions, client, user, &query, &head).await {
-        Err(problem) => page.answer(problem.into_response()),
+        Err(problem) => {
+            let mut response = page.answer(problem.into_response());
+            if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET,OPTIONS"));
+            }
+            response
+        }
         Ok(opening) => {
             let opening = Opening { before: page.head(), ..opening };
             let taken = takeover.ask();

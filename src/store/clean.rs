@@ -1,4 +1,4 @@
-//! Cleaning: the oldest segment goes once what still counts of it is written anew.
+//! Cleaning: removes the oldest segment, after writing again what still counts of it.
 //!
 //! No index says what counts: each record of the segment is compared with the model. A removal is written anew only if an older change may
 //! be among the segments that follow, because the change began while this segment was written.

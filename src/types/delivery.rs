@@ -116,7 +116,7 @@ pub struct Message {
     /// The policy set that the event took. It also formats the message, unless it has been retired.
     pub policies: PolicySetId,
     pub terms: Terms,
-    /// Whether only one session may read it: then it is nobody else's once that session is gone.
+    /// Whether only one session may read it: no other session gets it when that one is gone.
     pub is_for_session: bool,
     /// 1, or more if the message is retried after a fault.
     pub attempt: u32,

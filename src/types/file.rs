@@ -19,8 +19,8 @@ pub enum ReadError {
     TooLarge { bytes: u64, bytes_max: u64 },
 }
 
-/// Reads a whole file. Never waits: a pipe may have no writer, and a device may never end. What it is, is asked of the open file, since
-/// another one may take its place between a look at its path and its opening.
+/// Reads a whole file. Never waits: a pipe may have no writer, and a device may never end. Checks the open file and not the path, since
+/// another file may take its place between a check of the path and the opening.
 ///
 /// # Errors
 /// It can't be read, is not a file, or is larger than `bytes_max`.

@@ -11,10 +11,11 @@ mod cli {
     mod commands;
 }
 mod http {
+    mod descriptions;
     mod events;
     mod explain;
     mod lists;
-    mod live;
+    pub mod live;
     mod receipts;
 }
 mod kit;
@@ -48,6 +49,7 @@ mod session {
     mod sessions;
     mod streams;
 }
+mod recording;
 mod sink;
 mod store {
     mod faults;

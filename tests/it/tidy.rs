@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Each module of `src` and its level. A module imports only from lower ones, and from its own parts.
-const LEVELS: [(&str, u32); 23] = [
+const LEVELS: [(&str, u32); 24] = [
     ("config", 0),
     ("log", 1),
     ("types", 0),
@@ -19,6 +19,7 @@ const LEVELS: [(&str, u32); 23] = [
     ("dispatch", 7),
     ("format", 7),
     ("explain", 8),
+    ("recording", 8),
     ("sink", 8),
     ("cluster", 8),
     ("node", 9),

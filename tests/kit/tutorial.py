@@ -1,4 +1,5 @@
-"""The way of docs/plugins.md, "Ten minutes", command by command, in each language: a new project, an edit, and the message changes.
+"""The way of docs/plugins.md, "Ten minutes", command by command, in each language: a new project, an edit, and the message changes; a mistake,
+and the message stays.
 
 usage: tests/kit/tutorial.py path/to/signalpost [rust js python c]
 
@@ -64,12 +65,17 @@ class Walk:
         try:
             for command in commands:
                 self.step(command)
-            self.reads(TEXTS[1])
+            # Once after the edit, and once while the policy's source is broken.
+            self.waits("listen.log", TEXTS[1], 2)
         finally:
-            for process in self.running:
-                process.send_signal(signal.SIGTERM)
-                process.wait()
+            self.end()
         print(f"ok  {self.language}: {len(commands)} commands; {self.served()} ms from the end of a build to the new shape")
+
+    def end(self):
+        for process in self.running:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+        self.running.clear()
 
     def step(self, command):
         if command == EXAMPLE[2]:
@@ -90,9 +96,12 @@ class Walk:
         else:
             swaps = self.said("dev.log").count(" serves: built in ")
             differs = command == "signalpost plugin test shop" and TEXTS[0] in (self.folder / "shop" / self.source).read_text()
-            self.run(command, code=1 if differs else 0)
             if swaps:
-                self.reads(TEXTS[0])
+                self.waits("listen.log", TEXTS[0], 1)
+            self.run(command, code=1 if differs else 0)
+            if command.startswith("echo ')'"):
+                self.waits("dev.log", "The old one keeps serving.", 1)
+            elif swaps:
                 self.waits("dev.log", " serves: built in ", swaps + 1)
 
     def run(self, command, code=0):
@@ -116,13 +125,11 @@ class Walk:
             assert time.monotonic() - since < PATIENCE_S, f"{self.language}: {log} has no {words!r}\n{self.said(log)}"
             time.sleep(0.05)
 
-    def reads(self, text):
-        self.waits("listen.log", text, 1)
-
     def served(self):
         took = int(re.findall(r"and (\d+) ms later swapped in", self.said("dev.log"))[-1])
         assert took <= SERVED_MS_MAX, f"{self.language}: {took} ms\n{self.said('dev.log')}"
         return took
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

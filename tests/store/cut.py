@@ -15,7 +15,6 @@ Then, for each of many moments, such a disk is made, and the same binary is star
 Some of these servers are killed, once or twice, before they are asked.
 """
 
-import argparse
 import asyncio
 import json
 import pathlib
@@ -23,13 +22,11 @@ import random
 import re
 import shutil
 import struct
-import sys
-import tempfile
 import zlib
 
 from websockets.asyncio.client import connect
 
-from load import SOON_S, USERS, Event, Failed, Http, Producer, Reader, Server, messages_max, resumed
+from load import SOON_S, USERS, Event, Failed, Http, Producer, Reader, Server, arguments_of, folder_of, messages_max, resumed
 
 PRODUCERS = 6
 # Few, and little for each, so that the log is soon full of what was read, and is cleaned.
@@ -487,22 +484,9 @@ async def check(arguments, folder):
 
 
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("binary", type=pathlib.Path)
-    arguments.add_argument("--cuts", type=int, default=60)
-    arguments.add_argument("--recordings", type=int, default=2, choices=range(1, 5))
-    arguments.add_argument("--workers", type=int, default=2)
-    arguments.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    arguments = arguments.parse_args()
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="signalpost-cut-"))
-    try:
+    arguments = arguments_of(cuts={"default": 60}, recordings={"default": 2, "choices": range(1, 5)}, workers={"default": 2})
+    with folder_of("cut", arguments.seed) as folder:
         counts = asyncio.run(check(arguments, folder))
-    except BaseException as error:
-        print(f"FAILED  seed {arguments.seed}, folder {folder}: {error!r}", file=sys.stderr)
-        if not isinstance(error, Failed):
-            raise
-        sys.exit(1)
-    shutil.rmtree(folder)
     print(f"ok  seed {arguments.seed}: {counts['cuts']} cuts; what was answered before them, {counts['answered']} events in all, is there")
 
 

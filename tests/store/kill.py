@@ -8,15 +8,10 @@ each producer, in the order of its events, and a second copy only of the same ev
 its state is asked by further events, whose recipients the ledger knows. Meanwhile the log is cleaned, and must stay small.
 """
 
-import argparse
 import asyncio
-import pathlib
 import random
-import shutil
-import sys
-import tempfile
 
-from load import SEGMENT_BYTES, SOON_S, USERS, Failed, Http, Producer, Reader, Server, messages_max
+from load import SEGMENT_BYTES, SOON_S, USERS, Failed, Http, Producer, Reader, Server, arguments_of, folder_of, messages_max
 
 PRODUCERS = 16
 # When most of what was written was read and had to make room, the log is cleaned. How many rounds that takes depends on how much the machine
@@ -121,25 +116,15 @@ class Check:
 
 
 def main():
-    arguments = argparse.ArgumentParser()
-    arguments.add_argument("binary", type=pathlib.Path)
-    arguments.add_argument("--rounds", type=int, default=20)
-    arguments.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    arguments = arguments.parse_args()
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="signalpost-kill-"))
-    check = Check(arguments.binary.resolve(), folder, arguments.seed)
-    try:
+    arguments = arguments_of(rounds={"default": 20})
+    check = None
+    with folder_of("kill", arguments.seed, lambda: f", round {check.number}" if check else "") as folder:
+        check = Check(arguments.binary.resolve(), folder, arguments.seed)
         asyncio.run(check.run(arguments.rounds))
-    except BaseException as error:
-        print(f"FAILED  seed {arguments.seed}, round {check.number}, folder {folder}: {error!r}", file=sys.stderr)
-        if not isinstance(error, Failed):
-            raise
-        sys.exit(1)
-    print(
-        f"ok  seed {arguments.seed}: {check.number} kills, {check.events} answered events, nothing lost; "
-        f"{check.copies} read twice, {check.cleaned()} segments cleaned, at most {check.share:.0%} of the bytes that the log may have"
-    )
-    shutil.rmtree(folder)
+        print(
+            f"ok  seed {arguments.seed}: {check.number} kills, {check.events} answered events, nothing lost; "
+            f"{check.copies} read twice, {check.cleaned()} segments cleaned, at most {check.share:.0%} of the bytes that the log may have"
+        )
 
 
 main()

@@ -4,14 +4,19 @@ Producers send direct messages, matches, chats, trips and cancellations, alone a
 sent is here, outside the server.
 """
 
+import argparse
 import asyncio
+import contextlib
 import json
 import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
@@ -32,6 +37,30 @@ PLUGINS = pathlib.Path(__file__).resolve().parents[2] / "plugins"
 
 class Failed(Exception):
     pass
+
+
+def arguments_of(**numbers):
+    """The command line: the server's binary, a seed, and these options, each a whole number with its default and what else argparse takes."""
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("binary", type=pathlib.Path)
+    arguments.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    for name, options in numbers.items():
+        arguments.add_argument(f"--{name}", type=int, **options)
+    return arguments.parse_args()
+
+
+@contextlib.contextmanager
+def folder_of(what, seed, progress=str):
+    """A folder for one run. It is removed after success; a failure keeps it, and says how to repeat the run and how far it came."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix=f"signalpost-{what}-"))
+    try:
+        yield folder
+    except BaseException as error:
+        print(f"FAILED  seed {seed}{progress()}, folder {folder}: {error!r}", file=sys.stderr)
+        if not isinstance(error, Failed):
+            raise
+        sys.exit(1)
+    shutil.rmtree(folder)
 
 
 class Server:

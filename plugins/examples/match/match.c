@@ -5,7 +5,7 @@
 void exports_plugin_describe(exports_plugin_description_t *description) {
     description->name = copy(TEXT("match"));
     description->version = copy(TEXT("0.1.0"));
-    description->events = list_of(TEXT("pooling.match.found"));
+    description->events = LIST_OF("pooling.match.found");
 }
 
 bool exports_plugin_configure(policy_string_t *settings, policy_string_t *reason) {

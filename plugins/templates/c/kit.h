@@ -59,10 +59,15 @@ static inline bool same(text_t one, text_t other) {
     return one.len == other.len && memcmp(one.ptr, other.ptr, one.len) == 0;
 }
 
-// A list of one, with its own copy.
-static inline policy_list_string_t list_of(text_t text) {
-    policy_list_string_t list = {need(NULL, sizeof(text_t)), 1};
-    list.ptr[0] = copy(text);
+// A list of texts that stand in the source, each with its own copy: `LIST_OF("pooling.*", "chat.sent")`.
+#define LIST_OF(...) list_of((const char *const[]){__VA_ARGS__ __VA_OPT__(,) NULL})
+
+static inline policy_list_string_t list_of(const char *const *texts) {
+    policy_list_string_t list = {0};
+    for (; *texts; texts++) {
+        list.ptr = need(list.ptr, (list.len + 1) * sizeof(text_t));
+        list.ptr[list.len++] = copy((text_t){(uint8_t *)*texts, strlen(*texts)});
+    }
     return list;
 }
 

@@ -88,6 +88,15 @@ export function number(data, name) {
   return Number(value.rawJSON);
 }
 
+// The bytes of a text in UTF-8, as `state` keeps them, and the text of such bytes. QuickJS has no TextEncoder.
+export function encode(text) {
+  return Uint8Array.from(unescape(encodeURIComponent(text)), (byte) => byte.charCodeAt(0));
+}
+
+export function decode(bytes) {
+  return decodeURIComponent(Array.from(bytes, (byte) => `%${byte.toString(16).padStart(2, "0")}`).join(""));
+}
+
 // The length in UTF-8.
 function bytes(text) {
   return Array.from(text, (char) => char.codePointAt(0)).reduce((sum, c) => sum + (c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4), 0);

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::cli::terminal::{compact, highlight, plain, shown, word};
-use crate::kit::json::Json;
+use crate::types::json::Json;
 
 pub(super) struct Screen {
     pub output: Box<dyn Write + Send>,

@@ -40,7 +40,7 @@ const COMMENT_INTERVAL: Duration = Duration::from_secs(1);
 const LOSS_DELAY: Duration = Duration::from_secs(1);
 
 /// Tells proxies such as nginx not to collect what is sent.
-const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+pub(super) const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What an entry is about: the name of its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -294,7 +294,8 @@ impl Feed {
     }
 }
 
-async fn stops(stopping: &mut watch::Receiver<bool>) {
+/// Returns when the server stops.
+pub(super) async fn stops(stopping: &mut watch::Receiver<bool>) {
     // An error means that the server is gone.
     drop(stopping.wait_for(|is_stopping| *is_stopping).await);
 }

@@ -13,6 +13,7 @@ use crate::policy::compile::Compiler;
 use crate::policy::fault::Faults;
 use crate::policy::host::Shared;
 use crate::policy::plugin::Binary;
+use crate::policy::taps::Taps;
 use crate::policy::{Bounds, CallError, Policy, engine};
 use crate::registry::SessionHandle;
 use crate::types::clock::Clock;
@@ -50,7 +51,9 @@ impl Guest {
         let model = Model::new(config, Clock::Machine, 1, false, &metrics);
         let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(component));
         let binary = Binary { name: "guest", file: "guest.wasm".into(), digest, bytes: component };
-        let (compiler, shared) = (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics, Faults::new()));
+        let taps = Taps::new(&config.recordings, &metrics);
+        let (compiler, shared) =
+            (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics, Faults::new(), taps));
         let policy = Policy::load(&engine::serving()?, &compiler, binary, config::Policy::default(), shared, BOUNDS);
         Ok(Guest { policy: policy.map_err(anyhow::Error::msg)?, model })
     }

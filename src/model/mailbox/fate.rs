@@ -1,5 +1,5 @@
-//! The fate of a message: how far it got, for whoever asks later. Read from the mailbox, which knows it anyway; only what was lost unread is
-//! written down, within a bound.
+//! The fate of a message: how far it got, for receipts that are asked for later. It is read from the mailbox, which knows it anyway; only
+//! losses are remembered here, within a bound.
 
 use std::collections::{HashMap, VecDeque};
 

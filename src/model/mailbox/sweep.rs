@@ -1,4 +1,5 @@
-//! What is over is removed, and what was read gives way to what is new: in one mailbox, in the others, and shard by shard as time passes.
+//! Sweeping: removes what has expired, and makes room for new messages by removing what was read, in one mailbox, in all others, and shard by
+//! shard as time passes.
 
 use std::sync::Arc;
 
@@ -71,7 +72,7 @@ impl Mailboxes {
     /// Makes room in other mailboxes until there is enough: removes expired messages, messages that were read and, if there are too many
     /// mailboxes, empty ones that a client may resume from.
     pub(super) fn reclaim(&self, is_enough: impl Fn(&Room) -> bool) {
-        // Who comes while another one looks waits for what that one finds: without it, a message would be refused although there is room to
+        // A post that comes during another one's search waits for its outcome. Otherwise a message would be refused although there is room to
         // be made.
         let mut reclaim = self.reclaim.lock();
         let now_ms = self.clock.now_ms();

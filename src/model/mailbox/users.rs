@@ -1,5 +1,4 @@
-//! The list of users, page by page. A page is found by looking at each user once, so nothing is kept in order for a list that is seldom asked
-//! for.
+//! The list of users, page by page. Each page is found by looking at every user once: no sorted list is kept for a request that is rare.
 
 use std::collections::BinaryHeap;
 

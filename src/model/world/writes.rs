@@ -115,6 +115,11 @@ impl Own<'_> {
         entry.map(|entry| entry.value.clone()).filter(live)
     }
 
+    /// Returns whether the current call has written a key.
+    pub fn is_written_by_call(&self, key: &str) -> bool {
+        self.undo.iter().any(|undo| undo.index == self.index && undo.key == key)
+    }
+
     /// # Errors
     /// The quota is used up; nothing has changed.
     pub fn put(&mut self, states: &States, key: String, value: Value) -> Result<(), StateError> {

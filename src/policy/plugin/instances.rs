@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 use wasmtime::Store;
 use wasmtime::component::{InstancePre, Linker};
 
@@ -91,6 +93,11 @@ impl Instances {
         let isolation = config.isolation;
         let code = Arc::new(Code { ticker: ticker.clone(), pre, settings, setting_names, exports, isolation });
         Ok(Instances { code, shared, idle: Mutex::default() })
+    }
+
+    /// Returns the digest of the settings. They themselves may be secrets.
+    pub(super) fn settings_digest(&self) -> Arc<str> {
+        HEXLOWER.encode(&Sha256::digest(self.code.settings.as_bytes())).into()
     }
 
     /// Makes the first instance, and checks that it accepts its settings. Returns what it reports about itself.

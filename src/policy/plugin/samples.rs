@@ -6,43 +6,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::registry::SessionHandle;
-use crate::types::delivery::Message;
-use crate::types::event::{Body, Event};
+use crate::policy::call::{Arguments, Function};
 
 /// One call in N is kept, so that the sample is recent. Copying the event of every call would cost too much.
 const SAMPLE_EVERY: u32 = 1024;
-
-/// A role function of the contract, called for an event, a message or a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Function {
-    Route,
-    Format,
-    Opened,
-    Received,
-    Closed,
-}
-
-impl Function {
-    pub fn name(self) -> &'static str {
-        match self {
-            Function::Route => "route",
-            Function::Format => "format",
-            Function::Opened => "opened",
-            Function::Received => "received",
-            Function::Closed => "closed",
-        }
-    }
-}
-
-/// The arguments of a call, to repeat it.
-#[derive(Debug)]
-pub enum Sample {
-    Route(Box<Event>),
-    Format(Arc<Message>, Arc<Body>, Vec<(String, String)>),
-    Opened(Arc<SessionHandle>),
-    Received(Arc<SessionHandle>, Body),
-}
 
 /// The latest sample of each function.
 #[derive(Debug, Default)]
@@ -51,19 +18,19 @@ pub struct Samples([Kept; 5]);
 #[derive(Debug, Default)]
 struct Kept {
     offered: AtomicU32,
-    sample: Mutex<Option<Arc<Sample>>>,
+    sample: Mutex<Option<Arc<Arguments>>>,
 }
 
 impl Samples {
     /// Keeps this call if it is the function's first or N calls have passed since the last sample.
-    pub fn offer(&self, function: Function, sample: impl FnOnce() -> Sample) {
+    pub fn offer(&self, function: Function, sample: impl FnOnce() -> Arguments) {
         let Some(kept) = self.0.get(function as usize) else { return };
         if kept.offered.fetch_add(1, Ordering::Relaxed) % SAMPLE_EVERY == 0 {
             *kept.sample.lock() = Some(Arc::new(sample()));
         }
     }
 
-    pub fn of(&self, function: Function) -> Option<Arc<Sample>> {
+    pub fn of(&self, function: Function) -> Option<Arc<Arguments>> {
         self.0.get(function as usize)?.sample.lock().clone()
     }
 

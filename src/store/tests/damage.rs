@@ -34,6 +34,13 @@ fn all_are_told(running: &Running) {
     assert!(!all.is_empty() && all.values().all(|(_, marks, _)| marks.lost > 0 && marks.lost <= marks.last), "{all:?}");
 }
 
+/// Starts on a store of which something may be missing, and checks that every client is told so.
+fn start_and_tell(dir: &Path) -> Running {
+    let running = Running::start(dir, &config(4096)).unwrap();
+    all_are_told(&running);
+    running
+}
+
 #[test]
 fn each_of_a_thousand_flipped_bits_is_refused_or_cut_off_at_the_end_and_never_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -141,8 +148,7 @@ fn a_store_with_holes_after_the_machine_went_down_is_written_anew_and_tells_ever
         assert!(folder.segments().unwrap()[0].0 > segments.last().unwrap().0, "{hole}: it was written anew");
         all_are_told(&running);
         running.crash();
-        let again = Running::start(dir.path(), &config(4096)).unwrap();
-        all_are_told(&again);
+        let again = start_and_tell(dir.path());
         again.stop();
     }
 }
@@ -159,12 +165,10 @@ fn a_store_whose_end_may_be_missing_after_the_machine_went_down_tells_every_clie
     log.abandon();
     drop(opened);
     for _ in 0..3 {
-        let running = Running::start(dir.path(), &config(4096)).unwrap();
-        all_are_told(&running);
+        let running = start_and_tell(dir.path());
         running.crash();
     }
-    let running = Running::start(dir.path(), &config(4096)).unwrap();
-    all_are_told(&running);
+    let running = start_and_tell(dir.path());
     running.stop();
 }
 
@@ -194,8 +198,7 @@ fn a_run_of_which_the_disk_has_nothing_may_have_given_seqs_and_lost_messages() {
     running.crash();
     machine_went_down(dir.path());
     // The system may not have written what this run stored.
-    let running = Running::start(dir.path(), &config(4096)).unwrap();
-    all_are_told(&running);
+    let running = start_and_tell(dir.path());
     running.stop();
 }
 
@@ -241,4 +244,24 @@ fn a_start_that_is_killed_while_it_writes_a_damaged_store_anew_is_followed_by_on
     let running = Running::start(dir.path(), &synced).unwrap();
     all_are_told(&running);
     running.stop();
+}
+
+#[test]
+fn a_start_after_the_machine_went_down_goes_on_without_the_record_of_what_was_cleaned_also_if_it_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), false);
+    machine_went_down(dir.path());
+    let folder = Folder::look(dir.path());
+    // It was cleaned away, and the record of that was not written.
+    fs::remove_file(folder.segment(1)).unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let opened = Opened::at(&Place::Named(dir.path().to_owned()), &config(4096).store, &metrics).unwrap();
+    let Store::Log(log) = &opened.store else { unreachable!() };
+    // Killed before it has written anything.
+    log.abandon();
+    drop(opened);
+    let running = start_and_tell(dir.path());
+    assert!(folder.segments().unwrap().iter().all(|(number, _)| *number > 2), "it was written anew");
+    running.crash();
+    start_and_tell(dir.path()).stop();
 }

@@ -191,7 +191,7 @@ async fn a_key_that_only_reads_sees_who_was_told_and_no_payload() {
 }
 
 /// Makes an API key by the command that operators use.
-fn signalpost_key(name: &str) -> (String, String) {
+pub fn signalpost_key(name: &str) -> (String, String) {
     let made = signalpost().args(["token", "--api-key", name, "--scope", "read"]).output().unwrap();
     let said = String::from_utf8(made.stdout).unwrap() + &String::from_utf8(made.stderr).unwrap();
     let key = said.split_whitespace().find(|word| word.starts_with("signalpost_")).unwrap().to_owned();

@@ -12,7 +12,8 @@ const HEAD: &str = "<!-- Made of wit/ by `UPDATE_DOCS=1 cargo test contract_page
 
 # The contract
 
-What [wit/](../wit) says, to read. [plugins.md](plugins.md) is the way from an idea to a running policy, and says how versions are kept.
+What [wit/](../wit) says, as a page. [languages.md](languages.md) says what its types and names become in each language. [plugins.md](plugins.md) leads
+from an idea to a running policy, and says how versions are kept.
 ";
 
 #[test]

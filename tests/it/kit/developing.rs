@@ -139,6 +139,18 @@ async fn a_save_is_built_tested_and_served_and_what_fails_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_first_build_that_fails_leaves_nothing_that_serves_and_says_so() {
+    let components = tempfile::tempdir().unwrap();
+    let developing = Developing::start(Path::new("/nowhere"));
+    let log = developing.says("Nothing is served yet: fix it and save.", 1);
+    assert!(log.contains("did not build") && !log.contains(KEEPS), "{log}");
+    developing.write("it/policy.js", telling(components.path(), "first", "1").to_str().unwrap());
+    developing.says("serves: built in", 1);
+    developing.write("it/policy.js", "/nowhere");
+    developing.says(KEEPS, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_who_connects_sends_and_leaves_is_shown() {
     let components = tempfile::tempdir().unwrap();
     let greeter = components.path().join("greeter.wasm");

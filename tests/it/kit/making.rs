@@ -30,21 +30,25 @@ fn new(dir: &Path, arguments: &[&str]) -> String {
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
+/// The file with a plugin's policy, in each language.
+const POLICIES: [(&str, &str); 4] = [("rust", "src/lib.rs"), ("js", "policy.js"), ("python", "policy.py"), ("c", "policy.c")];
+
 #[test]
-fn a_project_has_the_name_and_the_fixtures_of_its_role() {
+fn a_project_has_the_name_and_the_fixtures_of_its_roles() {
     let dir = tempfile::tempdir().unwrap();
-    for lang in ["rust", "js", "python", "c"] {
-        for role in ["routing", "formatting", "sessions"] {
-            let name = format!("my-{lang}-{role}");
-            let said = new(dir.path(), &[&name, "--lang", lang, "--role", role]);
+    for (lang, _) in POLICIES {
+        for roles in [&["routing"][..], &["formatting"], &["sessions"], &["routing", "sessions"], &["routing", "formatting", "sessions"]] {
+            let name = format!("my-{lang}-{}", roles.join("-"));
+            let said = new(dir.path(), &[&name, "--lang", lang, "--role", &roles.join(",")]);
             assert!(said.contains(&format!("signalpost plugin test {name}")), "{said}");
             let project = dir.path().join(&name);
             let manifests = ["Cargo.toml", "package.json", "pyproject.toml", "policy.c"].map(|file| project.join(file));
             let manifest = manifests.into_iter().find(|file| file.is_file());
             let manifest = std::fs::read_to_string(manifest.unwrap()).unwrap();
             assert!(manifest.contains(&format!("\"{name}\"")), "{manifest}");
-            let fixtures = Path::new(REPOSITORY).join("plugins/templates/fixtures").join(role);
-            assert_eq!(files(&project.join("fixtures")), files(&fixtures), "{name}");
+            let templates = Path::new(REPOSITORY).join("plugins/templates/fixtures");
+            let fixtures = roles.iter().flat_map(|role| files(&templates.join(role))).collect();
+            assert_eq!(files(&project.join("fixtures")), fixtures, "{name}");
             let left: Vec<String> = files(&project)
                 .into_iter()
                 .filter(|file| !file.contains("vendor/") && std::fs::read_to_string(project.join(file)).unwrap().contains("template"))
@@ -52,6 +56,30 @@ fn a_project_has_the_name_and_the_fixtures_of_its_role() {
             assert!(left.is_empty(), "{name}: {left:?} still speak of the template");
         }
     }
+}
+
+#[test]
+fn a_project_has_its_roles_and_no_line_of_another() {
+    // What only the policy of one role has, in every language.
+    let of_role = [("routing", "total"), ("formatting", "vary"), ("sessions", "pong")];
+    let dir = tempfile::tempdir().unwrap();
+    for (lang, policy) in POLICIES {
+        for asked in ["routing", "formatting", "sessions", "sessions,routing", "routing,formatting", "routing,formatting,sessions"] {
+            let name = format!("{lang}-{}", asked.replace(',', "-"));
+            new(dir.path(), &[&name, "--lang", lang, "--role", asked]);
+            let source = std::fs::read_to_string(dir.path().join(&name).join(policy)).unwrap();
+            let world = std::fs::read_to_string(dir.path().join(&name).join("wit/world.wit")).unwrap_or_default();
+            for (role, words) in of_role {
+                let is_asked = asked.split(',').any(|one| one == role);
+                assert_eq!(source.to_lowercase().contains(words), is_asked, "{name}: {words}\n{source}");
+                assert!(lang == "rust" || world.contains(&format!("policy/{role}-policy@")) == is_asked, "{name}: {world}");
+                let marks = [format!("[{role}"), format!("{role}]"), "[end]".to_owned()];
+                assert!(!marks.iter().any(|mark| source.contains(mark) || world.contains(mark)), "{name}\n{source}\n{world}");
+            }
+        }
+    }
+    let ran = plugin(dir.path(), &["new", "odd", "--role", "routing,roting"]);
+    assert!(ran.code == 2 && ran.err.contains("routing, formatting, sessions"), "{}", ran.err);
 }
 
 #[test]

@@ -145,6 +145,12 @@ fn faults_refused_settings_and_missing_grants_are_told() {
     broken.fails(r#"steps[0]: decides ≠ faults {"kind":"trap""#);
     assert_eq!(broken.test(&["--update"]).code, 0);
     assert_eq!(broken.read()["steps"][3]["circuit_open"], json!(true), "the breaker is the server's");
+    // What is not called after many faults is one line, so that the faults stand out.
+    let step = json!({ "event": event, "decides": {} });
+    broken.write(&json!({ "about": "", "steps": vec![step; 9] }));
+    let said = broken.test(&[]).out;
+    assert_eq!(said.matches("decides ≠").count(), 3, "{said}");
+    assert!(said.contains("not called in 6 more of the steps: it had faulted too often in a row (limits.breaker_faults)"), "{said}");
     let settings = json!({ "about": "", "settings": { "text_chars_max": 0 }, "steps": [] });
     Case::bundled("chat", &settings).fails("`text_chars_max` is 0");
     Case::bundled("chat", &json!({ "about": "", "grants": [], "steps": [] })).fails("imports groups, state, which are not granted");

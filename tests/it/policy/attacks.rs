@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::process::{ServerProcess, signalpost};
-use crate::support::wat::Guest;
+use crate::support::wat::{Guest, drafts};
 use crate::support::{SOON, TestServer};
 
 const SPIN: &str = "(loop $spin (br $spin)) unreachable";
@@ -171,19 +171,7 @@ async fn what_one_policy_may_tell_is_not_used_up_by_another() {
 #[tokio::test]
 async fn the_recipients_of_all_events_that_a_client_causes_count_together() {
     // Answers a client's message with three events.
-    let writes = "(drop (call $silent))
-        (memory.fill (i32.const 8192) (i32.const 0) (i32.const 96))
-        (local.set $local (i32.const 8192))
-        (loop $on
-          (i32.store (local.get $local) (global.get $type))
-          (i32.store offset=4 (local.get $local) (global.get $type_bytes))
-          (i32.store8 offset=20 (local.get $local) (i32.const 1))
-          (local.set $local (i32.add (local.get $local) (i32.const 32)))
-          (br_if $on (i32.lt_u (local.get $local) (i32.const 8288))))
-        (i32.store offset=40 (global.get $response) (i32.const 8192))
-        (i32.store offset=44 (global.get $response) (i32.const 3))
-        (call $mine)";
-    let writes = Guest { strings: &[("type", "written")], ..Guest::sessions(writes) }.component();
+    let writes = Guest { strings: &[("type", "written")], ..Guest::sessions(&drafts(3)) }.component();
     // Tells two users of each.
     let tells = "(call $delivery (i32.const 352) (global.get $a) (i32.const 1) (i32.const -1) (i32.const 0) (i32.const 0))
         (call $delivery (i32.const 428) (global.get $b) (i32.const 1) (i32.const -1) (i32.const 0) (i32.const 0))

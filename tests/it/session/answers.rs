@@ -114,70 +114,71 @@ async fn without_a_subprotocol_an_id_is_part_of_the_message() {
     client.quiet().await;
 }
 
-/// Settings of a store whose every sync takes a while, and how long a client waits.
-fn store(dir: &std::path::Path, deadline_ms: u32) -> String {
-    format!("[store]\ndir = {dir:?}\ndurability = \"fsync\"\ncommit_deadline_ms = {deadline_ms}\n")
+/// A server each of whose syncs takes a while, and a client of it.
+struct Slow {
+    process: ServerProcess,
+    client: Client,
+    /// The folders of its plugins and of its store.
+    _folders: [tempfile::TempDir; 2],
 }
 
-/// A server each of whose syncs takes this long.
-fn slow(sync_ms: u32, settings: &str) -> (ServerProcess, tempfile::TempDir) {
-    let dir = joining();
-    let inject = format!("-einject=fdatasync:delay_enter={}", sync_ms * 1000);
-    // With -D the server, and not strace, is the child.
-    let trace = ["/usr/bin/strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o/dev/null", &inject];
-    (ServerProcess::under(&trace, dir.path(), settings), dir)
+impl Slow {
+    /// `deadline_ms`: how long an answer waits for a sync.
+    async fn start(sync_ms: u32, deadline_ms: u32) -> Slow {
+        let (plugins, store) = (joining(), tempfile::tempdir().unwrap());
+        let dir = store.path().join("store");
+        let settings = format!("[store]\ndir = {dir:?}\ndurability = \"fsync\"\ncommit_deadline_ms = {deadline_ms}\n");
+        let inject = format!("-einject=fdatasync:delay_enter={}", sync_ms * 1000);
+        // With -D the server, and not strace, is the child.
+        let trace = ["/usr/bin/strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o/dev/null", &inject];
+        let process = ServerProcess::under(&trace, plugins.path(), &settings);
+        let client = greeted(&process.server, "1001").await;
+        Slow { process, client, _folders: [plugins, store] }
+    }
 }
 
 #[tokio::test]
 async fn a_message_is_taken_when_it_is_stored_and_the_session_goes_on_meanwhile() {
-    let folder = tempfile::tempdir().unwrap();
-    let (process, _dir) = slow(600, &store(&folder.path().join("store"), 30_000));
-    let mut client = greeted(&process.server, "1001").await;
+    let mut slow = Slow::start(600, 30_000).await;
     let began = Instant::now();
-    client.send(Message::text(r#"{"type":"message","data":1,"id":"a","want":"taken"}"#)).await;
-    client.send(Message::text(r#"{"type":"ping"}"#)).await;
-    assert_eq!(client.text().await, r#"{"type":"pong"}"#, "the disk is not waited for");
-    assert_eq!(client.text().await, r#"{"type":"taken","id":"a"}"#);
+    slow.client.send(Message::text(r#"{"type":"message","data":1,"id":"a","want":"taken"}"#)).await;
+    slow.client.send(Message::text(r#"{"type":"ping"}"#)).await;
+    assert_eq!(slow.client.text().await, r#"{"type":"pong"}"#, "the disk is not waited for");
+    assert_eq!(slow.client.text().await, r#"{"type":"taken","id":"a"}"#);
     assert!(began.elapsed() >= Duration::from_millis(600), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
 async fn many_messages_at_once_are_all_taken_in_their_order() {
-    let folder = tempfile::tempdir().unwrap();
-    let (process, _dir) = slow(300, &store(&folder.path().join("store"), 30_000));
-    let mut client = greeted(&process.server, "1001").await;
+    let mut slow = Slow::start(300, 30_000).await;
     // More than wait at a time: further ones are read when the store is that far.
     let mut frames = Vec::new();
     for id in 0..600 {
         frames.extend(raw::frame(TEXT, true, format!(r#"{{"type":"message","data":1,"id":"{id}","want":"taken"}}"#).as_bytes()));
     }
-    tokio::io::AsyncWriteExt::write_all(client.socket.get_mut(), &frames).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(slow.client.socket.get_mut(), &frames).await.unwrap();
     for id in 0..600 {
-        assert_eq!(client.json().await, json!({ "type": "taken", "id": id.to_string() }));
+        assert_eq!(slow.client.json().await, json!({ "type": "taken", "id": id.to_string() }));
     }
 }
 
 #[tokio::test]
 async fn a_message_that_is_not_stored_in_time_is_not_taken() {
-    let folder = tempfile::tempdir().unwrap();
-    let (process, _dir) = slow(2000, &store(&folder.path().join("store"), 300));
-    let mut client = greeted(&process.server, "1001").await;
-    client.send(Message::text(r#"{"type":"message","data":1,"id":"a","want":"taken"}"#)).await;
-    let answer = client.json().await;
+    let mut slow = Slow::start(2000, 300).await;
+    slow.client.send(Message::text(r#"{"type":"message","data":1,"id":"a","want":"taken"}"#)).await;
+    let answer = slow.client.json().await;
     assert_eq!((&answer["type"], &answer["id"], &answer["data"]["code"]), (&json!("error"), &json!("a"), &json!("not_stored")), "{answer}");
 }
 
 #[tokio::test]
 async fn a_stop_waits_until_what_was_taken_is_stored() {
-    let folder = tempfile::tempdir().unwrap();
-    let (process, _dir) = slow(600, &store(&folder.path().join("store"), 30_000));
-    let mut client = greeted(&process.server, "1001").await;
-    client.send(Message::text(r#"{"type":"message","data":1,"id":"a","want":"taken"}"#)).await;
-    process.server.metric_reaches(r#"signalpost_client_messages_total{outcome="handled"}"#, 1.0).await;
-    process.signal(rustix::process::Signal::TERM);
-    assert_eq!(client.text().await, r#"{"type":"taken","id":"a"}"#);
-    assert_eq!(client.json().await["type"], "reconnect");
-    assert_eq!(client.closed().await.0, 1012);
+    let mut slow = Slow::start(600, 30_000).await;
+    slow.client.send(Message::text(r#"{"type":"message","data":1,"id":"a","want":"taken"}"#)).await;
+    slow.process.server.metric_reaches(r#"signalpost_client_messages_total{outcome="handled"}"#, 1.0).await;
+    slow.process.signal(rustix::process::Signal::TERM);
+    assert_eq!(slow.client.text().await, r#"{"type":"taken","id":"a"}"#);
+    assert_eq!(slow.client.json().await["type"], "reconnect");
+    assert_eq!(slow.client.closed().await.0, 1012);
 }
 
 #[tokio::test]

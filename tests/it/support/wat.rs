@@ -339,3 +339,23 @@ pub fn wrapper(name: &str) -> Vec<u8> {
     let strings = &[("before", before.as_str()), ("after", "}")];
     Guest { strings, version: "2.0.0", ..Guest::formatting(body) }.component()
 }
+
+/// Takes a client's message, and answers it with this many events of the type in the string `type`, without data.
+pub fn drafts(count: u32) -> String {
+    let end = 8192 + 32 * count;
+    format!(
+        "(drop (call $silent))
+        (memory.fill (i32.const 8192) (i32.const 0) (i32.const {}))
+        (local.set $local (i32.const 8192))
+        (loop $on
+          (i32.store (local.get $local) (global.get $type))
+          (i32.store offset=4 (local.get $local) (global.get $type_bytes))
+          (i32.store8 offset=20 (local.get $local) (i32.const 1))
+          (local.set $local (i32.add (local.get $local) (i32.const 32)))
+          (br_if $on (i32.lt_u (local.get $local) (i32.const {end}))))
+        (i32.store offset=40 (global.get $response) (i32.const 8192))
+        (i32.store offset=44 (global.get $response) (i32.const {count}))
+        (call $mine)",
+        32 * count
+    )
+}

@@ -1,4 +1,4 @@
-//! One message in a log, the message that is to become one, and what is told of those that go.
+//! An entry of a log, which is one message; the message that is about to become one; and the record of those that were removed.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Room for a new message: what it replaces goes, then what was read, then what is less important.
+//! Eviction: a full log makes room for a new message. It removes what the message replaces, then what was read, then what is less important.
 
 use super::entry::{Entry, New, Removed};
 use super::{Full, Limits, Log, is_settled, remove};

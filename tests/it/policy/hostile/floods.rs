@@ -2,7 +2,7 @@
 
 use super::answers::MANY;
 use super::{Answer, CASE, Call, Case, Fault, Theme, hostile};
-use crate::support::wat::Guest;
+use crate::support::wat::{Guest, drafts};
 
 pub(super) fn theme() -> Theme {
     let mut cases = of_host_calls();
@@ -362,21 +362,7 @@ fn of_sessions() -> Vec<Case> {
                 assert_eq!((told.replies, &told.closed), (0, &None));
             }),
             bound: "limits.items_max",
-            component: || {
-                let body = "(drop (call $silent))
-                    (local.set $local (i32.const 8192))
-                    (memory.fill (i32.const 8192) (i32.const 0) (i32.const 32000))
-                    (loop $on
-                      (i32.store (local.get $local) (global.get $type))
-                      (i32.store offset=4 (local.get $local) (global.get $type_bytes))
-                      (i32.store8 offset=20 (local.get $local) (i32.const 1))
-                      (local.set $local (i32.add (local.get $local) (i32.const 32)))
-                      (br_if $on (i32.lt_u (local.get $local) (i32.const 40192))))
-                    (i32.store offset=40 (global.get $response) (i32.const 8192))
-                    (i32.store offset=44 (global.get $response) (i32.const 1000))
-                    (call $mine)";
-                hostile(Guest { strings: &[("type", "nobody.wants.this")], ..Guest::sessions(body) })
-            },
+            component: || hostile(Guest { strings: &[("type", "nobody.wants.this")], ..Guest::sessions(&drafts(1000)) }),
             call: Call::Received,
             ..CASE
         },
