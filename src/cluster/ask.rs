@@ -33,7 +33,7 @@ pub enum NotTold {
 }
 
 impl Member {
-    /// Asks the leader, and waits for one if there is none.
+    /// Asks the leader, and waits for one if nobody leads.
     pub(super) async fn ask(&self, ask: &Ask, patience: Duration) -> Result<Told, NotTold> {
         let message = Bytes::from(wire::encode(ask));
         let deadline = Instant::now() + patience;

@@ -41,7 +41,7 @@ impl Joined {
     }
 }
 
-/// Returns the store of the latest snapshot, or of the stream's first frame. Writes that frame if there is none.
+/// Returns the store of the latest snapshot, or of the stream's first frame. Writes that frame if the stream is empty.
 async fn found(link: &Link, me: &Arc<str>, config: &config::Cluster) -> anyhow::Result<Option<(u64, Option<Restored>)>> {
     let extent = link.extent().await?;
     if extent.last == 0 {

@@ -173,7 +173,7 @@ def load(run, prefix, users):
 
 
 async def many(run):
-    """Every message once to each device of a user, in the same order, and exactly so many."""
+    """Every message once to each device of a user, in the same order, and exact counts."""
     users = [f"u{number}" for number in range(run.arguments.users)]
     devices, producers = load(run, "p", users)
     began = time.monotonic()
