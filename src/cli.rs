@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 an error (one line on stderr for each), 2 wrong usage.
 
+mod candidate;
 mod check;
 mod client;
 mod describe;
@@ -71,6 +72,8 @@ enum Command {
     Health(health::Arguments),
     /// Show what happens on a server while it happens: events and who was told, sessions, clients' messages, faults and reloads.
     Tail(tail::Arguments),
+    /// Show how the candidate of a policy compares with it; promote it, or drop it.
+    Candidate(candidate::Arguments),
     /// Record the calls of a policy on a server, with all that their answers depend on. It ends by itself.
     Record(record::Arguments),
     /// Make recorded calls again by another version of the policy, and show where the outcome differs.
@@ -135,6 +138,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Listen(arguments) => listen::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Tail(arguments) => tail::run(&arguments),
+        Command::Candidate(arguments) => candidate::run(&arguments),
         Command::Record(arguments) => record::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),

@@ -4,6 +4,7 @@
 //! limit are in `default.toml`. The types say which settings may be zero: those with a meaning for it, such as "never" or "no limit".
 
 mod auth;
+mod candidate;
 mod known;
 mod load;
 mod milliseconds;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use auth::{Algorithm, ApiKey, Auth, JwkSet, Scope, Tls, Users};
+pub use candidate::{Candidate, Candidates, Mode as CandidateMode};
 pub use load::{Layers, Problems, Setting, Source};
 pub use milliseconds::{MILLISECONDS_MAX, Milliseconds};
 pub use origin::{Authority, Origin, default_port};
@@ -128,6 +130,8 @@ pub struct Config {
     pub traces: Traces,
     /// Limits on recordings of policies' calls.
     pub recordings: Recordings,
+    /// Limits on calls that candidates make again.
+    pub candidates: Candidates,
     /// Where plugins are, and how they are loaded.
     pub plugins: Plugins,
     /// Limits on each policy.

@@ -128,7 +128,7 @@ impl Dispatch {
                 Begun::Duplicate(receipt) => return Ok((Story { receipt, done: None }, self.store.append(self.store.changes()))),
             }
         }
-        let set = self.policies.current();
+        let set = self.policies.of_event(&event);
         let event = Arc::new(event);
         let (plan, (applied, ticket)) = self.model.transact(
             || self.store.changes(),
@@ -169,7 +169,7 @@ impl Dispatch {
 
     /// Returns what publishing an event would do. Changes nothing.
     pub fn look(&self, event: &Event) -> Story {
-        let set = self.policies.current();
+        let set = self.policies.foreseen(event);
         let plan = plan::plan(&set, event, &mut World::dry(&self.model));
         let applied = apply::foresee(&self.model, &plan);
         Story::of(event.id.clone(), event.source.clone(), plan, applied)
@@ -194,7 +194,7 @@ impl Dispatch {
                 id.to_owned()
             }
         };
-        let set = self.policies.current();
+        let set = self.policies.of_user(&user);
         let message = Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id).with(terms);
         let message = Arc::new(message.with_origin(origin));
         let mut changes = self.store.changes();

@@ -24,7 +24,8 @@
 //!    connected and what a user is owed are two things (`registry`, `model::mailbox::log`): a slow reader is found by its own reading.
 //! 2. *Deciding changes nothing*: a plan is a value (`dispatch::plan`), made against a world (`model::world`), and committed whole or made
 //!    again. What was answered is stored (`store`), whole or not at all, and the next start has it again (`model::restore`). Only answers
-//!    wait for that, and readers don't.
+//!    wait for that, and readers don't. A call can be recorded with what it read, and made again on that by another version, which decides
+//!    nothing (`model::world`, `recording`).
 //! 3. *A policy call is bounded, and a transaction*: deadline, memory, table, stack and output size (`policy::engine`, `policy::plugin`).
 //!    A fault drops the instance and all that the call wrote, counts, and follows the policy's failure rule. A stream of bad events never
 //!    keeps good ones from a policy that answers them well (`policy::plugin::samples`). What is kept is a dead letter, never tried again

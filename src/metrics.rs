@@ -44,6 +44,25 @@ impl EventOutcome {
     }
 }
 
+/// How a call that a candidate has made compares with the live policy's.
+#[derive(Clone, Copy, Debug)]
+pub enum CandidateCall {
+    Same,
+    Differs,
+    /// It read what the live call had not read.
+    Inconclusive,
+}
+
+impl CandidateCall {
+    fn name(self) -> &'static str {
+        match self {
+            CandidateCall::Same => "same",
+            CandidateCall::Differs => "differs",
+            CandidateCall::Inconclusive => "inconclusive",
+        }
+    }
+}
+
 /// What happened to an event of a sink.
 #[derive(Clone, Copy, Debug)]
 pub enum SinkEvent {
@@ -113,6 +132,12 @@ pub struct Metrics {
     pub live_lost: IntCounter,
     pub recorders: IntGauge,
     pub recordings_lost: IntCounter,
+    candidate_calls: IntCounterVec,
+    pub candidate_differences: IntCounterVec,
+    pub candidate_skipped: IntCounterVec,
+    candidate_seconds: HistogramVec,
+    pub canary_events: IntCounterVec,
+    pub canary_returns: IntCounterVec,
     pub dead_letters: IntCounterVec,
     dead_letters_kept: IntGauge,
     pub store_commits: IntCounter,
@@ -272,6 +297,36 @@ impl Metrics {
                 "signalpost_recordings_lost_total",
                 "Calls that a recording did not get: its client was slow, or they were over a limit in [recordings].",
             )?,
+            candidate_calls: make.counters(
+                "signalpost_candidate_calls_total",
+                "Calls that a candidate has made in the shadow, by how they compare: same, differs, inconclusive.",
+                &["policy", "outcome"],
+            )?,
+            candidate_differences: make.counters(
+                "signalpost_candidate_differences_total",
+                "Calls in which a candidate differs, by what differs; a call may differ in several.",
+                &["policy", "kind"],
+            )?,
+            candidate_skipped: make.counters(
+                "signalpost_candidate_skipped_total",
+                "Calls that a candidate was to make in the shadow, and that were over a limit in [candidates].",
+                &["policy"],
+            )?,
+            candidate_seconds: make.histogram(
+                "signalpost_candidate_seconds",
+                "Time of the calls that a candidate has made in the shadow, and of the same calls by the live policy.",
+                &["policy", "version"],
+            )?,
+            canary_events: make.counters(
+                "signalpost_canary_events_total",
+                "Events, direct messages and calls about sessions while there is a canary, by the version that decides.",
+                &["policy", "version"],
+            )?,
+            canary_returns: make.counters(
+                "signalpost_canary_returns_total",
+                "Canaries that faulted too often in a row, so that the live policy decides again.",
+                &["policy"],
+            )?,
             log_lines_dropped: make.counter(
                 "signalpost_log_lines_dropped_total",
                 "Lines of the log that were dropped: nobody read them in time, or they were over log.lines_per_second_max.",
@@ -400,6 +455,16 @@ impl Metrics {
     /// Returns the counter of one outcome of a sink's events.
     pub fn sink_event(&self, sink: &str, outcome: SinkEvent) -> IntCounter {
         self.sink_events.with_label_values(&[sink, outcome.name()])
+    }
+
+    /// Counts a call that a candidate has made.
+    pub fn candidate_call(&self, policy: &str, outcome: CandidateCall) {
+        self.candidate_calls.with_label_values(&[policy, outcome.name()]).inc();
+    }
+
+    /// Returns the histogram of the calls that a candidate has made. `version`: whether it is of the candidate's calls or of the live policy's.
+    pub fn candidate_time(&self, policy: &str, version: &str) -> Histogram {
+        self.candidate_seconds.with_label_values(&[policy, version])
     }
 
     /// Returns the histogram of one function of a policy.

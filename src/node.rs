@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::policy::load::{Again, Loader, Reload};
 use crate::policy::{Policies, PolicySet, Rejected, engine};
+use crate::recording::shadow;
 use crate::store::{self, Cleaner, Opened, Store};
 use crate::traces::Traces;
 use crate::types::clock::Clock;
@@ -121,7 +122,10 @@ impl Foundations {
         for policy in &set.policies {
             tracing::info!(policy = &*policy.name, version = &*policy.version, roles = ?policy.roles, "policy loaded");
         }
-        Ok(self.node(set, rejected))
+        let node = self.node(set, rejected);
+        let renewing = node.clone();
+        tokio::task::spawn_blocking(move || renewing.renew_candidates()).await?;
+        Ok(node)
     }
 
     /// Returns a node with these policies.
@@ -162,23 +166,44 @@ impl Node {
         Explained::of(&self.dispatch.look(event), &self.dispatch, &self.format, true, room)
     }
 
-    /// Goes back to the previous version of a policy if a new one faults from the start. Does not wait for a reload.
+    /// Brings the candidates up to date with the configuration and their files, and lets those in the shadow run. Blocks.
+    fn renew_candidates(&self) {
+        self.loader.renew_candidates(&self.policies);
+        if self.policies.candidates().is_empty() {
+            return;
+        }
+        // The first time.
+        if let Some(calls) = self.loader.taps().shadowed()
+            && let Err(error) = shadow::start(Arc::downgrade(&self.policies), calls)
+        {
+            tracing::error!("candidates make no calls in the shadow: the system refuses a thread: {error}");
+        }
+    }
+
+    /// Goes back to the previous version of a policy if a new one faults from the start, and to the live policy if a canary does. Does not wait
+    /// for a reload.
     pub fn roll_back(&self) {
-        let rolled_back = self.loader.roll_back(&self.policies);
+        let mut rolled_back = self.loader.roll_back(&self.policies);
+        rolled_back.extend(self.loader.return_canary(&self.policies));
         for rejected in &rolled_back {
             tracing::error!(policy = rejected.name, file = ?rejected.file, "rolled back: it {}", rejected.reason);
         }
         if !rolled_back.is_empty() {
+            self.loader.tap_candidates(&self.policies);
             self.show(|| Reloaded::RolledBack(rolled_back));
         }
     }
 
     /// Reloads the policies off the serving threads, with the next configuration if there is one, and logs the outcome.
-    pub async fn reload(&self, again: Again, next: Option<Arc<Config>>) -> Reload {
+    pub async fn reload(self: &Arc<Node>, again: Again, next: Option<Arc<Config>>) -> Reload {
         let _one_at_a_time = self.reloading.lock().await;
         let (loader, policies) = (self.loader.clone(), self.policies.clone());
         let reloading = tokio::task::spawn_blocking(move || loader.reload(&policies, again, next));
         let outcome = reloading.await.unwrap_or_else(|error| Reload::Unreadable(format!("the plugins can't be loaded: {error}")));
+        let renewing = self.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || renewing.renew_candidates()).await {
+            tracing::error!("candidates can't be loaded: {error}");
+        }
         match &outcome {
             Reload::Unchanged => {}
             Reload::Swapped { revision, changed } => tracing::info!(revision, "policies reloaded: {}", changed.join(", ")),

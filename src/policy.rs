@@ -5,6 +5,8 @@
 mod bindings;
 pub mod breaker;
 pub mod call;
+mod canary;
+pub mod candidate;
 pub mod compile;
 pub mod contract;
 pub mod engine;
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -34,9 +36,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::types::delivery::PolicySetId;
+use crate::types::event::{Event, UserId};
 #[cfg(feature = "internals")]
 pub use bindings::Bounds;
 pub use call::CallError;
+use canary::Canary;
+use candidate::Candidate;
 pub use contract::Role;
 pub use load_error::LoadError;
 pub use plugin::Policy;
@@ -115,6 +120,10 @@ pub struct Policies {
     retire_after: Duration,
     /// Permits of calls that take long.
     long_calls: Semaphore,
+    candidates: ArcSwap<Vec<Arc<Candidate>>>,
+    /// The candidate that decides about some events. While there is none, each event costs one relaxed load.
+    canary: ArcSwapOption<Canary>,
+    has_canary: AtomicBool,
 }
 
 /// A policy is missing without which nobody is served.
@@ -139,6 +148,66 @@ impl Policies {
             rejected: Mutex::new(rejected),
             retire_after,
             long_calls: Semaphore::new((workers / LONG_CALLS_SHARE).max(1)),
+            candidates: ArcSwap::default(),
+            canary: ArcSwapOption::empty(),
+            has_canary: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns the policies that decide about an event: a canary is among them if the event is one of its share.
+    pub fn of_event(&self, event: &Event) -> Arc<PolicySet> {
+        self.chosen(|canary| canary.counted(canary.takes(event)))
+    }
+
+    /// Returns the policies that would decide about an event, and counts nothing.
+    pub fn foreseen(&self, event: &Event) -> Arc<PolicySet> {
+        self.chosen(|canary| canary.takes(event))
+    }
+
+    /// Returns the policies of a user's sessions and direct messages.
+    pub fn of_user(&self, user: &UserId) -> Arc<PolicySet> {
+        self.chosen(|canary| canary.counted(canary.takes_key(user.as_str())))
+    }
+
+    fn chosen(&self, is_taken: impl FnOnce(&Canary) -> bool) -> Arc<PolicySet> {
+        match self.canary() {
+            Some(canary) if is_taken(&canary) => canary.set.clone(),
+            _ => self.current(),
+        }
+    }
+
+    /// Returns the candidate that decides about some events.
+    pub fn canary(&self) -> Option<Arc<Canary>> {
+        if self.has_canary.load(Ordering::Relaxed) { self.canary.load_full() } else { None }
+    }
+
+    pub fn candidates(&self) -> Arc<Vec<Arc<Candidate>>> {
+        self.candidates.load_full()
+    }
+
+    /// Returns the candidate of a policy.
+    pub fn candidate(&self, policy: &str) -> Option<Arc<Candidate>> {
+        self.candidates.load().iter().find(|candidate| *candidate.name == *policy).cloned()
+    }
+
+    /// Replaces the candidates.
+    pub fn set_candidates(&self, candidates: Vec<Arc<Candidate>>) {
+        self.candidates.store(Arc::new(candidates));
+        self.refresh_canary();
+    }
+
+    /// Finds out which candidate decides about some events, and beside which policies.
+    pub fn refresh_canary(&self) {
+        self.refresh_canary_beside(&mut self.retired.lock());
+    }
+
+    fn refresh_canary_beside(&self, retired: &mut VecDeque<(Instant, Arc<PolicySet>)>) {
+        let (current, candidates) = (self.current(), self.candidates());
+        candidates.iter().for_each(|candidate| candidate.compare_with(current.find(&candidate.name)));
+        let canary = candidates.iter().find_map(|candidate| Canary::of(candidate, &current)).map(Arc::new);
+        self.has_canary.store(canary.is_some(), Ordering::Relaxed);
+        if let Some(old) = self.canary.swap(canary) {
+            retired.push_back((Instant::now(), old.set.clone()));
         }
     }
 
@@ -152,6 +221,9 @@ impl Policies {
         let current = self.current.load();
         if current.id == id {
             return current;
+        }
+        if let Some(canary) = self.canary().filter(|canary| canary.set.id == id) {
+            return Guard::from_inner(canary.set.clone());
         }
         let retired = self.retired.lock();
         retired.iter().find(|(_, set)| set.id == id).map_or(current, |(_, set)| Guard::from_inner(set.clone()))
@@ -186,6 +258,7 @@ impl Policies {
         *self.rejected.lock() = rejected;
         if let Some(next) = next {
             retired.push_back((Instant::now(), self.current.swap(Arc::new(next))));
+            self.refresh_canary_beside(&mut retired);
         }
         true
     }
@@ -196,6 +269,7 @@ impl Policies {
         let mut retired = self.retired.lock();
         let old = self.current.swap(Arc::new(next));
         retired.push_back((Instant::now(), old));
+        self.refresh_canary_beside(&mut retired);
     }
 
     /// Drops the sets that were replaced at least `retire_after` ago: no message in progress needs them any more.

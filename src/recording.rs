@@ -6,3 +6,4 @@ pub mod compare;
 pub mod line;
 pub mod notation;
 pub mod redact;
+pub mod shadow;

@@ -88,6 +88,14 @@ impl Address {
         self.request(Method::GET, path, String::new())
     }
 
+    /// Sends a request without a body to a path below the base path, and returns the body of a successful answer. Blocks.
+    ///
+    /// # Errors
+    /// There is no answer in time, or it is a problem.
+    pub fn call(&self, method: Method, path: &str) -> anyhow::Result<String> {
+        self.request(method, path, String::new())
+    }
+
     fn request(&self, method: Method, path: &str, body: String) -> anyhow::Result<String> {
         super::client_runtime()?.block_on(async {
             let answered = timeout(DEADLINE, self.send(method, path, body)).await;

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use toml::{Table, Value};
 
-use super::{Config, DEFAULTS, MILLISECONDS_MAX, Policy, Sink, words};
+use super::{Candidate, Config, DEFAULTS, MILLISECONDS_MAX, Policy, Sink, words};
 
 /// A setting's path in the tree of tables, from the root.
 pub(super) type KeyPath = Vec<String>;
@@ -57,6 +57,7 @@ impl Known {
             isolation: Default::default(),
             readers: Default::default(),
             settings: Table::new(),
+            candidate: Some(Candidate::default()),
             limits: Some(config.limits),
         };
         let sink = Sink { limits: Some(config.sink_limits), ..Sink::default() };

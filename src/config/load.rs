@@ -172,7 +172,7 @@ impl Config {
     /// Returns what a policy is loaded with, whether or not the configuration names it. Equal values make equal policies of equal code.
     pub fn policy(&self, name: &str) -> Policy {
         let policy = self.policies.get(name).cloned().unwrap_or_default();
-        Policy { is_named: false, limits: Some(self.limits_for(name)), ..policy }
+        Policy { is_named: false, limits: Some(self.limits_for(name)), candidate: None, ..policy }
     }
 
     /// Returns the limits of a policy: the global ones with its own over them.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Milliseconds;
+use super::{Candidate, Milliseconds};
 
 /// Where plugins are, and how they are loaded.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -73,6 +73,8 @@ pub struct Policy {
     /// Passed to the plugin's `configure`.
     #[serde(default)]
     pub settings: toml::Table,
+    /// Another version, on trial beside this one.
+    pub candidate: Option<Candidate>,
     /// Complete once loaded: the global limits with the policy's own over them. `Config::limits_for` reads them.
     pub limits: Option<Limits>,
 }

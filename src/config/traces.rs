@@ -34,6 +34,10 @@ pub struct Traces {
 pub struct Ratio(f64);
 
 impl Ratio {
+    pub(super) const fn new(number: f64) -> Ratio {
+        Ratio(number)
+    }
+
     pub fn get(self) -> f64 {
         self.0
     }

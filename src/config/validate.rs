@@ -1,6 +1,6 @@
 //! Checks that the types can't express: names, and settings that contradict each other.
 
-use super::{Config, Milliseconds, NAME_BYTES_MAX, Origin, Sink, TOKEN_PARAMETER};
+use super::{CandidateMode, Config, Milliseconds, NAME_BYTES_MAX, Origin, Sink, TOKEN_PARAMETER};
 
 /// Returns each problem as a sentence that says what to do.
 pub(super) fn problems(config: &Config) -> Vec<String> {
@@ -13,6 +13,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     attributes(&config.sockets.attributes, &mut found);
     found.extend(config.policies.keys().filter_map(|name| name_of("policy", name)));
     found.extend(traces(config));
+    candidates(config, &mut found);
     config.sinks.iter().for_each(|(name, sink)| self::sink(config, name, sink, &mut found));
     contradictions(config, &mut found);
     found
@@ -135,6 +136,26 @@ fn name_of(what: &str, name: &str) -> Option<String> {
     let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     let is_name = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_name_byte);
     (!is_name).then(|| format!("the {what} name \"{name}\" must have 1 to {NAME_BYTES_MAX} letters, digits, _ and -; rename it"))
+}
+
+fn candidates(config: &Config, found: &mut Vec<String>) {
+    let candidates = config.policies.iter().filter_map(|(name, policy)| Some((name, policy.candidate.as_ref()?)));
+    let mut canary = None;
+    for (name, candidate) in candidates {
+        if candidate.file.as_os_str().is_empty() {
+            found.push(format!(
+                "\"policies.{name}.candidate.file\" is empty; name the component that is on trial, as in \"{name}-next.wasm\""
+            ));
+        }
+        if candidate.mode == CandidateMode::Canary
+            && let Some(other) = canary.replace(name)
+        {
+            found.push(format!(
+                "\"policies.{other}.candidate.mode\" and \"policies.{name}.candidate.mode\" are both \"canary\"; try one after the other, \
+                 so that it is known which one an event has met"
+            ));
+        }
+    }
 }
 
 fn sink(config: &Config, name: &str, sink: &Sink, found: &mut Vec<String>) {

@@ -49,7 +49,7 @@ struct Answered {
 /// # Errors
 /// A policy refused the session, or failed and its `on_fault` is to refuse.
 pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Close> {
-    let set = dispatch.policies.current();
+    let set = dispatch.policies.of_user(&handle.user);
     let mut admitted = Vec::new();
     for policy in set.sessions() {
         let close = match ask(dispatch, &set, policy, handle, &Question::Opened) {
@@ -87,7 +87,7 @@ pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -
 
 /// Returns what happened to a client's message, as the metrics name it, and the answer to the client.
 fn hear(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> (&'static str, Result<Ticket, Refusal>) {
-    let set = dispatch.policies.current();
+    let set = dispatch.policies.of_user(&handle.user);
     if let Err(why) = dispatch.store.admit() {
         return ("refused", Err(Refusal { code: "unavailable".into(), detail: why.to_string() }));
     }
@@ -108,7 +108,7 @@ fn hear(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> (&'sta
 
 /// Tells the policies that the session has closed.
 pub fn closed(dispatch: &Dispatch, handle: &Arc<SessionHandle>, code: u16) {
-    let set = dispatch.policies.current();
+    let set = dispatch.policies.of_user(&handle.user);
     for policy in set.sessions() {
         // There is no client to send a refusal to; a fault is counted and logged where it happens.
         let _ = ask(dispatch, &set, policy, handle, &Question::Closed(code));

@@ -1,5 +1,6 @@
 //! The operators' API: sessions, policies, health and metrics.
 
+pub mod candidates;
 pub mod dead_letters;
 pub mod groups;
 pub mod lists;

@@ -22,7 +22,7 @@ use crate::config::{Authority, Config, Scope};
 use crate::http::console;
 use crate::http::descriptions::{self, Descriptions};
 use crate::http::ingress::{Address, Ingress};
-use crate::http::operate::{self, Operate, dead_letters, lists, live, recordings};
+use crate::http::operate::{self, Operate, candidates, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
 use crate::net::problem::{Problem, ProblemCode};
@@ -170,6 +170,8 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route(&below("/sinks"), get(operate::sinks))
         .route(&below("/policies"), get(operate::policies))
         .route(&below("/policies/reload"), post(operate::reload))
+        .route(&below("/policies/{name}/candidate"), get(candidates::show).delete(candidates::drop_it))
+        .route(&below("/policies/{name}/candidate/promote"), post(candidates::promote))
         .route(&below("/policies/{name}/record"), post(recordings::record))
         .route(&below("/dead-letters"), get(dead_letters::list).delete(dead_letters::delete_all))
         .route(&below("/dead-letters/retry"), post(dead_letters::retry_all))

@@ -90,7 +90,7 @@ impl Player {
     /// The recording lacks something that the call reads.
     pub fn play(&self, call: &Played) -> Result<Outcome, Missing> {
         let answer = self.policy.play(&call.arguments, &call.vary, &call.reads)?;
-        Ok(answer.map_or(("unwanted", Json::Word("true".into())), |answer| notation::outcome(&call.arguments, &answer)))
+        Ok(answer.map_or(("unwanted", Json::Word("true".into())), |(answer, _)| notation::outcome(&call.arguments, &answer)))
     }
 
     /// Compares what comes of a call with what came of it then, or with what comes of it by another component.

@@ -51,6 +51,11 @@ impl Metrics {
         }
     }
 
+    /// Returns the times of the calls that the candidates of a policy have made in the shadow, or of the same calls by the policy itself.
+    pub fn candidate_times(&self, policy: &str, version: &str) -> Times {
+        Times::of(&self.candidate_time(policy, version))
+    }
+
     /// Returns the times of one policy's calls, by function.
     pub fn calls_of(&self, policy: &str) -> Vec<(String, Times)> {
         let mut found = Vec::new();

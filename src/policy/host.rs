@@ -28,14 +28,30 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub faults: Faults,
     pub taps: Taps,
+    pub trial: Trial,
     /// The allowance of log lines.
     log_lines: Mutex<Bucket>,
 }
 
+/// Whether a policy is on trial beside the one of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    No,
+    Candidate,
+}
+
 impl Shared {
-    pub fn new(name: &str, limits: Limits, model: Arc<Model>, metrics: Arc<Metrics>, faults: Faults, taps: Taps) -> Arc<Shared> {
+    pub fn new(
+        name: &str,
+        limits: Limits,
+        model: Arc<Model>,
+        metrics: Arc<Metrics>,
+        faults: Faults,
+        taps: Taps,
+        trial: Trial,
+    ) -> Arc<Shared> {
         let log_lines = Mutex::new(Bucket::full(log_burst(&limits)));
-        Arc::new(Shared { name: name.into(), limits, model, metrics, faults, taps, log_lines })
+        Arc::new(Shared { name: name.into(), limits, model, metrics, faults, taps, trial, log_lines })
     }
 
     /// Returns whether one more line about this policy may be logged. If not, counts it.
@@ -166,6 +182,10 @@ impl diagnostics::Host for Host {
 impl log::Host for Host {
     fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
         self.count()?;
+        if self.world.is_tape() {
+            // The recorded call has written its lines.
+            return Ok(());
+        }
         let shared = &self.shared;
         self.log_lines = self.log_lines.saturating_add(1);
         if self.log_lines > shared.limits.log_lines_max {

@@ -5,6 +5,9 @@
 //!
 //! A start refuses what a reload would refuse, and serves the last good version instead, if the store has kept one (`kept`).
 
+mod candidates;
+mod turn;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,11 +20,11 @@ use super::bindings::Bounds;
 use super::compile::Compiler;
 use super::contract::{check_kind, imported_grants, may_guard};
 use super::fault::Faults;
-use super::host::Shared;
+use super::host::{Shared, Trial};
 use super::inspect::Inspection;
 use super::kept::Kept;
 use super::plugin::{Binary, TOO_LARGE_TO_KEEP};
-use super::source::{Candidate, Content, Fingerprint, Source};
+use super::source::{Content, Fingerprint, Found, Source};
 use super::taps::Taps;
 use super::ticker::EpochTicker;
 use super::{LoadError, Policies, Policy, PolicySet, Rejected};
@@ -29,6 +32,7 @@ use crate::config::{self, Config, OnBad};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::types::fault::cut;
+use turn::Turn;
 
 /// A policy's `order` if its configuration doesn't set one.
 const ORDER_DEFAULT: i32 = 100;
@@ -85,7 +89,7 @@ pub enum Reload {
     Unreadable(String),
 }
 
-impl Candidate {
+impl Found {
     /// Returns whether the plugin may decide who connects, or what a reader may see.
     fn may_guard(&self) -> bool {
         self.content.as_ref().map_or(true, |content| may_guard(&content.bytes))
@@ -95,7 +99,7 @@ impl Candidate {
 impl Loader {
     pub fn new(ticker: EpochTicker, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
         let compiler = Arc::new(Compiler::new(&config.plugins));
-        let taps = Taps::new(&config.recordings, &metrics);
+        let taps = Taps::new(&config, &metrics);
         let (setup, faults) = (ArcSwap::from_pointee(Setup::new(config)), Faults::new());
         Loader { setup, kept: None, ticker, compiler, model, metrics, faults, taps }
     }
@@ -119,7 +123,7 @@ impl Loader {
 
     /// Returns a loader with the same compiler, and another configuration, model and metrics.
     pub fn with(&self, config: Arc<Config>, model: Arc<Model>, metrics: Arc<Metrics>) -> Loader {
-        let taps = Taps::new(&config.recordings, &metrics);
+        let taps = Taps::new(&config, &metrics);
         let setup = ArcSwap::from_pointee(Setup::new(config));
         let (ticker, compiler) = (self.ticker.clone(), self.compiler.clone());
         Loader { ticker, compiler, setup, kept: None, model, metrics, faults: Faults::new(), taps }
@@ -148,26 +152,26 @@ impl Loader {
         let mut rejected = Vec::new();
         let knows_nothing = self.kept.as_ref().is_none_or(Kept::is_empty);
         for (name, file) in self.files_at_start(setup) {
-            let candidate = setup.source.candidate(&name, &file);
-            let refused_before = self.kept.as_ref().zip(candidate.digest()).and_then(|(kept, digest)| kept.refusal(&name, digest));
+            let found = setup.source.found(&name, &file);
+            let refused_before = self.kept.as_ref().zip(found.digest()).and_then(|(kept, digest)| kept.refusal(&name, digest));
             let refused = match refused_before {
-                Some(reason) => Rejected::of(&candidate, reason, false),
-                None => match self.policy(setup, &candidate) {
+                Some(reason) => Rejected::of(&found, reason, false),
+                None => match self.policy(setup, &found) {
                     Ok(policy) => {
                         warn(&policy);
                         // Another version than the one that served is on trial, as after a reload.
-                        if let Some(last) = self.last_good(setup, &candidate) {
+                        if let Some(last) = self.last_good(setup, &found) {
                             policy.follows(&last);
                         }
                         policies.push(Arc::new(policy));
                         continue;
                     }
-                    Err(error) => Rejected::because(&candidate, &error),
+                    Err(error) => Rejected::because(&found, &error),
                 },
             };
-            let last = self.last_good(setup, &candidate);
+            let last = self.last_good(setup, &found);
             let has_served = self.kept.as_ref().is_some_and(|kept| kept.knows(&name));
-            let is_missed = last.is_none() && (has_served || (knows_nothing && candidate.may_guard()));
+            let is_missed = last.is_none() && (has_served || (knows_nothing && found.may_guard()));
             rejected.push(Rejected { must_serve: self.must_serve(setup, &name, last.is_some(), is_missed), ..refused });
             policies.extend(last);
         }
@@ -189,10 +193,10 @@ impl Loader {
     }
 
     /// Loads the newest version of a plugin that has served and that is not this one. If it was still on trial, it goes on with that.
-    fn last_good(&self, setup: &Setup, candidate: &Candidate) -> Option<Arc<Policy>> {
-        let name = &candidate.name;
-        let others = self.kept.as_ref()?.others(name, candidate.digest());
-        let whole = others.iter().map(|(digest, file)| (digest, setup.source.candidate(name, file)));
+    fn last_good(&self, setup: &Setup, found: &Found) -> Option<Arc<Policy>> {
+        let name = &found.name;
+        let others = self.kept.as_ref()?.others(name, found.digest());
+        let whole = others.iter().map(|(digest, file)| (digest, setup.source.found(name, file)));
         let mut whole = whole.filter(|(digest, kept)| kept.digest() == Some(digest.as_str()));
         let mut next = || whole.find_map(|(_, kept)| self.policy(setup, &kept).ok()).map(Arc::new);
         let last = next()?;
@@ -233,10 +237,7 @@ impl Loader {
         let mut rejected = Vec::new();
         for policy in &mut next {
             let Some(previous) = policy.fallback() else { continue };
-            let why = policy.last_fault.lock().as_ref().map_or_else(String::new, |fault| {
-                let defect = &fault.defect;
-                format!(", most recently in {} ({}: {})", fault.function, defect.kind.name(), defect.detail)
-            });
+            let why = last_fault(policy);
             let (version, times) = (&policy.version, policy.limits().breaker_faults);
             let reason = format!("was new and faulted {times} times in a row{why}: {version} is rolled back to {}", previous.version);
             let (name, file, digest) = (policy.name.to_string(), policy.file.clone(), Some(policy.digest.to_string()));
@@ -291,31 +292,31 @@ impl Loader {
         };
         for (name, file) in &files {
             // One at a time: together they may be larger than memory.
-            let candidate = setup.source.candidate(name, file);
-            let serving = current.find(&candidate.name);
+            let found = setup.source.found(name, file);
+            let serving = current.find(&found.name);
             let config = setup.config.policy(name);
-            if let Some(serving) = serving.filter(|policy| candidate.digest() == Some(&*policy.digest)) {
+            if let Some(serving) = serving.filter(|policy| found.digest() == Some(&*policy.digest)) {
                 if serving.config == config {
                     turn.next.push(serving.clone());
                 } else {
-                    turn.take(&candidate, Some(serving), self.configured(setup, serving));
+                    turn.take(&found, Some(serving), self.configured(setup, serving));
                 }
                 continue;
             }
             let is_configured_anew = before.config.policies.get(name) != setup.config.policies.get(name);
-            let refused_before = |old: &&Rejected| old.name == candidate.name && old.digest.as_deref() == candidate.digest();
+            let refused_before = |old: &&Rejected| old.name == found.name && old.digest.as_deref() == found.digest();
             let refused_before = known.iter().find(refused_before).filter(|_| !is_configured_anew);
             let waits = |old: &&Rejected| again == Again::No || (again == Again::Passing && !old.is_retried);
             if let Some(old) = refused_before.filter(waits) {
                 turn.keeps(serving, old.clone());
                 continue;
             }
-            match self.policy(setup, &candidate) {
+            match self.policy(setup, &found) {
                 // It was refused before, so it blocks nothing.
                 Err(error) if refused_before.is_some() && (again == Again::Passing || next.is_some()) => {
-                    turn.keeps(serving, Rejected::because(&candidate, &error));
+                    turn.keeps(serving, Rejected::because(&found, &error));
                 }
-                loaded => turn.take(&candidate, serving, loaded),
+                loaded => turn.take(&found, serving, loaded),
             }
         }
         for gone in current.policies.iter().filter(|policy| !files.contains_key(&*policy.name)) {
@@ -359,22 +360,26 @@ impl Loader {
         PolicySet::new(revision, policies)
     }
 
-    fn policy(&self, setup: &Setup, candidate: &Candidate) -> Result<Policy, LoadError> {
-        let Content { digest, bytes } = candidate.content.as_ref().map_err(Clone::clone)?;
-        let name = candidate.name.as_str();
-        let (config, shared, bounds) = self.around(setup, name);
-        let binary = Binary { name, file: candidate.file.clone(), digest: digest.clone(), bytes };
+    fn policy(&self, setup: &Setup, found: &Found) -> Result<Policy, LoadError> {
+        self.load_found(setup, found, Trial::No)
+    }
+
+    fn load_found(&self, setup: &Setup, found: &Found, trial: Trial) -> Result<Policy, LoadError> {
+        let Content { digest, bytes } = found.content.as_ref().map_err(Clone::clone)?;
+        let name = found.name.as_str();
+        let (config, shared, bounds) = self.around(setup, name, trial);
+        let binary = Binary { name, file: found.file.clone(), digest: digest.clone(), bytes };
         Policy::load(&self.ticker, &self.compiler, binary, config, shared, bounds)
     }
 
     /// Returns a policy of the same code with its configuration of now.
     fn configured(&self, setup: &Setup, policy: &Policy) -> Result<Policy, LoadError> {
-        let (config, shared, bounds) = self.around(setup, &policy.name);
+        let (config, shared, bounds) = self.around(setup, &policy.name, Trial::No);
         policy.configured(&self.ticker, config, shared, bounds)
     }
 
     /// Returns what a policy is given beside its code.
-    fn around(&self, setup: &Setup, name: &str) -> (config::Policy, Arc<Shared>, Bounds) {
+    fn around(&self, setup: &Setup, name: &str, trial: Trial) -> (config::Policy, Arc<Shared>, Bounds) {
         let config = setup.config.policy(name);
         let limits = setup.config.limits_for(name);
         let bounds = Bounds {
@@ -384,7 +389,7 @@ impl Loader {
             name_bytes_max: setup.config.groups.name_bytes_max.get(),
         };
         let (model, metrics, faults, taps) = (self.model.clone(), self.metrics.clone(), self.faults.clone(), self.taps.clone());
-        (config, Shared::new(name, limits, model, metrics, faults, taps), bounds)
+        (config, Shared::new(name, limits, model, metrics, faults, taps, trial), bounds)
     }
 
     /// Loads one file under this policy's name, as `load` would.
@@ -393,7 +398,7 @@ impl Loader {
     /// This server would not load the file.
     pub fn load_one(&self, name: &str, file: &Path) -> Result<Policy, LoadError> {
         let setup = self.setup.load();
-        self.policy(&setup, &setup.source.candidate(name, file))
+        self.policy(&setup, &setup.source.found(name, file))
     }
 
     /// Adds a policy to the set, or replaces the one with its name.
@@ -425,7 +430,7 @@ impl Loader {
     pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, LoadError> {
         let setup = self.setup.load();
         let Content { digest, bytes } = setup.source.read(file)?;
-        let (config, shared, _) = self.around(&setup, name);
+        let (config, shared, _) = self.around(&setup, name, Trial::No);
         Inspection::of(&self.ticker, &self.compiler, digest, bytes, config, shared)
     }
 
@@ -443,6 +448,14 @@ impl Loader {
     }
 }
 
+/// Returns what is known of a policy's last fault, as the end of a sentence.
+fn last_fault(policy: &Policy) -> String {
+    policy.last_fault.lock().as_ref().map_or_else(String::new, |fault| {
+        let defect = &fault.defect;
+        format!(", most recently in {} ({}: {})", fault.function, defect.kind.name(), defect.detail)
+    })
+}
+
 /// Logs what the operator should know about a loaded policy.
 fn warn(policy: &Policy) {
     if policy.keeps_no_instance() {
@@ -451,46 +464,13 @@ fn warn(policy: &Policy) {
 }
 
 impl Rejected {
-    fn of(candidate: &Candidate, reason: String, is_retried: bool) -> Rejected {
-        let digest = candidate.digest().map(str::to_owned);
-        let (name, file) = (candidate.name.clone(), candidate.file.clone());
+    fn of(found: &Found, reason: String, is_retried: bool) -> Rejected {
+        let digest = found.digest().map(str::to_owned);
+        let (name, file) = (found.name.clone(), found.file.clone());
         Rejected { name, file, digest, reason, is_retried, must_serve: false, at: SystemTime::now() }
     }
 
-    fn because(candidate: &Candidate, error: &LoadError) -> Rejected {
-        Rejected::of(candidate, cut(&error.to_string(), REASON_BYTES_MAX).to_owned(), error.is_passing())
-    }
-}
-
-/// The outcome of one look at all files.
-#[derive(Default)]
-struct Turn {
-    next: Vec<Arc<Policy>>,
-    /// Files that were refused before.
-    still_rejected: Vec<Rejected>,
-    refused: Vec<Rejected>,
-    changed: Vec<String>,
-}
-
-impl Turn {
-    /// Takes a policy that was loaded in place of the one that serves, or notes why it could not be.
-    fn take(&mut self, candidate: &Candidate, serving: Option<&Arc<Policy>>, loaded: Result<Policy, LoadError>) {
-        self.changed.push(candidate.name.clone());
-        match loaded {
-            Ok(policy) => {
-                warn(&policy);
-                if let Some(old) = serving {
-                    policy.follows(old);
-                }
-                self.next.push(Arc::new(policy));
-            }
-            Err(error) => self.refused.push(Rejected::because(candidate, &error)),
-        }
-    }
-
-    /// Keeps the policy that serves, since its file is refused.
-    fn keeps(&mut self, serving: Option<&Arc<Policy>>, rejected: Rejected) {
-        self.next.extend(serving.cloned());
-        self.still_rejected.push(rejected);
+    fn because(found: &Found, error: &LoadError) -> Rejected {
+        Rejected::of(found, cut(&error.to_string(), REASON_BYTES_MAX).to_owned(), error.is_passing())
     }
 }

@@ -17,16 +17,16 @@ use prometheus::Histogram;
 
 use super::bindings::{self, Bounds, formatting};
 use super::breaker::Breaker;
-use super::call::{Answer as Called, Arguments, Call, CallError, Function, Output};
+use super::call::{Arguments, CallError, Function};
 use super::compile::{Compiled, Compiler};
 use super::contract::{Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary};
 use super::engine::Deadline;
 use super::fault::defect;
 use super::host::Shared;
 use super::load_error::LoadError;
-use super::taps::Tapped;
 use super::ticker::EpochTicker;
 use crate::config::{self, Isolation, Limits, OnFault, Readers};
+use crate::metrics::Metrics;
 use crate::model::groups::Quota;
 use crate::model::world::World;
 use crate::net::turns::aside;
@@ -316,53 +316,6 @@ impl Policy {
         })
     }
 
-    /// Makes a call again, in this world.
-    ///
-    /// # Errors
-    /// Those of the function.
-    pub fn repeat(&self, arguments: &Arguments, world: &mut World) -> Called {
-        match arguments {
-            Arguments::Route(event) => self.route(event, world).map(Output::Decided),
-            Arguments::Format(message, body, reader) => {
-                let reader: Vec<(&str, &str)> = reader.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-                self.format(message, body, &reader, world).map(Output::Formatted)
-            }
-            Arguments::Opened(handle) => self.opened(handle, world).map(|response| Output::Responded(Some(response))),
-            Arguments::Received(handle, body) => self.received(handle, body, world).map(Output::Responded),
-            Arguments::Closed(handle, code) => self.closed(handle, *code, world).map(|response| Output::Responded(Some(response))),
-        }
-    }
-
-    /// Begins to note what the next call reads, if it is to be recorded. Then the caller records it.
-    pub fn tap(&self, world: &mut World) -> Option<Tapped> {
-        let taps = &self.instances.shared.taps;
-        if !taps.are_there() || !world.is_live() {
-            return None;
-        }
-        let tapped = taps.of(&self.name)?;
-        world.note();
-        Some(tapped)
-    }
-
-    /// Records a call that was tapped, once the world's changes are committed: a call that is planned again is recorded once.
-    pub fn record(&self, tapped: Tapped, world: &mut World, arguments: Arguments, answer: Called, took: Duration) {
-        let Some(reads) = world.noted().filter(|_| answer != Err(CallError::CircuitOpen)) else { return };
-        let call = Call {
-            at: SystemTime::now(),
-            policy: self.name.clone(),
-            version: self.version.clone(),
-            digest: self.digest.clone(),
-            settings: self.settings.clone(),
-            vary: if arguments.function() == Function::Format { self.vary.clone() } else { Vec::new() },
-            arguments,
-            reads: Arc::new(reads),
-            answer,
-            took,
-        };
-        let taps = self.instances.shared.taps.clone();
-        world.once_committed(move || taps.show(tapped, call));
-    }
-
     fn ask_route(&self, event: &Event, world: &mut World) -> Answer<Decision> {
         self.attempt(world, |instance| {
             let Some(routing) = &instance.routing else { return Err(wasmtime::Error::msg("exports no routing")) };
@@ -560,6 +513,15 @@ impl Policy {
         let proven = old.previous.lock().clone().unwrap_or_else(|| old.clone());
         self.on_trial.store(true, Ordering::Relaxed);
         *self.previous.lock() = Some(proven);
+    }
+
+    /// Takes over what another version has answered well: a policy that faults has to answer it too.
+    pub fn learns_from(&self, other: &Policy) {
+        self.samples.take_over(&other.samples);
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.instances.shared.metrics
     }
 
     pub fn is_on_trial(&self) -> bool {

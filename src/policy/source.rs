@@ -24,12 +24,14 @@ pub enum Source {
         configured: BTreeMap<String, PathBuf>,
         /// Policies that the configuration disables.
         disabled: Vec<String>,
+        /// The file of each policy's candidate. It is not a policy of its own.
+        candidates: BTreeMap<String, PathBuf>,
     },
 }
 
 /// A plugin's file that was read, to be loaded.
 #[derive(Debug)]
-pub struct Candidate {
+pub struct Found {
     pub name: String,
     pub file: PathBuf,
     pub content: Result<Content, ReadError>,
@@ -59,10 +61,15 @@ pub struct Content {
 /// The metadata of every plugin's file, to notice a change cheaply.
 pub type Fingerprint = Vec<(PathBuf, Option<[i64; 4]>)>;
 
-impl Candidate {
+impl Found {
     pub fn digest(&self) -> Option<&str> {
         self.content.as_ref().ok().map(|content| content.digest.as_str())
     }
+}
+
+/// Returns the digest of a component: SHA-256, in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
+    HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
 /// Returns the file of a policy whose configuration names none.
@@ -78,7 +85,9 @@ impl Source {
         let named = named.map(|(name, policy)| (name.clone(), dir.join(policy.file.clone().unwrap_or_else(|| own_file(name)))));
         let disabled = config.policies.iter().filter(|(_, policy)| policy.enabled == Some(false)).map(|(name, _)| name.clone());
         let file_bytes_max = config.plugins.file_bytes_max.get();
-        Source::Folder { configured: named.collect(), disabled: disabled.collect(), file_bytes_max, dir }
+        let on_trial = config.policies.iter().filter_map(|(name, policy)| Some((name.clone(), dir.join(&policy.candidate.as_ref()?.file))));
+        let candidates = on_trial.collect();
+        Source::Folder { configured: named.collect(), disabled: disabled.collect(), candidates, file_bytes_max, dir }
     }
 
     /// Returns where a policy's file is looked for; `None` if the policy is disabled.
@@ -88,8 +97,14 @@ impl Source {
         (!disabled.iter().any(|disabled| disabled == name)).then(file)
     }
 
-    /// Reads one policy's file. If it can't be read, the candidate has the reason.
-    pub fn candidate(&self, name: &str, file: &Path) -> Candidate {
+    /// Returns the file of a policy's candidate, if the configuration names one and the policy is not disabled.
+    pub fn candidate(&self, name: &str) -> Option<PathBuf> {
+        let Source::Folder { candidates, disabled, .. } = self;
+        candidates.get(name).filter(|_| !disabled.iter().any(|disabled| disabled == name)).cloned()
+    }
+
+    /// Reads one policy's file. If it can't be read, the result has the reason.
+    pub fn found(&self, name: &str, file: &Path) -> Found {
         let Source::Folder { configured, .. } = self;
         let content = self.read(file).map_err(|error| match error {
             ReadError::Unreadable(why) if why.kind() == io::ErrorKind::NotFound && configured.contains_key(name) => {
@@ -97,7 +112,7 @@ impl Source {
             }
             error => error,
         });
-        Candidate { name: name.to_owned(), file: file.to_owned(), content }
+        Found { name: name.to_owned(), file: file.to_owned(), content }
     }
 
     /// Returns the metadata of every plugin's file.
@@ -111,7 +126,8 @@ impl Source {
             let seen = seen.map(|seen| [seen.ino().cast_signed(), seen.size().cast_signed(), seen.ctime(), seen.ctime_nsec()]);
             (file, seen)
         };
-        Ok(self.files()?.into_values().map(look).collect())
+        let Source::Folder { candidates, .. } = self;
+        Ok(self.files()?.into_values().chain(candidates.values().cloned()).map(look).collect())
     }
 
     /// Reads one file, which need not be in the folder.
@@ -125,7 +141,7 @@ impl Source {
             file::ReadError::NotAFile => ReadError::NotAFile,
             file::ReadError::TooLarge { bytes, bytes_max } => ReadError::TooLarge { bytes, bytes_max },
         })?;
-        Ok(Content { digest: HEXLOWER.encode(&Sha256::digest(&bytes)), bytes })
+        Ok(Content { digest: digest(&bytes), bytes })
     }
 
     /// Finds every policy's file, by the policy's name.
@@ -133,7 +149,7 @@ impl Source {
     /// # Errors
     /// The plugins can't be listed.
     pub fn files(&self) -> io::Result<BTreeMap<String, PathBuf>> {
-        let Source::Folder { dir, configured, disabled, .. } = self;
+        let Source::Folder { dir, configured, disabled, candidates, .. } = self;
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
@@ -144,7 +160,7 @@ impl Source {
             }
         }
         // A file that is configured under other names isn't also loaded under its own.
-        files.retain(|_, known| !configured.values().any(|file| file == known));
+        files.retain(|_, known| !configured.values().chain(candidates.values()).any(|file| file == known));
         files.extend(configured.iter().map(|(name, file)| (name.clone(), file.clone())));
         files.retain(|name, _| !disabled.contains(name));
         Ok(files)

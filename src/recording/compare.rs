@@ -27,6 +27,24 @@ pub enum Kind {
     Fault,
 }
 
+impl Kind {
+    pub const ALL: [Kind; 8] =
+        [Kind::Outcome, Kind::Audience, Kind::Message, Kind::Terms, Kind::Groups, Kind::Replies, Kind::Events, Kind::Fault];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Outcome => "outcome",
+            Kind::Audience => "audience",
+            Kind::Message => "message",
+            Kind::Terms => "terms",
+            Kind::Groups => "groups",
+            Kind::Replies => "replies",
+            Kind::Events => "events",
+            Kind::Fault => "fault",
+        }
+    }
+}
+
 /// How two outcomes compare.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Comparison {

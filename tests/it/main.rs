@@ -33,6 +33,7 @@ mod plugins {
 }
 mod policy {
     mod attacks;
+    mod candidates;
     mod faults;
     mod hostile;
     mod kept;

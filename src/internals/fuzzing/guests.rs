@@ -11,7 +11,7 @@ use crate::model::Model;
 use crate::model::world::World;
 use crate::policy::compile::Compiler;
 use crate::policy::fault::Faults;
-use crate::policy::host::Shared;
+use crate::policy::host::{Shared, Trial};
 use crate::policy::plugin::Binary;
 use crate::policy::taps::Taps;
 use crate::policy::{Bounds, CallError, Policy, engine};
@@ -51,9 +51,9 @@ impl Guest {
         let model = Model::new(config, Clock::Machine, 1, false, &metrics);
         let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(component));
         let binary = Binary { name: "guest", file: "guest.wasm".into(), digest, bytes: component };
-        let taps = Taps::new(&config.recordings, &metrics);
+        let taps = Taps::new(&config, &metrics);
         let (compiler, shared) =
-            (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics, Faults::new(), taps));
+            (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics, Faults::new(), taps, Trial::No));
         let policy = Policy::load(&engine::serving()?, &compiler, binary, config::Policy::default(), shared, BOUNDS);
         Ok(Guest { policy: policy.map_err(anyhow::Error::msg)?, model })
     }

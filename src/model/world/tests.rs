@@ -311,3 +311,109 @@ fn a_request_is_concluded_after_those_whose_changes_it_has_seen() {
         });
     }
 }
+
+/// Makes a call that is noted, and returns what it read.
+fn noted(model: &Arc<Model>, call: impl Fn(&mut World)) -> Arc<Reads> {
+    let plan = |world: &mut World| {
+        world.note();
+        world.begin_call();
+        call(world);
+        world.noted().unwrap()
+    };
+    Arc::new(model.transact(Changes::forgotten, plan, |_, _| ()).0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tape_answers_what_a_call_has_read_and_misses_the_rest() {
+    let model = model(|_| ());
+    change(&model, |world| {
+        world.set(&policy(), "a".into(), b"1".to_vec(), None, QUOTA).unwrap();
+        ["1", "2"].into_iter().for_each(|name| world.join(&policy(), ANY, "g", user(name)).unwrap());
+    });
+    tokio::time::advance(Duration::from_millis(7)).await;
+    let reads = noted(&model, |world| {
+        assert_eq!(world.increment(&policy(), "a".into(), 1, None, QUOTA), Ok(2));
+        assert!(!world.delete(&policy(), "none", QUOTA) && world.contains("g", "1"));
+        assert_eq!(world.sessions_of("1"), 0);
+    });
+    assert_eq!(change(&model, |world| world.end("g")), ());
+    let tape = || {
+        let mut tape = World::tape(&reads, &policy());
+        tape.begin_call();
+        tape
+    };
+    let mut same = tape();
+    assert_eq!((same.now_ms(), text(same.get(&policy(), "a", QUOTA))), (7, Some("1".into())), "as it was before the call");
+    assert_eq!((same.increment(&policy(), "a".into(), 5, None, QUOTA), same.get(&policy(), "none", QUOTA)), (Ok(6), None));
+    assert_eq!((same.size("g"), same.members("g", 9), same.sessions_of("1")), (2, vec![user("1"), user("2")], 0));
+    // What it writes itself it may read.
+    same.set(&policy(), "new".into(), b"x".to_vec(), None, QUOTA).unwrap();
+    assert_eq!((text(same.get(&policy(), "new", QUOTA)), same.missing()), (Some("x".into()), None));
+    type Call = fn(&mut World);
+    let lacks: [(Call, Missing); 4] = [
+        (|tape| assert_eq!(tape.get(&policy(), "b", QUOTA), None), Missing::State("b".into())),
+        (|tape| assert_eq!(tape.increment(&policy(), "c".into(), 1, None, QUOTA), Ok(1)), Missing::State("c".into())),
+        (|tape| assert_eq!(tape.size("h"), 0), Missing::Group("h".into())),
+        (|tape| assert_eq!(tape.sessions_of("2"), 0), Missing::Presence("2".into())),
+    ];
+    for (call, missing) in lacks {
+        let mut tape = tape();
+        call(&mut tape);
+        assert_eq!(tape.missing(), Some(&missing));
+    }
+    assert_eq!(
+        text(change(&model, |world| world.get(&policy(), "a", QUOTA))),
+        Some("2".into()),
+        "the model has only the call's own change"
+    );
+}
+
+#[tokio::test]
+async fn what_a_call_has_written_is_not_what_it_has_read_but_what_an_earlier_call_wrote_is() {
+    let model = model(|_| ());
+    let mut world = World::live(&model);
+    world.begin_call();
+    world.set(&policy(), "k".into(), b"earlier".to_vec(), None, QUOTA).unwrap();
+    world.join(&policy(), ANY, "g", user("1")).unwrap();
+    world.note();
+    world.begin_call();
+    world.set(&policy(), "own".into(), b"1".to_vec(), None, QUOTA).unwrap();
+    assert!(world.get(&policy(), "own", QUOTA).is_some() && world.get(&policy(), "k", QUOTA).is_some());
+    world.join(&policy(), ANY, "g", user("2")).unwrap();
+    world.audience("g", &HashSet::new(), 9);
+    let reads = world.noted().unwrap();
+    assert_eq!(reads.state, [("k".to_owned(), Some(b"earlier".as_slice().into()))].into());
+    assert_eq!(reads.groups["g"], GroupRead { members: vec![user("1")], size: 1, ..GroupRead::default() });
+    assert_eq!(world.noted(), None, "it stops");
+}
+
+#[tokio::test]
+async fn a_large_group_is_known_by_its_first_members_and_by_whom_the_call_asked_for() {
+    let model = model(|_| ());
+    change(&model, |world| (0..1500).for_each(|number| world.join(&policy(), ANY, "g", user(&number.to_string())).unwrap()));
+    let reads = noted(&model, |world| assert!(world.contains("g", "1400") && !world.contains("g", "nobody")));
+    let read = &reads.groups["g"];
+    assert_eq!((read.members.len(), read.size, read.asked.len()), (1000, 1500, 2));
+    let mut tape = World::tape(&reads, &policy());
+    assert!(tape.contains("g", "999") && tape.contains("g", "1400") && !tape.contains("g", "nobody"));
+    assert_eq!((tape.size("g"), tape.members("g", 1000).len(), tape.missing()), (1500, 1000, None));
+    assert!(!tape.contains("g", "1401"));
+    assert_eq!(tape.missing(), Some(&Missing::Group("g".into())));
+    let mut tape = World::tape(&reads, &policy());
+    tape.members("g", 1001);
+    assert_eq!(tape.missing(), Some(&Missing::Group("g".into())));
+}
+
+#[tokio::test]
+async fn a_write_is_not_guessed_for_a_call_in_which_a_bound_refused_one() {
+    let model = model(|_| ());
+    let write = |world: &mut World, key: &str| world.set(&policy(), key.into(), b"1".to_vec(), None, QUOTA);
+    let reads = noted(&model, |world| {
+        let done: Vec<bool> = ["a", "b", "c"].iter().map(|key| write(world, key).is_ok()).collect();
+        assert_eq!(done, [true, true, false]);
+    });
+    let mut tape = World::tape(&reads, &policy());
+    tape.begin_call();
+    write(&mut tape, "a").unwrap();
+    assert_eq!(tape.missing(), Some(&Missing::Room("a".into())));
+}

@@ -17,7 +17,7 @@ use crate::policy::compile::Compiled;
 use crate::policy::contract::Role;
 use crate::policy::engine::{Deadline, HANDLES_MAX};
 use crate::policy::fault::{chain, creation_defect, defect};
-use crate::policy::host::{Host, Shared, link};
+use crate::policy::host::{Host, Shared, Trial, link};
 use crate::policy::load_error::LoadError;
 use crate::policy::ticker::{EpochTicker, InUse};
 use crate::types::fault::{Defect, FaultKind};
@@ -111,7 +111,11 @@ impl Instances {
             let vary = vary.inspect_err(|_| *world = World::live(&self.shared.model))?;
             Ok((description, vary, instance))
         };
-        self.shared.model.transact(Changes::forgotten, probe, |_, _| ()).0
+        match self.shared.trial {
+            Trial::No => self.shared.model.transact(Changes::forgotten, probe, |_, _| ()).0,
+            // A candidate changes nothing.
+            Trial::Candidate => probe(&mut World::dry(&self.shared.model)),
+        }
     }
 
     pub(super) fn describe(&self) -> Result<(plugin::Description, Instance), LoadError> {
