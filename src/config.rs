@@ -116,6 +116,8 @@ pub struct Config {
     pub mailboxes: Mailboxes,
     /// Limits on published events.
     pub events: Events,
+    /// Limits on producers' streams.
+    pub publish: Publish,
     /// Limits on groups.
     pub groups: Groups,
     /// Limits on dead letters.
@@ -318,6 +320,16 @@ pub struct Events {
     pub dedup_entries_max: NonZeroUsize,
     /// Bytes of what is remembered of published events and their recipients.
     pub receipts_bytes_max: NonZeroUsize,
+}
+
+/// Limits on producers' streams.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// Streams at a time.
+    pub streams_max: NonZeroUsize,
+    /// Frames of one stream that may be under way.
+    pub credit: NonZeroUsize,
 }
 
 /// Limits on groups.

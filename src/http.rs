@@ -1,6 +1,7 @@
 //! The HTTP API, for producers and operators.
 
 pub mod console;
+pub mod descriptions;
 pub mod ingress;
 pub mod operate;
 pub mod routes;

@@ -98,6 +98,7 @@ pub struct Metrics {
     pub publish_seconds: Latency,
     /// From there to the last byte of the message at the socket.
     pub delivery_seconds: Latency,
+    pub publish_streams: IntGauge,
     pub spans_sent: IntCounter,
     pub spans_dropped: IntCounterVec,
     pub policy_calls: HistogramVec,
@@ -234,6 +235,7 @@ impl Metrics {
                 "signalpost_delivery_seconds",
                 "Time from a producer's request, or a client's message, until a message of it is written to a socket that was open then.",
             )?,
+            publish_streams: make.gauge("signalpost_publish_streams", "Open streams of producers.")?,
             spans_sent: make.counter("signalpost_spans_sent_total", "Spans that the collector of traces has taken.")?,
             spans_dropped: make.counters(
                 "signalpost_spans_dropped_total",

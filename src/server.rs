@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::auth::Auth;
 use crate::config::{Config, Layers, OnBad, Setting};
-use crate::http::ingress::Ingress;
+use crate::http::ingress::{self, Ingress};
 use crate::http::operate::Operate;
 use crate::http::routes::{Front, routers};
 use crate::model::mailbox::Mailboxes;
@@ -175,7 +175,8 @@ impl Server {
             limits: config.mailboxes.clone(),
             return_within_ms: config.stop_return_within_ms,
         });
-        let ingress = Some(Arc::new(Ingress::new(node.clone(), bodies)));
+        let streams = ingress::stream::Streams::new(&config, operate.stopping.clone());
+        let ingress = Some(Arc::new(Ingress::new(node.clone(), bodies, auth.clone(), streams)));
         let (outside, inside) = routers(&config, &auth, sessions, operate.clone());
         let listener = |address, settings: &str| {
             bind(address, config.http.backlog.get()).with_context(|| {

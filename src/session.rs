@@ -1,7 +1,7 @@
 //! A session: one task that owns one connection, from the handshake to the close. This file opens it, and [`sse`] does so for streams; its
 //! loop is in [`socket`], its messages and answers are in [`conversation`].
 
-mod clock;
+pub mod clock;
 mod conversation;
 pub mod entry;
 pub mod framing;
@@ -47,6 +47,7 @@ use crate::types::event::UserId;
 use conversation::{Conversation, End};
 use framing::Framing;
 use handshake::Handshake;
+use protocol::V1;
 use socket::Session;
 use sse::Position;
 pub use upward::Streams;
@@ -89,7 +90,7 @@ pub async fn connect(
     mut request: Request<axum::body::Body>,
 ) -> Result<Response, Problem> {
     let user = problem::user(user, sessions.sockets.user_id_bytes_max.get())?;
-    let handshake = Handshake::read(&request)?;
+    let handshake = Handshake::read(&request, V1)?;
     if !sessions.ready.load(Ordering::Relaxed) {
         return Err(Problem::stopping());
     }
@@ -215,11 +216,11 @@ impl Visitor {
 }
 
 /// A connection that HTTP has handed over.
-struct Connection {
-    wire: Wire,
-    permit: ConnectionPermit,
+pub struct Connection {
+    pub wire: Wire,
+    pub permit: ConnectionPermit,
     /// The bytes that the client sent after its request.
-    input: BytesMut,
+    pub input: BytesMut,
 }
 
 impl Connection {
@@ -229,7 +230,7 @@ impl Connection {
         Some(Connection { wire, permit, input })
     }
 
-    async fn upgraded(upgrade: OnUpgrade) -> Option<Connection> {
+    pub async fn upgraded(upgrade: OnUpgrade) -> Option<Connection> {
         let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
         Connection::of(parts.io.into_inner(), BytesMut::from(&parts.read_buf[..]))
     }

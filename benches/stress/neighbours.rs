@@ -23,6 +23,7 @@ pub fn plan(rate: f64, duration: Duration, seed: u64) -> Plan {
         requests_max: u64::MAX,
         duration_max: duration,
         rate: Some(rate),
+        stream: 0,
         message_bytes: 64,
         at_once: 100,
         seed,

@@ -1,6 +1,7 @@
-//! `signalpost send`: publishes one event, or sends one message to one user, and shows the receipt.
+//! `signalpost send`: publishes one event, or sends one message to one user, or does so with many, and shows the receipts.
 
 pub(super) mod receipt;
+mod stream;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use serde_json::value::RawValue;
 use super::client::{Address, encoded, read};
 
 #[derive(Args, Debug)]
-#[command(after_help = super::client::ENVIRONMENT, override_usage = "signalpost send [OPTIONS] EVENT_TYPE DATA\n       signalpost send [OPTIONS] --user USER DATA")]
+#[command(after_help = super::client::ENVIRONMENT, override_usage = "signalpost send [OPTIONS] EVENT_TYPE DATA\n       signalpost send [OPTIONS] --user USER DATA\n       signalpost send [OPTIONS] --stream")]
 pub(super) struct Arguments {
     /// The event's type (not with --user), and its data as JSON; - reads the data from the standard input.
     #[arg(value_name = "EVENT_TYPE] [DATA", num_args = 0..=2, allow_negative_numbers = true)]
@@ -31,10 +32,14 @@ pub(super) struct Arguments {
     /// Read the data from this file.
     #[arg(long)]
     file: Option<PathBuf>,
+    /// Publish each line of the standard input over one stream, many at a time: an event in JSON, an array of events, or
+    /// {"user": …, "message": …}. Prints their receipts in the same order.
+    #[arg(long, conflicts_with_all = ["words", "user", "id", "source", "file"])]
+    stream: bool,
     /// Where the server is, with its base path.
     #[arg(long, default_value = "http://127.0.0.1:8080/api/pool")]
     url: String,
-    /// Print the receipt as the server sent it.
+    /// Print the receipt, or receipts, as the server sent them.
     #[arg(long)]
     json: bool,
 }
@@ -54,6 +59,9 @@ struct Event<'a> {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let address = Address::parse(&arguments.url)?;
+    if arguments.stream {
+        return stream::run(&address, arguments.json);
+    }
     let (path, body) = arguments.request()?;
     let answer = address.ask(&path, body)?;
     let text = if arguments.json { format!("{answer}\n") } else { receipt::for_people(&answer) };

@@ -1,6 +1,7 @@
 //! The console: the pages that operators open in a browser, at `/console/`. They are files in `src/console`, in the binary as they are, and need no
 //! key: what they show they ask the API for, with the operator's key.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
@@ -57,13 +58,15 @@ async fn index(State(page): State<Arc<str>>) -> Response {
 }
 
 /// `GET /console/{file}`
-async fn file(Path(name): Path<String>) -> Result<Response, Problem> {
+async fn file(name: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let Path(name) = name.map_err(|_| missing())?;
     let found = FILES.iter().find(|(known, _, _)| *known == name);
     found.map(|(_, kind, bytes)| served(kind, Bytes::from_static(bytes))).ok_or_else(missing)
 }
 
 /// `GET /console/vendor/{file}`
-async fn vendored(Path(name): Path<String>) -> Result<Response, Problem> {
+async fn vendored(name: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let Path(name) = name.map_err(|_| missing())?;
     let (known, bytes) = VENDORED;
     if name == known { Ok(served(SCRIPT, Bytes::from_static(bytes))) } else { Err(missing()) }
 }

@@ -1,7 +1,9 @@
 //! Ingress: producers' requests over HTTP, answered with receipts.
 
 pub mod cloudevents;
+mod frame;
 mod sampled;
+pub mod stream;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::auth::Auth;
 use crate::config;
 use crate::dispatch::{Receipt, UnderWay};
 use crate::explain::{Explained, Room};
@@ -25,10 +28,11 @@ use crate::node::Node;
 use crate::policy::{Incomplete, Role};
 use crate::store::{NotStored, Ticket};
 use crate::types::delivery::Terms;
-use crate::types::event::{self, Event, UserId};
+use crate::types::event::{self, Body, Event, UserId};
 use crate::types::origin::Origin;
 use cloudevents::Parsed;
 use sampled::{Sampled, Traced};
+use stream::Streams;
 
 /// draft-ietf-httpapi-idempotency-key-header.
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -41,6 +45,8 @@ const RECEIPT_BYTES: usize = 320;
 pub struct Ingress {
     node: Arc<Node>,
     bodies: Arc<Bodies>,
+    auth: Arc<Auth>,
+    streams: Streams,
 }
 
 /// An address at which producers send requests.
@@ -50,6 +56,8 @@ pub enum Address {
     Events,
     /// `{base}/users/{user_id}/messages`
     Messages(Result<UserId, Problem>),
+    /// `{base}/publish`
+    Stream,
 }
 
 /// A status, and its JSON.
@@ -85,17 +93,27 @@ struct PublishQuery {
 }
 
 /// How long a message to one user matters.
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct TellQuery {
+pub struct TellQuery {
     ttl_ms: Option<u64>,
     keep_ms: Option<u64>,
     collapse_key: Option<String>,
 }
 
+impl Address {
+    /// Returns the method that it takes.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Address::Stream => "GET",
+            Address::Events | Address::Messages(_) => "POST",
+        }
+    }
+}
+
 impl Ingress {
-    pub fn new(node: Arc<Node>, bodies: Arc<Bodies>) -> Ingress {
-        Ingress { node, bodies }
+    pub fn new(node: Arc<Node>, bodies: Arc<Bodies>, auth: Arc<Auth>, streams: Streams) -> Ingress {
+        Ingress { node, bodies, auth, streams }
     }
 
     /// Returns which of its addresses a path is, if it is one.
@@ -103,6 +121,9 @@ impl Ingress {
         let path = path.strip_prefix(&self.node.config.base_path)?;
         if path == "/events" {
             return Some(Address::Events);
+        }
+        if path == "/publish" {
+            return Some(Address::Stream);
         }
         let user = path.strip_prefix("/users/")?.strip_suffix("/messages")?;
         let is_segment = !user.is_empty() && !user.contains('/');
@@ -133,6 +154,7 @@ impl Ingress {
             // Boxed, so that its large state is not part of each request's.
             Address::Events => (Box::pin(self.publish(head, body, origin, &mut sampled)).await, "/events"),
             Address::Messages(user) => (self.tell(user?, head, body, origin, &mut sampled).await, "/users/{user_id}/messages"),
+            Address::Stream => return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "a stream takes GET")),
         };
         if let Some(sampled) = sampled {
             sampled.end(&format!("{}{path}", self.node.config.base_path), &answer);
@@ -164,30 +186,10 @@ impl Ingress {
                 if let Some(sampled) = sampled {
                     sampled.batch(&parsed);
                 }
-                let mut items = Vec::with_capacity(parsed.len());
-                let mut last = None;
-                let (mut turns, mut room) = (Turns::default(), Room::default());
-                for parsed in parsed {
-                    turns.take().await;
-                    items.push(match parsed {
-                        Ok(Parsed { event, id_given }) => match self
-                            .dispatch(Parsed { event: Event { origin: origin.clone(), ..event }, id_given }, query, &mut room)
-                            .await
-                        {
-                            Ok((item, ticket)) => {
-                                last = ticket.or(last);
-                                item
-                            }
-                            Err(problem) => Item::Problem(problem.into_document()),
-                        },
-                        Err(problem) => {
-                            self.rejected();
-                            Item::Problem(problem.into_document())
-                        }
-                    });
-                }
-                // What was handed over last is stored last.
-                if let Some(ticket) = last {
+                let of = |parsed: Parsed| Parsed { event: Event { origin: origin.clone(), ..parsed.event }, ..parsed };
+                let parsed = parsed.into_iter().map(|parsed| parsed.map(of)).collect();
+                let (items, ticket) = self.publish_each(parsed, query).await;
+                if let Some(ticket) = ticket {
                     ticket.stored().await?;
                 }
                 Ok(answer(Item::status(&items), &items))
@@ -195,20 +197,56 @@ impl Ingress {
         }
     }
 
+    /// Publishes events one after the other. Returns the answer to each, and the ticket of the last: what was handed over last is stored last.
+    async fn publish_each(&self, events: Vec<Result<Parsed, Problem>>, query: PublishQuery) -> (Vec<Item>, Option<Ticket>) {
+        let mut items = Vec::with_capacity(events.len());
+        let mut last = None;
+        let (mut turns, mut room) = (Turns::default(), Room::default());
+        for parsed in events {
+            turns.take().await;
+            let published = match parsed {
+                Ok(parsed) => self.dispatch(parsed, query, &mut room).await,
+                Err(problem) => {
+                    self.rejected();
+                    Err(problem)
+                }
+            };
+            items.push(match published {
+                Ok((item, ticket)) => {
+                    last = ticket.or(last);
+                    item
+                }
+                Err(problem) => Item::Problem(problem.into_document()),
+            });
+        }
+        (items, last)
+    }
+
     /// `POST {base}/users/{user_id}/messages`: any JSON value, or text, to one user. 202 and a receipt.
     async fn tell(&self, user: UserId, head: &Parts, body: Incoming, origin: Origin, sampled: &mut Traced<'_>) -> Result<Answer, Problem> {
         let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
         let whole = self.read(&head.headers, body).await?;
-        let body = &whole.body;
-        if body.len() > self.limits().event_bytes_max.get() {
-            let detail = format!(
-                "the message has {} bytes, over the limit of {} (events.event_bytes_max)",
-                body.len(),
-                self.limits().event_bytes_max
-            );
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail));
+        self.check_size(whole.body.len())?;
+        let body = cloudevents::message(&head.headers, &whole.body)?;
+        let once = idempotency_key(&head.headers)?;
+        let (receipt, ticket) = self.tell_one(user, body, query, once.as_deref(), origin)?;
+        if let Some(sampled) = sampled {
+            sampled.receipt(&receipt);
         }
-        let body = cloudevents::message(&head.headers, body)?;
+        ticket.stored().await?;
+        Ok((StatusCode::ACCEPTED, receipt.to_json()))
+    }
+
+    /// Sends a message to one user, once if it has a key.
+    fn tell_one(
+        &self,
+        user: UserId,
+        body: Body,
+        query: TellQuery,
+        once: Option<&str>,
+        origin: Origin,
+    ) -> Result<(Receipt, Ticket), Problem> {
+        self.check_size(body.size())?;
         let key_bytes_max = self.node.config.groups.name_bytes_max;
         if let Some(key) = query.collapse_key.as_deref()
             && !(1..=key_bytes_max.get()).contains(&key.len())
@@ -222,15 +260,16 @@ impl Ingress {
             collapse_key: query.collapse_key.map(Arc::from),
             ..Terms::default()
         };
-        let once = idempotency_key(&head.headers)?;
         self.node.store.admit()?;
-        let (mut receipt, ticket) = self.node.dispatch.tell(user, body, terms, once.as_deref(), origin).map_err(under_way)?;
-        if let Some(sampled) = sampled {
-            sampled.receipt(&receipt);
-        }
-        ticket.stored().await?;
+        let (mut receipt, ticket) = self.node.dispatch.tell(user, body, terms, once, origin).map_err(under_way)?;
         receipt.stored = self.node.store.stored().map(Into::into);
-        Ok((StatusCode::ACCEPTED, receipt.to_json()))
+        Ok((receipt, ticket))
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), Problem> {
+        let max = self.limits().event_bytes_max;
+        let detail = || format!("the message has {bytes} bytes, over the limit of {max} (events.event_bytes_max)");
+        if bytes > max.get() { Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "event_too_large", detail())) } else { Ok(()) }
     }
 
     fn limits(&self) -> &config::Events {

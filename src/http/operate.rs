@@ -259,6 +259,8 @@ pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
         socket: String,
         publish: String,
         health: [&'static str; 2],
+        openapi: String,
+        asyncapi: String,
         docs: &'static str,
     }
     let base = &operate.node.config.base_path;
@@ -268,6 +270,8 @@ pub async fn index(State(operate): State<Arc<Operate>>) -> Response {
         socket: format!("{base}/ws/{{user_id}}"),
         publish: format!("{base}/events"),
         health: ["/healthz", "/readyz"],
+        openapi: format!("{base}/openapi.json"),
+        asyncapi: format!("{base}/asyncapi.json"),
         docs: "README.md and docs/ in Signalpost's sources, and `signalpost --help`",
     })
 }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::Service as _;
@@ -20,6 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use crate::auth::{self, Auth};
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
+use crate::http::descriptions::{self, Descriptions};
 use crate::http::ingress::{Address, Ingress};
 use crate::http::operate::{self, Operate, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
@@ -50,26 +51,32 @@ pub struct Line {
 }
 
 impl Front {
-    /// Returns a front with these routes, `/`, `/healthz` and `/readyz`, and perhaps the addresses of producers.
+    /// Returns a front with these routes, `/`, `/healthz`, `/readyz` and the descriptions, and perhaps the addresses of producers.
     pub fn new(ingress: Option<Arc<Ingress>>, routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Arc<Front> {
         let health = Router::new()
             .route("/", get(operate::index))
             .route("/healthz", get(operate::health))
             .route("/readyz", get(operate::ready))
             .with_state(operate.clone());
+        let base_path = &operate.node.config.base_path;
+        let below = |path: &str| format!("{base_path}{path}");
+        let described = Router::new()
+            .route(&below("/openapi.json"), get(descriptions::openapi))
+            .route(&below("/asyncapi.json"), get(descriptions::asyncapi))
+            .with_state(Arc::new(Descriptions::new(base_path)));
         let not_found = async || Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address");
-        let routes = routes.merge(health).fallback(not_found).method_not_allowed_fallback(async || not_allowed());
+        let routes = routes.merge(health).merge(described).fallback(not_found).method_not_allowed_fallback(async || not_allowed());
         let metrics = operate.node.metrics.clone();
         Arc::new(Front { auth: auth.clone(), metrics, ingress, routes: TowerToHyperService::new(routes) })
     }
 
     /// Checks a request's `Host`, and refuses pages of other origins. Returns where a producer's request goes.
-    fn check<B>(&self, request: &http::Request<B>) -> Result<Option<(&Ingress, Address)>, Problem> {
+    fn check<B>(&self, request: &http::Request<B>) -> Result<Option<(&Arc<Ingress>, Address)>, Problem> {
         host(request)?;
         self.auth.origin(request.headers())?;
-        let Some(ingress) = self.ingress.as_deref() else { return Ok(None) };
+        let Some(ingress) = &self.ingress else { return Ok(None) };
         let Some(address) = ingress.address(request.uri().path()) else { return Ok(None) };
-        if request.method() == Method::POST {
+        if request.method() == address.method() {
             self.auth.permits(request.headers(), Scope::Publish)?;
         }
         Ok(Some((ingress, address)))
@@ -92,11 +99,12 @@ impl Line {
                 let Ok(response) = Box::pin(front.routes.call(request)).await;
                 Ok(response.map(Either::Right))
             }
-            Ok(Some(_)) if request.method() != Method::POST => {
+            Ok(Some((_, address))) if request.method() != address.method() => {
                 let mut response = not_allowed().into_response();
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static(address.method()));
                 Ok(response.map(Either::Right))
             }
+            Ok(Some((ingress, Address::Stream))) => ingress.stream(request).map(|response| response.map(Either::Right)),
             Ok(Some((ingress, address))) => {
                 let began = Instant::now();
                 let (head, body) = request.into_parts();

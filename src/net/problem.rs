@@ -18,6 +18,65 @@ const RETRY_AFTER_S: &str = "2";
 /// The code of a body in a content coding that is not served.
 pub const CONTENT_ENCODING: &str = "content_encoding";
 
+/// Every code, in the order of the alphabet. They are stable, and explained in docs/protocol.md and docs/openapi.yaml.
+const CODES: &[&str] = &[
+    "attribute",
+    "attribute_too_long",
+    "batch_too_large",
+    "body",
+    "body_deadline",
+    "body_too_large",
+    "collapse_key",
+    "configuration_invalid",
+    "content_encoding",
+    "data",
+    "dead_letter",
+    "event_format",
+    "event_id",
+    "event_too_large",
+    "frame",
+    "group",
+    "host",
+    "idempotency_key",
+    "json",
+    "media_type",
+    "method_not_allowed",
+    "metrics",
+    "missing_attribute",
+    "not_found",
+    "origin",
+    "plugins_unreadable",
+    "policy_missing",
+    "policy_refused",
+    "policy_unknown",
+    "query",
+    "session",
+    "several_events",
+    "sink_missing",
+    "specversion",
+    "stopping",
+    "store_behind",
+    "store_failed",
+    "store_full",
+    "store_late",
+    "text",
+    "too_many_bodies",
+    "too_many_frames",
+    "too_many_handshakes",
+    "too_many_observers",
+    "too_many_recordings",
+    "too_many_sessions",
+    "too_many_sessions_of_address",
+    "unauthorized",
+    "under_way",
+    "unknown_event",
+    "unknown_group",
+    "user_id",
+    "websocket_key",
+    "websocket_required",
+    "websocket_version",
+];
+
 /// Why a request can't be served.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -43,8 +102,15 @@ pub struct Document {
     detail: String,
 }
 
+impl Document {
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
+        debug_assert!(CODES.contains(&code), "{code} is not in CODES: add it there, to docs/protocol.md and to docs/openapi.yaml");
         let mut detail = detail.into();
         detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
         Problem { status, code, detail }

@@ -8,7 +8,6 @@ use http::header::{
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 
-use super::protocol::V1;
 use crate::config::Sockets;
 use crate::net::problem::Problem;
 use crate::net::websocket;
@@ -27,11 +26,11 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// Reads a request for a WebSocket.
+    /// Reads a request for a WebSocket, which may speak this subprotocol.
     ///
     /// # Errors
     /// What the request lacks.
-    pub fn read<B>(request: &Request<B>) -> Result<Handshake, Problem> {
+    pub fn read<B>(request: &Request<B>, subprotocol: &'static str) -> Result<Handshake, Problem> {
         let headers = request.headers();
         let names = |name, token| tokens(headers, name).any(|part| part.eq_ignore_ascii_case(token));
         let upgrades = names(UPGRADE, "websocket") && names(CONNECTION, "upgrade");
@@ -53,7 +52,7 @@ impl Handshake {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "websocket_key", detail));
         };
         // Case-sensitive: the selected subprotocol must be exactly one that the client offered (RFC 6455, section 4.1).
-        let subprotocol = tokens(headers, SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == V1).then_some(V1);
+        let subprotocol = tokens(headers, SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == subprotocol).then_some(subprotocol);
         Ok(Handshake { accept: websocket::accept_key(key.as_bytes()), subprotocol })
     }
 
@@ -109,6 +108,7 @@ fn only(headers: &HeaderMap, name: http::HeaderName) -> Option<&HeaderValue> {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::session::protocol::V1;
 
     /// Returns the request of RFC 6455, section 1.3, with these headers over it; an empty value removes one.
     fn request(changes: &[(&'static str, &'static str)]) -> Request<()> {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn refused(request: &Request<()>) -> Result<Handshake, (u16, &'static str)> {
-        Handshake::read(request).map_err(|problem| (problem.status.as_u16(), problem.code))
+        Handshake::read(request, V1).map_err(|problem| (problem.status.as_u16(), problem.code))
     }
 
     fn sockets() -> Sockets {
@@ -156,7 +156,7 @@ mod tests {
     fn tokens_are_found_in_any_case_and_among_others() {
         let mut proxied = request(&[("connection", "keep-alive,  UPGRADE"), ("upgrade", "h2c")]);
         proxied.headers_mut().append("upgrade", HeaderValue::from_static("WebSocket"));
-        assert!(Handshake::read(&proxied).is_ok());
+        assert!(Handshake::read(&proxied, V1).is_ok());
         assert_eq!(read(&[("connection", "upgraded")]).unwrap_err(), (426, "websocket_required"));
     }
 

@@ -12,7 +12,7 @@ use axum::extract::{Extension, Path, RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::BytesMut;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, CACHE_CONTROL,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL,
     CONNECTION, CONTENT_TYPE, DATE, HeaderMap, VARY,
 };
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
@@ -70,7 +70,13 @@ pub async fn stream(
     let page = Page::of(&sessions, request.headers());
     let query = query.unwrap_or_default();
     match open(&sessions, client, user, &query, &request) {
-        Err(problem) => page.answer(problem.into_response()),
+        Err(problem) => {
+            let mut response = page.answer(problem.into_response());
+            if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET,OPTIONS"));
+            }
+            response
+        }
         Ok(opening) => {
             let opening = Opening { before: page.head(), ..opening };
             let taken = takeover.ask();

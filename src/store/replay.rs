@@ -40,6 +40,8 @@ pub(super) struct Replayed {
     pub(super) is_end_in_doubt: bool,
     /// Whether the system may not have written all of the segment that was read last.
     is_unsynced: bool,
+    /// Whether that is so of any segment.
+    is_any_unsynced: bool,
     /// The newest segment that was cleaned away, or was about to be.
     cleaned: u64,
 }
@@ -167,6 +169,7 @@ impl Replayed {
         // A start that wrote a damaged store anew, and was killed, has removed files that could not be read before its own.
         let passes_over_gap = self.passes_over(damage);
         self.is_unsynced = header.durability != Durability::Fsync && header.boot != boot();
+        self.is_any_unsynced |= self.is_unsynced;
         let passes_over = self.passes_over(damage);
         if !is_next && !passes_over_gap && !passes_over {
             return Err(ReplayError::Missing(file));
@@ -252,10 +255,11 @@ impl Replayed {
         self.passed_over += bytes as u64;
     }
 
-    /// Checks that the first segment is the one after the last that was cleaned away.
+    /// Checks that the first segment is the one after the last that was cleaned away. Which one that was, any segment may say, and the system
+    /// may not have written it.
     fn check_first(&mut self, folder: &Folder, damage: Damage) -> Result<(), ReplayError> {
         let Some(first) = self.segments.first().filter(|first| first.number > self.cleaned + 1) else { return Ok(()) };
-        if !self.passes_over(damage) {
+        if damage == Damage::Refuse || (damage == Damage::RefuseUnlessSystemCrashed && !self.is_any_unsynced) {
             return Err(ReplayError::MissingFirst(folder.segment(first.number)));
         }
         self.has_hole = true;

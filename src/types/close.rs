@@ -25,6 +25,8 @@ pub enum Close {
     TooManySessions,
     /// The client sent more than `sockets.messages_per_second_max` or `sockets.bytes_per_second_max`.
     TooManyMessages,
+    /// The producer has sent more frames than `publish.credit` without waiting for answers.
+    TooManyInFlight,
     EndedByOperator,
     Idle,
     /// A newer session of the same user replaced this one.
@@ -46,6 +48,7 @@ impl Close {
             Close::SlowConsumer => 4100,
             Close::TooManySessions => 4101,
             Close::TooManyMessages => 4102,
+            Close::TooManyInFlight => 4103,
             Close::EndedByOperator => 4200,
             Close::Idle => 4201,
             Close::Replaced => 4202,
@@ -66,6 +69,7 @@ impl Close {
             Close::SlowConsumer => "slow consumer, back off and resume".into(),
             Close::TooManySessions => "too many sessions of this user, back off".into(),
             Close::TooManyMessages => "too many messages or bytes, back off".into(),
+            Close::TooManyInFlight => "more frames under way than the credit, back off".into(),
             Close::EndedByOperator => "ended by the operator".into(),
             Close::Idle => "idle for too long".into(),
             Close::Replaced => "replaced by a newer session".into(),
@@ -107,7 +111,9 @@ mod tests {
     fn then(close: &Close) -> &'static str {
         match close {
             Close::Restart | Close::NoPong | Close::TokenExpired => "now",
-            Close::PolicyFault | Close::SlowConsumer | Close::TooManySessions | Close::TooManyMessages => "back_off",
+            Close::PolicyFault | Close::SlowConsumer | Close::TooManySessions | Close::TooManyMessages | Close::TooManyInFlight => {
+                "back_off"
+            }
             Close::Protocol { .. }
             | Close::EndedByOperator
             | Close::Idle
@@ -127,6 +133,7 @@ mod tests {
             Close::SlowConsumer,
             Close::TooManySessions,
             Close::TooManyMessages,
+            Close::TooManyInFlight,
             Close::EndedByOperator,
             Close::Idle,
             Close::Replaced,

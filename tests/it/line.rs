@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::time::{Duration, timeout};
 
 use crate::support::TestServer;
+use crate::support::described::Http;
 
 #[tokio::test]
 async fn a_match_reaches_both_devices_of_the_rider_and_the_driver_and_nobody_else() {
@@ -42,10 +42,10 @@ async fn a_thousand_users_read_what_sixteen_producers_publish_at_once_each_messa
         let expected = told(user, USERS, PRODUCERS, EVENTS);
         readers.push(tokio::spawn(async move {
             for number in expected {
-                let mut message = client.socket.next().await.unwrap().unwrap();
+                let mut message = client.next().await.unwrap().unwrap();
                 while message.is_ping() {
                     // A busy machine lets a reader wait for longer than the server does before it asks.
-                    message = client.socket.next().await.unwrap().unwrap();
+                    message = client.next().await.unwrap().unwrap();
                 }
                 assert!(message.is_text(), "user {user} at {number}: {message:?}");
                 let message = message.into_text().unwrap();
@@ -63,7 +63,7 @@ async fn a_thousand_users_read_what_sixteen_producers_publish_at_once_each_messa
     for producer in 0..PRODUCERS {
         let server = server.clone();
         producers.push(tokio::spawn(async move {
-            let http = reqwest::Client::new();
+            let http = Http::new();
             let url = server.url("/events");
             for number in 0..EVENTS / PRODUCERS {
                 let share = |user: usize| json!({ "rider_id": user, "amount": 1, "currency": "EUR" });

@@ -11,10 +11,12 @@ mod cli {
     mod commands;
 }
 mod http {
+    mod descriptions;
     mod events;
     mod explain;
     mod lists;
     pub mod live;
+    mod publishing;
     mod receipts;
 }
 mod kit;
@@ -57,7 +59,7 @@ mod store {
     mod restarts;
 }
 mod traces {
-    mod collector;
+    pub mod collector;
     mod failing;
     mod spans;
 }

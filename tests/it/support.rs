@@ -1,6 +1,7 @@
 //! One helper for all tests: a server with its own settings, its clients, and a folder of plugins that a test may change.
 
 pub mod backend;
+pub mod described;
 pub mod process;
 pub mod raw;
 pub mod wat;
@@ -19,6 +20,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
+use described::{Channel, Http};
+
 /// What must come comes within this time, also on a busy machine.
 pub const SOON: Duration = Duration::from_secs(10);
 
@@ -30,7 +33,7 @@ pub struct TestServer {
     pub address: std::net::SocketAddr,
     /// The same, unless the operators have an address of their own.
     pub operators: std::net::SocketAddr,
-    pub http: reqwest::Client,
+    pub http: Http,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<anyhow::Result<()>>>,
 }
@@ -95,12 +98,12 @@ impl TestServer {
         let running = tokio::spawn(server.serve(async {
             let _ = stopped.await;
         }));
-        TestServer { address, operators, http: reqwest::Client::new(), stop: Some(stop), running: Some(running) }
+        TestServer { address, operators, http: Http::new(), stop: Some(stop), running: Some(running) }
     }
 
     /// One that somebody else runs.
     pub fn elsewhere(address: std::net::SocketAddr) -> TestServer {
-        TestServer { address, operators: address, http: reqwest::Client::new(), stop: None, running: None }
+        TestServer { address, operators: address, http: Http::new(), stop: None, running: None }
     }
 
     /// Stops the server and waits until it is down.
@@ -177,6 +180,7 @@ impl TestServer {
 /// A WebSocket client.
 pub struct Client {
     pub socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+    channel: Channel,
 }
 
 impl Client {
@@ -185,8 +189,29 @@ impl Client {
         if let Some(subprotocol) = subprotocol {
             request.headers_mut().insert("Sec-WebSocket-Protocol", subprotocol.parse().unwrap());
         }
-        let (socket, _) = timeout(SOON, tokio_tungstenite::connect_async(request)).await.expect("a handshake in time").unwrap();
-        Client { socket }
+        Client::ask(request).await.unwrap()
+    }
+
+    /// Asks for a socket. A refusal is `Error::Http`.
+    pub async fn ask(request: http::Request<()>) -> Result<Client, Error> {
+        let path = request.uri().path().to_owned();
+        let asked = timeout(SOON, tokio_tungstenite::connect_async(request)).await.expect("a handshake in time");
+        if let Err(Error::Http(answer)) = &asked {
+            described::handshake(&path, answer);
+        }
+        let (socket, answer) = asked?;
+        Ok(Client::of(&path, socket, &answer))
+    }
+
+    /// What a handshake at this path has opened.
+    pub fn of(
+        path: &str,
+        socket: WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>,
+        answer: &http::Response<Option<Vec<u8>>>,
+    ) -> Client {
+        described::handshake(path, answer);
+        let channel = if answer.headers().contains_key("sec-websocket-protocol") { Channel::Socket } else { Channel::PlainSocket };
+        Client { socket, channel }
     }
 
     pub async fn send(&mut self, message: impl Into<Message>) {
@@ -210,10 +235,19 @@ impl Client {
         serde_json::from_str(&self.text().await).unwrap()
     }
 
+    /// What comes next, of which text is as described.
+    pub async fn next(&mut self) -> Option<Result<Message, Error>> {
+        let next = self.socket.next().await;
+        if let Some(Ok(Message::Text(text))) = &next {
+            self.channel.frame(text);
+        }
+        next
+    }
+
     /// The next message that is no ping.
     pub async fn message(&mut self) -> Message {
         loop {
-            let message = timeout(SOON, self.socket.next()).await.expect("a message in time").expect("an open socket").unwrap();
+            let message = timeout(SOON, self.next()).await.expect("a message in time").expect("an open socket").unwrap();
             if !message.is_ping() {
                 return message;
             }
@@ -223,8 +257,11 @@ impl Client {
     /// The close code and reason; what comes before is skipped.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {
-            match timeout(SOON, self.socket.next()).await.expect("a close in time") {
-                Some(Ok(Message::Close(Some(frame)))) => return (frame.code.into(), frame.reason.to_string()),
+            match timeout(SOON, self.next()).await.expect("a close in time") {
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    described::close_code(frame.code.into());
+                    return (frame.code.into(), frame.reason.to_string());
+                }
                 Some(Ok(Message::Close(None))) => return (1005, String::new()),
                 Some(Ok(_)) => {}
                 None | Some(Err(Error::ConnectionClosed | Error::Protocol(_) | Error::Io(_))) => return (1006, String::new()),
@@ -235,7 +272,7 @@ impl Client {
 
     /// Nothing comes for a while.
     pub async fn quiet(&mut self) {
-        if let Ok(message) = timeout(QUIET, self.socket.next()).await {
+        if let Ok(message) = timeout(QUIET, self.next()).await {
             panic!("nothing was to come, and {message:?} did");
         }
     }

@@ -16,6 +16,7 @@ mod process;
 mod producer;
 mod report;
 mod scenario;
+mod stream;
 mod tokens;
 mod traffic;
 
@@ -29,6 +30,7 @@ pub use process::{Process, own_processor_time, raise_open_files_limit};
 pub use producer::{Answer, Producer};
 pub use report::{Connecting, Generator, Latency, Progress, Report, Server};
 pub use scenario::{Plan, Scenario, run};
+pub use stream::Stream;
 pub use tokens::Signer;
 pub use traffic::Traffic;
 

@@ -59,6 +59,9 @@ struct Arguments {
     /// Requests per second, whether or not the server keeps up. Without this, each producer waits for its answer.
     #[arg(long)]
     rate: Option<f64>,
+    /// Send over a producers' stream, with this many requests of each producer under way.
+    #[arg(long, value_name = "UNDER_WAY", conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=256))]
+    stream: Option<u32>,
     /// Use the subprotocol signalpost.v1, with acks.
     #[arg(long)]
     v1: bool,
@@ -211,11 +214,18 @@ impl Arguments {
             Name::Growth => self.away.unwrap_or(AWAY_DEFAULT),
             _ => self.away.unwrap_or_default(),
         };
-        let of_policies = matches!(self.scenario, Name::Batch | Name::Routed | Name::Formatted) || away > 0 || self.v1 || !query.is_empty();
+        let of_policies = matches!(self.scenario, Name::Batch | Name::Routed | Name::Formatted)
+            || away > 0
+            || self.v1
+            || self.stream.is_some()
+            || !query.is_empty();
         if self.dialect.has_channels() && of_policies {
             bail!(
-                "only Signalpost has policies, mailboxes, attributes and signalpost.v1; other servers can run direct, fan-out, open-loop, idle and storm"
+                "only Signalpost has policies, mailboxes, attributes, streams and signalpost.v1; other servers can run direct, fan-out, open-loop, idle and storm"
             );
+        }
+        if matches!(self.scenario, Name::OpenLoop) && self.stream.is_some() {
+            bail!("open-loop has a rate of its own, and a stream sends as much as is taken");
         }
         let rate = if matches!(self.scenario, Name::OpenLoop) { self.rate.or(Some(RATE_DEFAULT)) } else { self.rate };
         if rate.is_some_and(|rate| !(0.01..=10_000_000.0).contains(&rate)) {
@@ -235,6 +245,7 @@ impl Arguments {
             requests_max: self.requests,
             duration_max: Duration::from_secs(self.seconds),
             rate,
+            stream: self.stream.map_or(0, |under_way| under_way as usize),
             message_bytes: self.bytes as usize,
             at_once,
             seed,

@@ -15,8 +15,9 @@ use super::crowd::{Crowd, Readers};
 use super::dialect::Dialect;
 use super::pace::Pace;
 use super::process::{Process, own_processor_time};
-use super::producer::Producer;
+use super::producer::{Answer, Producer};
 use super::report::{Connecting, Generator, Latency, Progress, Report, Server, micros};
+use super::stream::Stream;
 use super::traffic::{Composer, Request, Traffic};
 
 /// Outstanding deliveries per user, on average: a fifth of what a mailbox holds by default. Producers wait for the readers, so
@@ -65,6 +66,8 @@ pub struct Plan {
     pub duration_max: Duration,
     /// Requests per second, whether or not the server keeps up. If this is not set, each producer waits for its answer.
     pub rate: Option<f64>,
+    /// Requests that each producer has under way over a stream; 0 for POSTs one after the other.
+    pub stream: usize,
     pub message_bytes: usize,
     /// Handshakes under way at the same time.
     pub at_once: usize,
@@ -186,6 +189,12 @@ async fn hold(drive: &Drive, began: Instant, duration: Duration, progress: &mut 
     }
 }
 
+/// How a producer sends its requests.
+enum Link {
+    Posts(Producer),
+    Stream(Stream),
+}
+
 /// A run in progress, which the producers share.
 struct Drive {
     target: Target,
@@ -283,22 +292,26 @@ impl Drive {
 
     /// Publishes until all requests are sent, and waits until all messages have arrived.
     async fn publish(self: &Arc<Drive>, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<()> {
-        let mut producers = Vec::new();
+        let mut links = Vec::new();
         for _ in 0..self.plan.producers {
-            producers.push(self.producer().await?);
+            links.push(match self.plan.stream {
+                0 => Link::Posts(self.producer().await?),
+                _ => Link::Stream(Stream::connect(&self.target).await.context("a producer can't open a stream")?),
+            });
         }
+        let mut tasks = Vec::new();
         let began = Instant::now();
         self.state.lock().until = began + self.plan.duration_max;
-        let tasks = producers.into_iter().zip(0..).map(|(producer, lane)| {
+        for (link, lane) in links.into_iter().zip(0..) {
             let drive = self.clone();
-            tokio::spawn(async move {
-                match drive.plan.rate {
-                    None => drive.closed_loop(producer, lane).await,
-                    Some(_) => drive.open_loop(producer, lane).await,
+            tasks.push(tokio::spawn(async move {
+                match (link, drive.plan.rate) {
+                    (Link::Stream(stream), _) => drive.streamed(stream, lane).await,
+                    (Link::Posts(producer), None) => drive.closed_loop(producer, lane).await,
+                    (Link::Posts(producer), Some(_)) => drive.open_loop(producer, lane).await,
                 }
-            })
-        });
-        let tasks: Vec<_> = tasks.collect();
+            }));
+        }
         let pace = self.plan.rate.map(|rate| {
             let drive = self.clone();
             tokio::spawn(async move { drive.keep_pace(rate).await })
@@ -339,6 +352,38 @@ impl Drive {
             }
             self.composer.compose(&self.crowd, lane, user, self.crowd.now(), &mut request);
             if self.post(&mut producer, &request).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Keeps this many requests under way over a stream, as long as the readers keep up.
+    async fn streamed(&self, mut stream: Stream, lane: u32) {
+        let mut request = Request::default();
+        let window = OUTSTANDING_PER_USER * u64::from(self.plan.users);
+        let mut is_more = true;
+        while is_more || stream.under_way() > 0 {
+            if self.crowd.ledger().outstanding() >= window && !self.crowd.drained_to(window / 2, PATIENCE).await {
+                return;
+            }
+            while is_more && stream.under_way() < self.plan.stream {
+                let Some(user) = self.next() else {
+                    is_more = false;
+                    break;
+                };
+                self.composer.compose(&self.crowd, lane, user, self.crowd.now(), &mut request);
+                stream.add(&request);
+            }
+            let exchange = async {
+                stream.flush().await?;
+                if stream.under_way() > 0 {
+                    stream.answers(|answer, deliveries, events| self.judge(&answer, deliveries, events)).await
+                } else {
+                    Ok(())
+                }
+            };
+            if let Err(error) = exchange.await {
+                self.failed(format!("a producer's stream failed: {error}"));
                 return;
             }
         }
@@ -416,29 +461,35 @@ impl Drive {
     /// # Errors
     /// The connection can't be used any more.
     async fn post(&self, producer: &mut Producer, request: &Request) -> io::Result<()> {
-        let failed = |sentence: String| {
-            let mut state = self.state.lock();
-            state.failed += 1;
-            state.first_failure.get_or_insert(sentence);
-        };
         match producer.post(&request.path, request.content_type, &request.body).await {
-            Ok(answer) if self.target.dialect.took(&answer, request.deliveries) => {
-                self.state.lock().events += request.events;
-                Ok(())
-            }
             Ok(answer) => {
-                let sentence = match self.target.dialect {
-                    Dialect::Signalpost => format!("of {} deliveries the server posted {}: ", request.deliveries, answer.posted()),
-                    _ => String::new(),
-                };
-                failed(sentence + &answer.sentence());
+                self.judge(&answer, request.deliveries, request.events);
                 Ok(())
             }
             Err(error) => {
-                failed(format!("a producer's connection failed: {error}"));
+                self.failed(format!("a producer's connection failed: {error}"));
                 Err(error)
             }
         }
+    }
+
+    /// Counts an answer as a success, or as a failure if it is not the expected one.
+    fn judge(&self, answer: &Answer<'_>, deliveries: u64, events: u64) {
+        if self.target.dialect.took(answer, deliveries) {
+            self.state.lock().events += events;
+            return;
+        }
+        let sentence = match self.target.dialect {
+            Dialect::Signalpost => format!("of {deliveries} deliveries the server posted {}: ", answer.posted()),
+            _ => String::new(),
+        };
+        self.failed(sentence + &answer.sentence());
+    }
+
+    fn failed(&self, sentence: String) {
+        let mut state = self.state.lock();
+        state.failed += 1;
+        state.first_failure.get_or_insert(sentence);
     }
 
     /// Drops all sockets, and opens them again at once.

@@ -1,22 +1,17 @@
+import { SENDS_MAX } from "./bounds.js";
 import { SignalpostError } from "./errors.js";
-
-/** Messages that are not settled: a quarter of what the server allows at once. */
-const SENDS_MAX = 256;
 
 interface Send {
   text: string;
   isSent?: boolean;
-  resolve(): void;
-  reject(error: SignalpostError): void;
+  done(error?: SignalpostError): void;
 }
 
 /** The messages of `send()` that are not settled, in their order. */
 export interface Sends {
   add(data: unknown): Promise<void>;
-  /** There is a connection, which takes messages of this size. */
-  open(bytesMax: number): void;
-  /** Whether the server answers messages. If it doesn't, they are settled when they are written. */
-  answers(does: boolean): void;
+  /** There is a connection, which takes messages of this size. If it doesn't answer them, they are settled when they are written. */
+  open(bytesMax: number, isAnswered: boolean): void;
   /** Settles one, and returns whether there was one. */
   settle(id: string, error?: SignalpostError): boolean;
   /** The connection is gone: what was sent may have been taken. */
@@ -26,52 +21,44 @@ export interface Sends {
 
 export function sends(write: (frame: string) => void): Sends {
   const all = new Map<string, Send>();
-  const failure = (code: string, detail: string): SignalpostError => new SignalpostError(code, detail);
   let ids = 0;
   let bytesMax = 0;
-  // Unknown until the server has answered the first ping.
-  let isAnswered: boolean | undefined;
+  let isAnswered = false;
 
   const settle = (id: string, error?: SignalpostError): boolean => {
-    const send = all.get(id);
-    if (error) send?.reject(error);
-    else send?.resolve();
+    all.get(id)?.done(error);
     return all.delete(id);
   };
-  const settleSent = (error?: SignalpostError): void => all.forEach(({ isSent }, id) => isSent && settle(id, error));
   const flush = (): void => {
     if (!bytesMax) return;
     all.forEach((send, id) => {
       if (send.isSent) return;
       // The server would close the connection.
-      if (new TextEncoder().encode(send.text).length > bytesMax) return settle(id, failure("too_large", `over ${bytesMax} bytes`));
+      if (new Blob([send.text]).size > bytesMax) return settle(id, new SignalpostError("too_large", `over ${bytesMax} bytes`));
       send.isSent = true;
       write(send.text);
-      if (isAnswered === false) settle(id);
+      if (!isAnswered) settle(id);
     });
   };
   return {
     add: (data) =>
       new Promise((resolve, reject) => {
-        if (all.size >= SENDS_MAX) throw failure("full", `${SENDS_MAX} messages are not settled`);
+        if (all.size >= SENDS_MAX) throw new SignalpostError("full", `${SENDS_MAX} messages wait`);
         const id = String(++ids);
-        all.set(id, { text: JSON.stringify({ type: "message", id, want: "taken", data: data ?? null }), resolve, reject });
+        const text = JSON.stringify({ type: "message", id, want: "taken", data: data ?? null });
+        all.set(id, { text, done: (error) => (error ? reject(error) : resolve()) });
         flush();
       }),
-    open(max) {
+    open(max, does) {
       bytesMax = max;
-      flush();
-    },
-    answers(does) {
       isAnswered = does;
-      if (!does) settleSent();
+      flush();
     },
     settle,
     lost() {
       bytesMax = 0;
-      isAnswered = undefined;
-      settleSent(failure("lost", "the connection ended before the server answered"));
+      all.forEach(({ isSent }, id) => isSent && settle(id, new SignalpostError("lost", "the connection ended")));
     },
-    stop: () => all.forEach((_, id) => settle(id, failure("stopped", "the client has stopped"))),
+    stop: () => all.forEach((_, id) => settle(id, new SignalpostError("stopped", "the client stopped"))),
   };
 }

@@ -1,28 +1,12 @@
-/** A longer one would fire at once. */
-const TIMER_MAX_MS = 2 ** 31 - 1;
+import { TIMER_MAX_MS } from "./bounds.js";
 
-export interface Timer {
-  isSet(): boolean;
-  /** Forgets what it was set to before. */
-  set(ms: number, then: () => void): void;
-  clear(): void;
-}
+/** Forgets what it was set to before, and does something else later, if that is given. */
+export type Timer = (ms?: number, then?: () => void) => void;
 
 export function timer(): Timer {
   let id: ReturnType<typeof setTimeout> | undefined;
-  const clear = (): void => {
+  return (ms = 0, then) => {
     clearTimeout(id);
-    id = undefined;
-  };
-  return {
-    isSet: () => id !== undefined,
-    set(ms, then) {
-      clear();
-      id = setTimeout(() => {
-        id = undefined;
-        then();
-      }, Math.min(ms, TIMER_MAX_MS));
-    },
-    clear,
+    if (then) id = setTimeout(then, Math.min(ms, TIMER_MAX_MS));
   };
 }

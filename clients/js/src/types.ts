@@ -67,13 +67,10 @@ export interface Link {
 
 /** What a connection needs to begin, and whom it tells. */
 export interface Opening {
-  /** The base address, `http:` or `https:`, with the session attributes as its query. */
-  url: URL;
-  user: string;
-  token: string | undefined;
+  /** Returns the address of this way to connect, and what follows it: `http:` or `https:`, with the session attributes as its query. */
+  at(way: "ws" | "sse", end?: string): URL;
+  token: string | null | undefined;
   position: Position | undefined;
   onframe(text: string): unknown;
-  /** The server has shown that it is there, without a frame. */
-  onalive(): unknown;
   onend(code: number, reason: string, afterMs?: number): unknown;
 }

@@ -61,11 +61,56 @@ export async function settled() {
   for (let turn = 0; turn < 3; turn++) await new Promise((resolve) => setImmediate(resolve));
 }
 
+/** A clock that stands still until the test turns it. Node's own (`mock.timers`) loses timers when others are cleared. */
+class Clock {
+  #real = { setTimeout: globalThis.setTimeout, clearTimeout: globalThis.clearTimeout, now: Date.now };
+  #timers = new Map();
+  #ids = 0;
+  #now = 1_000_000;
+
+  start() {
+    globalThis.setTimeout = (then, ms = 0) => {
+      this.#timers.set(++this.#ids, { at: this.#now + ms, then });
+      return this.#ids;
+    };
+    globalThis.clearTimeout = (id) => void this.#timers.delete(id);
+    Date.now = () => this.#now;
+  }
+
+  stop() {
+    Object.assign(globalThis, { setTimeout: this.#real.setTimeout, clearTimeout: this.#real.clearTimeout });
+    Date.now = this.#real.now;
+  }
+
+  /** Lets what is due happen in its order, and at its time. */
+  tick(ms) {
+    const end = this.#now + ms;
+    for (;;) {
+      const [id, timer] = [...this.#timers].reduce((first, one) => (one[1].at < first[1].at ? one : first), [0, { at: end + 1 }]);
+      if (!id) break;
+      this.#timers.delete(id);
+      this.#now = timer.at;
+      timer.then();
+    }
+    this.#now = end;
+  }
+}
+
+let clock;
+
 /** Turns the clock, and lets settle what that brings. */
 export async function pass(ms) {
   await settled();
-  mock.timers.tick(ms);
+  clock.tick(ms);
   await settled();
+}
+
+/** Turns the clock while the server shows that it is there. */
+export async function live(socket, ms) {
+  for (let left = ms; left > 0; left -= 20_000) {
+    await pass(Math.min(left, 20_000));
+    socket.say({ type: "pong" });
+  }
 }
 
 /** Chance is 1 unless a test says otherwise: all waits are at their longest. */
@@ -74,11 +119,12 @@ export let chance;
 export function before() {
   FakeSocket.all = [];
   chance = mock.method(Math, "random", () => 1).mock;
-  mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1_000_000 });
+  clock = new Clock();
+  clock.start();
 }
 
 export function after() {
-  mock.timers.reset();
+  clock.stop();
   mock.restoreAll();
 }
 

@@ -6,7 +6,8 @@ import { after, describe, mock, test } from "node:test";
 import { WebSocket } from "ws";
 
 import { Signalpost } from "../dist/index.js";
-import { parser, sse } from "../dist/sse.js";
+import { parser } from "../dist/parser.js";
+import { sse } from "../dist/sse.js";
 
 const SOON_MS = 10_000;
 
@@ -140,6 +141,7 @@ test("frames go up by POST to the session, in order, with the token", async () =
 test("a session that a POST doesn't find is over, and what was sent may be lost", async () => {
   const { url, seen } = await server((stream) => {
     stream.hello();
+    stream.say({ type: "pong" });
     stream.post = ({ type }) => (type === "message" ? 404 : 202);
   });
   const { client } = start(url);
@@ -150,6 +152,7 @@ test("a session that a POST doesn't find is over, and what was sent may be lost"
 test("a POST without an answer ends the session", async () => {
   const { url } = await server((stream) => {
     stream.hello();
+    stream.say({ type: "pong" });
     stream.post = ({ type }) => (type === "message" ? new Promise(() => {}) : 202);
   });
   const deadlines = [];

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { GOOD_AFTER_MS, afterClose, pause } from "../dist/backoff.js";
+import { afterClose, pause } from "../dist/backoff.js";
+import { GOOD_AFTER_MS } from "../dist/bounds.js";
 
 const table = JSON.parse(readFileSync(new URL("../../close-codes.json", import.meta.url), "utf8"));
 const { now_max_ms, first_ms, last_ms, floor_ms, good_after_ms } = table.delays;

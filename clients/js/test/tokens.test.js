@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, test } from "node:test";
 
-import { FakeSocket, after, before, open, pass, settled, start } from "./fake.js";
+import { FakeSocket, after, before, live, open, pass, settled, start } from "./fake.js";
 
 beforeEach(before);
 afterEach(after);
@@ -45,8 +45,7 @@ test("another token is sent before the end, and the answer says when the next on
   const { reasons, token } = counting();
   const { client, socket } = await open({ token }, { token_ends_in_ms: 600_000 });
   // 10 % of it, and as much again by chance.
-  await pass(479_999);
-  socket.say({ type: "pong" });
+  await live(socket, 479_999);
   assert.deepEqual(reasons, ["connect"]);
   await pass(1);
   assert.deepEqual([reasons, socket.of("auth").at(-1)], [["connect", "expiring"], { type: "auth", token: "t2" }]);
@@ -204,7 +203,7 @@ test("a source that fails is asked again, with longer and longer waits", async (
 test("a source that fails for an open connection is told, and asked again before the end", async () => {
   const answers = [() => "t1", () => Promise.reject(new Error("no network")), () => "t2"];
   const { client, socket, errors } = await open({ token: () => answers.shift()() }, { token_ends_in_ms: 60_000 });
-  await pass(50_000);
+  await live(socket, 50_000);
   assert.deepEqual([client.state.name, errors, socket.of("auth").length], ["open", ["token"], 1]);
   await pass(5000);
   assert.equal(socket.of("auth").at(-1).token, "t2");
@@ -213,7 +212,7 @@ test("a source that fails for an open connection is told, and asked again before
 test("a token that the open session refuses is told, and another one is asked for", async () => {
   const { reasons, token } = counting();
   const { client, socket, errors } = await open({ token }, { token_ends_in_ms: 60_000 });
-  await pass(50_000);
+  await live(socket, 50_000);
   socket.say({ type: "error", data: { code: "unauthorized", detail: "no" } });
   assert.deepEqual([client.state.name, errors], ["open", ["unauthorized"]]);
   await pass(5000);

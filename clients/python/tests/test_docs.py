@@ -106,7 +106,7 @@ def test_the_shim_has_at_most_150_lines():
 
 async def test_readmes_examples_run():
     blocks = re.findall(r"^```python\n(.*?)^```$", (PACKAGE / "README.md").read_text(), re.M | re.S)
-    publishing, receiving = blocks
+    publishing, streaming, receiving = blocks
     with Server() as server, Process([sys.executable, "-c", publishing], environment={"SIGNALPOST_URL": server.url}) as example:
         async with connect(server.port, 1001) as rider:
             frames = [await receive(rider), await receive(rider)]
@@ -114,6 +114,9 @@ async def test_readmes_examples_run():
         first, second = example.said().splitlines()
     assert first == "2 recipients" and second.startswith("refused: `rider_id` is missing")
     assert json.loads(frames[0])["type"] == "pooling_match" and frames[1] == '{"type":"welcome"}'
+    with Server() as server, Process([sys.executable, "-c", streaming], environment={"SIGNALPOST_URL": server.url}) as example:
+        assert await asyncio.to_thread(example.process.wait, support.SOON_S) == 0, example.said()
+        assert example.said() == "500 posted\n"
     assert receiving.strip() in (PACKAGE / "examples/sink.py").read_text()
 
 

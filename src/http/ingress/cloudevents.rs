@@ -52,7 +52,7 @@ pub fn read(headers: &HeaderMap, body: &[u8], limits: &config::Events) -> Result
         return structured(text(body)?, true, limits).map(Request::One);
     }
     if media_type == "application/cloudevents-batch+json" {
-        return batch(text(body)?, limits).map(Request::Batch);
+        return batch(text(body)?, true, limits).map(Request::Batch);
     }
     if media_type.starts_with("application/cloudevents") {
         let detail = format!("the event format {media_type} is not served; {SERVED}");
@@ -94,7 +94,7 @@ pub fn message(headers: &HeaderMap, body: &[u8]) -> Result<Body, Problem> {
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Reads one event in JSON: a CloudEvent, or the short form, in which only `type` must be there.
-fn structured(text: &str, cloud_event: bool, limits: &config::Events) -> Result<Parsed, Problem> {
+pub(super) fn structured(text: &str, cloud_event: bool, limits: &config::Events) -> Result<Parsed, Problem> {
     // Checked first, since the parser's own error would not name the half of a surrogate pair.
     check_surrogates(text).map_err(|error| invalid("json", error.to_string()))?;
     // Members as they were written, so that numbers keep their digits; those that CloudEvents doesn't define are extensions.
@@ -160,14 +160,15 @@ const DATASCHEMA: &str = "dataschema";
 const ATTRIBUTES: [&str; 10] =
     ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", DATASCHEMA, "data", "data_base64"];
 
-fn batch(text: &str, limits: &config::Events) -> Result<Vec<Result<Parsed, Problem>>, Problem> {
+/// Reads an array of events. `cloud_events`: none of them may be in the short form.
+pub(super) fn batch(text: &str, cloud_events: bool, limits: &config::Events) -> Result<Vec<Result<Parsed, Problem>>, Problem> {
     let items: Vec<&RawValue> =
         serde_json::from_str(text).map_err(|error| invalid("json", format!("the body is not a JSON array of events: {error}")))?;
     if items.len() > limits.batch_max.get() {
         let detail = format!("{} events in a batch are over the limit of {} (events.batch_max)", items.len(), limits.batch_max);
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail));
     }
-    Ok(items.into_iter().map(|item| structured(item.get(), true, limits)).collect())
+    Ok(items.into_iter().map(|item| structured(item.get(), cloud_events, limits)).collect())
 }
 
 /// Reads an event in binary mode: attributes in `ce-` headers, and the data as the body (CloudEvents HTTP binding, section 3.1).
@@ -391,7 +392,7 @@ fn missing(name: &str) -> Problem {
     invalid("missing_attribute", format!("the event has no `{name}`"))
 }
 
-fn invalid(code: &'static str, detail: String) -> Problem {
+pub(super) fn invalid(code: &'static str, detail: String) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, code, detail)
 }
 

@@ -33,6 +33,21 @@ impl<'a> Sampled<'a> {
         Some(Box::new(Sampled { traces, root, said: Said { attributes: Vec::with_capacity(12), ..Said::default() } }))
     }
 
+    /// Returns an event of a stream as one that is sampled, if it is. Frames have no headers, so its own attributes name its parent.
+    pub fn of_event(traces: &'a Traces, event: &Event, began: Instant) -> Traced<'a> {
+        let text = |name| event.extensions.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let root = traces.begin(text(TRACEPARENT), text("tracestate"), began)?;
+        let mut sampled = Box::new(Sampled { traces, root, said: Said::default() });
+        sampled.event(event);
+        Some(sampled)
+    }
+
+    /// Makes the span of an event of a stream, which is answered now.
+    pub fn streamed(self) {
+        let Sampled { traces, root, said } = self;
+        traces.end(&root, "publish", || said);
+    }
+
     /// Says which event the request publishes.
     pub fn event(&mut self, event: &Event) {
         self.said.attributes.extend([

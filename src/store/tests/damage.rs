@@ -245,3 +245,23 @@ fn a_start_that_is_killed_while_it_writes_a_damaged_store_anew_is_followed_by_on
     all_are_told(&running);
     running.stop();
 }
+
+#[test]
+fn a_start_after_the_machine_went_down_goes_on_without_the_record_of_what_was_cleaned_also_if_it_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), false);
+    machine_went_down(dir.path());
+    let folder = Folder::look(dir.path());
+    // It was cleaned away, and the record of that was not written.
+    fs::remove_file(folder.segment(1)).unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let opened = Opened::at(&Place::Named(dir.path().to_owned()), &config(4096).store, &metrics).unwrap();
+    let Store::Log(log) = &opened.store else { unreachable!() };
+    // Killed before it has written anything.
+    log.abandon();
+    drop(opened);
+    let running = start_and_tell(dir.path());
+    assert!(folder.segments().unwrap().iter().all(|(number, _)| *number > 2), "it was written anew");
+    running.crash();
+    start_and_tell(dir.path()).stop();
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::SinkExt;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use signalpost_load::{Credentials, Plan, Scenario, Signer, Target, TokenOf, Traffic, run};
@@ -79,8 +79,8 @@ async fn ask(server: &TestServer, user: &str, headers: &[(&'static str, String)]
     for (name, value) in headers {
         request.headers_mut().append(*name, value.parse().unwrap());
     }
-    match timeout(SOON, tokio_tungstenite::connect_async(request)).await.unwrap() {
-        Ok((socket, _)) => Ok(Client { socket }),
+    match Client::ask(request).await {
+        Ok(client) => Ok(client),
         Err(Error::Http(response)) => {
             let body = response.body().clone().unwrap_or_default();
             Err((response.status().as_u16(), String::from_utf8(body).unwrap()))
@@ -795,6 +795,7 @@ async fn the_load_generator_shows_keys_and_tokens_to_a_server_that_asks_for_them
             requests_max: 50,
             duration_max: Duration::from_secs(30),
             rate: None,
+            stream: 0,
             message_bytes: 64,
             at_once: 5,
             seed: 1,
@@ -811,7 +812,7 @@ async fn the_load_generator_shows_keys_and_tokens_to_a_server_that_asks_for_them
 
 /// What the server closes a socket with, whatever it says before.
 async fn close_code(client: &mut Client) -> Option<u16> {
-    while let Some(Ok(message)) = timeout(SOON, client.socket.next()).await.unwrap() {
+    while let Some(Ok(message)) = timeout(SOON, client.next()).await.unwrap() {
         if let Message::Close(Some(close)) = message {
             return Some(close.code.into());
         }

@@ -1,5 +1,8 @@
 //! `signalpost send` and `listen` against a real server.
 
+use std::io::Write as _;
+use std::process::Stdio;
+
 use serde_json::json;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Duration, sleep, timeout};
@@ -44,6 +47,39 @@ async fn receipt_shows_how_far_an_event_got() {
     let output = spawn_blocking(move || command.output().unwrap()).await.unwrap();
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("unknown_event"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn send_publishes_every_line_over_one_stream_and_shows_the_receipts_in_order() {
+    let server = TestServer::with("[publish]\ncredit = 8").await;
+    let streams = |lines: String, json: bool| {
+        let mut command = signalpost();
+        command.args(["send", "--stream", "--url", &format!("http://{}/api/pool", server.address)]).args(json.then_some("--json"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        spawn_blocking(move || {
+            let mut child = command.spawn().unwrap();
+            let mut stdin = child.stdin.take().unwrap();
+            // Beside the reading: neither pipe may fill.
+            let writing = std::thread::spawn(move || stdin.write_all(lines.as_bytes()).unwrap());
+            let output = child.wait_with_output().unwrap();
+            writing.join().unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+        })
+    };
+    let line = |number: usize| json!({ "user": "1001", "message": number, "id": format!("m{number}") }).to_string() + "\n";
+    let (code, out, _) = streams((0..500).map(line).collect(), false).await.unwrap();
+    let expected: String = (0..500).map(|number| format!("published m{number} → 1 recipient, 1 posted\n")).collect();
+    assert_eq!((code, out), (Some(0), expected));
+
+    let mixed = "{\"type\":\"nobody.wants\",\"id\":\"a\"}\n\nnonsense\n[{\"type\":\"nobody.wants\",\"id\":\"b\"},{}]";
+    let (code, out, error) = streams(mixed.to_owned(), false).await.unwrap();
+    let lines: Vec<&str> = out.lines().filter(|line| !line.starts_with("  note")).collect();
+    assert_eq!((code, lines.len()), (Some(1), 4), "{out}");
+    assert_eq!((lines[0], lines[2]), ("published a → 0 recipients, 0 posted", "published b → 0 recipients, 0 posted"));
+    assert!(lines[1].starts_with("line 3 refused: ") && lines[1].ends_with("(json, status 400)"), "{out}");
+    assert!(lines[3].starts_with("line 4 refused: ") && error.contains("2 of 3 lines were refused"), "{out} {error}");
+    let (_, out, _) = streams(line(499), true).await.unwrap();
+    assert!(out.starts_with('{') && out.contains("\"duplicate\":true"), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

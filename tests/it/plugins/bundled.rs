@@ -1,6 +1,5 @@
 //! What the bundled policies do on the real server: pooling routes, compact formats, chat listens.
 
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::time::{Duration, timeout};
 use tokio_tungstenite::MaybeTlsStream;
@@ -228,8 +227,9 @@ async fn a_rider_who_does_not_read_gets_the_newest_place_only() {
         let tcp = tokio::net::TcpSocket::new_v4().unwrap();
         tcp.set_recv_buffer_size(16 << 10).unwrap();
         let tcp = tcp.connect(server.address).await.unwrap();
-        let (socket, _) = tokio_tungstenite::client_async(request, MaybeTlsStream::Plain(tcp)).await.unwrap();
-        let mut rider = Client { socket };
+        let path = request.uri().path().to_owned();
+        let (socket, answer) = tokio_tungstenite::client_async(request, MaybeTlsStream::Plain(tcp)).await.unwrap();
+        let mut rider = Client::of(&path, socket, &answer);
         pool(&server, json!(7), json!(3), [json!(user)]).await;
         let large = json!("x".repeat(200_000));
         let mut stuffed = 0;
@@ -590,7 +590,7 @@ async fn the_end_of_a_pool_ends_its_chat() {
     let rider = &mut crowd.0[0].1;
     rider.send_json(json!({ "type": "chat", "pool_id": 7, "text": "thanks" })).await;
     assert_eq!(rider.json().await["code"], "not_a_member");
-    assert!(timeout(Duration::from_millis(50), rider.socket.next()).await.is_err());
+    assert!(timeout(Duration::from_millis(50), rider.next()).await.is_err());
 }
 
 #[tokio::test]

@@ -175,8 +175,7 @@ async fn connect(server: &TestServer, token: &str) -> Option<Client> {
     let offer = format!("signalpost.v1, signalpost.token.{token}");
     let mut request = tokio_tungstenite::tungstenite::client::IntoClientRequest::into_client_request(server.socket_url("1")).unwrap();
     request.headers_mut().insert("Sec-WebSocket-Protocol", offer.parse().unwrap());
-    let (socket, _) = tokio_tungstenite::connect_async(request).await.ok()?;
-    Some(Client { socket })
+    Client::ask(request).await.ok()
 }
 
 #[tokio::test]

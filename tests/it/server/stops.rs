@@ -10,13 +10,14 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::described::Http;
 use crate::support::process::{ServerProcess, signalpost};
 use crate::support::raw::{self, Raw};
 use crate::support::{SOON, TestServer, plugins};
 
 /// Returns the status of `/readyz` on a new connection, or `None` if there is no answer.
 async fn ready(server: &TestServer) -> Option<u16> {
-    let fresh = reqwest::Client::new();
+    let fresh = Http::new();
     Some(fresh.get(format!("http://{}/readyz", server.address)).send().await.ok()?.status().as_u16())
 }
 

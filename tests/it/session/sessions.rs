@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -545,7 +544,7 @@ mod endings {
         let mut client = server.connect("1001").await;
         // The next ping comes only when the last one was answered.
         for _ in 0..5 {
-            let next = timeout(SOON, client.socket.next()).await.expect("a ping in time").unwrap().unwrap();
+            let next = timeout(SOON, client.next()).await.expect("a ping in time").unwrap().unwrap();
             assert!(next.is_ping(), "{next:?}");
         }
         server.post("/users/1001/messages", json!(1)).await;

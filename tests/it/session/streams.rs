@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::support::described::Request;
 use crate::support::process::ServerProcess;
 use crate::support::raw::Raw;
 use crate::support::wat::Guest;
@@ -32,14 +33,14 @@ struct Event {
 }
 
 impl Events {
-    async fn of(request: RequestBuilder) -> Events {
+    async fn of(request: Request) -> Events {
         let response = timeout(SOON, request.send()).await.expect("a head in time").unwrap();
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
         Events { response, text: String::new(), session: String::new(), last_id: String::new(), retry: String::new(), comments: 0 }
     }
 
     /// Opens a stream, and reads its hello and the answer to its resume, which is returned.
-    async fn greeted(request: RequestBuilder) -> (Events, Value) {
+    async fn greeted(request: Request) -> (Events, Value) {
         let mut events = Events::of(request).await;
         let hello = events.named("hello").await;
         assert_eq!(hello["type"], "hello");
@@ -119,7 +120,7 @@ async fn up(server: &TestServer, events: &Events, user: &str, frame: &str) -> (u
     answer(request.body(frame.to_owned())).await
 }
 
-async fn answer(request: RequestBuilder) -> (u16, Value) {
+async fn answer(request: Request) -> (u16, Value) {
     let response = request.send().await.unwrap();
     let status = response.status();
     if status == StatusCode::ACCEPTED {

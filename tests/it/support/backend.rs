@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::SOON;
+use super::{SOON, described};
 
 /// What the backend does with a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,8 +110,12 @@ impl Backend {
         self.serve(listener);
     }
 
+    /// The requests that it has received. Those of sinks are as described.
     pub fn received(&self) -> Vec<Received> {
-        self.received.lock().clone()
+        let received = self.received.lock().clone();
+        let of_sinks = received.iter().filter(|one| one.headers.contains_key("webhook-id"));
+        of_sinks.for_each(|one| described::webhook(&one.headers, &one.body));
+        received
     }
 
     /// The requests that it has accepted.

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::TestServer;
+use super::described::Http;
 
 /// A server compiles its plugins before it listens, at the lowest priority: on a busy machine that takes a while.
 const START: Duration = Duration::from_secs(60);
@@ -71,7 +72,7 @@ impl ServerProcess {
         if address.ip().is_unspecified() {
             address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
         }
-        let server = TestServer { address, operators: address, http: reqwest::Client::new(), stop: None, running: None };
+        let server = TestServer { address, operators: address, http: Http::new(), stop: None, running: None };
         ServerProcess { server, child, log, config }
     }
 

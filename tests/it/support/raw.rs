@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::described::Channel;
 use super::{SOON, TestServer};
 
 pub const CONTINUATION: u8 = 0;
@@ -22,6 +23,8 @@ const MASK: [u8; 4] = [0xA5, 0x5A, 0x0F, 0xF0];
 pub struct Raw {
     pub tcp: TcpStream,
     received: Vec<u8>,
+    /// How a socket's frames look.
+    channel: Channel,
 }
 
 impl Raw {
@@ -29,7 +32,7 @@ impl Raw {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let tcp = timeout(SOON, socket.connect(address)).await.expect("a connection in time").unwrap();
-        Raw { tcp, received: Vec::new() }
+        Raw { tcp, received: Vec::new(), channel: Channel::PlainSocket }
     }
 
     /// A WebSocket; `headers` are further lines of the request.
@@ -55,7 +58,11 @@ impl Raw {
         loop {
             if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
                 let head: Vec<u8> = self.received.drain(..end + 4).collect();
-                return String::from_utf8(head).unwrap().to_lowercase();
+                let head = String::from_utf8(head).unwrap().to_lowercase();
+                if head.contains("\r\nsec-websocket-protocol:") {
+                    self.channel = Channel::Socket;
+                }
+                return head;
             }
             assert!(self.receive().await, "the connection ended within the head: {:?}", String::from_utf8_lossy(&self.received));
         }
@@ -73,6 +80,9 @@ impl Raw {
             if let Some((opcode, start, end)) = bounds(&self.received) {
                 let payload = self.received[start..end].to_vec();
                 self.received.drain(..end);
+                if opcode == TEXT {
+                    self.channel.frame(std::str::from_utf8(&payload).unwrap());
+                }
                 return Some((opcode, payload));
             }
             if !self.receive().await {

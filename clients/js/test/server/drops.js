@@ -1,6 +1,10 @@
 // A client, in Chromium or in this process, whose connection is dropped in every way: it hears each message once, or one `gap`.
 //
-// Usage: drops.js SIGNALPOST [--in chromium|node] [--drops N] [--seed N]
+// Usage: drops.js SIGNALPOST [--in chromium|node] [--way websocket|sse] [--store os|memory] [--drops N] [--seed N]
+//
+// With `--way sse` no WebSocket gets through, and the client falls back to server-sent events.
+//
+// With the store on (`os`), a restart and a kill -9 lose nothing. Without it, each is a gap.
 
 import { createServer } from "node:http";
 import { once } from "node:events";
@@ -10,6 +14,7 @@ import { parseArgs } from "node:util";
 import { WebSocket } from "ws";
 
 import { Signalpost } from "../../dist/index.js";
+import { sse } from "../../dist/sse.js";
 import { Chromium } from "./chromium.js";
 import { Issuer, Proxy, Server, sleep, until } from "./signalpost.js";
 
@@ -73,13 +78,22 @@ class Application {
   }
 }
 
+/** A network that lets no WebSocket through. */
+class NoWebSocket {
+  constructor() {
+    setTimeout(() => this.onclose({ code: 1006, reason: "" }));
+  }
+  close() {}
+}
+
 /** The client in this process. `take` returns what it heard since the last call, and its states. */
 class InNode {
   #heard = [];
   #states = [];
 
-  constructor(application, proxy) {
-    this.client = new Signalpost(proxy.address, { user: USER, WebSocket: globalThis.WebSocket ?? WebSocket, token: (why) => application.token(why) });
+  constructor(application, proxy, way) {
+    const options = way === "sse" ? { WebSocket: NoWebSocket, fallback: sse } : { WebSocket: globalThis.WebSocket ?? WebSocket };
+    this.client = new Signalpost(proxy.address, { user: USER, token: (why) => application.token(why), ...options });
     this.client.on("message", ({ data }) => void (data.n && this.#heard.push(data.n)));
     this.client.on("gap", () => void this.#heard.push("gap"));
     this.client.on("state", (state) => void this.#states.push(state));
@@ -94,9 +108,9 @@ class InNode {
 }
 
 class InChromium {
-  static async start(application, proxy) {
+  static async start(application, proxy, way) {
     const client = new InChromium();
-    const query = new URLSearchParams({ server: proxy.address, user: USER });
+    const query = new URLSearchParams({ server: proxy.address, user: USER, way });
     client.browser = await Chromium.start(`${application.address}/?${query}`);
     await until("the page's client", () => client.browser.run("!!globalThis.client"));
     return client;
@@ -133,6 +147,12 @@ class Run {
       await this.look();
       return this.states.some(holds);
     });
+  }
+
+  /** Expects what a crash costs: nothing, if there is a store. */
+  forgets() {
+    this.gaps = this.isStored ? 0 : 1;
+    this.mayMiss = !this.isStored;
   }
 
   waiting = () => this.reach("the client waits", ({ name }) => name === "waiting");
@@ -191,23 +211,21 @@ const DROPS = {
     run.proxy.cut();
   },
   async SIGTERM(run) {
-    run.gaps = 1;
+    run.gaps = run.isStored ? 0 : 1;
     await run.publish(2);
     await run.server.end("SIGTERM");
     await run.code(1012);
     await run.server.begin();
   },
   async "kill -9"(run) {
-    run.gaps = 1;
-    run.mayMiss = true;
+    run.forgets();
     await run.publish(2);
     await run.server.end("SIGKILL");
     await run.server.begin();
     await run.waiting();
   },
   async "kill -9 while it waits"(run) {
-    run.gaps = 1;
-    run.mayMiss = true;
+    run.forgets();
     run.proxy.mode = "reset";
     run.proxy.cut();
     await run.publish(2);
@@ -307,16 +325,17 @@ function wrong(run) {
 }
 
 async function main() {
-  const options = { in: { type: "string", default: "chromium" }, drops: { type: "string", default: "10" }, seed: { type: "string", default: "1" } };
+  const options = { in: { type: "string", default: "chromium" }, way: { type: "string", default: "websocket" }, store: { type: "string", default: "os" }, drops: { type: "string", default: "10" }, seed: { type: "string", default: "1" } };
   const { positionals, values } = parseArgs({ allowPositionals: true, options });
   const drops = Number(values.drops);
   const pick = random(Number(values.seed));
   const run = new Run();
+  run.isStored = values.store !== "memory";
   run.application = new Application();
   await run.application.start();
-  run.server = await Server.start(positionals[0], `[auth]\norigins = ["${run.application.address}"]\n${CONFIG}`, run.application.issuer);
+  run.server = await Server.start(positionals[0], `[auth]\norigins = ["${run.application.address}"]\n${CONFIG}`, run.application.issuer, values.store);
   run.proxy = await Proxy.start(run.server.port);
-  run.client = values.in === "node" ? new InNode(run.application, run.proxy) : await InChromium.start(run.application, run.proxy);
+  run.client = values.in === "node" ? new InNode(run.application, run.proxy, values.way) : await InChromium.start(run.application, run.proxy, values.way);
   try {
     await run.reach("the client is open", ({ name }) => name === "open");
     await run.publish(1);
@@ -349,9 +368,9 @@ async function main() {
       const codes = run.states.filter(({ code }) => code).map(({ code }) => code);
       console.log(`ok  drop ${index}: ${name}; ${codes.join(" ")}; ${run.heard.length - gaps} messages, ${gaps} gaps; ${Math.round(performance.now() - began)} ms`);
     }
-    console.log(`ok  ${values.in}, seed ${values.seed}: ${run.sent} messages through ${drops} drops, each once or behind one gap`);
+    console.log(`ok  ${values.in}, ${values.way}, store ${values.store}, seed ${values.seed}: ${run.sent} messages through ${drops} drops, each once or behind one gap`);
   } catch (error) {
-    console.error(`${run.server.log.split("\n").slice(-20).join("\n")}\nFAILED  ${values.in}, seed ${values.seed}: ${error.message}`);
+    console.error(`${run.server.log.split("\n").slice(-20).join("\n")}\nFAILED  ${values.in}, ${values.way}, store ${values.store}, seed ${values.seed}: ${error.message}`);
     process.exitCode = 1;
   } finally {
     await run.client.dispose();

@@ -50,12 +50,14 @@ export class Issuer {
 /** A server at a port of its own, which it keeps over restarts. */
 export class Server {
   #process;
+  #store;
   #dir = mkdtempSync(join(tmpdir(), "signalpost-js-"));
   log = "";
 
-  /** `config`: TOML. `issuer`: whose tokens it asks for. */
-  static async start(binary, config = "", issuer) {
+  /** `config`: TOML. `issuer`: whose tokens it asks for. `durability`: whether what is kept outlives the process. */
+  static async start(binary, config = "", issuer, durability = "memory") {
     const server = new Server();
+    server.#store = { SIGNALPOST_STORE_DURABILITY: durability, SIGNALPOST_STORE_DIR: join(server.#dir, "store") };
     server.binary = binary;
     server.port = await freePort();
     server.address = `http://127.0.0.1:${server.port}/api/pool`;
@@ -68,7 +70,7 @@ export class Server {
 
   async begin() {
     const flags = ["serve", "--config", join(this.#dir, "signalpost.toml"), "--listen", `127.0.0.1:${this.port}`, "--plugins", PLUGINS];
-    this.#process = spawn(this.binary, flags, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, SIGNALPOST_STORE_DURABILITY: "memory" } });
+    this.#process = spawn(this.binary, flags, { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, ...this.#store } });
     for (const stream of [this.#process.stdout, this.#process.stderr]) stream.on("data", (text) => (this.log += text));
     await until("the server is ready", async () => {
       if (this.#process.exitCode !== null) throw new Error(`the server did not start:\n${this.log}`);

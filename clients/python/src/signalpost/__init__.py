@@ -4,10 +4,12 @@
 checks what Signalpost's sinks send.
 """
 
-from .client import Event, Signalpost
+from .client import Signalpost
 from .errors import BatchRefused, EventRefused, Problem, SignalpostError, Unreachable
+from .event import Event
 from .manager import ConnectionManager
 from .receipts import Consulted, Dropped, Fault, Receipt, Refusal
+from .stream import Stream
 from .webhooks import InvalidWebhook, Webhook, verify
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "Refusal",
     "Signalpost",
     "SignalpostError",
+    "Stream",
     "Unreachable",
     "Webhook",
     "verify",

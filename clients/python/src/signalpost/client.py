@@ -9,7 +9,6 @@ import random
 import ssl
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -19,7 +18,9 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx2
 
 from .errors import BatchRefused, EventRefused, Problem, SignalpostError, Unreachable
+from .event import Event
 from .receipts import Receipt
+from .stream import Stream
 
 # Where `signalpost serve` is without configuration.
 URL = "http://127.0.0.1:8080/api/pool"
@@ -33,43 +34,6 @@ ATTEMPT_S = 10.0
 # The pause after the first try, which doubles with each further one. A random half of it keeps clients apart.
 PAUSE_S = 0.1
 PAUSE_S_MAX = 2.0
-
-# The members of an event that have a field here.
-MEMBERS = {"specversion", "id", "source", "type", "subject", "time", "data"}
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """An event, as CloudEvents 1.0 defines it. Its id is chosen once, so that the server recognizes it when it is sent again."""
-
-    type: str
-    data: Any
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    source: str = "/"
-    """Ids are unique within a source."""
-    subject: str | None = None
-    time: datetime | str | None = None
-    extensions: Mapping[str, str | int | bool] = field(default_factory=dict)
-
-    def members(self) -> dict[str, Any]:
-        """Returns the members of its JSON form."""
-        if taken := MEMBERS & self.extensions.keys():
-            raise ValueError(f"{min(taken)!r} is no extension of an event: it is an attribute of every event")
-        time = self.time
-        if isinstance(time, datetime):
-            if time.tzinfo is None:
-                raise ValueError("the event's time has no time zone: use datetime.now(UTC)")
-            time = time.isoformat()
-        optional = {"subject": self.subject, "time": time}
-        return {
-            **self.extensions,
-            "specversion": "1.0",
-            "id": self.id,
-            "source": self.source,
-            "type": self.type,
-            **{name: value for name, value in optional.items() if value is not None},
-            "data": self.data,
-        }
 
 
 class Signalpost:
@@ -162,6 +126,10 @@ class Signalpost:
         path = f"/users/{user_segment(user_id)}/messages" + (f"?{query}" if query else "")
         headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         return self._receipt(await self._post(path, _json(message), headers, _Budget(self._attempts_max, self._deadline_s)))
+
+    def stream(self) -> Stream:
+        """Returns a stream, over which any number of events may be under way: use it with `async with`."""
+        return Stream(self.url, self._headers, self._deadline_s)
 
     async def aclose(self) -> None:
         """Closes the connections. A later call opens new ones."""

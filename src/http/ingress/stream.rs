@@ -1,0 +1,401 @@
+//! The producers' stream, `GET {base}/publish`: many events under way over one WebSocket, and their receipts in the same order.
+//!
+//! A frame holds what the body of a POST would ([`frame`]), and its answer is a frame that holds what the body of the answer would. What has
+//! arrived together is published together, as a batch is: one read, one wait for the store, one write. A producer may have `publish.credit`
+//! frames under way; beyond that it has stopped counting, and the stream ends. While it doesn't read its answers, nothing more is read from it.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body as HttpBody;
+use axum::response::Response;
+use bytes::BytesMut;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Request, StatusCode};
+use hyper::body::Incoming as HttpIncoming;
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::frame::{self, Frame};
+use super::sampled::Sampled;
+use super::{Ingress, Item, PublishQuery};
+use crate::config::{Config, Scope};
+use crate::explain::Room;
+use crate::metrics::Metrics;
+use crate::net::permits::ConnectionPermit;
+use crate::net::problem::{Document, Problem};
+use crate::net::turns::Turns;
+use crate::net::websocket::{self, Decoder, Incoming, Opcode, ProtocolError};
+use crate::net::wire::Wire;
+use crate::session::Connection;
+use crate::session::clock::Clock;
+use crate::session::handshake::Handshake;
+use crate::store::{NotStored, Ticket};
+use crate::types::close::Close;
+use crate::types::origin::Origin;
+
+/// The subprotocol of a producers' stream.
+pub const SUBPROTOCOL: &str = "signalpost.publish.v1";
+
+/// Bytes asked of the socket at a time: some hundred events, which take a few milliseconds together.
+const READ_BYTES: usize = 32_768;
+
+/// Bytes of answers whose buffer is kept for the next ones.
+const KEPT_BYTES: usize = 262_144;
+
+/// What all streams share.
+#[derive(Debug)]
+pub struct Streams {
+    places: Arc<Semaphore>,
+    /// Set when streams have to end.
+    ending: watch::Receiver<bool>,
+}
+
+/// One producer's stream.
+struct Stream {
+    ingress: Arc<Ingress>,
+    wire: Wire,
+    decoder: Decoder,
+    input: BytesMut,
+    /// What is still to be written.
+    out: Vec<u8>,
+    clock: Clock,
+    ending: watch::Receiver<bool>,
+    /// The API key, which may be withdrawn while the stream is open.
+    key: HeaderMap,
+    _held: (ConnectionPermit, OwnedSemaphorePermit, Counted),
+}
+
+/// A stream in the gauge.
+struct Counted(Arc<Metrics>);
+
+/// Why a stream is over.
+enum End {
+    Close(Close),
+    /// The producer closed, with this code if it gave one.
+    Closed(Option<u16>),
+    /// The connection is gone.
+    Lost,
+}
+
+/// The answer to one frame.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    One(Item),
+    Each(Vec<Item>),
+}
+
+/// The frames of one read, until they are answered.
+#[derive(Default)]
+struct Round<'a> {
+    answers: Vec<Answer>,
+    /// The ticket of what was handed to the store last.
+    ticket: Option<Ticket>,
+    sampled: Vec<Box<Sampled<'a>>>,
+}
+
+impl Streams {
+    /// `ending`: set when streams have to end.
+    pub fn new(config: &Config, ending: watch::Receiver<bool>) -> Streams {
+        Streams { places: Arc::new(Semaphore::new(config.publish.streams_max.get().min(Semaphore::MAX_PERMITS))), ending }
+    }
+}
+
+impl Ingress {
+    /// Answers `GET {base}/publish`, whose key has been checked.
+    ///
+    /// # Errors
+    /// It is no handshake for this subprotocol, there are too many streams, or the server stops.
+    pub fn stream(self: &Arc<Ingress>, mut request: Request<HttpIncoming>) -> Result<Response, Problem> {
+        let handshake = Handshake::read(&request, SUBPROTOCOL)?;
+        if handshake.subprotocol.is_none() {
+            let detail = format!("offer the subprotocol {SUBPROTOCOL}, by Sec-WebSocket-Protocol");
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "subprotocol", detail));
+        }
+        if request.uri().query().is_some() {
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "query", "a stream takes no query"));
+        }
+        self.node.policies.check()?;
+        if *self.streams.ending.borrow() {
+            return Err(Problem::stopping());
+        }
+        let max = self.node.config.publish.streams_max;
+        let place = self.streams.places.clone().try_acquire_owned().map_err(|_| {
+            let detail = format!("there are {max} producers' streams (publish.streams_max); close one, come back later, or POST");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", detail)
+        })?;
+        let key = request.headers().get(AUTHORIZATION).map(|key| (AUTHORIZATION, key.clone()));
+        let (ingress, key, upgrade) = (self.clone(), HeaderMap::from_iter(key), hyper::upgrade::on(&mut request));
+        tokio::spawn(async move {
+            if let Some(connection) = Connection::upgraded(upgrade).await {
+                Stream::new(ingress, connection, key, place).run().await;
+            }
+        });
+        Ok(handshake.response::<HttpBody>())
+    }
+
+    /// Publishes what a frame holds.
+    async fn take<'a>(&'a self, bytes: &[u8], began: Instant, round: &mut Round<'a>) {
+        let published = match self.node.policies.check().map_err(Problem::from).and_then(|()| frame::read(bytes, &self.node.config)) {
+            Ok(Frame::One(parsed)) => {
+                let parsed = self.sample(parsed, began, round);
+                self.dispatch(parsed, PublishQuery::default(), &mut Room::default()).await.map(|(item, ticket)| (Answer::One(item), ticket))
+            }
+            Ok(Frame::Batch(events)) => {
+                let events: Vec<_> = events.into_iter().map(|event| event.map(|parsed| self.sample(parsed, began, round))).collect();
+                let (items, ticket) = self.publish_each(events, PublishQuery::default()).await;
+                Ok((Answer::Each(items), ticket))
+            }
+            Ok(Frame::Tell(tell)) => {
+                let origin = Origin { accepted: Some(began.into_std()), trace: None };
+                self.tell_one(tell.user, tell.body, tell.query, tell.id.as_deref(), origin)
+                    .map(|(receipt, ticket)| (Answer::One(Item::Receipt(Box::new(receipt))), Some(ticket)))
+            }
+            Err(problem) => {
+                self.rejected();
+                Err(problem)
+            }
+        };
+        let (answer, ticket) = published.unwrap_or_else(|problem| (Answer::One(Item::Problem(problem.into_document())), None));
+        // What was handed over last is stored last.
+        round.ticket = ticket.or(round.ticket.take());
+        round.answers.push(answer);
+    }
+
+    /// Returns an event with its origin. A frame has no headers, so the event's own `traceparent` is its parent.
+    fn sample<'a>(&'a self, mut parsed: super::Parsed, began: Instant, round: &mut Round<'a>) -> super::Parsed {
+        let began = began.into_std();
+        let sampled = self.node.traces.as_ref().and_then(|traces| Sampled::of_event(traces, &parsed.event, began));
+        parsed.event.origin = Origin { accepted: Some(began), trace: sampled.as_ref().map(|sampled| sampled.root.context.clone()) };
+        round.sampled.extend(sampled);
+        parsed
+    }
+}
+
+impl Round<'_> {
+    /// Waits until everything is stored, counts, and appends the answers.
+    async fn answer(mut self, began: Instant, metrics: &Metrics, out: &mut Vec<u8>) {
+        if let Some(ticket) = self.ticket.take()
+            && let Err(why) = ticket.stored().await
+        {
+            self.take_back(&why);
+        }
+        let took = began.elapsed();
+        let mut text = Vec::new();
+        for answer in &self.answers {
+            match answer {
+                Answer::One(Item::Problem(document)) => metrics.problems.with_label_values(&[document.code()]).inc(),
+                _ => metrics.publish_seconds.observe(took),
+            }
+            text.clear();
+            // Receipts and problems are structs of strings and numbers: serializing them can't fail.
+            let _ = serde_json::to_writer(&mut text, answer);
+            websocket::encode(Opcode::Text, &text, out);
+        }
+        self.sampled.into_iter().for_each(|sampled| sampled.streamed());
+    }
+
+    /// Answers every frame that something was published for with the reason why it is not known to be stored.
+    fn take_back(&mut self, why: &NotStored) {
+        let document = || -> Document { Problem::from(*why).into_document() };
+        for answer in &mut self.answers {
+            if !matches!(answer, Answer::One(Item::Problem(_))) {
+                *answer = Answer::One(Item::Problem(document()));
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn new(ingress: Arc<Ingress>, connection: Connection, key: HeaderMap, place: OwnedSemaphorePermit) -> Stream {
+        let Connection { wire, permit, input } = connection;
+        let metrics = ingress.node.metrics.clone();
+        metrics.publish_streams.inc();
+        Stream {
+            wire,
+            decoder: Decoder::new(ingress.limits().body_bytes_max.get()),
+            input,
+            out: Vec::new(),
+            clock: Clock::new(Instant::now(), None),
+            ending: ingress.streams.ending.clone(),
+            ingress,
+            key,
+            _held: (permit, place, Counted(metrics)),
+        }
+    }
+
+    async fn run(mut self) {
+        let Err(end) = self.converse().await;
+        match end {
+            End::Close(close) => websocket::encode_close(close.code(), &close.reason(), &mut self.out),
+            // The closing handshake echoes the producer's code.
+            End::Closed(Some(code)) => websocket::encode_close(code, "", &mut self.out),
+            End::Closed(None) => websocket::encode(Opcode::Close, &[], &mut self.out),
+            End::Lost => return,
+        }
+        let deadline = *self.ingress.node.config.sockets.close_deadline_ms;
+        self.wire.part(&self.out, deadline).await;
+    }
+
+    /// Reads, publishes and answers until the stream is over.
+    async fn converse(&mut self) -> Result<std::convert::Infallible, End> {
+        self.hello();
+        let timer = sleep_until(self.due());
+        tokio::pin!(timer);
+        loop {
+            self.round().await?;
+            self.write().await?;
+            // What had arrived is answered. What is not answered is not published, and the producer sends it to the next server.
+            if *self.ending.borrow() {
+                return Err(End::Close(Close::Restart));
+            }
+            tokio::select! {
+                _ = self.ending.changed() => {}
+                readable = self.wire.readable() => {
+                    readable.map_err(|_| End::Lost)?;
+                    self.read()?;
+                }
+                () = &mut timer => {
+                    self.tick()?;
+                    timer.as_mut().reset(self.due());
+                }
+            }
+        }
+    }
+
+    /// Says what the producer may do.
+    fn hello(&mut self) {
+        #[derive(Serialize)]
+        struct Hello<'a> {
+            #[serde(rename = "type")]
+            kind: &'static str,
+            /// Frames that may be under way without an answer.
+            credit: usize,
+            limits: Limits<'a>,
+        }
+        #[derive(Serialize)]
+        struct Limits<'a> {
+            frame_bytes_max: usize,
+            event_bytes_max: usize,
+            batch_max: usize,
+            ping_interval_ms: &'a crate::config::Milliseconds,
+            pong_deadline_ms: &'a crate::config::Milliseconds,
+        }
+        let Config { events, sockets, publish, .. } = &*self.ingress.node.config;
+        let limits = Limits {
+            frame_bytes_max: events.body_bytes_max.get(),
+            event_bytes_max: events.event_bytes_max.get(),
+            batch_max: events.batch_max.get(),
+            ping_interval_ms: &sockets.ping_interval_ms,
+            pong_deadline_ms: &sockets.pong_deadline_ms,
+        };
+        let hello = Hello { kind: "hello", credit: publish.credit.get(), limits };
+        websocket::encode(Opcode::Text, &serde_json::to_vec(&hello).unwrap_or_default(), &mut self.out);
+    }
+
+    /// Publishes what has arrived, and appends the answers.
+    async fn round(&mut self) -> Result<(), End> {
+        let Stream { ingress, decoder, input, out, .. } = self;
+        if input.is_empty() {
+            return Ok(());
+        }
+        let (began, credit) = (Instant::now(), ingress.node.config.publish.credit.get());
+        let (mut round, mut turns) = (Round::default(), Turns::default());
+        let end = loop {
+            let bytes = match decoder.decode(input) {
+                Ok(None) => break None,
+                Ok(Some(Incoming::Text(bytes) | Incoming::Binary(bytes))) => bytes,
+                Ok(Some(Incoming::Ping(payload))) => {
+                    websocket::encode(Opcode::Pong, &payload, out);
+                    continue;
+                }
+                Ok(Some(Incoming::Pong(_))) => continue,
+                Ok(Some(Incoming::Close { code, .. })) => break Some(End::Closed(code)),
+                Err(error) => {
+                    round.answers.extend((error == ProtocolError::MessageTooBig).then(|| too_large(ingress)));
+                    break Some(End::Close(Close::Protocol { code: error.close_code(), reason: error.reason() }));
+                }
+            };
+            if round.answers.len() == credit {
+                break Some(End::Close(Close::TooManyInFlight));
+            }
+            ingress.take(&bytes, began, &mut round).await;
+            turns.take().await;
+        };
+        round.answer(began, &ingress.node.metrics, out).await;
+        end.map_or(Ok(()), Err)
+    }
+
+    /// Writes everything. A producer that doesn't read is given up.
+    async fn write(&mut self) -> Result<(), End> {
+        let deadline: Duration = *self.ingress.node.config.sockets.write_deadline_ms;
+        let mut written = 0;
+        while let Some(rest) = self.out.get(written..).filter(|rest| !rest.is_empty()) {
+            match self.wire.try_write(rest) {
+                Ok(0) => return Err(End::Lost),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => match timeout(deadline, self.wire.writable()).await {
+                    Ok(writable) => writable.map_err(|_| End::Lost)?,
+                    Err(_) => {
+                        // Its last bytes are written after the rest of these.
+                        self.out.drain(..written);
+                        return Err(End::Close(Close::SlowConsumer));
+                    }
+                },
+                Err(_) => return Err(End::Lost),
+            }
+        }
+        self.out.clear();
+        self.out.shrink_to(KEPT_BYTES);
+        Ok(())
+    }
+
+    /// Reads what the socket has, once.
+    fn read(&mut self) -> Result<(), End> {
+        self.input.reserve(READ_BYTES);
+        match self.wire.try_read_buf(&mut self.input) {
+            Ok(0) => Err(End::Lost),
+            Ok(_) => {
+                self.clock.hear(Instant::now());
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
+            Err(_) => Err(End::Lost),
+        }
+    }
+
+    /// Looks at the clock, and whether the key is still good.
+    fn tick(&mut self) -> Result<(), End> {
+        if !self.ingress.auth.has(&self.key, Scope::Publish) {
+            return Err(End::Close(Close::Unauthorized));
+        }
+        let now = Instant::now();
+        // A producer that has nothing to say is not idle.
+        self.clock.message = now;
+        if self.clock.tick(&self.ingress.node.config.sockets, now).map_err(End::Close)? {
+            websocket::encode(Opcode::Ping, &[], &mut self.out);
+        }
+        Ok(())
+    }
+
+    fn due(&self) -> Instant {
+        self.clock.due(&self.ingress.node.config.sockets)
+    }
+}
+
+/// Returns the answer to a frame that is not read any more.
+fn too_large(ingress: &Ingress) -> Answer {
+    let max = ingress.limits().body_bytes_max;
+    let detail = format!("the frame is over the limit of {max} bytes (events.body_bytes_max)");
+    Answer::One(Item::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail).into_document()))
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.publish_streams.dec();
+    }
+}
