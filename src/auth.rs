@@ -174,7 +174,7 @@ impl Auth {
     /// # Errors
     /// The origin is neither listed nor the server's own.
     pub fn origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        if self.rules.load().origins.allow(headers) {
+        if !headers.contains_key(ORIGIN) || self.rules.load().origins.allow(headers) {
             return Ok(());
         }
         self.refused(Reason::Origin);

@@ -198,7 +198,8 @@ impl Dispatch {
         let message = Message::new(id.clone(), event::DIRECT.to_owned(), body, set.id).with(terms);
         let message = Arc::new(message.with_origin(origin));
         let mut changes = self.store.changes();
-        let posted = self.model.mailboxes.post(&user, None, &message, &mut changes);
+        let now_ms = self.model.clock.now_ms();
+        let posted = self.model.mailboxes.post_at(now_ms, &user, None, &message, &mut changes);
         if let Some(seen) = seen {
             // A dropped message may be sent again with the same key.
             seen.settle(matches!(posted, Posted::Dropped(_)), &mut changes);
@@ -210,7 +211,7 @@ impl Dispatch {
             Trace::Event { event: None, story }
         });
         let ticket = self.store.append(changes);
-        self.milestones.note_direct(&receipt.id, user, posted, &ticket, self.model.clock.now_ms());
+        self.milestones.note_direct(&receipt.id, user, posted, &ticket, now_ms);
         Ok((receipt, ticket))
     }
 

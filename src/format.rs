@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use crate::config::FormattingFault;
 use crate::model::Model;
 use crate::model::dead_letters::Failure;
@@ -23,6 +25,9 @@ use crate::types::event::Body;
 use crate::types::origin::TraceContext;
 use shapes::Shapes;
 pub use shapes::{Shape, Shaped};
+
+/// Attributes that a message's shape depends on, at most, in nearly all deployments.
+const CLASS_ATTRIBUTES: usize = 4;
 
 /// The attributes, with their values, that a message's shape depends on.
 pub type Class = BTreeMap<String, Option<String>>;
@@ -72,7 +77,7 @@ impl Format {
         if chain.is_empty() {
             return Ok(message.body.clone());
         }
-        let class: Vec<Option<&str>> = chain.class();
+        let class = chain.class();
         let slot = self.shapes.slot(message, policies.id, &class);
         let first = async || {
             let _permit = self.policies.permit(chain.iter()).await;
@@ -104,7 +109,7 @@ impl Format {
     pub fn preview(&self, message: &Arc<Message>, handle: &SessionHandle) -> Shape {
         let policies = self.policies.at(message.policies);
         let chain = Chain { policies: &policies, message, reader: handle };
-        let class: Vec<Option<&str>> = chain.class();
+        let class = chain.class();
         self.shapes.get(message, policies.id, &class).unwrap_or_else(|| self.run(&chain, handle, Purpose::Look))
     }
 
@@ -238,7 +243,7 @@ impl<'a> Chain<'a> {
         self.all().flat_map(|policy| policy.vary.iter().map(String::as_str))
     }
 
-    fn class(&self) -> Vec<Option<&'a str>> {
+    fn class(&self) -> SmallVec<[Option<&'a str>; CLASS_ATTRIBUTES]> {
         self.vary().map(|name| self.reader.attribute(name)).collect()
     }
 }

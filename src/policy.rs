@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -147,13 +147,14 @@ impl Policies {
     }
 
     /// Returns the set that the message's event took, or the current one if that set has been retired.
-    pub fn at(&self, id: PolicySetId) -> Arc<PolicySet> {
-        let current = self.current();
+    pub fn at(&self, id: PolicySetId) -> Guard<Arc<PolicySet>> {
+        // Each delivery asks, and all threads would count references in one place.
+        let current = self.current.load();
         if current.id == id {
             return current;
         }
         let retired = self.retired.lock();
-        retired.iter().find(|(_, set)| set.id == id).map_or(current, |(_, set)| set.clone())
+        retired.iter().find(|(_, set)| set.id == id).map_or(current, |(_, set)| Guard::from_inner(set.clone()))
     }
 
     /// Waits until policies may be called, which is at once unless one of them takes long: then only some calls run at a time. Hold the permit

@@ -1,5 +1,5 @@
 //! Sinks: backends to which events are posted, as Standard Webhooks of CloudEvents. A sink is a reader of a mailbox, as a session is: what it
-//! has to be told is in the store, and a backend that is away holds nobody up.
+//! has to deliver is in the store, and a backend that is away delays nobody.
 //!
 //! Each sink has one task, which reads its mailbox, begins requests and judges their outcome. Events arrive at least once, and those of one
 //! subject in order (`lanes`), as fast as the backend takes them (`pace`). What can't be delivered becomes a dead letter.

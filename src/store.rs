@@ -17,14 +17,13 @@ mod log;
 mod replay;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod writer;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use tokio::sync::watch;
 
 use crate::config::{self, Durability};
 use crate::metrics::{Metrics, StoreGauges};
@@ -36,14 +35,12 @@ pub use folder::{FolderError, Place, place};
 pub use log::Log;
 pub use replay::ReplayError;
 use replay::{Damage, Replayed};
+pub use ticket::Ticket;
 pub use writer::Health;
 use writer::Position;
 
 /// How often the start says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often a thread that waits for a commit looks.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Debug, Default)]
 pub enum Store {
@@ -70,17 +67,6 @@ pub enum OpenError {
     Replay(#[from] ReplayError),
     #[error("the log can't be written: {0}")]
     Io(#[from] io::Error),
-}
-
-/// A commit that is on its way into the store.
-#[derive(Clone, Debug)]
-#[must_use = "what was answered is stored: wait for it before answering"]
-pub struct Ticket(Option<Waiting>);
-
-#[derive(Clone, Debug)]
-struct Waiting {
-    stored: watch::Receiver<bool>,
-    log: Arc<Log>,
 }
 
 /// Why a commit is not stored yet, or a new one can't be taken.
@@ -277,66 +263,6 @@ impl Store {
         match self {
             Store::Memory => None,
             Store::Log(log) => Some(log.stored()),
-        }
-    }
-}
-
-impl Ticket {
-    fn of(stored: watch::Receiver<bool>, log: &Arc<Log>) -> Ticket {
-        Ticket(Some(Waiting { stored, log: log.clone() }))
-    }
-
-    /// Returns the ticket of what nothing has to store.
-    pub fn none() -> Ticket {
-        Ticket(None)
-    }
-
-    /// Returns whether a store has it.
-    pub fn is_stored(&self) -> bool {
-        self.0.as_ref().is_some_and(|waiting| *waiting.stored.borrow())
-    }
-
-    /// Waits until the commit is stored, at most for `store.commit_deadline_ms`. Cancel safe.
-    ///
-    /// # Errors
-    /// It is not stored.
-    pub async fn stored(self) -> Result<(), NotStored> {
-        let Some(mut waiting) = self.0 else { return Ok(()) };
-        waiting.log.write_in_passing();
-        let Waiting { stored, log } = &mut waiting;
-        if *stored.borrow() {
-            return Ok(());
-        }
-        match tokio::time::timeout(log.commit_deadline(), stored.wait_for(|stored| *stored)).await {
-            Ok(Ok(_)) => Ok(()),
-            // The writer has ended.
-            Ok(Err(_)) => Err(NotStored::Failed),
-            Err(_) => Err(log.admit().err().unwrap_or(NotStored::Late(log.commit_deadline()))),
-        }
-    }
-
-    /// Waits until the commit is stored, on a thread that may block, for as long as it takes.
-    ///
-    /// # Errors
-    /// The store has failed.
-    pub fn stored_blocking(self) -> Result<(), NotStored> {
-        let Some(Waiting { stored, log }) = &self.0 else { return Ok(()) };
-        log.write_in_passing();
-        while !*stored.borrow() {
-            // It may have been stored between the two looks.
-            if stored.has_changed().is_err() && !*stored.borrow() {
-                return Err(NotStored::Failed);
-            }
-            std::thread::sleep(LOOK_INTERVAL);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if !*self.stored.borrow() {
-            self.log.leave_to_thread();
         }
     }
 }

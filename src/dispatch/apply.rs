@@ -58,9 +58,9 @@ pub fn post(model: &Model, metrics: &Metrics, plan: &Plan, changes: &mut Changes
 }
 
 fn deliver(model: &Model, planned: &Planned, posted: &mut Vec<Posted>, changes: &mut Changes) {
-    let session = planned.session();
+    let (session, now_ms) = (planned.session(), model.clock.now_ms());
     for user in &planned.audience {
-        posted.push(model.mailboxes.post(user, session.as_ref(), &planned.message, changes));
+        posted.push(model.mailboxes.post_at(now_ms, user, session.as_ref(), &planned.message, changes));
     }
 }
 

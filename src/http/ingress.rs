@@ -8,11 +8,9 @@ pub mod stream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body as HttpBody;
 use axum::extract::Query;
-use axum::response::Response;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, StatusCode, Uri};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
@@ -37,7 +35,7 @@ use sampled::{Sampled, Traced};
 use stream::Streams;
 
 /// draft-ietf-httpapi-idempotency-key-header.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Bytes of a receipt's buffer, into which most receipts fit.
 const RECEIPT_BYTES: usize = 320;
@@ -61,6 +59,19 @@ pub enum Address {
     /// `{base}/publish`
     Stream,
 }
+
+impl Address {
+    /// Returns the method that it takes, as `Allow` names it too.
+    pub fn method(&self) -> &'static str {
+        match self {
+            Address::Events | Address::Messages(_) => "POST",
+            Address::Stream => "GET",
+        }
+    }
+}
+
+/// A status, and its JSON.
+pub type Answer = (StatusCode, Vec<u8>);
 
 /// The answer to one event; a batch is answered with one for each event, in its order.
 #[derive(Serialize)]
@@ -120,16 +131,22 @@ impl Ingress {
     }
 
     fn user(&self, segment: &str) -> Result<UserId, Problem> {
-        let text = percent_decode_str(segment).decode_utf8().map_err(|_| "a user id is UTF-8".to_owned());
-        let user = text.and_then(|text| UserId::new(&text, self.node.config.sockets.user_id_bytes_max.get()));
+        let bytes_max = self.node.config.sockets.user_id_bytes_max.get();
+        let user = match segment.contains('%') {
+            false => UserId::new(segment, bytes_max),
+            true => {
+                let text = percent_decode_str(segment).decode_utf8().map_err(|_| "a user id is UTF-8".to_owned());
+                text.and_then(|text| UserId::new(&text, bytes_max))
+            }
+        };
         user.map_err(problem::invalid_user)
     }
 
-    /// Answers a POST that may publish. `began`: when it was taken.
+    /// Answers a POST that may publish, with a status and JSON. `began`: when it was taken.
     ///
     /// # Errors
     /// What is wrong with the request, or with its only event.
-    pub async fn post(&self, address: Address, head: &Parts, body: Incoming, began: Instant) -> Result<Response, Problem> {
+    pub async fn post(&self, address: Address, head: &Parts, body: Incoming, began: Instant) -> Result<Answer, Problem> {
         self.node.policies.check()?;
         let mut sampled = self.node.traces.as_ref().and_then(|traces| Sampled::of(traces, &head.headers, began));
         let origin = Origin { accepted: Some(began), trace: sampled.as_ref().map(|sampled| sampled.root.context.clone()) };
@@ -147,7 +164,7 @@ impl Ingress {
 
     /// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With
     /// `explain=true` a receipt also has an explanation; with `dry_run=true` it says what would happen, and nothing does.
-    async fn publish(&self, head: &Parts, body: Incoming, origin: Origin, sampled: &mut Traced<'_>) -> Result<Response, Problem> {
+    async fn publish(&self, head: &Parts, body: Incoming, origin: Origin, sampled: &mut Traced<'_>) -> Result<Answer, Problem> {
         let query = query(&head.uri, "publishing takes explain and dry_run, each true or false")?;
         let whole = self.read(&head.headers, body).await?;
         match cloudevents::read(&head.headers, &whole.body, self.limits()).inspect_err(|_| self.rejected())? {
@@ -206,14 +223,7 @@ impl Ingress {
     }
 
     /// `POST {base}/users/{user_id}/messages`: any JSON value, or text, to one user. 202 and a receipt.
-    async fn tell(
-        &self,
-        user: UserId,
-        head: &Parts,
-        body: Incoming,
-        origin: Origin,
-        sampled: &mut Traced<'_>,
-    ) -> Result<Response, Problem> {
+    async fn tell(&self, user: UserId, head: &Parts, body: Incoming, origin: Origin, sampled: &mut Traced<'_>) -> Result<Answer, Problem> {
         let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
         let whole = self.read(&head.headers, body).await?;
         self.check_size(whole.body.len())?;
@@ -224,7 +234,7 @@ impl Ingress {
             sampled.receipt(&receipt);
         }
         ticket.stored().await?;
-        Ok(answer(StatusCode::ACCEPTED, &receipt))
+        Ok((StatusCode::ACCEPTED, receipt.to_json()))
     }
 
     /// Sends a message to one user, once if it has a key.
@@ -269,6 +279,10 @@ impl Ingress {
 
 /// Returns the key by which a message is sent once: the same key for the same user again, within the window, does nothing.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    // A walk over a request's few names costs less than hashing this one.
+    if !headers.keys().any(|name| *name == IDEMPOTENCY_KEY) {
+        return Ok(None);
+    }
     let Some(key) = headers.get(&IDEMPOTENCY_KEY) else { return Ok(None) };
     let wrong = |detail: &str| Problem::new(StatusCode::BAD_REQUEST, "idempotency_key", format!("Idempotency-Key: {detail}"));
     if headers.get_all(&IDEMPOTENCY_KEY).iter().count() > 1 {
@@ -345,12 +359,9 @@ impl Ingress {
     }
 }
 
-fn answer<T: Serialize>(status: StatusCode, answer: &T) -> Response {
-    let mut body = Vec::with_capacity(RECEIPT_BYTES);
+fn answer<T: Serialize>(status: StatusCode, answer: &T) -> Answer {
+    let mut json = Vec::with_capacity(RECEIPT_BYTES);
     // Receipts are structs of strings and numbers: serializing them can't fail.
-    let _ = serde_json::to_writer(&mut body, answer);
-    let mut response = Response::new(HttpBody::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    let _ = serde_json::to_writer(&mut json, answer);
+    (status, json)
 }

@@ -9,8 +9,10 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use http::header::{ALLOW, HOST};
-use http::{HeaderValue, Method, StatusCode, Version};
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HOST};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
@@ -27,6 +29,9 @@ use crate::net::problem::{Problem, ProblemCode};
 use crate::net::stream::Takeover;
 use crate::session::{self, Sessions, sse};
 
+/// An answer: in one piece, as those to producers are, or as a route makes it.
+pub type Answer = http::Response<Either<Full<Bytes>, axum::body::Body>>;
+
 /// The routes and checks of one listener.
 #[derive(Debug)]
 pub struct Front {
@@ -35,6 +40,14 @@ pub struct Front {
     /// Answers producers, if this listener is theirs.
     ingress: Option<Arc<Ingress>>,
     routes: TowerToHyperService<Router>,
+}
+
+/// What each request of a connection comes with.
+#[derive(Debug)]
+pub struct Line {
+    pub front: Arc<Front>,
+    pub client: Client,
+    pub takeover: Takeover,
 }
 
 impl Front {
@@ -57,50 +70,67 @@ impl Front {
         Arc::new(Front { auth: auth.clone(), metrics, ingress, routes: TowerToHyperService::new(routes) })
     }
 
-    /// Answers a request, and counts problems.
+    /// Checks a request's `Host`, and refuses pages of other origins. Returns where a producer's request goes.
+    fn check<B>(&self, request: &http::Request<B>) -> Result<Option<(&Arc<Ingress>, Address)>, Problem> {
+        host(request)?;
+        self.auth.origin(request.headers())?;
+        let Some(ingress) = &self.ingress else { return Ok(None) };
+        let Some(address) = ingress.address(request.uri().path()) else { return Ok(None) };
+        if request.method().as_str() == address.method() {
+            self.auth.permits(request.headers(), Scope::Publish)?;
+        }
+        Ok(Some((ingress, address)))
+    }
+}
+
+impl Line {
+    /// Answers a request, and counts problems. Producers send nearly all requests, so theirs pass neither the router nor layers, which would
+    /// cost each of them 4,000 instructions; and each function that a request is passed to copies it twice.
     ///
     /// # Errors
     /// Never.
-    pub async fn answer(&self, client: Client, takeover: &Takeover, request: http::Request<Incoming>) -> Result<Response, Infallible> {
-        let response = self.serve(client, takeover, request).await.unwrap_or_else(Problem::into_response);
-        if let Some(ProblemCode(code)) = response.extensions().get() {
-            self.metrics.problems.with_label_values(&[code]).inc();
-        }
-        Ok(response)
-    }
-
-    /// Checks a request's `Host`, refuses pages of other origins, and passes the request on. Producers send nearly all requests, so theirs
-    /// pass neither the router nor layers, which would cost each of them 4,000 instructions.
-    async fn serve(&self, client: Client, takeover: &Takeover, mut request: http::Request<Incoming>) -> Result<Response, Problem> {
-        host(&request)?;
-        self.auth.origin(request.headers())?;
-        let address = self.ingress.as_ref().and_then(|ingress| Some((ingress, ingress.address(request.uri().path())?)));
-        if let Some((ingress, address)) = address {
-            let (method, allow) = match address {
-                Address::Stream => (Method::GET, "GET"),
-                Address::Events | Address::Messages(_) => (Method::POST, "POST"),
-            };
-            if request.method() != method {
+    pub async fn answer(self: Arc<Line>, mut request: http::Request<Incoming>) -> Result<Answer, Infallible> {
+        let front = &*self.front;
+        let answered = match front.check(&request) {
+            Ok(None) => {
+                request.extensions_mut().insert(self.client);
+                request.extensions_mut().insert(self.takeover.clone());
+                // Boxed, so that its state is not part of each connection's.
+                let Ok(response) = Box::pin(front.routes.call(request)).await;
+                Ok(response.map(Either::Right))
+            }
+            Ok(Some((_, address))) if request.method().as_str() != address.method() => {
                 let mut response = not_allowed().into_response();
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-                return Ok(response);
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static(address.method()));
+                Ok(response.map(Either::Right))
             }
-            self.auth.permits(request.headers(), Scope::Publish)?;
-            if matches!(address, Address::Stream) {
-                return ingress.stream(request);
+            Ok(Some((ingress, Address::Stream))) => ingress.stream(request).map(|response| response.map(Either::Right)),
+            Ok(Some((ingress, address))) => {
+                let began = Instant::now();
+                let (head, body) = request.into_parts();
+                let answered = ingress.post(address, &head, body, began).await;
+                answered.map(|(status, json)| {
+                    front.metrics.publish_seconds.observe(began.elapsed());
+                    in_one_piece(status, json, head.headers)
+                })
             }
-            let began = Instant::now();
-            let (head, body) = request.into_parts();
-            let answer = ingress.post(address, &head, body, began).await?;
-            self.metrics.publish_seconds.observe(began.elapsed());
-            return Ok(answer);
+            Err(problem) => Err(problem),
+        };
+        let answer = answered.unwrap_or_else(|problem| problem.into_response().map(Either::Right));
+        if let Some(ProblemCode(code)) = answer.extensions().get() {
+            front.metrics.problems.with_label_values(&[code]).inc();
         }
-        request.extensions_mut().insert(client);
-        request.extensions_mut().insert(takeover.clone());
-        // Boxed, so that its state is not part of each connection's.
-        let Ok(response) = Box::pin(self.routes.call(request)).await;
-        Ok(response)
+        Ok(answer)
     }
+}
+
+/// Returns an answer of JSON. `map`: the request's, whose memory hyper uses for the next request.
+fn in_one_piece(status: StatusCode, json: Vec<u8>, mut map: HeaderMap) -> Answer {
+    map.clear();
+    map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let mut answer = http::Response::new(Either::Left(Full::new(json.into())));
+    (*answer.status_mut(), *answer.headers_mut()) = (status, map);
+    answer
 }
 
 fn not_allowed() -> Problem {

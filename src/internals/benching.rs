@@ -11,7 +11,7 @@ use crate::config::{Config, Scope};
 use crate::http::ingress::cloudevents;
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::model::mailbox::{Page, Reader};
+use crate::model::mailbox::{Batch, Page, Reader};
 use crate::model::record::Changes;
 use crate::model::world::World;
 use crate::node::{Foundations, Node};
@@ -147,7 +147,7 @@ impl Unshaped {
 impl Device {
     /// Reads everything in the mailbox as if it were sent. Returns the number of messages.
     pub fn take(&self) -> usize {
-        let mut taken = Vec::new();
+        let mut taken = Batch::new();
         let mut reader = self.reader.lock();
         if let Page::More { upto } | Page::End { upto } = reader.page(usize::MAX, &mut taken) {
             reader.advance(upto);

@@ -45,7 +45,7 @@ pub use log::Marks;
 use log::{Log, NEVER, New, Removed};
 pub use noted::JUMP;
 use noted::Noted;
-pub use reader::{Head, Page, Reader, Resumed};
+pub use reader::{Batch, Head, Page, Reader, Resumed};
 use room::Room;
 pub use seqs::Seqs;
 pub use sink::{Expired, SinkReader, SinkRules, Taken};
@@ -62,7 +62,8 @@ const MAILBOXES_IN_PASSING: usize = 5_000;
 #[derive(Debug)]
 pub struct Mailboxes {
     shards: Box<[Shard]>,
-    hasher: std::hash::RandomState,
+    /// Chooses a user's shard, whose own hash is the one that a client can't guess.
+    hasher: foldhash::fast::RandomState,
     limits: config::Mailboxes,
     sinks: SinkRules,
     clock: Clock,
@@ -144,7 +145,7 @@ impl Mailboxes {
         let limits = config.mailboxes.clone();
         Arc::new(Mailboxes {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: std::hash::RandomState::new(),
+            hasher: foldhash::fast::RandomState::default(),
             room: Room::new(&limits),
             limits,
             sinks: SinkRules::new(config),
@@ -161,9 +162,14 @@ impl Mailboxes {
 
     /// Appends a message to a user's log, notes that, and wakes the user's sessions. `session`: only that one may read it.
     pub fn post(&self, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, changes: &mut Changes) -> Posted {
+        self.post_at(self.clock.now_ms(), user, session, message, changes)
+    }
+
+    /// Does the same at a time that the caller has read from the clock, for several users.
+    pub fn post_at(&self, now_ms: u64, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, changes: &mut Changes) -> Posted {
         let terms = &message.terms;
         let keep_ms = log::kept_for(terms, self.keep_max_ms(self.sink(user).as_deref()));
-        let new = New { message, session, terms, keep_ms, now_ms: self.clock.now_ms() };
+        let new = New { message, session, terms, keep_ms, now_ms };
         if self.room.lacks(true, new.size(), (0, 0)) {
             self.reclaim(|room| !room.lacks(true, new.size(), (0, 0)));
             // What made room must not come back after a crash, and take the room of what was not read.

@@ -1,5 +1,6 @@
 //! The timer that notices late request heads. hyper starts one for each request and drops it when the head is there, which is nearly always
-//! at once. So a connection keeps one timer of the runtime and lets it fire too early, which costs less than moving it for each request.
+//! at once. So a connection keeps one timer of the runtime and lets it fire too early, which costs less than moving it for each request. The timer
+//! wakes the connection's task, which is always the same, so it is not polled again before it fires.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,19 +9,28 @@ use std::time::Instant;
 
 use hyper::rt::{Sleep, Timer};
 use parking_lot::Mutex;
+use tokio::task::unconstrained;
 use tokio::time;
 
 /// One connection's timer.
 #[derive(Debug, Default)]
 pub struct HeadTimer {
+    timer: Arc<Mutex<Kept>>,
+}
+
+/// The timer of the runtime.
+#[derive(Debug, Default)]
+struct Kept {
     /// Started with the first request.
-    timer: Arc<Mutex<Option<Pin<Box<time::Sleep>>>>>,
+    timer: Option<Pin<Box<time::Sleep>>>,
+    /// Whether it wakes the connection's task when it fires.
+    is_polled: bool,
 }
 
 /// The deadline of one head, which is later than that of the one before.
 struct HeadDeadline {
     deadline: time::Instant,
-    timer: Arc<Mutex<Option<Pin<Box<time::Sleep>>>>>,
+    timer: Arc<Mutex<Kept>>,
 }
 
 impl Timer for HeadTimer {
@@ -41,10 +51,15 @@ impl Future for HeadDeadline {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut timer = self.timer.lock();
+        let Kept { timer, is_polled } = &mut *self.timer.lock();
         let timer = timer.get_or_insert_with(|| Box::pin(time::sleep_until(self.deadline)));
+        if *is_polled && !timer.is_elapsed() {
+            return Poll::Pending;
+        }
+        *is_polled = true;
         loop {
-            ready!(timer.as_mut().poll(context));
+            // However much the task has done: otherwise the timer would not wake it.
+            ready!(Pin::new(&mut unconstrained(timer.as_mut())).poll(context));
             if timer.deadline() >= self.deadline {
                 return Poll::Ready(());
             }

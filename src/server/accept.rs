@@ -1,7 +1,7 @@
 //! Accepts connections. The number of open ones is bounded by permits.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -10,20 +10,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
+use tokio::task::unconstrained;
 
 use super::{Server, Stage};
-use crate::http::routes::Front;
+use crate::http::routes::{Front, Line};
 use crate::net::head_timer::HeadTimer;
 use crate::net::permits::{Client, ConnectionPermits};
 use crate::net::stream::{Stream, Takeover};
 use crate::net::wire::Wire;
-
-/// What each request of a connection comes with.
-struct Line {
-    front: Arc<Front>,
-    client: Client,
-    takeover: Takeover,
-}
 
 /// How long to wait before accepting again after an error, such as a lack of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -76,18 +70,17 @@ impl Server {
             http.timer(HeadTimer::default());
             let line = Arc::new(Line { front: front.clone(), client, takeover: Takeover::default() });
             let takeover = line.takeover.clone();
-            let answer = move |request| {
-                let line = line.clone();
-                async move { line.front.answer(line.client, &line.takeover, request).await }
-            };
-            let mut connection = http.serve_connection(stream, service_fn(answer)).with_upgrades();
+            let answer = service_fn(move |request| line.clone().answer(request));
+            let mut connection = http.serve_connection(stream, answer).with_upgrades();
             let (mut stopping, working) = (stopping.subscribe(), working.clone());
             tokio::spawn(async move {
                 tokio::select! {
+                    biased;
                     () = served(&mut connection, &takeover) => {}
                     () = reaches(&mut stopping, Stage::Finishing) => {
                         Pin::new(&mut connection).graceful_shutdown();
                         tokio::select! {
+                            biased;
                             () = served(&mut connection, &takeover) => {}
                             () = reaches(&mut stopping, Stage::Over) => {}
                         }
@@ -113,9 +106,20 @@ async fn served(connection: &mut (impl Future + Unpin), takeover: &Takeover) {
     .await;
 }
 
+/// Resolves when the server is at this stage. It is polled whenever its connection is: once it waits, that costs a look at a number.
 async fn reaches(stopping: &mut watch::Receiver<Stage>, stage: Stage) {
-    // An error means that the server is gone, so the stage is over.
-    drop(stopping.wait_for(|now| *now >= stage).await);
+    let news = stopping.clone();
+    let mut reached = pin!(unconstrained(stopping.wait_for(|now| *now >= stage)));
+    let mut is_waiting = false;
+    poll_fn(|context| {
+        // An error means that the server is gone, so the stage is over.
+        if is_waiting && matches!(news.has_changed(), Ok(false)) {
+            return Poll::Pending;
+        }
+        is_waiting = true;
+        reached.as_mut().poll(context).map(drop)
+    })
+    .await;
 }
 
 pub(super) fn bind(address: std::net::SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {

@@ -16,7 +16,7 @@ use super::sse::Position;
 use super::taken::Taken;
 use super::{Sessions, entry};
 use crate::dispatch::session_policies;
-use crate::model::mailbox::{Head, Page, Reader, Resumed};
+use crate::model::mailbox::{Batch, Head, Page, Reader, Resumed};
 use crate::net::rate::Bucket;
 use crate::net::turns::Turns;
 use crate::net::websocket::{Incoming, Opcode, encode, encode_close};
@@ -173,7 +173,7 @@ impl Conversation {
     /// The session has fallen behind too far.
     pub async fn fill(&mut self) -> Result<bool, End> {
         let bytes_max = self.sessions.sockets.write_bytes_max.get();
-        let mut batch = Vec::new();
+        let mut batch = Batch::new();
         let (upto, has_more) = match self.reader.page(bytes_max, &mut batch) {
             Page::Missed => return Err(End::Close(Close::SlowConsumer)),
             Page::More { upto } => (upto, true),

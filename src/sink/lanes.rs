@@ -109,7 +109,7 @@ impl Lanes {
         }
         // Later events of the same lanes wait until these are done.
         for event in &events {
-            // A lane whose only event this was is gone, and made again.
+            // If this was the lane's only event, the lane is gone, and is made again.
             let lane = self.lanes.entry(event.subject.clone()).or_default();
             lane.is_busy = true;
             if let Some(next) = lane.events.front() {

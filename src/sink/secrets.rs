@@ -40,7 +40,7 @@ impl Secrets {
     /// Reads all files, each with one secret in a line.
     ///
     /// # Errors
-    /// A file can't be read, has no secret, or a line of it is not one. The sentence shows nothing of the line.
+    /// A file can't be read, has no secret, or a line of it is not one. The error does not quote the line.
     pub fn read(files: &[PathBuf]) -> anyhow::Result<Secrets> {
         let mut keys = Vec::new();
         for path in files {

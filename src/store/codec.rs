@@ -203,10 +203,31 @@ fn put(record: &Record<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&[0; HEAD_BYTES]);
     // A vector takes all bytes, and no record has a sequence of unknown length: this can't fail.
-    let _ = postcard::to_io(record, &mut *out);
+    let _ = postcard::serialize_with_flavor(record, Appended(out));
     let bytes = u32::try_from(out.len() - start - HEAD_BYTES).unwrap_or(u32::MAX);
     if let Some(place) = out.get_mut(start + 1..start + HEAD_BYTES) {
         place.copy_from_slice(&bytes.to_le_bytes());
+    }
+}
+
+/// Appends what postcard writes, most of which is single bytes.
+struct Appended<'a>(&'a mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Appended<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
     }
 }
 

@@ -12,11 +12,12 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
+use super::NotStored;
 use super::codec;
 use super::folder::Folder;
 use super::frame::FRAME_HEAD_BYTES;
+use super::ticket::{Progress, Ticket};
 use super::writer::{self, DISK_INTERVAL, Health, Passed, Position, Writer};
-use super::{NotStored, Ticket};
 use crate::config::{self, Durability};
 use crate::metrics::Metrics;
 use crate::model::Counters;
@@ -24,6 +25,10 @@ use crate::model::record::Changes;
 
 /// Frames that a request writes at most, one after the other, of those that others hand over meanwhile.
 const FRAMES_IN_PASSING: usize = 4;
+
+/// Bytes of the records of a message, and of a change without it, about.
+const MESSAGE_BYTES: usize = 256;
+const CHANGE_BYTES: usize = 128;
 
 /// The handle of a log. Dropping it lets the thread write what waits, and end.
 #[derive(Debug)]
@@ -48,6 +53,7 @@ pub(super) struct Shared {
     /// Bytes of all segments.
     pub(super) bytes: AtomicU64,
     pub(super) health: AtomicU8,
+    pub(super) progress: Progress,
     /// Whether the store has failed.
     pub(super) failed: watch::Sender<bool>,
     pub(super) metrics: Arc<Metrics>,
@@ -59,8 +65,6 @@ pub(super) struct Queue {
     pub(super) batch: Batch,
     /// An earlier batch that a request could not write: it is the thread's.
     pub(super) unwritten: Option<Batch>,
-    /// Tells when the batch that is being written is stored.
-    pub(super) under_way: Option<watch::Receiver<bool>>,
     /// The largest numbers that were appended.
     pub(super) counters: Counters,
     /// Nothing more is appended: the thread ends when it has written what waits.
@@ -75,12 +79,14 @@ pub(super) struct Batch {
     /// The frame; empty, or with its head left free.
     pub(super) frame: Vec<u8>,
     pub(super) began: u64,
-    pub(super) stored: watch::Sender<bool>,
+    /// Batches are numbered in their order, the first is 1.
+    pub(super) number: u64,
 }
 
-impl Default for Batch {
-    fn default() -> Batch {
-        Batch { frame: Vec::new(), began: u64::MAX, stored: watch::channel(false).0 }
+impl Batch {
+    /// Returns an empty batch. `frame`: an empty buffer.
+    pub(super) fn new(number: u64, frame: Vec<u8>) -> Batch {
+        Batch { frame, began: u64::MAX, number }
     }
 }
 
@@ -96,7 +102,7 @@ impl Log {
         counters: Counters,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Arc<Log>> {
-        let queue = Queue { batch: Batch::default(), unwritten: None, under_way: None, counters, is_closed: false, is_dead: false };
+        let queue = Queue { batch: Batch::new(1, Vec::new()), unwritten: None, counters, is_closed: false, is_dead: false };
         let shared = Arc::new(Shared {
             config: config.clone(),
             queue: Mutex::new(queue),
@@ -105,6 +111,7 @@ impl Log {
             pending: AtomicUsize::new(0),
             bytes: AtomicU64::new(position.bytes),
             health: AtomicU8::new(Health::Writing as u8),
+            progress: Progress::default(),
             failed: watch::channel(false).0,
             metrics,
         });
@@ -148,7 +155,7 @@ impl Log {
         let changes = changes.into_changes();
         let mut counters = Counters::default();
         changes.iter().for_each(|change| counters.note(change));
-        let mut records = Vec::with_capacity(changes.len() * 128);
+        let mut records = Vec::with_capacity(MESSAGE_BYTES + changes.len() * CHANGE_BYTES);
         codec::encode(&changes, &mut records);
         self.push(&records, began, &counters)
     }
@@ -163,12 +170,13 @@ impl Log {
     fn push(self: &Arc<Log>, records: &[u8], began: u64, counters: &Counters) -> Ticket {
         let mut queue = self.shared.queue.lock();
         if queue.is_dead {
-            // Nobody will send.
-            return Ticket::of(watch::channel(false).1, self);
+            // It never will be.
+            return Ticket::of(u64::MAX, self);
         }
         let batch = &mut queue.batch;
         if records.is_empty() && batch.frame.is_empty() {
-            return queue.under_way.clone().map_or(Ticket::none(), |stored| Ticket::of(stored, self));
+            let before = batch.number - 1;
+            return if self.shared.progress.has(before) { Ticket::none() } else { Ticket::of(before, self) };
         }
         let is_first = batch.frame.is_empty();
         if is_first {
@@ -176,7 +184,7 @@ impl Log {
         }
         batch.frame.extend_from_slice(records);
         batch.began = batch.began.min(began);
-        let ticket = Ticket::of(batch.stored.subscribe(), self);
+        let ticket = Ticket::of(batch.number, self);
         self.shared.pending.fetch_add(records.len(), Ordering::Relaxed);
         queue.counters.raise(counters);
         drop(queue);
@@ -217,6 +225,10 @@ impl Log {
         if self.is_written_in_passing() {
             self.shared.more.notify_one();
         }
+    }
+
+    pub(super) fn progress(&self) -> &Progress {
+        &self.shared.progress
     }
 
     pub fn commit_deadline(&self) -> Duration {

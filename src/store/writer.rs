@@ -95,9 +95,9 @@ pub(super) fn run(shared: &Shared, writer: &Mutex<Writer>) {
     }
     let mut queue = shared.queue.lock();
     queue.is_dead = true;
-    // Those who wait learn that nobody will send.
-    queue.batch = Batch::default();
-    (queue.unwritten, queue.under_way) = (None, None);
+    queue.unwritten = None;
+    queue.batch.frame = Vec::new();
+    shared.progress.end();
 }
 
 impl Writer {
@@ -124,15 +124,15 @@ impl Writer {
         let bytes = queue.batch.frame.len();
         let is_short = queue.unwritten.is_none() && bytes <= IN_PASSING_BYTES_MAX && !self.is_over(bytes);
         let is_well = !queue.is_closed && !queue.is_dead && self.shared.health() == Health::Writing;
-        let is_due = self.looked_at_disk.elapsed() >= DISK_INTERVAL;
-        let is_slow = self.was_slow.is_some_and(|since| since.elapsed() < SLOW_DISK_PAUSE);
+        let began = Instant::now();
+        let is_due = began.duration_since(self.looked_at_disk) >= DISK_INTERVAL;
+        let is_slow = self.was_slow.is_some_and(|since| began.duration_since(since) < SLOW_DISK_PAUSE);
         if !is_short || !is_well || is_due || is_slow {
             return Passed::Left;
         }
         let mut batch = self.take(&mut queue);
         drop(queue);
         frame::seal(&mut batch.frame, self.position.next_frame, batch.began, self.salt);
-        let began = Instant::now();
         let written = self.put(&batch.frame);
         if began.elapsed() > SLOW_WRITE {
             self.was_slow = Some(began);
@@ -163,7 +163,6 @@ impl Writer {
         let mut queue = shared.queue.lock();
         let unwritten = queue.unwritten.take();
         if unwritten.is_none() && queue.batch.frame.is_empty() {
-            queue.under_way = None;
             return None;
         }
         Some(unwritten.unwrap_or_else(|| self.take(&mut queue)))
@@ -171,20 +170,18 @@ impl Writer {
 
     /// Takes what has gathered.
     fn take(&mut self, queue: &mut Queue) -> Batch {
-        let fresh = Batch { frame: std::mem::take(&mut self.spare), ..Batch::default() };
-        let batch = std::mem::replace(&mut queue.batch, fresh);
-        queue.under_way = Some(batch.stored.subscribe());
-        batch
+        let fresh = Batch::new(queue.batch.number + 1, std::mem::take(&mut self.spare));
+        std::mem::replace(&mut queue.batch, fresh)
     }
 
     /// Tells those who wait for a frame that was written.
     fn stored(&mut self, batch: Batch) {
-        let Batch { mut frame, stored, .. } = batch;
+        let Batch { mut frame, number, .. } = batch;
         self.position.next_frame += 1;
         self.shared.pending.fetch_sub(frame.len().saturating_sub(FRAME_HEAD_BYTES), Ordering::Relaxed);
         self.shared.metrics.store_commits.inc();
         self.shared.metrics.store_bytes.inc_by(frame.len() as u64);
-        stored.send_replace(true);
+        self.shared.progress.note(number);
         if frame.capacity() <= BUFFER_BYTES_MAX {
             frame.clear();
             self.spare = frame;

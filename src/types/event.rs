@@ -5,6 +5,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -13,6 +14,7 @@ use serde::ser::{Error as _, SerializeMap as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use crate::types::clock::Clock;
 use crate::types::origin::Origin;
 
 /// The `type` that policies see for a message that was sent to a user directly.
@@ -80,9 +82,17 @@ impl Serialize for Event {
     }
 }
 
-/// Returns a new id, for an event without one. Such ids sort by time.
+/// Returns a new id, for an event without one: a UUID of version 7 (RFC 9562, section 5.7). Those of one process sort in their order.
 pub fn new_event_id() -> String {
-    uuid::Uuid::now_v7().to_string()
+    /// The first half of the newest: milliseconds since the Unix epoch, and twelve bits that count within one, or into the next.
+    static NEWEST: AtomicU64 = AtomicU64::new(0);
+    let now = Clock::Machine.now_ms() << 12;
+    let next = |newest: u64| now.max(newest + 1);
+    let stamp = next(NEWEST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |newest| Some(next(newest))).unwrap_or_default());
+    // The second half of a UUID of version 4 is random but for the same two bits.
+    let random = uuid::Uuid::new_v4().as_u64_pair().1;
+    let id = uuid::Uuid::from_u64_pair((stamp >> 12) << 16 | 7 << 12 | stamp & 0xfff, random);
+    id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned()
 }
 
 /// Bytes of an attribute (id, source, type, extension). Attributes are kept with each message.
@@ -119,7 +129,7 @@ impl UserId {
         if text.len() > bytes_max {
             return Err(format!("a user id of {} bytes is over the limit of {bytes_max}", text.len()));
         }
-        if text.chars().any(char::is_control) || text.trim() != text {
+        if text.chars().any(char::is_control) || text.starts_with(char::is_whitespace) || text.ends_with(char::is_whitespace) {
             return Err("a user id can't contain control characters, nor begin or end with a space".into());
         }
         Ok(UserId(text.into()))
@@ -262,6 +272,20 @@ impl Body {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn new_ids_sort_in_their_order_and_are_uuids_of_version_7() {
+        let before = Clock::Machine.now_ms();
+        let ids: Vec<String> = (0..10_000).map(|_| new_event_id()).collect();
+        assert!(ids.is_sorted_by(|one, next| one < next));
+        for id in [&ids[0], &ids[9_999]] {
+            let uuid = uuid::Uuid::parse_str(id).unwrap();
+            assert_eq!((uuid.get_version_num(), uuid.get_variant(), uuid.to_string()), (7, uuid::Variant::RFC4122, id.clone()));
+            let (seconds, nanoseconds) = uuid.get_timestamp().unwrap().to_unix();
+            let at = seconds * 1000 + u64::from(nanoseconds) / 1_000_000;
+            assert!(at >= before && at <= Clock::Machine.now_ms() + 3, "{at} is not after {before}");
+        }
+    }
 
     #[test]
     fn user_ids_are_any_sane_text() {

@@ -210,7 +210,8 @@ impl Client {
         answer: &http::Response<Option<Vec<u8>>>,
     ) -> Client {
         described::handshake(path, answer);
-        let channel = if answer.headers().contains_key("sec-websocket-protocol") { Channel::Socket } else { Channel::PlainSocket };
+        let subprotocol = answer.headers().get("sec-websocket-protocol").map(|name| name.to_str().unwrap());
+        let channel = Channel::of(subprotocol);
         Client { socket, channel }
     }
 

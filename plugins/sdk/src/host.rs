@@ -12,17 +12,17 @@ pub mod log {
     use super::host::log::write;
     use crate::bindings::host::signalpost::policy::log::Level;
 
-    /// For whoever looks for a defect.
+    /// Details for finding a defect.
     pub fn debug(message: &str) {
         write(Level::Debug, message);
     }
 
-    /// For whoever wants to know what happens.
+    /// What happens, when all is well.
     pub fn info(message: &str) {
         write(Level::Info, message);
     }
 
-    /// Something is odd, and is coped with.
+    /// Something is wrong, and the policy can go on.
     pub fn warn(message: &str) {
         write(Level::Warn, message);
     }
@@ -41,7 +41,7 @@ pub mod clock {
     }
 }
 
-/// The policy's own key-value store, which outlives instances and reloads. The grant is `state`.
+/// The policy's own key-value store, which outlives instances, reloads and restarts of the server. The grant is `state`.
 ///
 /// `get`, `set` and `compare_and_swap` keep values as JSON; `get_bytes` and `set_bytes` leave the form to the policy. `ttl_ms`
 /// is the time after which a key is gone; without it, the key stays until it is deleted.
@@ -82,7 +82,7 @@ pub mod state {
         host::delete(key)
     }
 
-    /// Adds to a whole number, 0 where the key is absent, and returns the sum. `ttl_ms` counts from the first increment.
+    /// Adds to a whole number, which is 0 if the key is absent, and returns the sum. `ttl_ms` counts from the first increment.
     pub fn increment(key: &str, by: i64, ttl_ms: Option<u32>) -> Result<i64, Error> {
         host::increment(key, by, ttl_ms)
     }
@@ -100,7 +100,7 @@ pub mod state {
             match error {
                 Error::Quota => Refusal::new("state_quota", "the policy's store has no room for this key or value"),
                 Error::NotANumber => {
-                    Refusal::new("state_not_a_number", "the value to add to is no whole number, or the sum is past its range")
+                    Refusal::new("state_not_a_number", "the value to add to is not a whole number, or the sum is out of range")
                 }
             }
         }

@@ -83,7 +83,7 @@ pub fn text(body: &[u8]) -> Result<&str, Problem> {
 /// It is text in another encoding than UTF-8, or not one JSON value.
 pub fn message(headers: &HeaderMap, body: &[u8]) -> Result<Body, Problem> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if media_type_of(content_type) == "text/plain" {
+    if essence(content_type).eq_ignore_ascii_case("text/plain") {
         let is_utf8 = is_utf8(content_type);
         let text = std::str::from_utf8(body).ok().filter(|_| is_utf8).map(str::to_owned);
         return text.map(Body::Text).ok_or_else(|| invalid("text", "the text is not UTF-8".to_owned()));
@@ -361,7 +361,11 @@ fn media_type(value: Option<&HeaderValue>) -> String {
 
 /// Returns a media type without its parameters, in lower case.
 fn media_type_of(content_type: &str) -> String {
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    essence(content_type).to_ascii_lowercase()
+}
+
+fn essence(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim_ascii()
 }
 
 /// Says whether data of this type is JSON: `application/json`, `text/json` and whatever ends in `+json`, as the CloudEvents JSON format

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use axum::response::Response;
 use http::HeaderMap;
 
+use super::Answer;
 use super::cloudevents::Parsed;
 use crate::dispatch::Receipt;
 use crate::net::problem::Problem;
@@ -78,11 +78,11 @@ impl<'a> Sampled<'a> {
     }
 
     /// Makes the span.
-    pub fn end(self, route: &str, answer: &Result<Response, Problem>) {
+    pub fn end(self, route: &str, answer: &Result<Answer, Problem>) {
         let Sampled { traces, root, mut said } = self;
         traces.end(&root, format!("POST {route}"), || {
             let status = match answer {
-                Ok(response) => response.status(),
+                Ok((status, _)) => *status,
                 Err(problem) => {
                     said.attributes.push(Attribute::new("error.type", problem.code));
                     said.error = problem.status.is_server_error().then(|| problem.detail.clone().into());

@@ -3,6 +3,8 @@
 use std::cell::LazyCell;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::seqs::is_in;
 use super::{Mailbox, Mailboxes};
 use crate::registry::SessionHandle;
@@ -30,6 +32,9 @@ pub struct Head {
     /// Whether there is anything to resume from.
     pub is_resumable: bool,
 }
+
+/// Messages with their seqs. A session mostly reads one.
+pub type Batch = SmallVec<[(u64, Arc<Message>); 1]>;
 
 /// What a session may read next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +102,7 @@ impl Reader {
 
     /// Reads on from the cursor, into `out`, until it holds `bytes_max` bytes of messages or all there are. The cursor stays until
     /// [`Reader::advance`].
-    pub fn page(&mut self, bytes_max: usize, out: &mut Vec<(u64, Arc<Message>)>) -> Page {
+    pub fn page(&mut self, bytes_max: usize, out: &mut Batch) -> Page {
         let mut content = self.mailbox.content.lock();
         let cursor = self.handle.cursor();
         let now_ms = LazyCell::new(|| self.mailboxes.clock.now_ms());

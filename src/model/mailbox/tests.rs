@@ -79,7 +79,7 @@ impl Mailboxes {
 impl Reader {
     /// Takes everything there is, and returns the seqs. `None`: it has missed something.
     fn take(&mut self) -> Option<Vec<u64>> {
-        let mut out = Vec::new();
+        let mut out = Batch::new();
         match self.page(usize::MAX, &mut out) {
             Page::Missed => return None,
             Page::More { upto } | Page::End { upto } => self.advance(upto),

@@ -76,7 +76,7 @@ fn routes() -> BTreeSet<String> {
     let code = text("src/http/routes.rs") + &text("src/http/console.rs");
     let below = code.split(".route(&below(\"").skip(1).map(|rest| format!("/api/pool{}", rest.split('"').next().unwrap()));
     let at_the_root = code.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
-    let of_producers = ["/events", "/users/{user_id}/messages"].map(|path| format!("/api/pool{path}"));
+    let of_producers = ["/events", "/publish", "/users/{user_id}/messages"].map(|path| format!("/api/pool{path}"));
     below.chain(at_the_root).chain(of_producers).collect()
 }
 
@@ -233,6 +233,18 @@ async fn each_operation_asks_for_the_scope_that_is_described_and_for_nothing_els
         asking += 1;
     }
     assert!(open > 10 && asking > 15, "{open} and {asking}");
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_text_is_answered_as_described() {
+    let server = TestServer::start().await;
+    for operation in operations().iter().filter(|operation| operation.path.contains('{')) {
+        let parts = operation.path.split('/').map(|part| if part.starts_with('{') { "%FF" } else { part });
+        let url = format!("http://{}{}", server.address, parts.collect::<Vec<_>>().join("/"));
+        let status = server.http.request(operation.method.clone(), url).send().await.unwrap().status().as_u16();
+        let expected = if operation.method == Method::OPTIONS { 204 } else { 400 };
+        assert!(status == expected || status == 404, "{} {}: {status}", operation.method, operation.path);
+    }
 }
 
 #[tokio::test]

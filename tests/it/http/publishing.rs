@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -53,12 +52,13 @@ async fn refused(server: &TestServer, path: &str, headers: &[(&'static str, &str
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
     }
-    match timeout(SOON, tokio_tungstenite::connect_async(request)).await.expect("an answer in time") {
+    match Client::ask(request).await {
         Err(Error::Http(response)) => {
             let problem: Value = serde_json::from_slice(response.body().as_deref().unwrap_or_default()).unwrap_or_default();
             (response.status().as_u16(), problem["code"].as_str().unwrap_or_default().to_owned())
         }
-        other => panic!("a refusal, not {other:?}"),
+        Err(other) => panic!("a refusal, not {other:?}"),
+        Ok(_) => panic!("a refusal, not a stream"),
     }
 }
 
@@ -205,8 +205,7 @@ async fn a_stream_needs_a_key_with_the_scope_and_ends_when_that_is_withdrawn() {
     let mut request = url(server).into_client_request().unwrap();
     request.headers_mut().insert(offer.0, offer.1.parse().unwrap());
     request.headers_mut().insert("authorization", "Bearer p".parse().unwrap());
-    let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
-    let mut stream = Client { socket };
+    let mut stream = Client::ask(request).await.unwrap();
     stream.json().await;
     stream.send(told(1)).await;
     assert_eq!(stream.json().await["posted"], 1);
@@ -286,7 +285,7 @@ async fn a_silent_producer_is_pinged_and_one_that_is_gone_is_closed() {
     let server = TestServer::with("[sockets]\nping_interval_ms = 50\npong_deadline_ms = 200\nidle_deadline_ms = 100").await;
     let (mut stream, _) = open(&server).await;
     // It answers pings, and is not idle however little it says.
-    assert!(timeout(Duration::from_millis(600), async { while stream.socket.next().await.unwrap().unwrap().is_ping() {} }).await.is_err());
+    assert!(timeout(Duration::from_millis(600), async { while stream.next().await.unwrap().unwrap().is_ping() {} }).await.is_err());
     stream.send(told(1)).await;
     assert_eq!(stream.json().await["posted"], 1);
     let mut silent = open_raw(&server).await;

@@ -43,7 +43,7 @@ fn page() -> String {
     let (imports, shared): (Vec<_>, Vec<_>) =
         shared.into_iter().partition(|id| imports.contains(id) && !resolve.interfaces[*id].functions.is_empty());
     for (heading, interfaces) in
-        [("What a policy exports", exports), ("What it may import, where that is granted", imports), ("The words that they share", shared)]
+        [("What a policy exports", exports), ("What it may import, if that is granted", imports), ("The types that they share", shared)]
     {
         writeln!(page, "\n## {heading}").unwrap();
         for id in interfaces {

@@ -57,7 +57,7 @@ fn answer(method: &Method, path: &str, head: &Head<'_>, body: Option<&[u8]>) {
             described(&what, operation, head, body.filter(|_| method != Method::HEAD));
         }
         _ => {
-            if head.status == StatusCode::METHOD_NOT_ALLOWED && method != Method::HEAD {
+            if head.status == StatusCode::METHOD_NOT_ALLOWED {
                 assert_eq!(allowed(head), documents::methods(template), "{what}: Allow");
             }
             // What precedes the routes is said of any address.
@@ -165,15 +165,28 @@ pub enum Channel {
     Socket,
     PlainSocket,
     Stream,
+    /// A producer's.
+    Publish,
     Live,
 }
 
 impl Channel {
+    /// Returns the channel of a socket whose handshake has selected this subprotocol.
+    pub fn of(subprotocol: Option<&str>) -> Channel {
+        match subprotocol {
+            None => Channel::PlainSocket,
+            Some("signalpost.v1") => Channel::Socket,
+            Some("signalpost.publish.v1") => Channel::Publish,
+            Some(other) => panic!("docs/asyncapi.yaml has no subprotocol {other}"),
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Channel::Socket => "socket",
             Channel::PlainSocket => "plainSocket",
             Channel::Stream => "stream",
+            Channel::Publish => "publish",
             Channel::Live => "live",
         }
     }
@@ -193,6 +206,11 @@ impl Channel {
                 if frame["type"] == "error" {
                     ASYNCAPI.check(text, "/components/messages/plainError/payload", &frame);
                 }
+            }
+            Channel::Publish => {
+                let frame = read(text.as_bytes()).unwrap_or_else(|error| panic!("{text}: {error}"));
+                let shape = if frame["type"] == "hello" { "PublishHello" } else { "PublishAnswer" };
+                ASYNCAPI.check(text, &format!("/components/schemas/{shape}"), &frame);
             }
             Channel::Stream | Channel::Live => unreachable!("{self:?} has events"),
         }

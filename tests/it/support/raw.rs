@@ -59,9 +59,7 @@ impl Raw {
             if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
                 let head: Vec<u8> = self.received.drain(..end + 4).collect();
                 let head = String::from_utf8(head).unwrap().to_lowercase();
-                if head.contains("\r\nsec-websocket-protocol:") {
-                    self.channel = Channel::Socket;
-                }
+                self.channel = Channel::of(head.lines().find_map(|line| line.strip_prefix("sec-websocket-protocol: ")));
                 return head;
             }
             assert!(self.receive().await, "the connection ended within the head: {:?}", String::from_utf8_lossy(&self.received));

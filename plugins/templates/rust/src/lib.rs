@@ -118,7 +118,10 @@ mod tests {
     #[test]
     fn only_a_message_with_a_text_is_shown_as_text() {
         let policy: MyPolicy = testing::policy("{}").unwrap();
-        let shown = |json: &str| testing::format(&policy, "note", Body::Json(json.to_owned()), &[("format", "text")]).unwrap().unwrap();
+        let shown = |json: &str| {
+            let body = Body::Json(json.to_owned());
+            testing::format(&policy, "signalpost.direct", body, &[("format", "text")]).unwrap().unwrap()
+        };
         assert_eq!(shown(r#"{"type":"note","text":"hi"}"#), Body::Text("hi".to_owned()));
         for json in [r#"{"type":"note"}"#, r#"{"text":1}"#, r#"["hi"]"#, "1"] {
             assert_eq!(shown(json), Body::Json(json.to_owned()));

@@ -150,7 +150,7 @@ fn malformed() -> Vec<Case> {
         },
         Case {
             name: "no-utf-8",
-            does: "returns a user id of bytes that are no UTF-8",
+            does: "returns a user id of bytes that are not UTF-8",
             outcome: Fault("output", "utf-8"),
             bound: abi,
             component: || {

@@ -68,7 +68,7 @@ fn of_host_calls() -> Vec<Case> {
         },
         Case {
             name: "questions-of-a-megabyte",
-            does: "asks for the groups of a name of a megabyte, as often as it may",
+            does: "asks for a group by a name of a megabyte, as often as it may",
             outcome: Fault("deadline", "interrupt"),
             bound: "limits.call_deadline_ms",
             component: || {
@@ -144,7 +144,7 @@ fn of_state() -> Vec<Case> {
     vec![
         Case {
             name: "state-keys",
-            does: "remembers 5,000 keys where it may have 100",
+            does: "remembers 5,000 keys, and may have 100",
             outcome: Answer("100 are taken, the others refused: it is told `quota`", routed),
             bound: "limits.state_keys_max",
             component: || hoarder(5000, 1, 100),
@@ -154,7 +154,7 @@ fn of_state() -> Vec<Case> {
         },
         Case {
             name: "state-bytes",
-            does: "remembers 500 values of 50,000 bytes where it may have 1 MB",
+            does: "remembers 500 values of 50,000 bytes, and may have 1 MB",
             outcome: Answer("19 are taken, the others refused: it is told `quota`", routed),
             bound: "limits.state_bytes_max",
             component: || hoarder(500, 50_000, 19),
@@ -173,7 +173,7 @@ fn of_state() -> Vec<Case> {
         },
         Case {
             name: "groups",
-            does: "lets one user join 1,000 groups where there may be 300",
+            does: "lets one user join 1,000 groups, and there may be 300",
             outcome: Answer(
                 "300 joins are carried out, the others refused and counted; the neighbour's group is on another account",
                 |told| {

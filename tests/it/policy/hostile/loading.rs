@@ -49,7 +49,7 @@ fn of_files() -> Vec<Case> {
         },
         Case {
             name: "large-file",
-            does: "has 5 MB, where 4 are allowed",
+            does: "has 5 MB, and 4 are allowed",
             outcome: Refused("(plugins.file_bytes_max)"),
             bound: "plugins.file_bytes_max",
             component: || vec![0; 5_000_000],
@@ -86,7 +86,7 @@ fn of_worlds() -> Vec<Case> {
         },
         Case {
             name: "exports-without-end",
-            does: "exports 900 things of long names, none of them a policy's",
+            does: "exports 900 interfaces with long names, none of them a policy's",
             outcome: Refused("exports no signalpost:policy/plugin@0.1.0; it exports "),
             bound: "4 KiB",
             component: || {
@@ -178,7 +178,7 @@ fn of_loading() -> Vec<Case> {
         },
         Case {
             name: "trap-in-describe",
-            does: "traps when it is asked who it is",
+            does: "traps when it is asked to describe itself",
             outcome: Refused("describe failed (trap)"),
             bound: CONTRACT,
             component: || hostile(Guest { describe: "unreachable", ..ROUTING }),

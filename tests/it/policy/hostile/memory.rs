@@ -55,7 +55,7 @@ fn of_memory() -> Vec<Case> {
         },
         Case {
             name: "memory-call-by-call",
-            does: "grows by 1 MiB with each of 40 calls, and traps where it can't",
+            does: "grows by 1 MiB with each of 40 calls, and traps when it can't",
             outcome: Answer("all 40 are routed: an instance that has grown large is replaced after its call", |told| {
                 assert!(told.receipts.iter().all(|receipt| receipt["policies"][0]["outcome"] == "routed"), "{:?}", told.receipts);
             }),
