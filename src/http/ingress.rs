@@ -111,16 +111,6 @@ pub struct TellQuery {
     collapse_key: Option<String>,
 }
 
-impl Address {
-    /// Returns the method that it takes.
-    pub fn method(&self) -> &'static str {
-        match self {
-            Address::Stream => "GET",
-            Address::Events | Address::Messages(_) => "POST",
-        }
-    }
-}
-
 impl Ingress {
     pub fn new(node: Arc<Node>, bodies: Arc<Bodies>, auth: Arc<Auth>, streams: Streams) -> Ingress {
         Ingress { node, bodies, auth, streams }
