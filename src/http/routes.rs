@@ -79,7 +79,7 @@ impl Front {
         self.auth.origin(request.headers())?;
         let Some(ingress) = &self.ingress else { return Ok(None) };
         let Some(address) = ingress.address(request.uri().path()) else { return Ok(None) };
-        if request.method().as_str() == address.method() {
+        if request.method() == address.method() {
             self.auth.permits(request.headers(), Scope::Publish)?;
         }
         Ok(Some((ingress, address)))
@@ -102,7 +102,7 @@ impl Line {
                 let Ok(response) = Box::pin(front.routes.call(request)).await;
                 Ok(response.map(Either::Right))
             }
-            Ok(Some((_, address))) if request.method().as_str() != address.method() => {
+            Ok(Some((_, address))) if request.method() != address.method() => {
                 let mut response = not_allowed().into_response();
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(address.method()));
                 Ok(response.map(Either::Right))
