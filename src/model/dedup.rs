@@ -109,8 +109,8 @@ impl Dedup {
     pub fn changes(&self) -> Vec<Change> {
         let seen = |(at_ms, number, key): &(u64, u64, u128)| {
             let failed = match self.known.get(key)? {
-                Entry::Done { settled } if settled == number => false,
-                Entry::Failed { settled, .. } if settled == number => true,
+                Progress::Done { settled } if settled == number => false,
+                Progress::Failed { settled, .. } if settled == number => true,
                 _ => return None,
             };
             Some(Change::Seen { key: *key, at_ms: *at_ms, failed })
