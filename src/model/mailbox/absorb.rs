@@ -276,7 +276,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::metrics::Metrics;
-    use crate::model::mailbox::{Page, Posted};
+    use crate::model::mailbox::{Batch, Page, Posted};
     use crate::model::order::Order;
     use crate::model::record::Changes;
     use crate::types::clock::Clock;
@@ -348,7 +348,7 @@ mod tests {
 
     /// Takes everything there is and writes it. `None`: it has missed something.
     fn read(reader: &mut Reader) -> Option<Vec<u64>> {
-        let mut out = Vec::new();
+        let mut out = Batch::default();
         match reader.page(usize::MAX, &mut out) {
             Page::Missed => return None,
             Page::More { upto } | Page::End { upto } => reader.advance(upto),
