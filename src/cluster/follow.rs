@@ -1,7 +1,6 @@
 //! A node that follows: it absorbs the stream, looks at its clocks, and leads when nobody else does.
 
 use std::future::pending;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
