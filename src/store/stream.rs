@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 
 use super::codec::Encoder;
 use super::ticket::LOOK_INTERVAL;
-use super::{NotStored, Store, Ticket};
+use super::{NotStored, Ticket};
 use crate::config;
 use crate::model::dead_letters::DeadLetter;
 use crate::model::order::Order;
