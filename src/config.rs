@@ -268,7 +268,7 @@ pub struct Cluster {
     /// Bytes of the stream after which a snapshot is written, and the stream is cut off.
     pub snapshot_bytes: NonZeroU64,
     /// How long after the snapshot.
-    pub cut_after_ms: Milliseconds<0>,
+    pub cut_after_ms: Milliseconds,
 }
 
 /// What an answer to a producer means.
