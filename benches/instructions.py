@@ -162,7 +162,7 @@ def main():
         for server in servers:
             try:
                 few, many = (run(server, name, *scenario, messages) for messages in (FEW, MANY))
-            except (AssertionError, OSError, http.client.HTTPException) as error:
+            except (AssertionError, OSError, http.client.HTTPException, subprocess.CalledProcessError) as error:
                 # A policy's call that outlasts two milliseconds reads a clock that valgrind does not map.
                 print(f"{name}: not counted, {error}; try on a machine with nothing else to do ({server})", flush=True)
                 continue

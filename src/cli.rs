@@ -5,6 +5,7 @@
 mod candidate;
 mod check;
 mod client;
+mod cluster;
 mod describe;
 mod dev;
 mod explain;
@@ -66,6 +67,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Show how far the messages of an event got since it was published.
     Receipt(receipt::Arguments),
+    /// Show the nodes that serve together: who leads, their versions and policies, and how far each is.
+    Cluster(cluster::Arguments),
     /// Show a user's messages as they arrive, and send what you type.
     Listen(listen::Arguments),
     /// Ask a server whether it answers, or whether it is ready.
@@ -135,6 +138,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Send(arguments) => send::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Receipt(arguments) => receipt::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Listen(arguments) => listen::run(arguments),
         Command::Health(arguments) => health::run(&arguments),
         Command::Tail(arguments) => tail::run(&arguments),

@@ -112,6 +112,8 @@ pub struct Config {
     pub http: Http,
     /// What outlives the process, and where.
     pub store: Store,
+    /// The nodes that serve together.
+    pub cluster: Cluster,
     /// Limits on users' sessions.
     pub sockets: Sockets,
     /// Limits on messages that are kept for users.
@@ -222,6 +224,51 @@ pub struct Store {
     pub marks_interval_ms: Milliseconds,
     /// Bytes of one file of the log.
     pub segment_bytes: NonZeroU64,
+}
+
+/// The nodes that serve together.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// Addresses of NATS servers; none for a server that is alone.
+    pub nats: Vec<String>,
+    /// What the nodes' stream and subjects begin with.
+    pub name: String,
+    /// What this node is called; if empty, as its host.
+    pub node: String,
+    /// NATS servers that have a copy of the stream.
+    pub replicas: NonZeroUsize,
+    /// The node's credentials for NATS; if empty, none.
+    pub credentials_file: PathBuf,
+    /// Certificate authorities that the servers' certificates are checked with; if empty, the system's.
+    pub ca_file: PathBuf,
+    /// The node's own certificate, if the servers ask for one.
+    pub certificate_file: PathBuf,
+    pub key_file: PathBuf,
+    /// How often the node that leads is heard of.
+    pub beat_ms: Milliseconds,
+    /// After this silence, another node leads.
+    pub lead_after_ms: Milliseconds,
+    /// After this silence, a node has no sessions any more.
+    pub gone_after_ms: Milliseconds,
+    /// After this time without NATS, a node closes its sockets and begins afresh.
+    pub alone_ms: Milliseconds,
+    /// How long a node may be behind what is stored.
+    pub lag_max_ms: Milliseconds,
+    /// How long NATS may take to store a frame before it is sent again.
+    pub attempt_deadline_ms: Milliseconds,
+    /// How long a node waits for the answer of the one that leads.
+    pub ask_deadline_ms: Milliseconds,
+    /// How long a client's message waits for a policy of the node that leads.
+    pub message_deadline_ms: Milliseconds,
+    /// How often a node tells what its readers have read.
+    pub reads_interval_ms: Milliseconds,
+    /// Requests of other nodes that are handled at a time.
+    pub asks_max: NonZeroUsize,
+    /// Bytes of the stream after which a snapshot is written, and the stream is cut off.
+    pub snapshot_bytes: NonZeroU64,
+    /// How long after the snapshot.
+    pub cut_after_ms: Milliseconds<0>,
 }
 
 /// What an answer to a producer means.

@@ -310,7 +310,12 @@ impl Dispatch {
             event_type: &'a str,
             message: &'a Body,
         }
-        for Expired { user, message } in self.model.mailboxes.take_expired() {
+        let expired = self.model.mailboxes.take_expired();
+        if !self.store.decides() {
+            // The node that decides tells of them.
+            return;
+        }
+        for Expired { user, message } in expired {
             let Message { event_id, event_type, body, .. } = &*message;
             self.tell_sinks(Own::MessageExpired, &user, &Data { user_id: &user, event_id, event_type, message: body });
         }

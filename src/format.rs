@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::config::FormattingFault;
 use crate::model::Model;
-use crate::model::dead_letters::Failure;
+use crate::model::dead_letters::{DeadLetter, Failure};
 use crate::model::world::World;
 use crate::policy::call::{Arguments, Output};
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
@@ -98,9 +98,11 @@ impl Format {
             }
         };
         if let (Err(DropReason::DeadLetter), Some(failure)) = (&shape.shaped, &shape.failure) {
-            let mut changes = self.store.changes();
-            self.model.dead_letters.keep_message(failure, message, handle, &mut changes);
-            drop(self.store.append(changes));
+            if !self.store.hand_on(|| DeadLetter::of_reader(failure, message, handle)) {
+                let mut changes = self.store.changes();
+                self.model.dead_letters.keep_message(failure, message, handle, &mut changes);
+                drop(self.store.append(changes));
+            }
         }
         shape.shaped.clone()
     }
@@ -188,6 +190,9 @@ impl Format {
             }
             answer
         };
+        if !self.store.decides() {
+            return self.model.read_only(format);
+        }
         // No caller is answered, so the store is not waited for.
         self.model.transact(|| self.store.changes(), format, |_, changes| drop(self.store.append(changes))).0
     }

@@ -39,6 +39,10 @@
 //!    a close code (`types::close`) tells whoever can act on it.
 //! 8. *Formatting never runs twice* for one message and class (`format::shapes`), unless a policy's circuit was open.
 //!
+//! Several servers may serve together (`cluster`): one leads, which plans, applies and stores, and all absorb what it has stored and serve
+//! their own sockets. Nothing else asks whether there are others: the store says who decides (`Store::decides`), and what only the leader may
+//! do is passed on to it where requests and sessions come in (`cluster::Cluster`).
+//!
 //! What is absent: `registry` knows no messages, and `model::mailbox::log` no sessions; nothing but cleaning reads the store while the
 //! server runs, and `store` knows no sessions and no policies; `session` and `model` know no event type; nothing outside `policy` knows
 //! WebAssembly or the types generated from the WIT; nothing below `session` and `http` knows HTTP, except for `auth` and `net::problem`,
@@ -78,6 +82,8 @@ mod explain;
 mod recording;
 
 mod sink;
+
+mod cluster;
 
 mod node;
 

@@ -155,6 +155,14 @@ pub struct Metrics {
     store_log_bytes: IntGauge,
     store_kept_bytes: IntGauge,
     store_is_writing: IntGauge,
+    pub cluster_elections: IntCounter,
+    pub cluster_forwarded: IntCounter,
+    pub cluster_commit_seconds: Histogram,
+    cluster_leads: IntGauge,
+    cluster_term: IntGauge,
+    cluster_absorbed: IntGauge,
+    cluster_nodes: IntGauge,
+    cluster_behind: IntGauge,
     log_lines_dropped: IntCounter,
     sessions: IntGauge,
     mailboxes: IntGauge,
@@ -182,6 +190,8 @@ pub struct Gauges {
     pub missing: usize,
     /// `None` if everything is kept in memory only.
     pub store: Option<StoreGauges>,
+    /// `None` for a server that is alone.
+    pub cluster: Option<ClusterGauges>,
     pub sinks: Vec<SinkGauges>,
 }
 
@@ -191,6 +201,16 @@ pub struct SinkGauges {
     pub waiting: usize,
     pub lag_ms: u64,
     pub is_stopped: bool,
+}
+
+#[derive(Debug)]
+pub struct ClusterGauges {
+    pub leads: bool,
+    pub term: u64,
+    pub absorbed: u64,
+    pub nodes: usize,
+    pub behind: u64,
+    pub pending_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -342,6 +362,21 @@ impl Metrics {
             store_pending_bytes: make.gauge("signalpost_store_pending_bytes", "Bytes that wait to be written to the log.")?,
             store_log_bytes: make.gauge("signalpost_store_log_bytes", "Bytes of the log.")?,
             store_kept_bytes: make.gauge("signalpost_store_kept_bytes", "Bytes of what counts in the log, about.")?,
+            cluster_elections: make.counter("signalpost_cluster_elections_total", "How often this node has heard that a node leads.")?,
+            cluster_forwarded: make
+                .counter("signalpost_cluster_forwarded_total", "Requests that the node that leads has answered for this one.")?,
+            cluster_commit_seconds: make.one_histogram(
+                "signalpost_cluster_commit_seconds",
+                "Time until a frame was stored, while this node led.",
+                vec![250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 500e-3, 2.5, 10.0],
+            )?,
+            cluster_leads: make.gauge("signalpost_cluster_leads", "1 if this node leads its cluster; otherwise 0.")?,
+            cluster_term: make
+                .gauge("signalpost_cluster_term", "The latest term of the cluster: it counts up with each node that leads.")?,
+            cluster_absorbed: make
+                .gauge("signalpost_cluster_absorbed_frames", "The last frame of the stream that this node has absorbed.")?,
+            cluster_behind: make.gauge("signalpost_cluster_behind_frames", "Frames of the stream that this node has not absorbed yet.")?,
+            cluster_nodes: make.gauge("signalpost_cluster_nodes", "Nodes that this one hears of, with itself.")?,
             store_is_writing: make.gauge("signalpost_store_writing", "0 if the disk of the log is full or has failed; otherwise 1.")?,
             sink_events: make.counters(
                 "signalpost_sink_events_total",
@@ -441,6 +476,14 @@ impl Metrics {
         } else {
             // Nothing that could fail.
             self.store_is_writing.set(1);
+        }
+        if let Some(ClusterGauges { leads, term, absorbed, nodes, behind, pending_bytes }) = gauges.cluster {
+            self.cluster_leads.set(leads.into());
+            self.cluster_term.set(i64::try_from(term).unwrap_or(i64::MAX));
+            self.cluster_absorbed.set(i64::try_from(absorbed).unwrap_or(i64::MAX));
+            set(&self.cluster_nodes, nodes);
+            self.cluster_behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
+            set(&self.store_pending_bytes, pending_bytes);
         }
         for sink in &gauges.sinks {
             set(&self.sink_waiting.with_label_values(&[&*sink.name]), sink.waiting);

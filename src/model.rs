@@ -1,16 +1,19 @@
 //! The model: what the server remembers, which is the sum of its records: mailboxes, groups, the policies' state, the ids of published
 //! events, and dead letters. Guests see groups and state through a [`world::World`], and a commit changes them.
 //!
-//! Lock order: `turn`, then `states`, then `groups`. None is held across an await. `states` and `groups` are held neither while a guest runs
-//! nor while messages are posted, so long work never delays a request that only reads.
+//! Lock order: `turn`, then an [`order::Turn`] if other nodes follow, then `states`, then `groups`. None is held across an await. `states` and
+//! `groups` are held neither while a guest runs nor while messages are posted, so long work never delays a request that only reads.
 
+mod absorb;
 pub mod dead_letters;
 pub mod dedup;
 pub mod fold;
 pub mod groups;
 pub mod mailbox;
+pub mod order;
 pub mod record;
 mod restore;
+mod snapshot;
 pub mod state;
 pub mod world;
 
@@ -115,6 +118,17 @@ impl Model {
             self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
         }
         Ok((planned, concluded))
+    }
+
+    /// Plans something that changes nothing but counters: what it writes is dropped. For a node that does not decide.
+    pub fn read_only<R>(self: &Arc<Model>, plan: impl FnOnce(&mut World) -> R) -> R {
+        let mut world = World::live(self);
+        let planned = plan(&mut world);
+        for count in world.take_counts() {
+            self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
+        }
+        world.conclude();
+        planned
     }
 
     /// Waits until the requests that have changed groups or state have handed their changes to the store.

@@ -7,7 +7,9 @@ mod stats;
 use std::sync::Arc;
 
 use anyhow::bail;
+use tokio::runtime::Handle;
 
+use crate::cluster::{Cluster, Joined, Member};
 use crate::config::{Config, OnBad};
 use crate::dispatch::Dispatch;
 use crate::dispatch::observers::{Observers, Reloaded, Trace};
@@ -33,6 +35,7 @@ pub struct Foundations {
     pub model: Arc<Model>,
     pub loader: Arc<Loader>,
     pub store: Store,
+    pub cluster: Cluster,
     /// `None` if nothing is traced.
     pub traces: Option<Arc<Traces>>,
 }
@@ -50,6 +53,7 @@ pub struct Node {
     pub dispatch: Arc<Dispatch>,
     pub format: Arc<Format>,
     pub store: Store,
+    pub cluster: Cluster,
     pub traces: Option<Arc<Traces>>,
     pub stats: Stats,
     /// Held by a reload: there is one at a time.
@@ -71,6 +75,9 @@ impl Foundations {
     /// As for [`Foundations::new`]; the store can't be opened.
     pub fn durable(config: Arc<Config>, clock: Clock) -> anyhow::Result<(Foundations, Option<Cleaner>)> {
         let metrics = Arc::new(Metrics::new()?);
+        if !config.cluster.nats.is_empty() {
+            return Ok((Foundations::among_others(config, clock, metrics)?, None));
+        }
         let place = store::place(&config.store, |name| std::env::var_os(name));
         let opened = Opened::at(&place, &config.store, &metrics)?;
         let dir = opened.store.is_kept().then(|| place.dir()).flatten().map(|dir| dir.join(PLUGINS_KEPT));
@@ -81,12 +88,23 @@ impl Foundations {
         Ok((foundations.with_loader(keeping), cleaner))
     }
 
+    /// Joins the cluster that the configuration names, and waits for NATS. Blocks.
+    fn among_others(config: Arc<Config>, clock: Clock, metrics: Arc<Metrics>) -> anyhow::Result<Foundations> {
+        let joined = Handle::current().block_on(Joined::open(&config))?;
+        tracing::info!("what is answered is kept in the cluster {}: on the NATS servers", config.cluster.name);
+        let opened = Opened::stream(joined.stream.clone(), joined.store);
+        let traces = Traces::new(&config.traces, &metrics)?;
+        let (foundations, _) = Foundations::on(opened, config.clone(), clock, metrics.clone())?;
+        let member = Member::new(joined, &config, foundations.model.clone(), metrics);
+        Ok(Foundations { cluster: Cluster::Member(member), traces, ..foundations })
+    }
+
     fn on(opened: Opened, config: Arc<Config>, clock: Clock, metrics: Arc<Metrics>) -> anyhow::Result<(Foundations, Option<Cleaner>)> {
         let store = opened.store.clone();
         let model = Model::new(&config, clock, opened.id, store.is_kept(), &metrics);
         let cleaner = opened.fill(&model)?;
         let loader = Arc::new(Loader::new(engine::serving()?, config.clone(), model.clone(), metrics.clone()));
-        Ok((Foundations { config, metrics, model, loader, store, traces: None }, cleaner))
+        Ok((Foundations { config, metrics, model, loader, store, cluster: Cluster::Alone, traces: None }, cleaner))
     }
 
     /// Does the same with another kind of loader.
@@ -130,7 +148,7 @@ impl Foundations {
 
     /// Returns a node with these policies.
     pub fn node(&self, set: PolicySet, rejected: Vec<Rejected>) -> Arc<Node> {
-        let Foundations { config, metrics, model, loader, store, traces } = self;
+        let Foundations { config, metrics, model, loader, store, cluster, traces } = self;
         let retire_after = *config.plugins.retire_ms;
         let policies = Arc::new(Policies::new(set, rejected, retire_after));
         let format = Format::new(policies.clone(), model.clone(), store.clone(), traces.clone(), config.mailboxes.shapes_bytes_max);
@@ -154,6 +172,7 @@ impl Foundations {
             loader: loader.clone(),
             policies,
             store: store.clone(),
+            cluster: cluster.clone(),
             traces: traces.clone(),
             reloading: tokio::sync::Mutex::default(),
         })

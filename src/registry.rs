@@ -12,7 +12,9 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
+use tokio::sync::Notify;
 
 use crate::config::{self, TooMany};
 use crate::types::close::Close;
@@ -51,6 +53,57 @@ pub struct SessionHandle {
     written: AtomicU64,
     wake: Wake,
     ending: OnceLock<Close>,
+    /// Set if another node has its socket.
+    elsewhere: Option<Elsewhere>,
+}
+
+/// The name of the subprotocol whose frames are JSON, with seqs and acks: docs/protocol.md.
+pub const V1: &str = "signalpost.v1";
+
+/// Returns a subprotocol by its name, if there is one.
+pub fn subprotocol(name: &str) -> Option<&'static str> {
+    (name == V1).then_some(V1)
+}
+
+/// A session as nodes describe it to each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The node that has the socket.
+    pub node: Arc<str>,
+    pub session: Arc<str>,
+    pub user: UserId,
+    pub subprotocol: Option<&'static str>,
+    pub resumes: bool,
+    pub attributes: Vec<(String, String)>,
+    pub opened: SystemTime,
+}
+
+/// Where a session is whose socket another node has.
+#[derive(Debug)]
+struct Elsewhere {
+    node: Arc<str>,
+    endings: Arc<Endings>,
+}
+
+/// Sessions that are to close, and whose sockets other nodes have.
+#[derive(Debug, Default)]
+pub struct Endings {
+    waiting: Mutex<Vec<(UserId, Arc<str>, Close)>>,
+    more: Notify,
+}
+
+impl Endings {
+    /// Waits until there are some, and takes them. Cancel safe.
+    pub async fn take(&self) -> Vec<(UserId, Arc<str>, Close)> {
+        loop {
+            let more = self.more.notified();
+            let waiting = std::mem::take(&mut *self.waiting.lock());
+            if !waiting.is_empty() {
+                return waiting;
+            }
+            more.await;
+        }
+    }
 }
 
 /// How far a user's open sessions have read.
@@ -87,7 +140,7 @@ impl Registry {
         Registry { per_user_max: sockets.per_user_max.get(), too_many: sockets.too_many, admitted: AtomicUsize::new(0) }
     }
 
-    /// Returns the number of admitted sessions of all users.
+    /// Returns the number of admitted sessions of all users that this node has.
     pub fn count(&self) -> usize {
         self.admitted.load(Ordering::Relaxed)
     }
@@ -115,9 +168,19 @@ impl Registry {
             self.leave(sessions, &oldest);
             replaced.push(oldest);
         }
-        handle.is_admitted.store(true, Ordering::Relaxed);
-        self.admitted.fetch_add(1, Ordering::Relaxed);
+        self.count_in(handle);
         Ok(replaced)
+    }
+
+    /// Adds a session that another node has admitted.
+    pub fn seat(&self, sessions: &mut UserSessions, handle: &Arc<SessionHandle>) {
+        sessions.handles.push(handle.clone());
+        self.count_in(handle);
+    }
+
+    fn count_in(&self, handle: &SessionHandle) {
+        handle.is_admitted.store(true, Ordering::Relaxed);
+        self.admitted.fetch_add(usize::from(handle.is_here()), Ordering::Relaxed);
     }
 
     /// Removes a session, and returns whether it was there. Sessions are compared by identity: a late leave never removes a newer session.
@@ -125,7 +188,7 @@ impl Registry {
         let before = sessions.handles.len();
         sessions.handles.retain(|known| !Arc::ptr_eq(known, handle));
         let was_there = sessions.handles.len() < before;
-        if was_there && handle.is_admitted() {
+        if was_there && handle.is_admitted() && handle.is_here() {
             self.admitted.fetch_sub(1, Ordering::Relaxed);
         }
         was_there
@@ -167,12 +230,29 @@ impl UserSessions {
         self.handles.len()
     }
 
-    /// Returns how far they have read, or `None` if there is no session.
-    pub fn read_mark(&self) -> Option<ReadMark> {
-        let (first, others) = self.handles.split_first()?;
+    /// Asks those to close that this node has, and returns how many there are.
+    pub fn end_here(&self, close: &Close) -> usize {
+        let here = self.handles.iter().filter(|handle| handle.is_here());
+        here.inspect(|handle| handle.end(close.clone())).count()
+    }
+
+    /// Returns the sessions of a node.
+    pub fn of_node(&self, node: &str) -> SmallVec<[Arc<SessionHandle>; 1]> {
+        self.handles.iter().filter(|handle| handle.node() == Some(node)).cloned().collect()
+    }
+
+    /// Returns the sessions that this node has.
+    pub fn here(&self) -> impl Iterator<Item = &Arc<SessionHandle>> {
+        self.admitted().filter(|handle| handle.is_here())
+    }
+
+    /// Returns how far they have read, or `None` if there is no session. `is_of_all`: also those whose sockets other nodes have.
+    pub fn read_mark(&self, is_of_all: bool) -> Option<ReadMark> {
+        let mut handles = self.handles.iter().filter(|handle| is_of_all || handle.is_here());
+        let first = handles.next()?;
         let (start, cursor) = first.position();
         let mut mark = ReadMark { from: start, written: first.written(), taken: cursor, furthest: (start, first.written()) };
-        for handle in others {
+        for handle in handles {
             let ((start, cursor), written) = (handle.position(), handle.written());
             (mark.from, mark.written, mark.taken) = (mark.from.min(start), mark.written.min(written), mark.taken.min(cursor));
             if written > mark.furthest.1 {
@@ -198,13 +278,70 @@ impl SessionHandle {
             written: AtomicU64::new(0),
             wake: Wake::default(),
             ending: OnceLock::new(),
+            elsewhere: None,
         })
+    }
+
+    /// Returns the handle of a session whose socket another node has, as that node describes it.
+    pub fn elsewhere(seat: &Seat, endings: &Arc<Endings>) -> Arc<SessionHandle> {
+        Arc::new(SessionHandle {
+            id: seat.session.clone(),
+            user: seat.user.clone(),
+            subprotocol: seat.subprotocol,
+            resumes: seat.resumes,
+            attributes: seat.attributes.clone(),
+            opened: seat.opened,
+            is_admitted: AtomicBool::new(false),
+            start: AtomicU64::new(0),
+            cursor: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            wake: Wake::default(),
+            ending: OnceLock::new(),
+            elsewhere: Some(Elsewhere { node: seat.node.clone(), endings: endings.clone() }),
+        })
+    }
+
+    /// Describes the session to other nodes, as one of this node.
+    pub fn seat(&self, node: &Arc<str>) -> Seat {
+        Seat {
+            node: node.clone(),
+            session: self.id.clone(),
+            user: self.user.clone(),
+            subprotocol: self.subprotocol,
+            resumes: self.resumes,
+            attributes: self.attributes.clone(),
+            opened: self.opened,
+        }
+    }
+
+    /// Describes the session to other nodes. `here`: what this node is called.
+    pub fn seat_at(&self, here: &Arc<str>) -> Seat {
+        self.seat(self.elsewhere.as_ref().map_or(here, |elsewhere| &elsewhere.node))
+    }
+
+    /// Returns the node that has the session's socket; `None` if this one does.
+    pub fn node(&self) -> Option<&str> {
+        self.elsewhere.as_ref().map(|elsewhere| &*elsewhere.node)
+    }
+
+    pub fn is_here(&self) -> bool {
+        self.elsewhere.is_none()
     }
 
     /// Asks the session to close; the first reason stands.
     pub fn end(&self, close: Close) {
-        let _ = self.ending.set(close);
-        self.wake.wake();
+        match &self.elsewhere {
+            Some(Elsewhere { endings, .. }) => {
+                if self.ending.set(close.clone()).is_ok() {
+                    endings.waiting.lock().push((self.user.clone(), self.id.clone(), close));
+                    endings.more.notify_one();
+                }
+            }
+            None => {
+                let _ = self.ending.set(close);
+                self.wake.wake();
+            }
+        }
     }
 
     pub fn wake(&self) {
@@ -357,13 +494,13 @@ mod tests {
     fn a_read_mark_says_what_was_read_and_what_is_awaited() {
         let registry = registry(8, TooMany::CloseOldest);
         let mut sessions = UserSessions::default();
-        assert_eq!(sessions.read_mark(), None);
+        assert_eq!(sessions.read_mark(true), None);
         enter(&registry, &mut sessions, 0, 5);
-        let mark = sessions.read_mark().unwrap();
+        let mark = sessions.read_mark(true).unwrap();
         assert_eq!([1, 5, 6].map(|seq| (mark.covers(seq), mark.is_awaited(seq))), [(true, false), (true, false), (false, true)]);
         // A second device, which began at 5 and is further than the first.
         enter(&registry, &mut sessions, 5, 8);
-        let mark = sessions.read_mark().unwrap();
+        let mark = sessions.read_mark(true).unwrap();
         assert_eq!(mark, ReadMark { from: 0, written: 5, taken: 5, furthest: (5, 8) });
         assert_eq!([5, 8, 9].map(|seq| mark.is_read(seq)), [true, true, false]);
         assert!(mark.is_awaited(6) && !mark.covers(6));
@@ -375,7 +512,7 @@ mod tests {
         let mut sessions = UserSessions::default();
         let handle = enter(&registry, &mut sessions, 0, 3);
         handle.advance(5);
-        let mark = sessions.read_mark().unwrap();
+        let mark = sessions.read_mark(true).unwrap();
         assert_eq!(
             [3, 4, 6].map(|seq| (mark.covers(seq), mark.is_read(seq), mark.is_awaited(seq))),
             [(true, true, false), (false, false, false), (false, false, true)]
@@ -387,7 +524,7 @@ mod tests {
         let registry = registry(8, TooMany::CloseOldest);
         let mut sessions = UserSessions::default();
         enter(&registry, &mut sessions, 5, 8);
-        let mark = sessions.read_mark().unwrap();
+        let mark = sessions.read_mark(true).unwrap();
         assert!(!mark.covers(5) && !mark.is_read(5) && !mark.is_awaited(5));
     }
 }

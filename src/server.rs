@@ -15,10 +15,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 
 use crate::auth::Auth;
+use crate::cluster::{Answering, Cluster};
 use crate::config::{Config, Layers, OnBad, Setting};
 use crate::http::ingress::{self, Ingress};
 use crate::http::operate::Operate;
-use crate::http::routes::{Front, routers};
+use crate::http::routes::{Front, Routers, answering, routers};
 use crate::model::mailbox::Mailboxes;
 use crate::net::bodies::Bodies;
 use crate::net::permits::{ConnectionPermits, SessionPermits};
@@ -64,6 +65,7 @@ pub struct Server {
     /// Set when streams have to end.
     streams_end: watch::Sender<bool>,
     cleaner: Option<Cleaner>,
+    answering: Answering,
 }
 
 /// Runs a server until `stop` resolves, then drains it. Reads the configuration again, from these layers, and reloads the policies at each of
@@ -78,22 +80,35 @@ pub async fn run(
     reloads: mpsc::Receiver<()>,
 ) -> anyhow::Result<()> {
     tokio::pin!(stop);
-    // Starting may take a while: policies are compiled, and keys are fetched from issuers. No connection has been accepted by then.
-    let server = tokio::select! {
-        server = Server::with(config, Some((layers, settings))) => server?,
-        () = &mut stop => return Ok(()),
-    };
-    let node = server.node();
+    let reloads = Arc::new(tokio::sync::Mutex::new(reloads));
+    loop {
+        // Starting may take a while: policies are compiled, and keys are fetched from issuers. No connection has been accepted by then.
+        let server = tokio::select! {
+            server = Server::with(config.clone(), Some((layers.clone(), settings.clone()))) => server?,
+            () = &mut stop => return Ok(()),
+        };
+        let node = server.node();
+        say_if_empty(&node);
+        let reloading = tokio::spawn(chores::reload_at(server.settings.clone(), server.sinks.clone(), reloads.clone()));
+        let served = server.serve(&mut stop).await;
+        reloading.abort();
+        match (served, &node.cluster, node.cluster.fatal()) {
+            // What this node has decided and nobody has seen is forgotten, and what the others have decided is read anew.
+            (Err(_), Cluster::Member(_), None) => tracing::warn!("beginning afresh"),
+            (Err(_), _, Some(why)) => bail!("this node can't go on: {why}"),
+            (served, ..) => return served,
+        }
+    }
+}
+
+/// Says why there are no policies, if there are none.
+fn say_if_empty(node: &Node) {
     if node.policies.current().policies.is_empty() {
         let dir = &node.config.plugins.dir;
         let why =
             node.loader.fingerprint().map_or_else(|error| format!("the plugins can't be listed ({error})"), |_| "no policies".to_owned());
         tracing::warn!(?dir, "{why}: events reach nobody, direct messages still do");
     }
-    let reloading = tokio::spawn(chores::reload_at(server.settings.clone(), server.sinks.clone(), reloads));
-    let served = server.serve(stop).await;
-    reloading.abort();
-    served
 }
 
 /// Loads the policies as [`run`] would, and returns a line about each.
@@ -168,7 +183,7 @@ impl Server {
             handshakes: Mutex::new(Bucket::full(config.sockets.handshakes_per_second_max.get())),
             dispatch: node.dispatch.clone(),
             format: node.format.clone(),
-            mailboxes: node.model.mailboxes.clone(),
+            cluster: node.cluster.clone(),
             metrics: node.metrics.clone(),
             traces: node.traces.clone(),
             sockets: config.sockets.clone(),
@@ -176,8 +191,10 @@ impl Server {
             return_within_ms: config.stop_return_within_ms,
         });
         let streams = ingress::stream::Streams::new(&config, operate.stopping.clone());
-        let ingress = Some(Arc::new(Ingress::new(node.clone(), bodies, auth.clone(), streams)));
-        let (outside, inside) = routers(&config, &auth, sessions, operate.clone());
+        let ingress = Arc::new(Ingress::new(node.clone(), bodies, auth.clone(), streams));
+        let Routers { outside, inside, among } = routers(&config, &auth, sessions, operate.clone());
+        let answering = answering(ingress.clone(), among);
+        let ingress = Some(ingress);
         let listener = |address, settings: &str| {
             bind(address, config.http.backlog.get()).with_context(|| {
                 format!("can't listen on {address}; another address is chosen with {settings}, and a port of 0 takes a free one")
@@ -191,7 +208,7 @@ impl Server {
                 (listener(address, operate_listen)?, Front::new(None, inside, &operate, &auth)),
             ],
         };
-        Ok(Server { node, listeners, auth, settings, tls, operate, sinks, stopping, streams_end, cleaner })
+        Ok(Server { node, listeners, auth, settings, tls, operate, sinks, stopping, streams_end, cleaner, answering })
     }
 
     /// Returns the node, for the development server.
@@ -242,7 +259,9 @@ impl Server {
             tokio::spawn(chores::clean(self.cleaner.take())),
             tokio::spawn(chores::follow_issuers(self.auth.clone())),
         ];
-        let sinks = self.sinks.start();
+        let (sinks_end, end) = watch::channel(false);
+        let sinks = tokio::spawn(chores::deliver(self.node.clone(), self.sinks.clone(), end));
+        let among = self.node.cluster.run(&self.node.dispatch, self.answering.clone());
         let mut has_failed = false;
         tokio::select! {
             () = stop => {}
@@ -252,7 +271,13 @@ impl Server {
         self.operate.ready.store(false, Ordering::Relaxed);
         self.stopping.notify_waiters();
         let notice = if has_failed { Duration::ZERO } else { *self.node.config.stop_notice_ms };
-        let _ = timeout(notice, self.accept_all(&permits, &stopping, &working)).await;
+        // Another node leads at once: what is left to do here is passed on to it.
+        let handing = async {
+            if !has_failed {
+                self.node.cluster.hand_over().await;
+            }
+        };
+        let (_, ()) = tokio::join!(timeout(notice, self.accept_all(&permits, &stopping, &working)), handing);
         drop(working);
         for chore in chores {
             chore.abort();
@@ -275,12 +300,17 @@ impl Server {
                 permits.all_free().await;
             }
             // Last, so that they hear of the sessions that have closed.
-            sinks.finish().await;
+            let _ = sinks_end.send(true);
+            let _ = sinks.await;
         });
         match drained.await {
             Ok(()) => tracing::info!("stopped"),
             Err(_) => tracing::warn!(sessions = mailboxes.totals().sessions, "stopped with connections still open (stop_deadline_ms)"),
         }
+        if !has_failed {
+            node.cluster.leave().await;
+        }
+        drop(among);
         if let Some(traces) = node.traces.clone() {
             // The last spans are of the sessions that have closed.
             let _ = tokio::task::spawn_blocking(move || traces.close()).await;

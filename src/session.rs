@@ -29,11 +29,12 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::auth::{Auth, Identity};
+use crate::cluster::{Cluster, NotAdmitted};
 use crate::config;
-use crate::dispatch::{Dispatch, session_policies};
+use crate::dispatch::Dispatch;
 use crate::format::Format;
 use crate::metrics::Metrics;
-use crate::model::mailbox::{Head, Mailboxes, Reader};
+use crate::model::mailbox::{Head, Reader};
 use crate::net::bodies::Bodies;
 use crate::net::permits::{Client, ConnectionPermit, Exhausted, SessionPermit, SessionPermits};
 use crate::net::problem::{self, Problem};
@@ -66,8 +67,8 @@ pub struct Sessions {
     pub handshakes: Mutex<Bucket>,
     pub permits: SessionPermits,
     pub dispatch: Arc<Dispatch>,
+    pub cluster: Cluster,
     pub format: Arc<Format>,
-    pub mailboxes: Arc<Mailboxes>,
     pub metrics: Arc<Metrics>,
     /// `None` if nothing is traced.
     pub traces: Option<Arc<Traces>>,
@@ -99,7 +100,11 @@ pub async fn connect(
     let (visitor, pass, seated) = sessions.visit(client, user, framing, &query, request.headers())?;
     // Entered before the 101, so that the session gets every message that is posted after the client knows that it is connected.
     let entry = match pass {
-        Some(pass) => Entry::Decided(visitor.enter(&sessions, pass)),
+        Some(pass) => match visitor.enter(&sessions, pass).await {
+            Err(NotAdmitted::NotNow(why)) => return Err(why.into()),
+            Err(NotAdmitted::Close(close)) => Entry::Decided(Err(close)),
+            Ok(entered) => Entry::Decided(Ok(entered)),
+        },
         None => Entry::Asked(visitor),
     };
     let upgrade = hyper::upgrade::on(&mut request);
@@ -182,19 +187,16 @@ struct Entered {
 
 impl Visitor {
     /// Opens a session, asks the policies, and makes it one of the user's sessions. A client that is refused replaces no other session.
-    fn enter(mut self, sessions: &Sessions, pass: Identity) -> Result<Entered, Close> {
+    async fn enter(mut self, sessions: &Sessions, pass: Identity) -> Result<Entered, NotAdmitted> {
         self.attributes.extend(pass.attributes);
         let handle = SessionHandle::new(self.user, self.framing.subprotocol(), self.framing.resumes(), self.attributes);
-        let mut reader = sessions.mailboxes.open(handle.clone())?;
-        let head = reader.head();
-        session_policies::opened(&sessions.dispatch, &handle)?;
+        let (reader, head) = sessions.cluster.open(&sessions.dispatch, &handle).await?;
         // Checked once a stop can find the session: a stop that did not find it made the server unready before this check.
-        let admitted = reader.admit().and_then(|()| sessions.welcome());
-        match admitted {
+        match sessions.welcome() {
             Ok(()) => Ok(Entered { reader, head, ends: pass.ends }),
             Err(close) => {
-                session_policies::closed(&sessions.dispatch, &handle, close.code());
-                Err(close)
+                sessions.cluster.closed(&sessions.dispatch, &reader, close.code());
+                Err(close.into())
             }
         }
     }
@@ -211,7 +213,10 @@ impl Visitor {
             // Dropped together with the socket if the stop comes first.
             identity = entry::identify(&sessions.auth, &self.user, wire, input) => identity?,
         };
-        self.enter(sessions, identity).map_err(End::Close)
+        self.enter(sessions, identity).await.map_err(|refused| match refused {
+            NotAdmitted::Close(close) => End::Close(close),
+            NotAdmitted::NotNow(_) => End::Close(Close::Restart),
+        })
     }
 }
 
@@ -265,7 +270,7 @@ impl Opening {
         let Some(Connection { mut wire, permit, mut input }) = connection.await else {
             // The client left before it read the answer, but the policies have admitted it, so they are told.
             if let Entry::Decided(Ok(Entered { reader, .. })) = entry {
-                session_policies::closed(&sessions.dispatch, reader.handle(), conversation::LOST);
+                sessions.cluster.closed(&sessions.dispatch, &reader, conversation::LOST);
             }
             return None;
         };

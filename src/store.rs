@@ -1,12 +1,12 @@
 //! The store: a commit's changes become as durable as the configuration says. A closed set, so an enum: `Memory` keeps nothing
-//! beyond the process; `Log` writes segments in a folder.
+//! beyond the process; `Log` writes segments in a folder; `Stream` is one JetStream stream, which all nodes of a cluster read.
 //!
-//! *What was answered is stored*: a request waits for its [`Ticket`], and nothing else does. A message is shown to its readers at once,
-//! since a disk's tail is not theirs; a reader may thus see a message that a crash forgets, whose producer was not answered, and sends it
-//! again.
+//! *What was answered is stored*: a request waits for its [`Ticket`], and nothing else does. With `Log`, a message is shown to its readers at
+//! once, since a disk's tail is not theirs; a reader may thus see a message that a crash forgets, whose producer was not answered, and sends
+//! it again. With `Stream`, a message is shown when it is stored: readers on all nodes see the same.
 //!
 //! `frame` is the format, `codec` the records in it, `writer` what writes, `replay` the start, `clean` what keeps the log
-//! small, `folder` where it is and who may use it.
+//! small, `folder` where it is and who may use it. `stream` is the queue of a cluster's node; what writes it is in `cluster`.
 
 mod clean;
 pub(crate) mod codec;
@@ -15,6 +15,7 @@ pub(crate) mod frame;
 pub mod inspect;
 mod log;
 mod replay;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Durability};
 use crate::metrics::{Metrics, StoreGauges};
+use crate::model::dead_letters::DeadLetter;
 use crate::model::record::Changes;
 use crate::model::{Counters, Model};
 pub use clean::Cleaner;
@@ -35,6 +37,7 @@ pub use folder::{FolderError, Place, place};
 pub use log::Log;
 pub use replay::ReplayError;
 use replay::{Damage, Replayed};
+use stream::Stream;
 pub use ticket::Ticket;
 pub use writer::Health;
 use writer::Position;
@@ -47,6 +50,7 @@ pub enum Store {
     #[default]
     Memory,
     Log(Arc<Log>),
+    Stream(Arc<Stream>),
 }
 
 /// A store, and what it has kept.
@@ -86,12 +90,25 @@ pub enum NotStored {
     Late(Duration),
     #[error("the store has failed, and the server is stopping")]
     Failed,
+    #[error(
+        "no node of the cluster leads at this moment, as after one has died: within seconds another one does; send it again, with the same id"
+    )]
+    NoLeader,
+    #[error("NATS can't be reached from this node, or stores nothing: send it to another node, or again later, with the same id")]
+    Unreachable,
+    #[error("this node has not caught up with the cluster yet: send it to another node, or again later, with the same id")]
+    CatchingUp,
 }
 
 impl Opened {
     /// Returns a store that keeps nothing.
     pub fn memory() -> Opened {
         Opened { store: Store::Memory, id: random_id(), kept: None }
+    }
+
+    /// Returns the store of a cluster's node, which is empty until the node has absorbed the stream.
+    pub fn stream(stream: Arc<Stream>, id: u64) -> Opened {
+        Opened { store: Store::Stream(stream), id, kept: None }
     }
 
     /// Opens the store at this place, and reads what it has kept. Blocks.
@@ -191,7 +208,36 @@ impl Opened {
 
 impl Store {
     pub fn is_kept(&self) -> bool {
-        matches!(self, Store::Log(_))
+        matches!(self, Store::Log(_) | Store::Stream(_))
+    }
+
+    /// Returns whether this process decides what is stored. Otherwise another node does, and nothing may be appended.
+    pub fn decides(&self) -> bool {
+        match self {
+            Store::Memory | Store::Log(_) => true,
+            Store::Stream(stream) => stream.leads(),
+        }
+    }
+
+    /// Waits until this process decides, or until it does so no longer. Cancel safe.
+    pub async fn until(&self, decides: bool) {
+        match self {
+            Store::Memory | Store::Log(_) if decides => {}
+            Store::Memory | Store::Log(_) => std::future::pending().await,
+            // The sender lives as long as the stream.
+            Store::Stream(stream) => drop(stream.follow().wait_for(|leads| *leads == decides).await),
+        }
+    }
+
+    /// Hands a letter of a reader on to the node that decides, if this one does not. Returns whether it did.
+    pub fn hand_on(&self, letter: impl FnOnce() -> DeadLetter) -> bool {
+        match self {
+            Store::Stream(stream) if !stream.leads() => {
+                stream.hand_on(letter());
+                true
+            }
+            Store::Memory | Store::Log(_) | Store::Stream(_) => false,
+        }
     }
 
     /// Returns where the changes of a commit are noted. Begin the list before the commit.
@@ -199,6 +245,7 @@ impl Store {
         match self {
             Store::Memory => Changes::forgotten(),
             Store::Log(log) => Changes::kept(log.segment()),
+            Store::Stream(stream) => stream.changes(),
         }
     }
 
@@ -210,6 +257,7 @@ impl Store {
         match self {
             Store::Memory => Ok(()),
             Store::Log(log) => log.admit(),
+            Store::Stream(stream) => stream.admit(),
         }
     }
 
@@ -221,6 +269,7 @@ impl Store {
         match self {
             Store::Memory => Ok(()),
             Store::Log(log) => log.check(),
+            Store::Stream(stream) => stream.check(),
         }
     }
 
@@ -229,6 +278,7 @@ impl Store {
         match self {
             Store::Memory => Ticket::none(),
             Store::Log(log) => log.append(changes),
+            Store::Stream(stream) => stream.append(changes),
         }
     }
 
@@ -237,6 +287,7 @@ impl Store {
         match self {
             Store::Memory => std::future::pending().await,
             Store::Log(log) => log.failed().await,
+            Store::Stream(stream) => stream.failed().await,
         }
     }
 
@@ -263,6 +314,7 @@ impl Store {
         match self {
             Store::Memory => None,
             Store::Log(log) => Some(log.stored()),
+            Store::Stream(_) => Some("cluster"),
         }
     }
 }

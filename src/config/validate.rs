@@ -9,6 +9,7 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
     found.extend(operate_listen(config));
     auth(config, &mut found);
     found.extend(tls(config));
+    cluster(config, &mut found);
     found.extend(base_path(&config.base_path));
     attributes(&config.sockets.attributes, &mut found);
     found.extend(config.policies.keys().filter_map(|name| name_of("policy", name)));
@@ -98,6 +99,26 @@ fn tls(config: &Config) -> Option<String> {
         _ => return None,
     };
     Some(format!("\"tls.{set}\" is set and \"tls.{lacks}\" is empty; set both, or none"))
+}
+
+fn cluster(config: &Config, found: &mut Vec<String>) {
+    let cluster = &config.cluster;
+    for address in &cluster.nats {
+        let is_address = |rest: &str| !rest.is_empty() && !rest.contains(['/', '@', ' ']);
+        if !["nats://", "tls://"].iter().any(|scheme| address.strip_prefix(scheme).is_some_and(is_address)) {
+            found.push(format!(
+                "\"cluster.nats\" contains \"{address}\"; an address is nats:// or tls://, a host and perhaps a port, as in \
+                 \"tls://nats-1.example.com:4222\"; credentials are in \"cluster.credentials_file\""
+            ));
+        }
+    }
+    found.extend(name_of("cluster", &cluster.name));
+    if !cluster.node.is_empty() {
+        found.extend(name_of("node", &cluster.node));
+    }
+    if cluster.certificate_file.as_os_str().is_empty() != cluster.key_file.as_os_str().is_empty() {
+        found.push("one of \"cluster.certificate_file\" and \"cluster.key_file\" is empty; set both, or none".to_owned());
+    }
 }
 
 fn base_path(path: &str) -> Option<String> {
@@ -216,7 +237,7 @@ fn url(url: &str, example: &str, credentials: &str) -> Option<String> {
 
 /// Reports each pair whose first setting is above the second, so that it could never be reached, or never fit.
 fn contradictions(config: &Config, found: &mut Vec<String>) {
-    let Config { sockets, mailboxes, events, groups, dead_letters, http, traces, .. } = config;
+    let Config { sockets, mailboxes, events, groups, dead_letters, http, cluster, traces, .. } = config;
     let milliseconds = |time: Milliseconds| usize::try_from(time.as_millis()).unwrap_or(usize::MAX);
     let pairs = [
         ("sockets.close_deadline_ms", milliseconds(sockets.close_deadline_ms), "stop_deadline_ms", milliseconds(config.stop_deadline_ms)),
@@ -226,6 +247,9 @@ fn contradictions(config: &Config, found: &mut Vec<String>) {
         ("events.body_bytes_max", events.body_bytes_max.get(), "http.bodies_bytes_max", http.bodies_bytes_max.get()),
         ("events.event_bytes_max", events.event_bytes_max.get(), "mailboxes.bytes_max", mailboxes.bytes_max.get()),
         ("events.event_bytes_max", events.event_bytes_max.get(), "dead_letters.bytes_max", dead_letters.bytes_max.get()),
+        ("cluster.beat_ms", milliseconds(cluster.beat_ms), "cluster.lead_after_ms", milliseconds(cluster.lead_after_ms)),
+        ("cluster.lead_after_ms", milliseconds(cluster.lead_after_ms), "cluster.gone_after_ms", milliseconds(cluster.gone_after_ms)),
+        ("cluster.gone_after_ms", milliseconds(cluster.gone_after_ms), "cluster.alone_ms", milliseconds(cluster.alone_ms)),
         ("traces.batch_max", traces.batch_max.get(), "traces.queue_max", traces.queue_max.get()),
         ("groups.members_max", groups.members_max.get(), "groups.memberships_max", groups.memberships_max.get()),
     ];

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::Query;
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, StatusCode, Uri};
 use hyper::body::Incoming;
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Auth;
+use crate::cluster::NotForwarded;
 use crate::config;
 use crate::dispatch::{Receipt, UnderWay};
 use crate::explain::{Explained, Room};
@@ -72,6 +74,14 @@ impl Address {
 
 /// A status, and its JSON.
 pub type Answer = (StatusCode, Vec<u8>);
+
+/// Who has answered a request.
+#[derive(Debug)]
+pub enum Answered {
+    Here(Answer),
+    /// The node that leads, to which the request was passed on.
+    ByLeader(http::Response<Bytes>),
+}
 
 /// The answer to one event; a batch is answered with one for each event, in its order.
 #[derive(Serialize)]
@@ -146,8 +156,20 @@ impl Ingress {
     ///
     /// # Errors
     /// What is wrong with the request, or with its only event.
-    pub async fn post(&self, address: Address, head: &Parts, body: Incoming, began: Instant) -> Result<Answer, Problem> {
+    pub async fn post(&self, address: Address, head: &Parts, body: Incoming, began: Instant) -> Result<Answered, Problem> {
         self.node.policies.check()?;
+        let whole = self.read(&head.headers, body).await?;
+        match self.node.cluster.forward(head, &whole.body).await? {
+            Some(answered) => Ok(Answered::ByLeader(answered)),
+            None => self.answer(address, head, &whole.body, began).await.map(Answered::Here),
+        }
+    }
+
+    /// Answers a request of which the body is read, and that this node decides about.
+    ///
+    /// # Errors
+    /// As for [`Ingress::post`].
+    pub async fn answer(&self, address: Address, head: &Parts, body: &Bytes, began: Instant) -> Result<Answer, Problem> {
         let mut sampled = self.node.traces.as_ref().and_then(|traces| Sampled::of(traces, &head.headers, began));
         let origin = Origin { accepted: Some(began), trace: sampled.as_ref().map(|sampled| sampled.root.context.clone()) };
         let (answer, path) = match address {
@@ -164,10 +186,9 @@ impl Ingress {
 
     /// `POST {base}/events`: 202 and a receipt, or for a batch an array of receipts and problems with a status of its own. With
     /// `explain=true` a receipt also has an explanation; with `dry_run=true` it says what would happen, and nothing does.
-    async fn publish(&self, head: &Parts, body: Incoming, origin: Origin, sampled: &mut Traced<'_>) -> Result<Answer, Problem> {
+    async fn publish(&self, head: &Parts, body: &Bytes, origin: Origin, sampled: &mut Traced<'_>) -> Result<Answer, Problem> {
         let query = query(&head.uri, "publishing takes explain and dry_run, each true or false")?;
-        let whole = self.read(&head.headers, body).await?;
-        match cloudevents::read(&head.headers, &whole.body, self.limits()).inspect_err(|_| self.rejected())? {
+        match cloudevents::read(&head.headers, body, self.limits()).inspect_err(|_| self.rejected())? {
             cloudevents::Request::One(mut parsed) => {
                 if let Some(sampled) = sampled {
                     sampled.event(&parsed.event);
@@ -223,11 +244,10 @@ impl Ingress {
     }
 
     /// `POST {base}/users/{user_id}/messages`: any JSON value, or text, to one user. 202 and a receipt.
-    async fn tell(&self, user: UserId, head: &Parts, body: Incoming, origin: Origin, sampled: &mut Traced<'_>) -> Result<Answer, Problem> {
+    async fn tell(&self, user: UserId, head: &Parts, body: &Bytes, origin: Origin, sampled: &mut Traced<'_>) -> Result<Answer, Problem> {
         let query: TellQuery = query(&head.uri, "a message takes ttl_ms, keep_ms and collapse_key")?;
-        let whole = self.read(&head.headers, body).await?;
-        self.check_size(whole.body.len())?;
-        let body = cloudevents::message(&head.headers, &whole.body)?;
+        self.check_size(body.len())?;
+        let body = cloudevents::message(&head.headers, body)?;
         let once = idempotency_key(&head.headers)?;
         let (receipt, ticket) = self.tell_one(user, body, query, once.as_deref(), origin)?;
         if let Some(sampled) = sampled {
@@ -305,8 +325,26 @@ impl From<NotStored> for Problem {
             NotStored::Full => "store_full",
             NotStored::Late(_) => "store_late",
             NotStored::Failed => "store_failed",
+            NotStored::NoLeader => "no_leader",
+            NotStored::Unreachable => "nats_unreachable",
+            NotStored::CatchingUp => "catching_up",
         };
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, error.to_string())
+    }
+}
+
+impl From<NotForwarded> for Problem {
+    fn from(error: NotForwarded) -> Problem {
+        match error {
+            NotForwarded::NotStored(why) => why.into(),
+            NotForwarded::TooLarge(most) => {
+                let detail = format!(
+                    "the body is over the {most} bytes that a node can pass on to the one that leads: send less at a time, or raise max_payload \
+                     of the NATS servers"
+                );
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+            }
+        }
     }
 }
 

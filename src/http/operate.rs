@@ -64,8 +64,11 @@ struct SessionView {
     opened: String,
     subprotocol: Option<&'static str>,
     attributes: serde_json::Map<String, serde_json::Value>,
-    /// Seq of the newest message that this session has taken.
+    /// Seq of the newest message that this session has taken. For a session of another node, as far as is known here.
     seq: u64,
+    /// The run of the node that has its socket, if it is not this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -89,6 +92,7 @@ pub async fn presence(State(operate): State<Arc<Operate>>, user: Result<Path<Str
         subprotocol: handle.subprotocol,
         attributes: attributes(handle),
         seq: *seq,
+        node: handle.node().map(str::to_owned),
     });
     let sessions: Vec<SessionView> = sessions.collect();
     let mailbox = presence.epoch.map(|epoch| MailboxView { epoch, messages: presence.messages, bytes: presence.bytes, seq: presence.last });
@@ -195,6 +199,11 @@ pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
     let current = operate.node.policies.current();
     let policies = current.policies.iter().map(|policy| PolicyView::of(policy, &operate.node.metrics)).collect();
     json(&PoliciesView { revision: current.revision, id: current.id, policies, rejected: operate.node.policies.rejected() })
+}
+
+/// `GET {base}/cluster`: the nodes that serve together, as `cluster::View`.
+pub async fn cluster(State(operate): State<Arc<Operate>>) -> Response {
+    json(&operate.node.cluster.view())
 }
 
 /// Returns the policy that a path names.
@@ -321,6 +330,7 @@ pub async fn metrics(State(operate): State<Arc<Operate>>) -> Result<Response, Pr
         memberships,
         dead_letters: model.dead_letters.totals().0,
         store: operate.node.store.gauges(&operate.node.model),
+        cluster: operate.node.cluster.gauges(),
         sinks: operate.sinks.gauges(),
         refused: rejected.len(),
         missing: rejected.iter().filter(|rejected| rejected.must_serve).count(),

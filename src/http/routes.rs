@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -18,15 +19,17 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
 use crate::auth::{self, Auth};
+use crate::cluster::Answering;
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
 use crate::http::descriptions::{self, Descriptions};
-use crate::http::ingress::{Address, Ingress};
+use crate::http::ingress::{Address, Answered, Ingress};
 use crate::http::operate::{self, Operate, candidates, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
 use crate::net::problem::{Problem, ProblemCode};
 use crate::net::stream::Takeover;
+use crate::node::Node;
 use crate::session::{self, Sessions, sse};
 
 /// An answer: in one piece, as those to producers are, or as a route makes it.
@@ -76,7 +79,7 @@ impl Front {
         self.auth.origin(request.headers())?;
         let Some(ingress) = &self.ingress else { return Ok(None) };
         let Some(address) = ingress.address(request.uri().path()) else { return Ok(None) };
-        if request.method().as_str() == address.method() {
+        if request.method() == address.method() {
             self.auth.permits(request.headers(), Scope::Publish)?;
         }
         Ok(Some((ingress, address)))
@@ -99,7 +102,7 @@ impl Line {
                 let Ok(response) = Box::pin(front.routes.call(request)).await;
                 Ok(response.map(Either::Right))
             }
-            Ok(Some((_, address))) if request.method().as_str() != address.method() => {
+            Ok(Some((_, address))) if request.method() != address.method() => {
                 let mut response = not_allowed().into_response();
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(address.method()));
                 Ok(response.map(Either::Right))
@@ -109,9 +112,12 @@ impl Line {
                 let began = Instant::now();
                 let (head, body) = request.into_parts();
                 let answered = ingress.post(address, &head, body, began).await;
-                answered.map(|(status, json)| {
+                answered.map(|answered| {
                     front.metrics.publish_seconds.observe(began.elapsed());
-                    in_one_piece(status, json, head.headers)
+                    match answered {
+                        Answered::Here((status, json)) => in_one_piece(status, json, head.headers),
+                        Answered::ByLeader(answer) => answer.map(|body| Either::Left(Full::new(body))),
+                    }
                 })
             }
             Err(problem) => Err(problem),
@@ -149,9 +155,49 @@ fn host<B>(request: &http::Request<B>) -> Result<(), Problem> {
     is_named.then_some(()).ok_or_else(problem)
 }
 
-/// Returns the routes of clients, and those of operators. Paths are written out, since a nested router costs each request more than finding
+/// All routes.
+#[derive(Debug)]
+pub struct Routers {
+    /// Those of clients.
+    pub outside: Router,
+    /// Those of operators.
+    pub inside: Router,
+    /// Those of operators as other nodes pass requests on, which were checked.
+    pub among: Router,
+}
+
+/// Bytes of the body of an operator's request that is passed on. No such request needs one.
+const OPERATE_BODY_BYTES: usize = 64 << 10;
+
+/// Returns what answers requests that other nodes pass on to this one.
+pub fn answering(ingress: Arc<Ingress>, among: Router) -> Answering {
+    Answering::new(move |request| {
+        let (ingress, among) = (ingress.clone(), among.clone());
+        async move {
+            let (head, body) = request.into_parts();
+            let address = (head.method == Method::POST).then(|| ingress.address(head.uri.path())).flatten();
+            let answered = match address {
+                Some(address) => match ingress.answer(address, &head, &body, Instant::now()).await {
+                    Ok((status, json)) => in_one_piece(status, json, HeaderMap::new()).map(Body::new),
+                    Err(problem) => problem.into_response(),
+                },
+                None => {
+                    let Ok(answered) = TowerToHyperService::new(among).call(Request::from_parts(head, Body::from(body))).await;
+                    answered
+                }
+            };
+            let (head, body) = answered.into_parts();
+            // Answers are in memory: reading one can't fail.
+            let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+            http::Response::from_parts(head, body)
+        }
+    })
+}
+
+/// Returns the routes. Paths are written out, since a nested router costs each request more than finding
 /// its route.
-pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> (Router, Router) {
+pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> Routers {
+    let node = operate.node.clone();
     let below = |path: &str| format!("{}{path}", config.base_path);
     let sockets = Router::new()
         .route(&below("/ws/{user_id}"), get(session::connect))
@@ -177,11 +223,34 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route(&below("/dead-letters/retry"), post(dead_letters::retry_all))
         .route(&below("/dead-letters/{id}"), get(dead_letters::show).delete(dead_letters::delete))
         .route(&below("/dead-letters/{id}/retry"), post(dead_letters::retry))
+        .route(&below("/cluster"), get(operate::cluster))
         .route("/metrics", get(operate::metrics))
         .with_state(operate);
-    let operators = operators.route_layer(from_fn_with_state(auth.clone(), permit));
+    let among = operators.clone();
+    let operators = operators.route_layer(from_fn_with_state(node, pass_on)).route_layer(from_fn_with_state(auth.clone(), permit));
     // Its files need no key.
-    (sockets, operators.merge(console::routes(&config.base_path)))
+    Routers { outside: sockets, inside: operators.merge(console::routes(&config.base_path)), among }
+}
+
+/// Passes a request on to the node that decides, if it changes something, or if only that node knows the answer.
+async fn pass_on(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().strip_prefix(&node.config.base_path).unwrap_or_default();
+    let is_known_there = path.starts_with("/receipts/") || path == "/sinks";
+    // Each node has plugins and a configuration of its own.
+    let changes = !request.method().is_safe() && !path.starts_with("/policies/");
+    if !node.cluster.follows() || !(changes || is_known_there) {
+        return next.run(request).await;
+    }
+    let (head, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, OPERATE_BODY_BYTES).await else {
+        let detail = format!("the body can't be read, or is over {OPERATE_BODY_BYTES} bytes: leave it out");
+        return Problem::new(StatusCode::BAD_REQUEST, "body", detail).into_response();
+    };
+    match node.cluster.forward(&head, &body).await {
+        Ok(Some(answered)) => answered.map(Body::from),
+        Ok(None) => next.run(Request::from_parts(head, body.into())).await,
+        Err(why) => Problem::from(why).into_response(),
+    }
 }
 
 /// Lets a request of an operator pass if its key has the scope that the method needs, or if no key is asked for.

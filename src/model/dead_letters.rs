@@ -96,6 +96,13 @@ impl DeadLetter {
         DeadLetter::new(sink, "".into(), attempts, None, Content::Undelivered { message, reason: reason.into() })
     }
 
+    /// Returns the letter of a message that a formatting policy failed on, for this reader, to be kept by another node.
+    pub fn of_reader(failure: &Failure, message: &Arc<Message>, handle: &SessionHandle) -> DeadLetter {
+        let recipients = vec![Recipient { user: handle.user.clone(), session: handle.id.clone() }];
+        let Failure { policy, version, fault } = failure.clone();
+        DeadLetter::new(policy, version, message.attempt, fault, Content::Message { message: message.clone(), recipients })
+    }
+
     /// Returns whether it is a sink's letter, and not a policy's.
     pub fn is_of_sink(&self) -> bool {
         matches!(self.content, Content::Undelivered { .. })
@@ -230,6 +237,60 @@ impl DeadLetters {
             kept.remove(oldest, &mut Changes::forgotten());
             self.count("evicted", 1);
         }
+    }
+
+    /// Keeps a letter as another node does.
+    pub fn absorb(&self, stamp: Stamp, letter: &Arc<DeadLetter>) {
+        let mut kept = self.kept.lock();
+        if let Some((_, before)) = kept.letters.remove(&letter.id) {
+            kept.bytes -= before.bytes();
+        }
+        kept.bytes += letter.bytes();
+        kept.letters.insert(letter.id, (stamp, letter.clone()));
+        (kept.last_id, kept.last_stamp) = (kept.last_id.max(letter.id), kept.last_stamp.max(stamp));
+    }
+
+    /// Removes a letter as another node does.
+    pub fn absorb_removal(&self, stamp: Stamp, id: u64) {
+        let mut kept = self.kept.lock();
+        kept.remove(id, &mut Changes::forgotten());
+        (kept.last_id, kept.last_stamp) = (kept.last_id.max(id), kept.last_stamp.max(stamp));
+    }
+
+    /// Keeps a letter that another node has of some of a message's readers: one letter for all of them.
+    pub fn keep_of_readers(&self, mut letter: DeadLetter, changes: &mut Changes) {
+        let mut kept = self.kept.lock();
+        if let Content::Message { message, recipients } = &mut letter.content {
+            let same = |known: &DeadLetter| matches!(&known.content, Content::Message { message: known, .. } if known == message);
+            let known = kept.letters.values().rev().find(|(_, known)| same(known)).map(|(_, known)| known.id);
+            let known = known.and_then(|id| kept.remove(id, &mut Changes::forgotten()));
+            if let Some(Content::Message { message: known_message, recipients: known_recipients }) =
+                known.as_ref().map(|known| &known.content)
+            {
+                // The same message as that of this node's mailboxes.
+                *message = known_message.clone();
+                let mut all = known_recipients.clone();
+                all.extend(recipients.drain(..).filter(|recipient| !known_recipients.contains(recipient)));
+                all.truncate(RECIPIENTS_MAX);
+                *recipients = all;
+            }
+            letter.id = known.map_or(0, |known| known.id);
+        }
+        if letter.id == 0 {
+            self.count("kept", 1);
+        }
+        self.insert(&mut kept, letter, changes);
+    }
+
+    /// Returns the changes that make them, the oldest first.
+    pub fn changes(&self) -> Vec<Change> {
+        self.kept.lock().letters.values().map(|(stamp, letter)| Change::Letter { stamp: *stamp, letter: letter.clone() }).collect()
+    }
+
+    /// Returns the largest id and the largest stamp.
+    pub fn counters(&self) -> (u64, Stamp) {
+        let kept = self.kept.lock();
+        (kept.last_id, kept.last_stamp)
     }
 
     /// Has the ids and stamps of new letters go on after these.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use sha2::{Digest as _, Sha256};
 
+use super::record::Change;
 use crate::config;
 
 /// The events of the window, by [`key`].
@@ -102,6 +103,19 @@ impl Dedup {
             Some(Progress::Failed { .. } | Progress::UnderWay { .. }) => failed,
             None => false,
         }
+    }
+
+    /// Returns the changes that make it, the oldest first.
+    pub fn changes(&self) -> Vec<Change> {
+        let seen = |(at_ms, number, key): &(u64, u64, u128)| {
+            let failed = match self.known.get(key)? {
+                Progress::Done { settled } if settled == number => false,
+                Progress::Failed { settled, .. } if settled == number => true,
+                _ => return None,
+            };
+            Some(Change::Seen { key: *key, at_ms: *at_ms, failed })
+        };
+        self.order.iter().filter_map(seen).collect()
     }
 
     pub fn len(&self) -> usize {

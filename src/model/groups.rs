@@ -6,6 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::Stamp;
+use super::record::Change;
 use crate::config;
 use crate::types::event::UserId;
 
@@ -134,8 +135,20 @@ impl Groups {
         Some(gone)
     }
 
+    /// Returns the changes that make them, in the order in which users joined.
+    pub fn changes(&self) -> Vec<Change> {
+        let mut all: Vec<_> = self.all().collect();
+        all.sort_unstable_by_key(|(.., stamp)| *stamp);
+        let join = |(group, user, policy, stamp): (&String, &UserId, &Arc<str>, Stamp)| Change::Join {
+            stamp,
+            group: group.clone(),
+            user: user.clone(),
+            policy: policy.clone(),
+        };
+        all.into_iter().map(join).collect()
+    }
+
     /// Returns every membership: group, user, policy and stamp.
-    #[cfg(test)]
     pub fn all(&self) -> impl Iterator<Item = (&String, &UserId, &Arc<str>, Stamp)> {
         self.groups
             .iter()

@@ -10,6 +10,7 @@
 //! Locks: a shard's lock is taken before a mailbox's lock, and neither is held while anything waits. Making room in other mailboxes
 //! ([`Mailboxes::reclaim`]) begins before a post takes any of these locks; it holds one shard's at a time.
 
+mod absorb;
 pub mod fate;
 mod log;
 mod noted;
@@ -25,24 +26,25 @@ mod users;
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::record::{Change, Changes};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
-use crate::registry::{Registry, SessionHandle, UserSessions};
+use crate::registry::{ReadMark, Registry, SessionHandle, UserSessions};
 use crate::types::clock::Clock;
 use crate::types::close::Close;
 use crate::types::delivery::{Message, Terms};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::UserId;
+pub use absorb::{Posting, Read};
 use fate::Losses;
 pub use log::Limits;
 #[cfg(test)]
 pub use log::Marks;
-use log::{Log, NEVER, New, Removed};
+use log::{Commit, Log, NEVER, New, Removed};
 pub use noted::JUMP;
 use noted::Noted;
 pub use reader::{Batch, Head, Page, Reader, Resumed};
@@ -76,6 +78,10 @@ pub struct Mailboxes {
     losses: Mutex<Losses>,
     /// The mailboxes whose marks a store has to note; `None` if no store keeps them.
     unnoted: Option<Mutex<Unnoted>>,
+    /// Whether this node decides what is in the mailboxes. Otherwise it absorbs what another one has decided.
+    decides: AtomicBool,
+    /// The last commit that is stored: readers see what it and earlier ones have posted.
+    stored: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
@@ -156,6 +162,8 @@ impl Mailboxes {
             reclaim: Mutex::default(),
             losses: Mutex::new(Losses::new(config.events.receipts_bytes_max.get() / fate::LOSS_BYTES)),
             unnoted: is_kept.then(Mutex::default),
+            decides: AtomicBool::new(true),
+            stored: AtomicU64::new(0),
             metrics,
         })
     }
@@ -169,7 +177,8 @@ impl Mailboxes {
     pub fn post_at(&self, now_ms: u64, user: &UserId, session: Option<&Arc<str>>, message: &Arc<Message>, changes: &mut Changes) -> Posted {
         let terms = &message.terms;
         let keep_ms = log::kept_for(terms, self.keep_max_ms(self.sink(user).as_deref()));
-        let new = New { message, session, terms, keep_ms, now_ms };
+        let commit = Commit { number: changes.commit(), stored: self.stored() };
+        let new = New { message, session, terms, keep_ms, now_ms, commit };
         if self.room.lacks(true, new.size(), (0, 0)) {
             self.reclaim(|room| !room.lacks(true, new.size(), (0, 0)));
             // What made room must not come back after a crash, and take the room of what was not read.
@@ -197,12 +206,14 @@ impl Mailboxes {
         let mut removed = Removed::default();
         let posted = self.append((user, mailbox.birth), &mut content, &new, &mut removed);
         let is_refused = matches!(posted, Posted::Dropped(DropReason::MailboxFull | DropReason::ServerFull));
-        if is_refused || matches!(posted, Posted::Posted { .. }) {
+        // What readers see when it is stored wakes them then.
+        let is_seen = commit.number == 0 && matches!(posted, Posted::Posted { .. });
+        if is_refused || is_seen {
             content.sessions.wake();
         }
         match posted {
-            // Only a message that is kept and has no session as its only reader can outlive the process.
-            Posted::Posted { seq, .. } if keep_ms > 0 && session.is_none() => {
+            // Only a message that is kept and has no session as its only reader can outlive the process. Other nodes need all of them.
+            Posted::Posted { seq, .. } if (keep_ms > 0 && session.is_none()) || changes.are_for_nodes() => {
                 content.noted.post(seq);
                 changes.note(|| {
                     let (posted_ms, message, lost) = (new.now_ms, message.clone(), content.log.marks().lost);
@@ -212,6 +223,7 @@ impl Mailboxes {
                         seq,
                         posted_ms,
                         message,
+                        session: session.cloned(),
                         lost,
                         removed: removed.for_new.to_vec(),
                     }
@@ -247,10 +259,10 @@ impl Mailboxes {
         drop(shard);
         self.registry.enter(&mut content.sessions, &handle)?;
         // Where a second device begins: it reads what comes from now on.
-        let last = content.log.last();
+        let last = content.log.last_shown(self.stored());
         handle.place(last, last, last);
         drop(content);
-        Ok(Reader::new(self.clone(), mailbox, handle))
+        Ok(Reader::new(self.clone(), mailbox, handle, Vec::new()))
     }
 
     /// Returns the number of a user's open sessions.
@@ -284,10 +296,10 @@ impl Mailboxes {
         mailbox.content.lock().sessions.end(close)
     }
 
-    /// Asks the `round`th of [`Mailboxes::SWEEP_ROUNDS`] parts of the sessions to close, and returns how many there are.
+    /// Asks the `round`th of [`Mailboxes::SWEEP_ROUNDS`] parts of this node's sessions to close, and returns how many there are.
     pub fn end_part(&self, round: usize, close: &Close) -> usize {
         let Some(shard) = self.shards.get(round % SHARDS) else { return 0 };
-        shard.lock().values().map(|mailbox| mailbox.content.lock().sessions.end(close)).sum()
+        shard.lock().values().map(|mailbox| mailbox.content.lock().sessions.end_here(close)).sum()
     }
 
     /// Returns every user with an open session.
@@ -315,6 +327,11 @@ impl Mailboxes {
         }
     }
 
+    /// Returns how far a user's sessions have read, as far as that matters to this node.
+    fn read(&self, sessions: &UserSessions) -> Option<ReadMark> {
+        sessions.read_mark(self.decides())
+    }
+
     fn append(&self, owner: Owner<'_>, content: &mut Content, new: &New<'_>, removed: &mut Removed) -> Posted {
         let is_away = content.sessions.is_away();
         let is_gone = match new.session {
@@ -329,7 +346,7 @@ impl Mailboxes {
         }
         let limits = self.limits(content.sink.as_deref());
         let mut gone = Removed::default();
-        let Ok(seq) = content.log.put(new, content.sessions.read_mark(), limits, &mut gone) else {
+        let Ok(seq) = content.log.put(new, self.read(&content.sessions), limits, &mut gone) else {
             return self.refuse(content, new, DropReason::MailboxFull);
         };
         if gone.messages > 0 {
@@ -350,7 +367,7 @@ impl Mailboxes {
             return Posted::Dropped(reason);
         }
         match new.session {
-            None => content.log.refuse(new.terms.priority, content.sessions.read_mark()),
+            None => content.log.refuse(new.terms.priority, self.read(&content.sessions), new.commit),
             // The user's other sessions don't miss it.
             Some(id) => content.sessions.find(id).into_iter().for_each(|handle| handle.end(Close::SlowConsumer)),
         }
@@ -408,7 +425,7 @@ impl Mailboxes {
     /// Removes what has been read, if no client can resume.
     fn tidy(&self, birth: u64, content: &mut Content) {
         if !content.is_resumable {
-            let removed = content.log.settle(content.sessions.read_mark());
+            let removed = content.log.settle(self.read(&content.sessions));
             self.account(birth, &content.sessions, &removed);
         }
     }

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Stamp;
 use super::dead_letters::DeadLetter;
+use super::order::Turn;
 use super::state::Value;
+use crate::registry::Seat;
+use crate::types::close::Close;
 use crate::types::delivery::Message;
 use crate::types::event::UserId;
 
@@ -20,6 +23,8 @@ pub enum Change {
         seq: u64,
         posted_ms: u64,
         message: Arc<Message>,
+        /// The only session that may read it. Only other nodes are told of such a message; no store keeps it.
+        session: Option<Arc<str>>,
         lost: u64,
         removed: Vec<u64>,
     },
@@ -73,6 +78,22 @@ pub enum Change {
         stamp: Stamp,
         id: u64,
     },
+    /// A session was admitted to its user's mailbox, at this position. This change and those below are for other nodes alone.
+    Opened {
+        birth: u64,
+        at: u64,
+        seat: Arc<Seat>,
+    },
+    /// A session is over. With a reason, the node that has its socket closes it.
+    Closed {
+        user: UserId,
+        session: Arc<str>,
+        why: Option<Close>,
+    },
+    /// All sessions of a node are over.
+    Gone {
+        node: Arc<str>,
+    },
 }
 
 /// The state of a mailbox beside its messages. The positions only grow.
@@ -110,6 +131,8 @@ pub struct Changes(Option<Kept>);
 struct Kept {
     began: u64,
     changes: Vec<Change>,
+    /// Held if other nodes make the same changes: they do so in this order.
+    turn: Option<Turn>,
 }
 
 impl Changes {
@@ -120,7 +143,22 @@ impl Changes {
 
     /// Returns a list for a store that was writing its segment `began` at this moment.
     pub fn kept(began: u64) -> Changes {
-        Changes(Some(Kept { began, changes: Vec::new() }))
+        Changes(Some(Kept { began, changes: Vec::new(), turn: None }))
+    }
+
+    /// Returns a list for a store from which other nodes make the same changes. No other commit is made before it is handed over.
+    pub fn in_turn(turn: Turn) -> Changes {
+        Changes(Some(Kept { began: 0, changes: Vec::new(), turn: Some(turn) }))
+    }
+
+    /// Returns the number of this commit; 0 if readers don't wait for the store.
+    pub fn commit(&self) -> u64 {
+        self.0.as_ref().and_then(|kept| kept.turn.as_ref()).map_or(0, Turn::number)
+    }
+
+    /// Returns whether other nodes make the same changes.
+    pub fn are_for_nodes(&self) -> bool {
+        self.0.as_ref().is_some_and(|kept| kept.turn.is_some())
     }
 
     /// Records a change. The closure runs only if changes are kept.
@@ -136,6 +174,11 @@ impl Changes {
     }
 
     pub fn into_changes(self) -> Vec<Change> {
-        self.0.map(|kept| kept.changes).unwrap_or_default()
+        self.into_parts().0
+    }
+
+    /// Returns the changes, and the turn that their owner keeps until it has handed them over.
+    pub fn into_parts(self) -> (Vec<Change>, Option<Turn>) {
+        self.0.map(|kept| (kept.changes, kept.turn)).unwrap_or_default()
     }
 }

@@ -30,13 +30,13 @@ impl Counters {
     /// Raises the counters to those of a change.
     pub fn note(&mut self, change: &Change) {
         match change {
-            Change::Post { birth, .. } | Change::Mark { birth, .. } => self.birth = self.birth.max(*birth),
+            Change::Post { birth, .. } | Change::Mark { birth, .. } | Change::Opened { birth, .. } => self.birth = self.birth.max(*birth),
             Change::Join { stamp, .. }
             | Change::Leave { stamp, .. }
             | Change::End { stamp, .. }
             | Change::Set { stamp, .. }
             | Change::Unset { stamp, .. } => self.stamp = self.stamp.max(*stamp),
-            Change::Seen { .. } => {}
+            Change::Seen { .. } | Change::Closed { .. } | Change::Gone { .. } => {}
             Change::Letter { stamp, letter } => {
                 (self.letter, self.letter_stamp) = (self.letter.max(letter.id), self.letter_stamp.max(*stamp));
             }
@@ -123,6 +123,7 @@ impl Model {
                         changes.note(|| change);
                     }
                 }
+                Change::Opened { .. } | Change::Closed { .. } | Change::Gone { .. } => {}
             }
         }
         // What is gone already may be on its way to the store, which has to have it before the old record goes.

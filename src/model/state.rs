@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Stamp;
+use super::record::Change;
 
 /// Bytes of an entry beside its key and value: the map's slot and the allocations' overhead.
 const ENTRY_OVERHEAD_BYTES: usize = 96;
@@ -121,8 +122,14 @@ impl States {
         live.map(|(key, entry)| (key.to_string(), entry.value.bytes.clone())).collect()
     }
 
+    /// Returns the changes that make it, in the order of their stamps.
+    pub fn changes(&self) -> Vec<Change> {
+        let mut all: Vec<_> = self.all().collect();
+        all.sort_unstable_by_key(|(.., entry)| entry.stamp);
+        all.into_iter().map(|(policy, key, entry)| Change::state(entry.stamp, policy, key, Some(&entry.value))).collect()
+    }
+
     /// Returns every entry with its policy and key.
-    #[cfg(test)]
     pub fn all(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, &Entry)> {
         self.tables.iter().flat_map(|(policy, table)| table.entries.iter().map(move |(key, entry)| (policy, key, entry)))
     }

@@ -168,6 +168,11 @@ impl World {
         self.is_live
     }
 
+    /// Takes the counters that its calls raise.
+    pub fn take_counts(&mut self) -> Vec<Count> {
+        std::mem::take(&mut self.counts)
+    }
+
     /// Returns the time of the current call, in milliseconds since the Unix epoch.
     pub fn now_ms(&self) -> u64 {
         self.now_ms

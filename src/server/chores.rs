@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{interval, sleep};
 
 use crate::auth::Auth;
@@ -81,7 +81,8 @@ pub(super) async fn watch_plugins(node: Arc<Node>) {
 
 /// Reads the configuration again and reloads the policies whenever an operator asks for it. Files that were refused before are tried again, and
 /// so are sinks that have stopped.
-pub(super) async fn reload_at(settings: Arc<Settings>, sinks: Arc<Sinks>, mut requests: mpsc::Receiver<()>) {
+pub(super) async fn reload_at(settings: Arc<Settings>, sinks: Arc<Sinks>, requests: Arc<Mutex<mpsc::Receiver<()>>>) {
+    let mut requests = requests.lock().await;
     while requests.recv().await.is_some() {
         sinks.resume();
         // The outcome is in the log.
@@ -128,6 +129,26 @@ pub(super) async fn note_marks(node: Arc<Node>) {
         node.model.mailboxes.note_marks(&mut changes);
         // Nobody waits for marks.
         drop(node.store.append(changes));
+    }
+}
+
+/// Has the sinks deliver while this process decides, until `end`.
+pub(super) async fn deliver(node: Arc<Node>, sinks: Arc<Sinks>, mut end: watch::Receiver<bool>) {
+    loop {
+        // All are cancel safe. The sender lives as long as the server serves.
+        tokio::select! {
+            _ = end.wait_for(|end| *end) => return,
+            () = node.store.until(true) => {}
+        }
+        let running = sinks.start();
+        let is_over = tokio::select! {
+            _ = end.wait_for(|end| *end) => true,
+            () = node.store.until(false) => false,
+        };
+        running.finish().await;
+        if is_over {
+            return;
+        }
     }
 }
 

@@ -15,7 +15,6 @@ use super::protocol::{Answer, ClientFrame};
 use super::sse::Position;
 use super::taken::Taken;
 use super::{Sessions, entry};
-use crate::dispatch::session_policies;
 use crate::model::mailbox::{Batch, Head, Page, Reader, Resumed};
 use crate::net::rate::Bucket;
 use crate::net::turns::Turns;
@@ -222,11 +221,11 @@ impl Conversation {
     ///
     /// # Errors
     /// The session is over.
-    pub fn hear(&mut self, incoming: Incoming) -> Result<(), End> {
+    pub async fn hear(&mut self, incoming: Incoming) -> Result<(), End> {
         match incoming {
             // The decoder has validated it. If it had not, replacement characters would show that.
-            Incoming::Text(text) => self.hear_text(String::from_utf8_lossy(&text).into_owned()),
-            Incoming::Binary(bytes) => self.hear_message(&Body::Binary(bytes.to_vec()), Answer::Refusal),
+            Incoming::Text(text) => self.hear_text(String::from_utf8_lossy(&text).into_owned()).await,
+            Incoming::Binary(bytes) => self.hear_message(&Body::Binary(bytes.to_vec()), Answer::Refusal).await,
             Incoming::Ping(payload) => {
                 encode(Opcode::Pong, &payload, self.outbox.frames().1);
                 Ok(())
@@ -260,14 +259,14 @@ impl Conversation {
         end.encode(framing, Some(after_ms), out);
     }
 
-    fn hear_text(&mut self, text: String) -> Result<(), End> {
+    async fn hear_text(&mut self, text: String) -> Result<(), End> {
         match self.outbox.framing {
-            Framing::V1 | Framing::Sse => self.hear_frame(ClientFrame::parse(&text)),
+            Framing::V1 | Framing::Sse => self.hear_frame(ClientFrame::parse(&text)).await,
             Framing::Plain => {
                 // If the server asks for tokens, a frame with a token is for the server, and policies don't see it.
                 match self.clock.ends.and_then(|_| entry::shown(text.as_bytes())) {
                     Some(token) => self.authorize(&token),
-                    None => self.hear_message(&Body::sniff(text), Answer::Refusal),
+                    None => self.hear_message(&Body::sniff(text), Answer::Refusal).await,
                 }
             }
         }
@@ -277,7 +276,7 @@ impl Conversation {
     ///
     /// # Errors
     /// The session is over.
-    pub fn hear_frame(&mut self, frame: ClientFrame) -> Result<(), End> {
+    pub async fn hear_frame(&mut self, frame: ClientFrame) -> Result<(), End> {
         // A ping says nothing about where to go on.
         if frame != ClientFrame::Ping {
             self.clock.held = None;
@@ -296,7 +295,7 @@ impl Conversation {
                 let resumed = self.reader.resume(&epoch, seq);
                 self.answer_resume(&epoch, &resumed);
             }
-            ClientFrame::Message(body, answer) => self.hear_message(&body, answer)?,
+            ClientFrame::Message(body, answer) => self.hear_message(&body, answer).await?,
             ClientFrame::Ping => {
                 self.allow()?;
                 let (framing, out) = self.outbox.frames();
@@ -311,10 +310,10 @@ impl Conversation {
         Ok(())
     }
 
-    fn hear_message(&mut self, body: &Body, answer: Answer) -> Result<(), End> {
+    async fn hear_message(&mut self, body: &Body, answer: Answer) -> Result<(), End> {
         self.allow()?;
         self.clock.message = Instant::now();
-        match session_policies::received(&self.sessions.dispatch, self.reader.handle(), body) {
+        match self.sessions.cluster.received(&self.sessions.dispatch, self.reader.handle(), body).await {
             Ok(ticket) => {
                 if let Answer::Taken(id) = answer {
                     self.taken.add(id, ticket);

@@ -7,8 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::types::event::Body;
 
-/// The subprotocol's name in `Sec-WebSocket-Protocol`.
-pub const V1: &str = "signalpost.v1";
+pub use crate::registry::V1;
 
 /// Bytes of the id that a client gives a message: enough for a UUID with a prefix, and little, since each answer repeats it.
 const ID_BYTES_MAX: usize = 64;

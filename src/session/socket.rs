@@ -18,7 +18,6 @@ use super::framing::Framing;
 use super::protocol::ClientFrame;
 use super::upward::Place;
 use crate::dispatch::observers::Trace;
-use crate::dispatch::session_policies;
 use crate::net::permits::{ConnectionPermit, SessionPermit};
 use crate::net::rate::Bucket;
 use crate::net::turns::Turns;
@@ -104,17 +103,15 @@ impl Session {
         let sessions = self.conversation.sessions.clone();
         sessions.metrics.sessions_opened.inc();
         tracing::debug!(user = %handle.user, session = %handle.id, subprotocol = handle.subprotocol, "session opened");
-        sessions.dispatch.tell_of_session(&handle, None);
+        sessions.cluster.begun(&sessions.dispatch, &handle);
         sessions.dispatch.observers.show(|| Trace::Opened(handle.clone()));
         let end = self.converse().await;
         // Nothing more is accepted for it.
         self.posted = None;
-        session_policies::closed(&sessions.dispatch, &handle, end.code());
-        sessions.dispatch.observers.show(|| Trace::Closed { session: handle.clone(), code: end.code(), reason: end.reason() });
         // The session leaves before the closing handshake, which may take a while: a client that comes back meanwhile is not a second
         // device.
-        self.conversation.reader.leave();
-        sessions.dispatch.tell_of_session(&handle, Some(end.code()));
+        sessions.cluster.closed(&sessions.dispatch, &self.conversation.reader, end.code());
+        sessions.dispatch.observers.show(|| Trace::Closed { session: handle.clone(), code: end.code(), reason: end.reason() });
         // Boxed, so that its state is not part of every idle session.
         Box::pin(self.part(&end)).await;
         sessions.metrics.sessions_closed.with_label_values(&[&end.label()]).inc();
@@ -239,8 +236,7 @@ impl Session {
         // A message that formatting dropped leaves no output, but its seq has to be noted.
         if conversation.outbox.is_idle() {
             // Seqs that were not for this session are behind it too.
-            let handle = conversation.reader.handle();
-            handle.note_written(handle.cursor());
+            conversation.reader.passed();
             return Ok(false);
         }
         if !self.write()? {
@@ -321,8 +317,8 @@ impl Session {
             let policies = &self.conversation.sessions.dispatch.policies.clone();
             let _permit = if heard.is_for_policies() { policies.permit(policies.current().sessions()).await } else { None };
             match heard {
-                Heard::OnSocket(incoming) => self.conversation.hear(incoming)?,
-                Heard::Posted(frame) => self.conversation.hear_frame(frame)?,
+                Heard::OnSocket(incoming) => self.conversation.hear(incoming).await?,
+                Heard::Posted(frame) => self.conversation.hear_frame(frame).await?,
             }
             // A policy is called for each of a few hundred tiny frames.
             turns.take().await;

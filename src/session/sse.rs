@@ -15,12 +15,14 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ALLOW, CACHE_CONTROL,
     CONNECTION, CONTENT_TYPE, DATE, HeaderMap, VARY,
 };
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 
 use super::framing::Framing;
 use super::protocol::ClientFrame;
 use super::{Connection, Entry, Opening, Sessions};
 use crate::auth::Reason;
+use crate::cluster::NotAdmitted;
 use crate::net::permits::Client;
 use crate::net::problem::{self, Problem};
 use crate::net::stream::Takeover;
@@ -69,7 +71,8 @@ pub async fn stream(
 ) -> Response {
     let page = Page::of(&sessions, request.headers());
     let query = query.unwrap_or_default();
-    match open(&sessions, client, user, &query, &request) {
+    let (head, _) = request.into_parts();
+    match open(&sessions, client, user, &query, &head).await {
         Err(problem) => {
             let mut response = page.answer(problem.into_response());
             if response.status() == StatusCode::METHOD_NOT_ALLOWED {
@@ -93,22 +96,30 @@ pub async fn stream(
 }
 
 /// Opens the session of a stream.
-fn open(
+async fn open(
     sessions: &Arc<Sessions>,
     client: Client,
     user: Result<Path<String>, PathRejection>,
     query: &str,
-    request: &Request<axum::body::Body>,
+    request: &Parts,
 ) -> Result<Opening, Problem> {
     let user = problem::user(user, sessions.sockets.user_id_bytes_max.get())?;
     // A HEAD request comes here too, and has no use for events.
-    if request.method() != Method::GET {
+    if request.method != Method::GET {
         return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes GET, and then sends events"));
     }
-    let (visitor, pass, seated) = sessions.visit(client, user, Framing::Sse, query, request.headers())?;
+    let (visitor, pass, seated) = sessions.visit(client, user, Framing::Sse, query, &request.headers)?;
     let Some(pass) = pass else { return Err(sessions.auth.refused(Reason::NoToken).into()) };
-    let entered = sessions.welcome().and_then(|()| visitor.enter(sessions, pass));
-    let since = Position::asked(request.headers(), query);
+    let entered = match sessions.welcome() {
+        Ok(()) => visitor.enter(sessions, pass).await,
+        Err(close) => Err(close.into()),
+    };
+    let entered = match entered {
+        Ok(entered) => Ok(entered),
+        Err(NotAdmitted::Close(close)) => Err(close),
+        Err(NotAdmitted::NotNow(why)) => return Err(why.into()),
+    };
+    let since = Position::asked(&request.headers, query);
     Ok(Opening { entry: Entry::Decided(entered), framing: Framing::Sse, since, before: Vec::new(), seated })
 }
 

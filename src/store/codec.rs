@@ -14,6 +14,8 @@ use crate::model::Counters;
 use crate::model::dead_letters::{Content, DeadLetter, Recipient};
 use crate::model::record::{Change, Mark};
 use crate::model::state::Value;
+use crate::registry::{Seat, subprotocol};
+use crate::types::close::Close;
 use crate::types::delivery::{Message, PolicySetId, Priority, Terms};
 use crate::types::event::{Body, Event, UserId};
 use crate::types::fault::{Defect, Fault, FaultKind};
@@ -33,6 +35,23 @@ pub enum Said {
     Stop(Counters),
     /// The segments up to this one were removed, or are about to be, since nothing in them counts.
     Cleaned(u64),
+    /// A node of a cluster leads from here on.
+    Lead(Lead),
+    /// The node that leads is there, and has nothing else to say.
+    Beat,
+    /// The node that leads does so no longer: this one may.
+    Yield(Arc<str>),
+}
+
+/// Who leads a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lead {
+    /// Counts up with each node that leads.
+    pub term: u64,
+    /// The run of a node.
+    pub node: Arc<str>,
+    /// The store that the cluster has made together.
+    pub store: u64,
 }
 
 /// Why records can't be read, although their frame is whole.
@@ -104,6 +123,47 @@ enum Record<'a> {
     Cleaned {
         segment: u64,
     },
+    // What follows is between the nodes of a cluster.
+    PostTo {
+        user: &'a str,
+        birth: u64,
+        seq: u64,
+        posted_ms: u64,
+        lost: u64,
+        removed: Vec<u64>,
+        session: &'a str,
+    },
+    Opened(Box<OpenedRecord<'a>>),
+    Closed {
+        user: &'a str,
+        session: &'a str,
+        why: Option<(u16, &'a str)>,
+    },
+    Gone {
+        node: &'a str,
+    },
+    Lead {
+        term: u64,
+        node: &'a str,
+        store: u64,
+    },
+    Beat,
+    Yield {
+        node: &'a str,
+    },
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct OpenedRecord<'a> {
+    birth: u64,
+    at: u64,
+    node: &'a str,
+    session: &'a str,
+    user: &'a str,
+    subprotocol: Option<&'a str>,
+    resumes: bool,
+    attributes: Vec<(&'a str, &'a str)>,
+    opened_ms: u64,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -177,13 +237,24 @@ struct EventRecord<'a> {
 
 /// Appends the records of these changes.
 pub fn encode(changes: &[Change], out: &mut Vec<u8>) {
-    let mut last: Option<&Arc<Message>> = None;
-    for change in changes {
+    let mut encoder = Encoder::default();
+    changes.iter().for_each(|change| encoder.put(change, out));
+}
+
+/// Appends records of changes, and a message once for the posts that follow each other.
+#[derive(Debug, Default)]
+pub struct Encoder<'a> {
+    last: Option<&'a Arc<Message>>,
+}
+
+impl<'a> Encoder<'a> {
+    /// Appends the records of a change. A new encoder begins each frame.
+    pub fn put(&mut self, change: &'a Change, out: &mut Vec<u8>) {
         if let Change::Post { message, .. } = change
-            && !last.is_some_and(|last| Arc::ptr_eq(last, message))
+            && !self.last.is_some_and(|last| Arc::ptr_eq(last, message))
         {
             put(&Record::Message(MessageRecord::of(message)), out);
-            last = Some(message);
+            self.last = Some(message);
         }
         put(&Record::of(change), out);
     }
@@ -197,6 +268,21 @@ pub fn encode_stop(counters: Counters, out: &mut Vec<u8>) {
 /// Appends the record that the segments up to this one are removed.
 pub fn encode_cleaned(segment: u64, out: &mut Vec<u8>) {
     put(&Record::Cleaned { segment }, out);
+}
+
+/// Appends the record that a node leads.
+pub fn encode_lead(lead: &Lead, out: &mut Vec<u8>) {
+    put(&Record::Lead { term: lead.term, node: &lead.node, store: lead.store }, out);
+}
+
+/// Appends the record that the leader is there.
+pub fn encode_beat(out: &mut Vec<u8>) {
+    put(&Record::Beat, out);
+}
+
+/// Appends the record that another node may lead.
+pub fn encode_yield(node: &str, out: &mut Vec<u8>) {
+    put(&Record::Yield { node }, out);
 }
 
 fn put(record: &Record<'_>, out: &mut Vec<u8>) {
@@ -253,8 +339,12 @@ pub fn decode(mut records: &[u8], mut each: impl FnMut(Said)) -> Result<(), Unre
 impl<'a> Record<'a> {
     fn of(change: &'a Change) -> Record<'a> {
         match change {
-            Change::Post { user, birth, seq, posted_ms, message: _, lost, removed } => {
-                Record::Post { user: user.as_str(), birth: *birth, seq: *seq, posted_ms: *posted_ms, lost: *lost, removed: removed.clone() }
+            Change::Post { user, birth, seq, posted_ms, message: _, session, lost, removed } => {
+                let (user, birth, seq, posted_ms, lost, removed) = (user.as_str(), *birth, *seq, *posted_ms, *lost, removed.clone());
+                match session {
+                    None => Record::Post { user, birth, seq, posted_ms, lost, removed },
+                    Some(session) => Record::PostTo { user, birth, seq, posted_ms, lost, removed, session },
+                }
             }
             Change::Mark { user, birth, mark, removed } => {
                 Record::Mark { user: user.as_str(), birth: *birth, mark: *mark, removed: removed.clone() }
@@ -269,6 +359,12 @@ impl<'a> Record<'a> {
             Change::Seen { key, at_ms, failed } => Record::Seen { key: *key, at_ms: *at_ms, failed: *failed },
             Change::Letter { stamp, letter } => Record::Letter(Box::new(LetterRecord::of(*stamp, letter))),
             Change::NoLetter { stamp, id } => Record::NoLetter { stamp: *stamp, id: *id },
+            Change::Opened { birth, at, seat } => Record::Opened(Box::new(OpenedRecord::of(*birth, *at, seat))),
+            Change::Closed { user, session, why } => {
+                let why = why.as_ref().map(|why| (why.code(), why.text()));
+                Record::Closed { user: user.as_str(), session, why }
+            }
+            Change::Gone { node } => Record::Gone { node },
         }
     }
 
@@ -283,8 +379,21 @@ impl<'a> Record<'a> {
             Record::Cleaned { segment } => return Ok(Some(Said::Cleaned(segment))),
             Record::Post { user, birth, seq, posted_ms, lost, removed } => {
                 let message = message.clone().ok_or(Unreadable::Short)?;
-                Change::Post { user: user_id(user)?, birth, seq, posted_ms, message, lost, removed }
+                Change::Post { user: user_id(user)?, birth, seq, posted_ms, message, session: None, lost, removed }
             }
+            Record::PostTo { user, birth, seq, posted_ms, lost, removed, session } => {
+                let message = message.clone().ok_or(Unreadable::Short)?;
+                Change::Post { user: user_id(user)?, birth, seq, posted_ms, message, session: Some(session.into()), lost, removed }
+            }
+            Record::Opened(record) => Change::Opened { birth: record.birth, at: record.at, seat: Arc::new(record.read()?) },
+            Record::Closed { user, session, why } => {
+                let why = why.map(|(code, text)| Close::of(code, text).ok_or(Unreadable::Newer)).transpose()?;
+                Change::Closed { user: user_id(user)?, session: session.into(), why }
+            }
+            Record::Gone { node } => Change::Gone { node: node.into() },
+            Record::Lead { term, node, store } => return Ok(Some(Said::Lead(Lead { term, node: node.into(), store }))),
+            Record::Beat => return Ok(Some(Said::Beat)),
+            Record::Yield { node } => return Ok(Some(Said::Yield(node.into()))),
             Record::Mark { user, birth, mark, removed } => Change::Mark { user: user_id(user)?, birth, mark, removed },
             Record::Join { stamp, group, user, policy } => {
                 Change::Join { stamp, group: group.to_owned(), user: user_id(user)?, policy: policy.into() }
@@ -301,6 +410,35 @@ impl<'a> Record<'a> {
             Record::NoLetter { stamp, id } => Change::NoLetter { stamp, id },
         };
         Ok(Some(Said::Change(change)))
+    }
+}
+
+impl<'a> OpenedRecord<'a> {
+    fn of(birth: u64, at: u64, seat: &'a Seat) -> OpenedRecord<'a> {
+        OpenedRecord {
+            birth,
+            at,
+            node: &seat.node,
+            session: &seat.session,
+            user: seat.user.as_str(),
+            subprotocol: seat.subprotocol,
+            resumes: seat.resumes,
+            attributes: seat.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            opened_ms: since_epoch(seat.opened),
+        }
+    }
+
+    fn read(self) -> Result<Seat, Unreadable> {
+        let subprotocol = self.subprotocol.map(|name| subprotocol(name).ok_or(Unreadable::Newer)).transpose()?;
+        Ok(Seat {
+            node: self.node.into(),
+            session: self.session.into(),
+            user: user_id(self.user)?,
+            subprotocol,
+            resumes: self.resumes,
+            attributes: self.attributes.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            opened: time(self.opened_ms),
+        })
     }
 }
 

@@ -227,6 +227,8 @@ impl Replayed {
             }
             Said::Stop(last) => stopped = Some(last),
             Said::Cleaned(segment) => self.cleaned = self.cleaned.max(segment),
+            // Only between nodes.
+            Said::Lead(_) | Said::Beat | Said::Yield(_) => {}
         })?;
         self.is_clean = stopped.is_some();
         if let Some(last) = stopped {

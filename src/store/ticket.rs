@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::NotStored;
 use super::log::Log;
+use super::stream::Stream;
 
 /// How often a thread that waits for a commit looks.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A commit that is on its way into the store.
 #[derive(Clone, Debug)]
@@ -21,9 +22,11 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 pub struct Ticket(Option<Waiting>);
 
 #[derive(Clone, Debug)]
-struct Waiting {
-    batch: u64,
-    log: Arc<Log>,
+enum Waiting {
+    /// The number of a batch.
+    Log(u64, Arc<Log>),
+    /// What tells that the frame is in the stream.
+    Stream(watch::Receiver<bool>, Arc<Stream>),
 }
 
 /// Which batches are stored.
@@ -40,7 +43,12 @@ pub(super) struct Progress {
 impl Ticket {
     /// Returns the ticket of a batch.
     pub(super) fn of(batch: u64, log: &Arc<Log>) -> Ticket {
-        Ticket(Some(Waiting { batch, log: log.clone() }))
+        Ticket(Some(Waiting::Log(batch, log.clone())))
+    }
+
+    /// Returns the ticket of a frame.
+    pub(super) fn of_frame(stored: watch::Receiver<bool>, stream: &Arc<Stream>) -> Ticket {
+        Ticket(Some(Waiting::Stream(stored, stream.clone())))
     }
 
     /// Returns the ticket of what nothing has to store.
@@ -58,15 +66,14 @@ impl Ticket {
     /// # Errors
     /// It is not stored.
     pub async fn stored(self) -> Result<(), NotStored> {
-        let Some(waiting) = self.0 else { return Ok(()) };
-        waiting.log.write_in_passing();
+        let Some(mut waiting) = self.0 else { return Ok(()) };
+        waiting.write_in_passing();
         if waiting.is_stored() {
             return Ok(());
         }
-        let log = &waiting.log;
-        match tokio::time::timeout(log.commit_deadline(), log.progress().wait_for(waiting.batch)).await {
+        match tokio::time::timeout(waiting.deadline(), waiting.wait()).await {
             Ok(stored) => stored,
-            Err(_) => Err(log.admit().err().unwrap_or(NotStored::Late(log.commit_deadline()))),
+            Err(_) => Err(waiting.admit().err().unwrap_or(NotStored::Late(waiting.deadline()))),
         }
     }
 
@@ -76,9 +83,9 @@ impl Ticket {
     /// The store has failed.
     pub fn stored_blocking(self) -> Result<(), NotStored> {
         let Some(waiting) = &self.0 else { return Ok(()) };
-        waiting.log.write_in_passing();
+        waiting.write_in_passing();
         loop {
-            match waiting.log.progress().outcome(waiting.batch) {
+            match waiting.outcome() {
                 Some(outcome) => return outcome,
                 None => std::thread::sleep(LOOK_INTERVAL),
             }
@@ -88,14 +95,58 @@ impl Ticket {
 
 impl Waiting {
     fn is_stored(&self) -> bool {
-        self.log.progress().has(self.batch)
+        match self {
+            Waiting::Log(batch, log) => log.progress().has(*batch),
+            Waiting::Stream(stored, _) => *stored.borrow(),
+        }
+    }
+
+    /// Returns what became of it, if that is known.
+    fn outcome(&self) -> Option<Result<(), NotStored>> {
+        match self {
+            Waiting::Log(batch, log) => log.progress().outcome(*batch),
+            Waiting::Stream(stored, _) => {
+                // Looked at first: it may have been stored before the end.
+                let is_over = stored.has_changed().is_err();
+                if *stored.borrow() { Some(Ok(())) } else { is_over.then_some(Err(NotStored::Failed)) }
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Result<(), NotStored> {
+        match self {
+            Waiting::Log(batch, log) => log.progress().wait_for(*batch).await,
+            Waiting::Stream(stored, _) => stored.wait_for(|stored| *stored).await.map(drop).map_err(|_| NotStored::Failed),
+        }
+    }
+
+    fn write_in_passing(&self) {
+        if let Waiting::Log(_, log) = self {
+            log.write_in_passing();
+        }
+    }
+
+    fn deadline(&self) -> Duration {
+        match self {
+            Waiting::Log(_, log) => log.commit_deadline(),
+            Waiting::Stream(_, stream) => stream.commit_deadline(),
+        }
+    }
+
+    fn admit(&self) -> Result<(), NotStored> {
+        match self {
+            Waiting::Log(_, log) => log.admit(),
+            Waiting::Stream(_, stream) => stream.admit(),
+        }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if !self.is_stored() {
-            self.log.leave_to_thread();
+        if let Waiting::Log(batch, log) = self
+            && !log.progress().has(*batch)
+        {
+            log.leave_to_thread();
         }
     }
 }

@@ -58,6 +58,36 @@ impl Close {
         }
     }
 
+    /// Returns the reason that a policy has given; empty for all others.
+    pub fn text(&self) -> &str {
+        match self {
+            Close::RefusedByPolicy(text) | Close::ClosedByPolicy(text) => text,
+            _ => "",
+        }
+    }
+
+    /// Returns the reason of this code and text, if it is one for which another node may close a session.
+    pub fn of(code: u16, text: &str) -> Option<Close> {
+        let others = [
+            Close::Restart,
+            Close::PolicyFault,
+            Close::NoPong,
+            Close::TokenExpired,
+            Close::SlowConsumer,
+            Close::TooManySessions,
+            Close::TooManyMessages,
+            Close::EndedByOperator,
+            Close::Idle,
+            Close::Replaced,
+            Close::Unauthorized,
+        ];
+        match code {
+            4203 => Some(Close::RefusedByPolicy(text.to_owned())),
+            4204 => Some(Close::ClosedByPolicy(text.to_owned())),
+            _ => others.into_iter().find(|close| close.code() == code),
+        }
+    }
+
     /// Returns the reason, of which at most 123 bytes reach the client.
     pub fn reason(&self) -> Cow<'_, str> {
         match self {

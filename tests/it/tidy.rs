@@ -21,6 +21,7 @@ const LEVELS: [(&str, u32); 24] = [
     ("explain", 8),
     ("recording", 8),
     ("sink", 8),
+    ("cluster", 8),
     ("node", 9),
     ("session", 9),
     ("http", 10),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::fold::Fold;
 use crate::model::record::Change;
-use crate::store::codec::{Said, decode, encode, encode_cleaned, encode_stop};
+use crate::store::codec::{Said, decode, encode, encode_beat, encode_cleaned, encode_lead, encode_stop, encode_yield};
 use crate::store::frame::{self, FRAME_HEAD_BYTES, Frame};
 
 /// Where the frames here begin to be numbered, and the salt of their segment.
@@ -59,6 +59,9 @@ fn encoded(said: &[Said]) -> Vec<u8> {
             Said::Change(change) => encode(std::slice::from_ref(change), &mut records),
             Said::Stop(counters) => encode_stop(*counters, &mut records),
             Said::Cleaned(segment) => encode_cleaned(*segment, &mut records),
+            Said::Lead(lead) => encode_lead(lead, &mut records),
+            Said::Beat => encode_beat(&mut records),
+            Said::Yield(node) => encode_yield(node, &mut records),
         }
     }
     records

@@ -58,7 +58,10 @@ impl Losses {
 impl Mailboxes {
     /// Counts a message that a reader does not get, and remembers why.
     pub(super) fn lost(&self, birth: u64, seq: u64, reason: DropReason) {
-        self.metrics.dropped(reason, 1);
+        // What several nodes remove counts once.
+        if self.decides() {
+            self.metrics.dropped(reason, 1);
+        }
         self.losses.lock().note(birth, seq, reason);
     }
 

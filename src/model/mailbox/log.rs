@@ -9,7 +9,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub use entry::{Entry, NEVER, New, Removed, kept_for};
+pub use entry::{Commit, Entry, NEVER, New, Removed, kept_for};
 
 use super::seqs::Seqs;
 use crate::registry::ReadMark;
@@ -22,6 +22,9 @@ pub struct Log {
     entries: VecDeque<Entry>,
     bytes: usize,
     last: u64,
+    /// The number of the commit that gave the last seq, and the last seq before the first one that may not be stored.
+    last_commit: u64,
+    shown: u64,
     lost: u64,
     owed: u64,
     delivered: Seqs,
@@ -59,6 +62,7 @@ impl Log {
                 terms: &message.terms,
                 keep_ms: kept_for(&message.terms, keep_max_ms),
                 now_ms: posted_ms,
+                commit: Commit::default(),
             };
             let entry = Entry::new(seq, &new);
             log.bytes += entry.size();
@@ -82,6 +86,16 @@ impl Log {
     /// Returns the newest seq that was ever given; 0 before the first.
     pub fn last(&self) -> u64 {
         self.last
+    }
+
+    /// Returns the newest seq that readers may know of, since this commit is stored.
+    pub fn last_shown(&self, stored: u64) -> u64 {
+        if self.last_commit <= stored {
+            return self.last;
+        }
+        // What was posted since is in order.
+        let newest = self.entries.iter().rev().find(|entry| entry.is_shown(stored));
+        newest.map_or(self.shown, |entry| entry.seq.max(self.shown))
     }
 
     /// Returns what has reached a reader: it was written, or acked if the clients ack.
@@ -125,9 +139,65 @@ impl Log {
     }
 
     /// Notes that a message was refused: it takes a seq, so that its readers learn that a message is missing.
-    pub fn refuse(&mut self, priority: Priority, read: Option<ReadMark>) {
+    pub fn refuse(&mut self, priority: Priority, read: Option<ReadMark>, commit: Commit) {
+        let seq = self.next(commit);
+        self.lose(seq, priority, read);
+    }
+
+    fn next(&mut self, commit: Commit) -> u64 {
+        if self.last_commit <= commit.stored {
+            self.shown = self.last;
+        }
+        self.last_commit = commit.number;
         self.last += 1;
-        self.lose(self.last, priority, read);
+        self.last
+    }
+
+    /// Appends a message that another node has posted, with its seq.
+    pub fn append(&mut self, seq: u64, new: &New<'_>, lost: u64, removed: &mut Removed) {
+        // What this node has posted and nobody has seen never was.
+        while let Some(entry) = self.entries.pop_back_if(|entry| entry.seq >= seq) {
+            self.bytes -= entry.size();
+            removed.note(&entry);
+        }
+        self.bytes += new.size();
+        self.entries.push_back(Entry::new(seq, new));
+        (self.last, self.last_commit) = (seq, 0);
+        self.lost = self.lost.max(lost);
+    }
+
+    /// Removes what another node has removed after `after` and up to `to`, for a message with this key if there is one.
+    pub fn remove(&mut self, (after, to): (u64, u64), read: Option<ReadMark>, collapse_key: Option<&Arc<str>>, removed: &mut Removed) {
+        let Log { entries, bytes, delivered, owed, .. } = self;
+        // Most removals are of few messages among many.
+        if !is_any_between(entries, after, to) {
+            return;
+        }
+        let goes = |entry: &Entry| after < entry.seq && entry.seq <= to;
+        self::remove(entries, bytes, goes, |entry| {
+            removed.note(entry);
+            let is_replaced = collapse_key.is_some() && entry.collapse_key.as_ref() == collapse_key;
+            let reason = if is_replaced { DropReason::Collapsed } else { DropReason::Evicted };
+            removed.miss(!is_settled(delivered, read, entry.seq), entry.seq, reason);
+            if is_replaced {
+                return;
+            }
+            removed.of_sessions.extend(entry.session.clone().map(|session| (session, entry.seq)));
+            let is_awaited = read.is_some_and(|read| read.is_awaited(entry.seq));
+            if is_awaited && entry.session.is_none() && entry.priority > Priority::Low {
+                *owed = (*owed).max(entry.seq);
+            }
+        });
+        self.shrink();
+    }
+
+    /// Takes over how far another node knows the log to be.
+    pub fn raise(&mut self, marks: Marks) {
+        if marks.last > self.last {
+            (self.last, self.last_commit) = (marks.last, 0);
+        }
+        self.lost = self.lost.max(marks.lost);
+        self.mark_delivered(0, marks.delivered);
     }
 
     /// Removes what has been delivered and was read by every open session. For mailboxes from which nobody can resume.

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 
 use super::log::{Limits, Log, Marks, Removed};
-use super::{Content, Mailbox, Mailboxes};
+use super::{Content, Mailbox, Mailboxes, Unnoted};
 use crate::model::fold;
 use crate::model::record::{Change, Changes, Mark};
 use crate::types::event::UserId;
@@ -43,6 +43,11 @@ impl Noted {
         self.mark.last = self.mark.last.max(seq);
     }
 
+    /// Notes a mark that another node has noted.
+    pub(super) fn absorb(&mut self, mark: Mark) {
+        self.mark = Mark { last: self.mark.last.max(mark.last), delivered: self.mark.delivered.max(mark.delivered), ..mark };
+    }
+
     /// Has the next mark note that a sink is done with a message.
     pub(super) fn done(&mut self, seq: u64) {
         self.done.push(seq);
@@ -58,6 +63,12 @@ impl Content {
         removed.extend(done.filter(|seq| *seq > delivered).map(|seq| (seq - 1, seq)));
         self.noted.mark = Mark { version, last, delivered, lost, is_resumable: self.is_resumable, is_acked: self.is_acked };
         Change::Mark { user: user.clone(), birth, mark: self.noted.mark, removed }
+    }
+
+    /// Returns the mark of this mailbox as it is, which is not noted by that.
+    pub(super) fn mark_now(&self) -> Mark {
+        let Marks { last, delivered, lost } = self.log.marks();
+        Mark { version: self.noted.mark.version, last, delivered, lost, is_resumable: self.is_resumable, is_acked: self.is_acked }
     }
 
     /// Returns whether a restart would change what a client may see, if it came before the next mark.
@@ -82,12 +93,26 @@ impl Mailboxes {
         }
     }
 
+    /// Has it told in the next round how far this node's sessions are.
+    pub(super) fn tell_later(&self, user: &UserId, mailbox: &Arc<Mailbox>, content: &mut Content) {
+        let Some(unnoted) = &self.unnoted else { return };
+        if !content.noted.is_waiting {
+            content.noted.is_waiting = true;
+            unnoted.lock().push((user.clone(), mailbox.clone()));
+        }
+    }
+
+    /// Takes the mailboxes of which something is to be noted or told.
+    pub(super) fn take_unnoted(&self) -> Unnoted {
+        let waiting = self.unnoted.as_ref().map(|unnoted| std::mem::take(&mut *unnoted.lock())).unwrap_or_default();
+        waiting.iter().for_each(|(_, mailbox)| mailbox.content.lock().noted.is_waiting = false);
+        waiting
+    }
+
     /// Notes the marks of the mailboxes that have changed since the last round.
     pub fn note_marks(&self, changes: &mut Changes) {
-        let waiting = self.unnoted.as_ref().map(|unnoted| std::mem::take(&mut *unnoted.lock())).unwrap_or_default();
-        for (user, mailbox) in waiting {
+        for (user, mailbox) in self.take_unnoted() {
             let mut content = mailbox.content.lock();
-            content.noted.is_waiting = false;
             changes.note(|| content.mark(&user, mailbox.birth, Vec::new()));
         }
     }
@@ -119,7 +144,16 @@ impl Mailboxes {
             before = entry.seq;
             if seqs.binary_search(&entry.seq).is_ok() && entry.is_kept() {
                 let (posted_ms, message) = (entry.posted_ms(), entry.message.clone());
-                changes.note(|| Change::Post { user: user.clone(), birth, seq: entry.seq, posted_ms, message, lost, removed: Vec::new() });
+                changes.note(|| Change::Post {
+                    user: user.clone(),
+                    birth,
+                    seq: entry.seq,
+                    posted_ms,
+                    message,
+                    session: None,
+                    lost,
+                    removed: Vec::new(),
+                });
             }
         }
         if before < content.log.last() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::seqs::is_in;
-use super::{Mailbox, Mailboxes};
+use super::{Content, Mailbox, Mailboxes};
 use crate::registry::SessionHandle;
 use crate::types::close::Close;
 use crate::types::delivery::Message;
@@ -22,6 +22,8 @@ pub struct Reader {
     skips: Vec<(u64, u64)>,
     /// Messages up to this seq don't count as missed by this session. `None` until it has read its first page: until then it is not slow.
     excused: Option<u64>,
+    /// Whether the session outlives the reader.
+    stays: bool,
 }
 
 /// The newest position of a mailbox.
@@ -56,8 +58,8 @@ pub struct Resumed {
 }
 
 impl Reader {
-    pub(super) fn new(mailboxes: Arc<Mailboxes>, mailbox: Arc<Mailbox>, handle: Arc<SessionHandle>) -> Reader {
-        Reader { mailboxes, mailbox, handle, skips: Vec::new(), excused: None }
+    pub(super) fn new(mailboxes: Arc<Mailboxes>, mailbox: Arc<Mailbox>, handle: Arc<SessionHandle>, skips: Vec<(u64, u64)>) -> Reader {
+        Reader { mailboxes, mailbox, handle, skips, excused: None, stays: false }
     }
 
     pub fn handle(&self) -> &Arc<SessionHandle> {
@@ -71,7 +73,7 @@ impl Reader {
 
     pub fn head(&self) -> Head {
         let content = self.mailbox.content.lock();
-        Head { seq: content.log.last(), is_resumable: !content.log.is_empty() }
+        Head { seq: content.log.last_shown(self.mailboxes.stored()), is_resumable: !content.log.is_empty() }
     }
 
     /// Makes a provisional session one of the user's sessions. The first device begins with what was kept, another one with what has come
@@ -84,11 +86,7 @@ impl Reader {
         let content = &mut *guard;
         let replaced = self.mailboxes.registry.admit(&mut content.sessions, &self.handle)?;
         replaced.iter().for_each(|old| self.mailboxes.settle_up(self.mailbox.birth, content, old));
-        if content.sessions.admitted().count() == 1 {
-            let delivered = content.log.delivered();
-            self.handle.place(delivered.mark(), delivered.mark(), delivered.mark());
-            self.skips = delivered.beyond().to_vec();
-        }
+        self.skips = place(content, &self.handle);
         content.is_resumable |= self.handle.resumes;
         self.mailboxes.note_later(&self.handle.user, &self.mailbox, content);
         self.handle.wake();
@@ -98,6 +96,11 @@ impl Reader {
     /// Leaves the mailbox: the session reads nothing more.
     pub fn leave(&self) {
         self.mailboxes.leave(&self.handle, &self.mailbox);
+    }
+
+    /// Lets the session stay in the mailbox without this reader: another node has its socket.
+    pub fn stay(mut self) {
+        self.stays = true;
     }
 
     /// Reads on from the cursor, into `out`, until it holds `bytes_max` bytes of messages or all there are. The cursor stays until
@@ -115,7 +118,11 @@ impl Reader {
         }
         let mut upto = cursor;
         let mut bytes = 0;
+        let stored = self.mailboxes.stored();
         for entry in content.log.after(cursor) {
+            if !entry.is_shown(stored) {
+                return Page::End { upto };
+            }
             if bytes >= bytes_max {
                 return Page::More { upto };
             }
@@ -127,7 +134,7 @@ impl Reader {
             }
         }
         // Seqs without a message are behind it as well.
-        Page::End { upto: content.log.last() }
+        Page::End { upto: content.log.last_shown(stored).max(cursor) }
     }
 
     /// Returns whether [`Reader::page`] would return [`Page::Missed`]. For a session that reads no page because its client doesn't read.
@@ -156,6 +163,23 @@ impl Reader {
             content.log.mark_delivered(self.handle.position().0, seq);
             self.mailboxes.tidy(self.mailbox.birth, &mut content);
             self.mailboxes.note_later(&self.handle.user, &self.mailbox, &mut content);
+        }
+        self.moved();
+    }
+
+    /// Notes that the session is behind everything up to its cursor, of which nothing was for it.
+    pub fn passed(&self) {
+        let seq = self.handle.cursor();
+        if self.handle.written() < seq {
+            self.handle.note_written(seq);
+            self.moved();
+        }
+    }
+
+    /// Has another node told how far the session is, if that one decides.
+    fn moved(&self) {
+        if !self.mailboxes.decides() {
+            self.mailboxes.tell_later(&self.handle.user, &self.mailbox, &mut self.mailbox.content.lock());
         }
     }
 
@@ -197,8 +221,20 @@ impl Reader {
     }
 }
 
+/// Has the first device begin with what was not delivered. Returns the stretches that another device has read.
+pub(super) fn place(content: &Content, handle: &SessionHandle) -> Vec<(u64, u64)> {
+    if content.sessions.admitted().count() > 1 {
+        return Vec::new();
+    }
+    let delivered = content.log.delivered();
+    handle.place(delivered.mark(), delivered.mark(), delivered.mark());
+    delivered.beyond().to_vec()
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.leave();
+        if !self.stays {
+            self.leave();
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::absorb::FORGET_AFTER_MS;
 use super::log::{New, Removed};
 use super::room::Room;
 use super::{Content, Mailbox, Mailboxes, Owner, SHARDS};
@@ -45,7 +46,7 @@ impl Mailboxes {
                 return true;
             }
             let mut gone = Removed::default();
-            if !content.log.give_way(content.sessions.read_mark(), &mut gone) {
+            if !content.log.give_way(self.read(&content.sessions), &mut gone) {
                 return false;
             }
             self.account(owner.1, &content.sessions, &gone);
@@ -56,7 +57,7 @@ impl Mailboxes {
     pub(super) fn expire(&self, owner: Owner<'_>, content: &mut Content) {
         let owed = content.log.owed();
         let keep_max_ms = self.keep_max_ms(content.sink.as_deref());
-        let (read, now_ms) = (content.sessions.read_mark(), self.clock.now_ms());
+        let (read, now_ms) = (self.read(&content.sessions), self.clock.now_ms());
         let removed = match self.note_expired(owner.0) {
             None => content.log.expire(read, keep_max_ms, now_ms),
             Some(note) => content.log.expire_noting(read, keep_max_ms, now_ms, note),
@@ -90,7 +91,7 @@ impl Mailboxes {
             self.sweep_shard(reclaim.shard % SHARDS, |user, mailbox, content| {
                 self.expire((user, mailbox.birth), content);
                 let mut removed = Removed::default();
-                while content.log.give_way(content.sessions.read_mark(), &mut removed) {}
+                while content.log.give_way(self.read(&content.sessions), &mut removed) {}
                 self.account(mailbox.birth, &content.sessions, &removed);
                 content.is_resumable &= !(is_crowded && content.sessions.is_empty() && content.log.is_empty());
                 self.note_later(user, mailbox, content);
@@ -123,6 +124,10 @@ impl Mailboxes {
             return false;
         }
         let age_ms = self.clock.now_ms().saturating_sub(content.vacant_since_ms);
+        if !self.decides() {
+            // Not before the node that decides has forgotten it: its seqs may go on.
+            return age_ms >= self.limits.resume_ms.get().saturating_add(FORGET_AFTER_MS);
+        }
         !content.is_resumable || age_ms >= self.limits.resume_ms.get() || self.room.is_crowded()
     }
 }

@@ -453,7 +453,7 @@ mod totals {
             let (name, birth) = (user(&number.to_string()), number + 1);
             for seq in 1..=9 {
                 let message = message.clone();
-                kept.fold(Change::Post { user: name.clone(), birth, seq, posted_ms, message, lost: 0, removed: Vec::new() });
+                kept.fold(Change::Post { user: name.clone(), birth, seq, posted_ms, message, session: None, lost: 0, removed: Vec::new() });
             }
             // Every second user has read everything.
             let delivered = if number % 2 == 0 { 9 } else { 0 };

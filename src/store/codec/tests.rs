@@ -1,4 +1,5 @@
 use super::*;
+use crate::registry::V1;
 
 fn user(name: &str) -> UserId {
     UserId::new(name, 128).unwrap()
@@ -11,7 +12,7 @@ fn message(body: Body) -> Arc<Message> {
 }
 
 fn post(seq: u64, message: &Arc<Message>) -> Change {
-    Change::Post { user: user("ü"), birth: 1, seq, posted_ms: 3, message: message.clone(), lost: 4, removed: vec![seq - 1] }
+    Change::Post { user: user("ü"), birth: 1, seq, posted_ms: 3, message: message.clone(), session: None, lost: 4, removed: vec![seq - 1] }
 }
 
 fn letter(content: Content, with_fault: bool) -> Change {
@@ -62,7 +63,41 @@ fn every_change() -> Vec<Change> {
         letter(Content::Undelivered { message: binary, reason: "the answer is 404".into() }, false),
         Change::Join { stamp: 11, group: "g".into(), user: UserId::of_sink("s"), policy: "p".into() },
         Change::NoLetter { stamp: 10, id: 5 },
+        match post(4, &json) {
+            Change::Post { user, birth, seq, posted_ms, message, lost, removed, .. } => {
+                Change::Post { user, birth, seq, posted_ms, message, session: Some("s".into()), lost, removed }
+            }
+            other => other,
+        },
+        Change::Opened { birth: 1, at: 2, seat: Arc::new(seat(Some(V1))) },
+        Change::Opened { birth: 1, at: 2, seat: Arc::new(seat(None)) },
+        Change::Closed { user: user("1"), session: "s".into(), why: None },
+        Change::Closed { user: user("1"), session: "s".into(), why: Some(Close::ClosedByPolicy("over".into())) },
+        Change::Closed { user: user("1"), session: "s".into(), why: Some(Close::Replaced) },
+        Change::Gone { node: "a".into() },
     ]
+}
+
+fn seat(subprotocol: Option<&'static str>) -> Seat {
+    Seat {
+        node: "a".into(),
+        session: "s".into(),
+        user: user("1"),
+        subprotocol,
+        resumes: subprotocol.is_some(),
+        attributes: vec![("locale".into(), "de".into())],
+        opened: time(7),
+    }
+}
+
+#[test]
+fn what_nodes_say_of_leading_is_read_as_it_was_written() {
+    let lead = Lead { term: 3, node: "a".into(), store: 9 };
+    let mut records = Vec::new();
+    encode_lead(&lead, &mut records);
+    encode_beat(&mut records);
+    encode_yield("b", &mut records);
+    assert_eq!(decoded(&records).unwrap(), [Said::Lead(lead), Said::Beat, Said::Yield("b".into())]);
 }
 
 fn decoded(records: &[u8]) -> Result<Vec<Said>, Unreadable> {

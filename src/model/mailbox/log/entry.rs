@@ -26,6 +26,8 @@ pub struct Entry {
     posted_ms: u64,
     ttl_ms: u64,
     pub(super) keep_ms: u64,
+    /// The number of the commit that has posted it: readers don't see it before that is stored. 0 if they see it at once.
+    commit: u64,
 }
 
 /// A message that is to be appended.
@@ -37,6 +39,14 @@ pub struct New<'a> {
     /// How long it is kept for a user who is away.
     pub keep_ms: u64,
     pub now_ms: u64,
+    pub commit: Commit,
+}
+
+/// The number of a commit, and of the last one that is stored. Both are 0 where readers don't wait for the store.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Commit {
+    pub number: u64,
+    pub stored: u64,
 }
 
 /// The number of messages that were removed from a log.
@@ -63,7 +73,13 @@ impl Entry {
             posted_ms: new.now_ms,
             ttl_ms: new.terms.time_to_live.map_or(NEVER, milliseconds),
             keep_ms: new.keep_ms,
+            commit: new.commit.number,
         }
+    }
+
+    /// Returns whether readers see it, since this commit is stored.
+    pub fn is_shown(&self, stored: u64) -> bool {
+        self.commit <= stored
     }
 
     pub fn size(&self) -> usize {

@@ -24,10 +24,10 @@ impl Log {
             let Some(index) = self.victim(read, new.terms.priority, limits) else { return Err(Full) };
             self.evict(index, read, removed);
         }
-        self.last += 1;
         self.bytes += size;
-        self.entries.push_back(Entry::new(self.last, new));
-        Ok(self.last)
+        let seq = self.next(new.commit);
+        self.entries.push_back(Entry::new(seq, new));
+        Ok(seq)
     }
 
     /// Removes the oldest entry that has been read, if there is one: it gives way to a message in this log or in another.

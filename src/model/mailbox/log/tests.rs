@@ -47,7 +47,7 @@ fn removed(messages: usize) -> Removed {
 /// Puts a message of one byte.
 fn put(log: &mut Log, terms: &Terms, read: Option<ReadMark>, limits: Limits) -> (Result<u64, Full>, Removed) {
     let mut removed = Removed::default();
-    let new = New { message: &text("x"), session: None, terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+    let new = New { message: &text("x"), session: None, terms, keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
     (log.put(&new, read, limits, &mut removed), removed)
 }
 
@@ -56,7 +56,7 @@ fn append(log: &mut Log, terms: &Terms) -> u64 {
 }
 
 fn append_for(log: &mut Log, session: Option<&Arc<str>>, terms: &Terms, keep_ms: u64) {
-    let new = New { message: &text("x"), session, terms, keep_ms, now_ms: NOW_MS };
+    let new = New { message: &text("x"), session, terms, keep_ms, now_ms: NOW_MS, commit: Commit::default() };
     log.put(&new, None, ROOMY, &mut Removed::default()).unwrap();
 }
 
@@ -89,7 +89,8 @@ mod sizes {
     fn everything_that_is_kept_of_a_message_counts() {
         let message = Message::new("i".repeat(1000), "t".repeat(100), Body::Text("b".repeat(10)), PolicySetId(1));
         let terms = keyed(&"k".repeat(128));
-        let new = New { message: &Arc::new(message), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+        let new =
+            New { message: &Arc::new(message), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
         assert_eq!(new.size(), ENTRY_OVERHEAD_BYTES + 1000 + 100 + 10 + 128);
         let mut log = Log::default();
         log.put(&new, None, ROOMY, &mut Removed::default()).unwrap();
@@ -100,7 +101,8 @@ mod sizes {
     #[test]
     fn an_empty_message_still_costs_its_entry() {
         let message = Arc::new(Message::new(String::new(), String::new(), Body::Text(String::new()), PolicySetId(1)));
-        let new = New { message: &message, session: None, terms: &Terms::default(), keep_ms: KEEP_MS, now_ms: NOW_MS };
+        let new =
+            New { message: &message, session: None, terms: &Terms::default(), keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
         assert_eq!(new.size(), ENTRY_OVERHEAD_BYTES);
     }
 }
@@ -122,7 +124,14 @@ mod keys {
         assert_eq!(gone, Removed { messages: 1, bytes: size, unread: unread(&[1], DropReason::Collapsed), for_new, ..Removed::default() });
         let mut gone = Removed::default();
         let terms = keyed("k");
-        let new = New { message: &text("x"), session: Some(&session), terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+        let new = New {
+            message: &text("x"),
+            session: Some(&session),
+            terms: &terms,
+            keep_ms: KEEP_MS,
+            now_ms: NOW_MS,
+            commit: Commit::default(),
+        };
         assert_eq!(log.replaced(&new), (1, size));
         log.put(&new, read(3), ROOMY, &mut gone).unwrap();
         assert_eq!((seqs(&log), gone.messages, gone.unread.len()), (vec![2, 4, 5], 1, 0), "the session had read it");
@@ -150,7 +159,7 @@ mod keys {
         append(&mut log, &of(Priority::High));
         // The one that it replaces is not enough for it.
         let terms = Terms { priority: Priority::Low, ..keyed("k") };
-        let new = New { message: &text("xxx"), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+        let new = New { message: &text("xxx"), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS, commit: Commit::default() };
         let mut gone = Removed::default();
         let limits = Limits { bytes_max: 2 * SIZE + 2, ..ROOMY };
         assert_eq!(log.put(&new, read(0), limits, &mut gone), Err(Full));
@@ -203,7 +212,14 @@ mod full {
         // Two would have to go for it, and only one may.
         let mut gone = Removed::default();
         let terms = of(Priority::Normal);
-        let new = New { message: &text(&"x".repeat(SIZE)), session: None, terms: &terms, keep_ms: KEEP_MS, now_ms: NOW_MS };
+        let new = New {
+            message: &text(&"x".repeat(SIZE)),
+            session: None,
+            terms: &terms,
+            keep_ms: KEEP_MS,
+            now_ms: NOW_MS,
+            commit: Commit::default(),
+        };
         let limits = Limits { bytes_max: 2 * SIZE + SIZE / 2, ..ROOMY };
         assert_eq!((log.put(&new, read(0), limits, &mut gone), gone, seqs(&log)), (Err(Full), Removed::default(), vec![1, 2]));
         let (seq, _) = put(&mut log, &of(Priority::Low), read(1), messages(2));
@@ -226,7 +242,7 @@ mod full {
             [(Priority::Normal, read(3), 4), (Priority::High, read(0), 4), (Priority::Low, read(3), 0), (Priority::Normal, None, 0)]
         {
             let mut log = filled(3);
-            log.refuse(priority, read);
+            log.refuse(priority, read, Commit::default());
             assert_eq!((log.last(), log.owed(), log.len()), (4, owed, 3), "{priority:?} {read:?}");
             assert!(!log.is_complete_after(3) && log.is_complete_after(4));
             assert_eq!(append(&mut log, &Terms::default()), 5);
@@ -435,7 +451,7 @@ fn a_random_walk_keeps_sums_order_and_the_truth_about_what_was_lost() {
                 let collapse_key: Option<Arc<str>> = (random(3) == 0).then(|| random(3).to_string().into());
                 let terms = Terms { time_to_live, collapse_key: collapse_key.clone(), priority, ..Terms::default() };
                 let message = text(&"x".repeat(random(1000) as usize));
-                let new = New { message: &message, session: None, terms: &terms, keep_ms: random(200), now_ms };
+                let new = New { message: &message, session: None, terms: &terms, keep_ms: random(200), now_ms, commit: Commit::default() };
                 let replaced: Vec<u64> = log
                     .after(0)
                     .filter(|entry| collapse_key.is_some() && entry.collapse_key == collapse_key)
@@ -455,7 +471,7 @@ fn a_random_walk_keeps_sums_order_and_the_truth_about_what_was_lost() {
                     }
                     Err(Full) => {
                         assert_eq!((seqs(&log), &gone), (before.clone(), &Removed::default()), "nothing goes for a refused message");
-                        log.refuse(priority, read);
+                        log.refuse(priority, read, Commit::default());
                         ledger.lost.push(last + 1);
                         refused += 1;
                     }

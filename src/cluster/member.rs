@@ -1,0 +1,200 @@
+//! A node's part in a cluster: what it knows, and its loop. It follows the stream ([`super::follow`]), or it leads and writes it
+//! ([`super::write`]).
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::election::Election;
+use super::join::{Joined, node_name};
+use super::link::Link;
+use super::report::Reports;
+use super::wire::Beat;
+use crate::config::{self, Config};
+use crate::dispatch::Dispatch;
+use crate::metrics::Metrics;
+use crate::model::Model;
+use crate::model::mailbox::{Head, Reader};
+use crate::registry::{Endings, SessionHandle};
+use crate::store::codec::Lead;
+use crate::store::stream::Stream;
+
+/// RFC 6455's code for a connection that ended without a close frame.
+pub(super) const LOST: u16 = 1006;
+
+/// The pause before a request is sent to the leader again, if nobody listens yet.
+pub(super) const ASK_PAUSE: Duration = Duration::from_millis(20);
+
+/// The pause before something is asked of NATS again.
+pub(super) const NATS_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a stop waits for the next leader.
+pub(super) const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How a request of another node is answered.
+#[derive(Clone)]
+pub struct Answering(Arc<Answer>);
+
+type Answer = dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync;
+
+impl Answering {
+    pub fn new<F: Future<Output = Response<Bytes>> + Send + 'static>(
+        answer: impl Fn(Request<Bytes>) -> F + Send + Sync + 'static,
+    ) -> Answering {
+        Answering(Arc::new(move |request| Box::pin(answer(request))))
+    }
+
+    pub(super) async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
+        (self.0)(request).await
+    }
+}
+
+impl std::fmt::Debug for Answering {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answering")
+    }
+}
+/// A session of this node that waits to be admitted.
+#[derive(Debug)]
+pub(super) struct Joining {
+    pub(super) handle: Arc<SessionHandle>,
+    pub(super) admitted: oneshot::Sender<(Reader, Head)>,
+}
+
+#[derive(Debug)]
+pub struct Member {
+    pub(super) config: config::Cluster,
+    pub(super) node: String,
+    /// This run of the node.
+    pub(super) me: Arc<str>,
+    pub(super) store: u64,
+    pub(super) link: Link,
+    pub(super) stream: Arc<Stream>,
+    pub(super) model: Arc<Model>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) dispatch: OnceLock<Arc<Dispatch>>,
+    pub(super) endings: Arc<Endings>,
+    pub(super) reports: Reports,
+    pub(super) joining: Mutex<HashMap<Arc<str>, Joining>>,
+    pub(super) election: Mutex<Election>,
+    pub(super) leader: watch::Sender<Option<Lead>>,
+    /// The last frame that was absorbed, or written.
+    pub(super) absorbed: AtomicU64,
+    /// What was the stream's last frame when that was last known, and since when it is not absorbed.
+    pub(super) known: Mutex<Known>,
+    pub(super) beats: Mutex<HashMap<String, (Beat, Instant)>>,
+    /// Nodes that have sessions, and since when.
+    pub(super) seated: Mutex<HashMap<Arc<str>, Instant>>,
+    /// Who is to lead next, since this node is about to stop.
+    pub(super) handing: Mutex<Option<Arc<str>>>,
+    pub(super) to_hand: Notify,
+    /// Whether this node stops, so that it does not lead again.
+    pub(super) is_leaving: AtomicBool,
+    pub(super) fatal: Mutex<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) last: u64,
+    pub(super) behind_since: Option<Instant>,
+    pub(super) apart_since: Option<Instant>,
+}
+impl Member {
+    pub fn new(joined: Joined, config: &Config, model: Arc<Model>, metrics: Arc<Metrics>) -> Arc<Member> {
+        let Joined { link, stream, store, me, snapshot } = joined;
+        // Until it leads.
+        model.mailboxes.decide(false);
+        let member = Arc::new(Member {
+            config: config.cluster.clone(),
+            node: node_name(&config.cluster),
+            election: Mutex::new(Election::new(me.clone(), &config.cluster, Instant::now())),
+            me,
+            store,
+            link,
+            stream,
+            model,
+            metrics,
+            dispatch: OnceLock::new(),
+            endings: Arc::default(),
+            reports: Reports::default(),
+            joining: Mutex::default(),
+            leader: watch::channel(None).0,
+            absorbed: AtomicU64::new(0),
+            known: Mutex::default(),
+            beats: Mutex::default(),
+            seated: Mutex::default(),
+            handing: Mutex::default(),
+            to_hand: Notify::new(),
+            is_leaving: AtomicBool::new(false),
+            fatal: Mutex::default(),
+        });
+        if let Some(snapshot) = snapshot {
+            member.restore(snapshot);
+        }
+        member
+    }
+
+    /// Begins after this frame, when this node led.
+    pub(super) fn begin_at(&self, upto: u64, lead: &Lead) {
+        self.election.lock().lead(lead, Instant::now());
+        self.leader.send_replace(Some(lead.clone()));
+        self.absorbed.store(upto, Ordering::Release);
+    }
+
+    /// Returns who leads, if it is known.
+    pub(super) fn lead_now(&self) -> Option<Lead> {
+        self.election.lock().leader().cloned()
+    }
+
+    /// Returns what this run of the node is called.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.me
+    }
+
+    pub(super) fn endings(&self) -> &Arc<Endings> {
+        &self.endings
+    }
+
+    pub fn follows(&self) -> bool {
+        !self.stream.leads()
+    }
+
+    pub fn fatal(&self) -> Option<String> {
+        self.fatal.lock().clone()
+    }
+
+    pub(super) fn absorbed(&self) -> u64 {
+        self.absorbed.load(Ordering::Acquire)
+    }
+
+    /// Notes that a node has sessions.
+    pub(super) fn seat_taken(&self, node: &Arc<str>) {
+        self.seated.lock().entry(node.clone()).or_insert_with(Instant::now);
+    }
+
+    /// Runs the node's part.
+    pub(super) fn run(self: Arc<Member>, dispatch: Arc<Dispatch>, answering: Answering) -> JoinSet<()> {
+        let _ = self.dispatch.set(dispatch.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.clone().keep_telling());
+        tasks.spawn(self.clone().say(dispatch.clone()));
+        tasks.spawn(self.clone().listen());
+        tasks.spawn(self.clone().keep_short());
+        tasks.spawn(async move {
+            loop {
+                self.follow().await;
+                self.lead(&dispatch, &answering).await;
+            }
+        });
+        tasks
+    }
+}

@@ -1,0 +1,33 @@
+//! A model as changes that add up to it when they are absorbed in their order: for a node that comes later.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::record::Change;
+use super::{Counters, Model};
+
+impl Model {
+    /// Calls `each` with all that the model holds, a piece at a time, and returns its numbers. Nothing may change it meanwhile, but for what its
+    /// readers read. `node`: what this node is called to others.
+    pub fn snapshot(&self, node: &Arc<str>, mut each: impl FnMut(&[Change])) -> Counters {
+        let states = self.states.read().changes();
+        each(&states);
+        drop(states);
+        let groups = self.groups.read().changes();
+        each(&groups);
+        drop(groups);
+        each(&self.dedup.lock().changes());
+        each(&self.dead_letters.changes());
+        self.mailboxes.snapshot(|handle| handle.seat_at(node), &mut each);
+        let (letter, letter_stamp) = self.dead_letters.counters();
+        let (stamp, birth) = (self.last_stamp.load(Ordering::Relaxed), self.mailboxes.last_birth());
+        Counters { stamp, birth, letter, letter_stamp, crashes: 0 }
+    }
+
+    /// Has new numbers go on after these.
+    pub fn begin_after(&self, counters: &Counters) {
+        self.last_stamp.fetch_max(counters.stamp, Ordering::Relaxed);
+        self.mailboxes.begin_births_after(counters.birth);
+        self.dead_letters.begin_after(counters.letter, counters.letter_stamp);
+    }
+}
