@@ -108,10 +108,14 @@ impl Dispatch {
         store: Store,
         sinks: Sinks,
         observers: Arc<Observers>,
-        traces: Option<Arc<Traces>>,
         events: &config::Events,
     ) -> Dispatch {
-        Dispatch { policies, model, metrics, store, sinks, observers, milestones: Milestones::new(events), traces }
+        Dispatch { policies, model, metrics, store, sinks, observers, milestones: Milestones::new(events), traces: None }
+    }
+
+    /// Returns the same, with spans of what is sampled.
+    pub fn traced(self, traces: Option<Arc<Traces>>) -> Dispatch {
+        Dispatch { traces, ..self }
     }
 
     /// Publishes an event. With `once`, an event whose source and id were published within the window does nothing.

@@ -153,17 +153,10 @@ impl Foundations {
         let policies = Arc::new(Policies::new(set, rejected, retire_after));
         let format = Format::new(policies.clone(), model.clone(), store.clone(), traces.clone(), config.mailboxes.shapes_bytes_max);
         let observers = Observers::new(&config.live, loader.faults(), metrics);
+        let sinks = Sinks::new(config, metrics);
+        let dispatch = Dispatch::new(policies.clone(), model.clone(), metrics.clone(), store.clone(), sinks, observers, &config.events);
         Arc::new(Node {
-            dispatch: Arc::new(Dispatch::new(
-                policies.clone(),
-                model.clone(),
-                metrics.clone(),
-                store.clone(),
-                Sinks::new(config, metrics),
-                observers,
-                traces.clone(),
-                &config.events,
-            )),
+            dispatch: Arc::new(dispatch.traced(traces.clone())),
             stats: Stats::default(),
             format: Arc::new(format),
             config: config.clone(),

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::Service as _;
@@ -175,7 +175,7 @@ pub fn answering(ingress: Arc<Ingress>, among: Router) -> Answering {
         let (ingress, among) = (ingress.clone(), among.clone());
         async move {
             let (head, body) = request.into_parts();
-            let address = (head.method == Method::POST).then(|| ingress.address(head.uri.path())).flatten();
+            let address = ingress.address(head.uri.path()).filter(|address| head.method == address.method());
             let answered = match address {
                 Some(address) => match ingress.answer(address, &head, &body, Instant::now()).await {
                     Ok((status, json)) => in_one_piece(status, json, HeaderMap::new()).map(Body::new),

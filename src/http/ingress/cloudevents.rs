@@ -30,6 +30,7 @@ const OPAQUE: &str = "application/octet-stream";
 
 /// The event or the events of a request.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all hold one event, which has no use for a place of its own on the heap")]
 pub enum Request {
     One(Parsed),
     Batch(Vec<Result<Parsed, Problem>>),

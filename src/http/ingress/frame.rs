@@ -13,6 +13,7 @@ use crate::types::event::{Body, UserId, check_attribute, check_surrogates};
 
 /// The content of a frame.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all hold one event, which has no use for a place of its own on the heap")]
 pub enum Frame {
     One(Parsed),
     /// Each has a result of its own, as in a batch over HTTP.

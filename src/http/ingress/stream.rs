@@ -94,7 +94,7 @@ struct Round<'a> {
     answers: Vec<Answer>,
     /// The ticket of what was handed to the store last.
     ticket: Option<Ticket>,
-    sampled: Vec<Box<Sampled<'a>>>,
+    sampled: Vec<Sampled<'a>>,
 }
 
 impl Streams {
@@ -170,7 +170,7 @@ impl Ingress {
         let began = began.into_std();
         let sampled = self.node.traces.as_ref().and_then(|traces| Sampled::of_event(traces, &parsed.event, began));
         parsed.event.origin = Origin { accepted: Some(began), trace: sampled.as_ref().map(|sampled| sampled.root.context.clone()) };
-        round.sampled.extend(sampled);
+        round.sampled.extend(sampled.map(|sampled| *sampled));
         parsed
     }
 }
@@ -195,7 +195,7 @@ impl Round<'_> {
             let _ = serde_json::to_writer(&mut text, answer);
             websocket::encode(Opcode::Text, &text, out);
         }
-        self.sampled.into_iter().for_each(|sampled| sampled.streamed());
+        self.sampled.into_iter().for_each(Sampled::streamed);
     }
 
     /// Answers every frame that something was published for with the reason why it is not known to be stored.

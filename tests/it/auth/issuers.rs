@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::support::process::ServerProcess;
-use crate::support::{SOON, TestServer, plugins};
+use crate::support::{Client, SOON, TestServer, plugins};
 
 /// An identity provider: its address, what it publishes there, and how often that was fetched.
 struct Issuer {
@@ -93,7 +93,7 @@ async fn serve(issuers: &[String]) -> TestServer {
 async fn is_let_in(server: &TestServer, token: &str) -> bool {
     let mut request = server.socket_url("1").into_client_request().unwrap();
     request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-    tokio_tungstenite::connect_async(request).await.is_ok()
+    Client::ask(request).await.is_ok()
 }
 
 async fn comes_in(server: &TestServer, token: &str) {

@@ -6,9 +6,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio::time::{Duration, timeout};
 use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::wat::Guest;
-use crate::support::{SOON, TestServer};
+use crate::support::{Client, SOON, TestServer};
 
 const GARBAGE: &[u8] = b"half of a copy";
 
@@ -92,7 +93,7 @@ async fn rejected(server: &TestServer) -> Value {
 async fn serves_nobody(server: &TestServer) {
     let (status, text) = ready(server).await;
     assert!(status == 503 && text.contains("policy_missing"), "{text}");
-    let refused = tokio_tungstenite::connect_async(server.socket_url("1")).await.map(|_| ());
+    let refused = Client::ask(server.socket_url("1").into_client_request().unwrap()).await.map(|_| ());
     assert!(matches!(&refused, Err(Error::Http(answer)) if answer.status() == 503), "{refused:?}");
     for path in ["/events", "/events?dry_run=true", "/users/1/messages"] {
         let answer = server.http.post(server.url(path)).json(&json!({ "type": "x", "data": 1 })).send().await.unwrap();

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Processor time of a server for one message, posted and read before the next one, for several servers in turns. It needs no generator, and since
+only the server's time counts and rounds alternate, a busy machine changes the ratios little.
+
+    benches/sequential.py target/release/signalpost [another signalpost ...] [--rounds 7] [--messages 4000]
+
+Each server runs with everything in memory, with a store (`os`), and with the bundled policy compact. Prints the median and the least of the rounds.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from instructions import ROOT, post, read_message, websocket
+
+BODY = {"type": "hello", "text": "x" * 100}
+WAYS = {"memory": ("memory", []), "os": ("os", []), "memory, compact": ("memory", ["compact"])}
+
+
+def processor_time_ns(process):
+    """The process's own clock, as clock_getcpuclockid(3) finds it: that of all threads, also of those that have ended."""
+    return time.clock_gettime_ns(~process.pid << 3 | 2)
+
+
+def measure(server, durability, plugins, messages):
+    """Returns the processor time of a message in µs."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "plugins").mkdir()
+        for plugin in plugins:
+            shutil.copy(ROOT / f"plugins/{plugin}.wasm", f"{folder}/plugins")
+        environment = os.environ | {"SIGNALPOST_STORE_DURABILITY": durability, "SIGNALPOST_STORE_DIR": f"{folder}/store"}
+        # One worker: how threads share the work is not the same each time.
+        environment |= {"SIGNALPOST_WORKER_THREADS": "1", "SIGNALPOST_LOG_FORMAT": "text"}
+        command = [server, "serve", "--listen", "127.0.0.1:0", "--plugins", f"{folder}/plugins"]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            listening = (re.search(r"listening on http://127\.0\.0\.1:(\d+)", line) for line in process.stderr)
+            port = next(int(found.group(1)) for found in listening if found)
+            reader, producer = websocket(port, "/ws/1001")[1], socket.create_connection(("127.0.0.1", port))
+
+            def send(count):
+                for _ in range(count):
+                    post(producer, "/api/pool/users/1001/messages", BODY)
+                    read_message(reader)
+
+            send(messages // 8)
+            before = processor_time_ns(process)
+            send(messages)
+            return (processor_time_ns(process) - before) / messages / 1000
+        finally:
+            process.terminate()
+            process.stderr.read()
+            process.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("servers", nargs="+")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--messages", type=int, default=4000)
+    arguments = parser.parse_args()
+    runs = [(server, way) for server in arguments.servers for way in WAYS]
+    times = {run: [] for run in runs}
+    for _ in range(arguments.rounds):
+        for server, way in runs:
+            times[server, way].append(measure(server, *WAYS[way], arguments.messages))
+    for (server, way), measured in times.items():
+        print(f"{way}: median {statistics.median(measured):.1f} µs, least {min(measured):.1f} ({server})")
+
+
+if __name__ == "__main__":
+    main()
