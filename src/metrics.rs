@@ -363,8 +363,7 @@ impl Metrics {
             store_log_bytes: make.gauge("signalpost_store_log_bytes", "Bytes of the log.")?,
             store_kept_bytes: make.gauge("signalpost_store_kept_bytes", "Bytes of what counts in the log, about.")?,
             cluster_elections: make.counter("signalpost_cluster_elections_total", "How often this node has heard that a node leads.")?,
-            cluster_forwarded: make
-                .counter("signalpost_cluster_forwarded_total", "Requests that the leader has answered for this node.")?,
+            cluster_forwarded: make.counter("signalpost_cluster_forwarded_total", "Requests that the leader has answered instead.")?,
             cluster_commit_seconds: make.one_histogram(
                 "signalpost_cluster_commit_seconds",
                 "Time until a frame was stored, while this node led.",
