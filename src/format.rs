@@ -97,12 +97,12 @@ impl Format {
                 &passing
             }
         };
-        if let (Err(DropReason::DeadLetter), Some(failure)) = (&shape.shaped, &shape.failure) {
-            if !self.store.hand_on(|| DeadLetter::of_reader(failure, message, handle)) {
-                let mut changes = self.store.changes();
-                self.model.dead_letters.keep_message(failure, message, handle, &mut changes);
-                drop(self.store.append(changes));
-            }
+        if let (Err(DropReason::DeadLetter), Some(failure)) = (&shape.shaped, &shape.failure)
+            && !self.store.hand_on(|| DeadLetter::of_reader(failure, message, handle))
+        {
+            let mut changes = self.store.changes();
+            self.model.dead_letters.keep_message(failure, message, handle, &mut changes);
+            drop(self.store.append(changes));
         }
         shape.shaped.clone()
     }

@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 fn for_people(answer: &Answer) -> String {
     let Some(name) = &answer.name else { return "this server is alone (cluster.nats is empty)\n".to_owned() };
-    let text = |text: &Option<String>, none: &str| text.as_deref().map_or_else(|| none.to_owned(), |text| plain(text));
+    let text = |text: &Option<String>, none: &str| text.as_deref().map_or_else(|| none.to_owned(), plain);
     let mut out = String::new();
     // Writing to a string can't fail.
     let _ = writeln!(

@@ -51,7 +51,7 @@ impl Guest {
         let model = Model::new(config, Clock::Machine, 1, false, &metrics);
         let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(component));
         let binary = Binary { name: "guest", file: "guest.wasm".into(), digest, bytes: component };
-        let taps = Taps::new(&config, &metrics);
+        let taps = Taps::new(config, &metrics);
         let (compiler, shared) =
             (Compiler::new(&config.plugins), Shared::new("guest", limits, model.clone(), metrics, Faults::new(), taps, Trial::No));
         let policy = Policy::load(&engine::serving()?, &compiler, binary, config::Policy::default(), shared, BOUNDS);
