@@ -76,10 +76,7 @@ impl Cleaner {
 
     /// Removes every segment that was there when the server started: what counts of them is written anew.
     pub(super) fn renew_all(&mut self) -> anyhow::Result<()> {
-        let mut old: Vec<u64> = self.began.keys().copied().collect();
-        // First those without a header, of which nothing can be read: a later start must not find one as its first.
-        old.sort_by_key(|number| fs::read(self.folder.segment(*number)).is_ok_and(|bytes| Header::decode(&bytes).is_ok()));
-        for oldest in old {
+        for oldest in self.old() {
             let segments = self.folder.segments()?;
             match segments.iter().find(|(known, _)| *known == oldest) {
                 Some((_, bytes)) => self.remove(oldest, *bytes)?,
@@ -88,6 +85,18 @@ impl Cleaner {
             }
         }
         Ok(())
+    }
+
+    /// Returns the segments that were there when the server started. First those without a header of their own, of which nothing can be
+    /// read: a later start must not find one as its first.
+    pub(super) fn old(&self) -> Vec<u64> {
+        let has_header = |number: &u64| {
+            let bytes = fs::read(self.folder.segment(*number));
+            bytes.is_ok_and(|bytes| Header::decode(&bytes).is_ok_and(|header| header.number == *number))
+        };
+        let mut old: Vec<u64> = self.began.keys().copied().collect();
+        old.sort_by_key(has_header);
+        old
     }
 
     fn remove(&mut self, number: u64, bytes: u64) -> anyhow::Result<()> {

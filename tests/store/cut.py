@@ -33,6 +33,8 @@ PRODUCERS = 6
 READERS, UNREAD_MAX = USERS[:6], 15
 # Each process ends at some moment after it has begun that many segments.
 SEGMENTS_EACH = 12, 20
+# The last one goes on until the log is cleaned, which takes as long as the machine needs to fill it with what was read.
+CLEANED_WITHIN_S = 120
 SECTOR = 512
 STRACE = [
     "strace", "-D", "-f", "--seccomp-bpf", "-yy", "-xx", "-s", "100000000",
@@ -229,8 +231,9 @@ class Recording:
         await self.server.listen()
         load = [asyncio.create_task(worker.run(self.server)) for worker in [*self.producers, *self.readers]]
         first, enough = self.segment(), self.random.randint(*SEGMENTS_EACH)
-        async with asyncio.timeout(SOON_S):
-            while self.segment() < first + enough:
+        is_last = number + 1 == len(self.durabilities)
+        async with asyncio.timeout(CLEANED_WITHIN_S):
+            while self.segment() < first + enough or (is_last and self.oldest() == 1):
                 await asyncio.sleep(0.05)
                 for reader in self.readers:
                     # What was read makes room for more.
@@ -252,7 +255,13 @@ class Recording:
         self.steps.append(("end", (number + 1, 0), {path.name: path.read_bytes() for path in (self.server.folder / "store").glob("*.seg")}))
 
     def segment(self):
-        return max(int(segment.stem) for segment in (self.server.folder / "store").glob("*.seg"))
+        return max(self.segments())
+
+    def oldest(self):
+        return min(self.segments())
+
+    def segments(self):
+        return [int(segment.stem) for segment in (self.server.folder / "store").glob("*.seg")]
 
 
 def steps(trace, process, folder, users):

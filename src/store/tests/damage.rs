@@ -265,3 +265,21 @@ fn a_start_after_the_machine_went_down_goes_on_without_the_record_of_what_was_cl
     running.crash();
     start_and_tell(dir.path()).stop();
 }
+
+#[test]
+fn what_has_no_header_of_its_own_is_the_first_to_go_when_a_damaged_store_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), false);
+    machine_went_down(dir.path());
+    let folder = Folder::look(dir.path());
+    // The disk has other files' content in the place of the second one, and nothing in that of the third.
+    fs::copy(folder.segment(1), folder.segment(2)).unwrap();
+    zero(&folder.segment(3), 0..frame::HEADER_BYTES);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let opened = Opened::at(&Place::Named(dir.path().to_owned()), &config(4096).store, &metrics).unwrap();
+    let model = Model::new(&config(4096), Clock::Machine, opened.id, true, &metrics);
+    let (Some((replayed, folder)), Store::Log(log)) = (opened.kept, opened.store) else { unreachable!() };
+    let old = Cleaner::new(log.clone(), model, folder, &replayed.segments).old();
+    assert!(old.len() > 3 && old[..3] == [2, 3, 1], "{old:?}");
+    log.abandon();
+}
