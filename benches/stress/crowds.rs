@@ -49,8 +49,7 @@ pub async fn never_reading(seed: u64) -> anyhow::Result<String> {
         drop(sockets);
         Ok(format!("{NEVER_READING} closed with 4100, memory rose by {} KiB at most", most - before.resident_kib))
     };
-    // An allocator's ups and downs, after 200 MiB have gone through it. What the sleepers' mailboxes had would be more.
-    let said = beside(&server, 6, 16 << 10, seed, attack).await?;
+    let said = beside(&server, 6, 8 << 10, seed, attack).await?;
     server.stop().await?;
     Ok(said)
 }
