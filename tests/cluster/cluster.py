@@ -172,14 +172,19 @@ def load(run, prefix, users):
     return devices, producers
 
 
+async def greeted(devices):
+    """Waits until all have a place to go on from: a device that comes later is not sent what another one of its user has already acked."""
+    async with asyncio.timeout(300):
+        await asyncio.gather(*(device.greeted.wait() for device in devices))
+
+
 async def many(run):
     """Every message once to each device of a user, in the same order, and exact counts."""
     users = [f"u{number}" for number in range(run.arguments.users)]
     devices, producers = load(run, "p", users)
     began = time.monotonic()
     tasks = [asyncio.create_task(device.run()) for device in devices]
-    async with asyncio.timeout(300):
-        await asyncio.gather(*(device.greeted.wait() for device in devices))
+    await greeted(devices)
     connected = time.monotonic() - began
     began = time.monotonic()
     each = -(-run.arguments.events // len(producers))
@@ -208,6 +213,7 @@ async def faults(run):
     users = [f"f{number}" for number in range(min(run.arguments.users, 60))]
     devices, producers = load(run, "q", users)
     tasks = [asyncio.create_task(device.run()) for device in devices]
+    await greeted(devices)
     over = asyncio.Event()
     producing = [asyncio.create_task(producer.run(None, over)) for producer in producers]
     kinds = [kill_leader, kill_follower, stop_leader, stop_follower, kill_nats, stop_nats, restart_leader]
