@@ -32,23 +32,23 @@ const NAME_BYTES: usize = 128;
 
 /// What the explanations of one answer have left.
 #[derive(Debug)]
-pub struct Room {
+pub struct Budget {
     bytes: usize,
     previews: usize,
     /// Whether messages are listed. If not, only who was told and in which class.
     shows_messages: bool,
 }
 
-impl Default for Room {
-    fn default() -> Room {
-        Room { bytes: LISTED_BYTES_MAX, previews: PREVIEWS_MAX, shows_messages: true }
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget { bytes: LISTED_BYTES_MAX, previews: PREVIEWS_MAX, shows_messages: true }
     }
 }
 
-impl Room {
-    /// Returns the room of one event in the live feed, in which a thousand pass in a second.
-    pub fn live(shows_messages: bool) -> Room {
-        Room { bytes: LIVE_BYTES_MAX, previews: LIVE_PREVIEWS_MAX, shows_messages }
+impl Budget {
+    /// Returns the budget of one event in the live feed, in which a thousand pass in a second.
+    pub fn live(shows_messages: bool) -> Budget {
+        Budget { bytes: LIVE_BYTES_MAX, previews: LIVE_PREVIEWS_MAX, shows_messages }
     }
 
     fn take(&mut self, bytes: usize) {
@@ -164,18 +164,18 @@ struct TookView {
 
 impl Explained {
     /// Explains an event. `dry_run` says whether it was only planned.
-    pub fn of(story: &Story, dispatch: &Dispatch, format: &Format, dry_run: bool, room: &mut Room) -> Explained {
+    pub fn of(story: &Story, dispatch: &Dispatch, format: &Format, dry_run: bool, budget: &mut Budget) -> Explained {
         let explanation = match &story.done {
-            Some(done) => explanation(&done.plan, &done.applied, dispatch, format, dry_run, room),
+            Some(done) => explanation(&done.plan, &done.applied, dispatch, format, dry_run, budget),
             None => Explanation { dry_run, revision: dispatch.policies.current().revision, policies: Vec::new() },
         };
         Explained { receipt: story.receipt.clone(), explanation }
     }
 }
 
-fn explanation(plan: &Plan, applied: &Applied, dispatch: &Dispatch, format: &Format, dry_run: bool, room: &mut Room) -> Explanation {
+fn explanation(plan: &Plan, applied: &Applied, dispatch: &Dispatch, format: &Format, dry_run: bool, budget: &mut Budget) -> Explanation {
     let mut posted = applied.posted.iter().copied();
-    let policies = plan.steps.iter().map(|step| step_view(step, &mut posted, dispatch, format, dry_run, room)).collect();
+    let policies = plan.steps.iter().map(|step| step_view(step, &mut posted, dispatch, format, dry_run, budget)).collect();
     Explanation { dry_run, revision: plan.revision, policies }
 }
 
@@ -185,7 +185,7 @@ fn step_view(
     dispatch: &Dispatch,
     format: &Format,
     dry_run: bool,
-    room: &mut Room,
+    budget: &mut Budget,
 ) -> PolicyView {
     let (name, version, digest) = match &step.policy {
         Some(PolicyRef { name, version, digest }) => (name.clone(), version.clone(), digest.clone()),
@@ -198,14 +198,14 @@ fn step_view(
     for planned in &decided.deliveries {
         // Collected in full, so that the next delivery begins with its own outcomes.
         let posted: Vec<Posted> = posted.take(planned.audience.len()).collect();
-        if room.is_left() {
-            deliveries.push(delivery_view(planned, &posted, dispatch, format, dry_run, room));
+        if budget.is_left() {
+            deliveries.push(delivery_view(planned, &posted, dispatch, format, dry_run, budget));
         }
     }
     let more = decided.deliveries.len() - deliveries.len();
     // Each of a thousand events may have a thousand of these too.
-    let (joins, leaves, ends) = if room.is_left() {
-        room.take((decided.joins.len() + decided.leaves.len() + decided.ends.len()) * NAME_BYTES);
+    let (joins, leaves, ends) = if budget.is_left() {
+        budget.take((decided.joins.len() + decided.leaves.len() + decided.ends.len()) * NAME_BYTES);
         (decided.joins.clone(), decided.leaves.clone(), decided.ends.clone())
     } else {
         (Vec::new(), Vec::new(), Vec::new())
@@ -227,19 +227,19 @@ fn delivery_view(
     dispatch: &Dispatch,
     format: &Format,
     dry_run: bool,
-    room: &mut Room,
+    budget: &mut Budget,
 ) -> DeliveryView {
     let Planned { to, except, message, audience, beyond, .. } = planned;
     let only = planned.session();
     let mut classes: Vec<ClassView> = Vec::new();
     let mut formatting = Vec::new();
     let mut recipients = Vec::new();
-    room.take(message.body.size() + NAME_BYTES * (1 + except.len() + to.names()));
+    budget.take(message.body.size() + NAME_BYTES * (1 + except.len() + to.names()));
     for (user, posted) in audience.iter().zip(posted).take(NAMED_MAX) {
-        if !room.is_left() {
+        if !budget.is_left() {
             break;
         }
-        room.take(NAME_BYTES);
+        budget.take(NAME_BYTES);
         let mut sessions = Vec::new();
         for (handle, _) in dispatch.model.mailboxes.presence(user).sessions {
             if only.as_ref().is_some_and(|only| *only != handle.id) {
@@ -248,13 +248,13 @@ fn delivery_view(
             let (policies, attributes) = format.class(message, &handle);
             formatting = policies;
             let class = classes.iter().position(|class| class.attributes == attributes).unwrap_or_else(|| {
-                if !room.shows_messages {
+                if !budget.shows_messages {
                     classes.push(ClassView { attributes, sees: None, dropped: None, took: Vec::new() });
                     return classes.len() - 1;
                 }
                 let shape = format.preview(message, &handle);
-                room.take(shape.shaped.as_ref().map_or(0, |body| body.size()));
-                room.previews = room.previews.saturating_sub(usize::from(!formatting.is_empty()));
+                budget.take(shape.shaped.as_ref().map_or(0, |body| body.size()));
+                budget.previews = budget.previews.saturating_sub(usize::from(!formatting.is_empty()));
                 classes.push(class_view(shape, attributes));
                 classes.len() - 1
             });
@@ -273,7 +273,7 @@ fn delivery_view(
     DeliveryView {
         to: to.clone(),
         except: except.clone(),
-        message: room.shows_messages.then(|| message.body.clone()),
+        message: budget.shows_messages.then(|| message.body.clone()),
         terms,
         recipients,
         more,

@@ -14,7 +14,7 @@ use crate::config::{Config, OnBad};
 use crate::dispatch::Dispatch;
 use crate::dispatch::observers::{Observers, Reloaded, Trace};
 use crate::dispatch::sinks::Sinks;
-use crate::explain::{Explained, Room};
+use crate::explain::{Budget, Explained};
 use crate::format::Format;
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -174,8 +174,8 @@ impl Foundations {
 
 impl Node {
     /// Returns what publishing an event would do, as far as there is room for it. Changes nothing.
-    pub fn look(&self, event: &Event, room: &mut Room) -> Explained {
-        Explained::of(&self.dispatch.look(event), &self.dispatch, &self.format, true, room)
+    pub fn look(&self, event: &Event, budget: &mut Budget) -> Explained {
+        Explained::of(&self.dispatch.look(event), &self.dispatch, &self.format, true, budget)
     }
 
     /// Brings the candidates up to date with the configuration and their files, and lets those in the shadow run. Blocks.

@@ -21,7 +21,7 @@ use crate::auth::Auth;
 use crate::cluster::NotForwarded;
 use crate::config;
 use crate::dispatch::{Receipt, UnderWay};
-use crate::explain::{Explained, Room};
+use crate::explain::{Budget, Explained};
 use crate::metrics::EventOutcome;
 use crate::net::bodies::{Bodies, Whole};
 use crate::net::problem::{self, Document, Problem};
@@ -194,7 +194,7 @@ impl Ingress {
                     sampled.event(&parsed.event);
                 }
                 parsed.event.origin = origin;
-                let (item, ticket) = self.dispatch(parsed, query, &mut Room::default()).await?;
+                let (item, ticket) = self.dispatch(parsed, query, &mut Budget::default()).await?;
                 if let (Some(sampled), Item::Receipt(receipt)) = (sampled, &item) {
                     sampled.receipt(receipt);
                 }
@@ -222,11 +222,11 @@ impl Ingress {
     async fn publish_each(&self, events: Vec<Result<Parsed, Problem>>, query: PublishQuery) -> (Vec<Item>, Option<Ticket>) {
         let mut items = Vec::with_capacity(events.len());
         let mut last = None;
-        let (mut turns, mut room) = (Turns::default(), Room::default());
+        let (mut turns, mut budget) = (Turns::default(), Budget::default());
         for parsed in events {
             turns.take().await;
             let published = match parsed {
-                Ok(parsed) => self.dispatch(parsed, query, &mut room).await,
+                Ok(parsed) => self.dispatch(parsed, query, &mut budget).await,
                 Err(problem) => {
                     self.rejected();
                     Err(problem)
@@ -370,19 +370,19 @@ fn query<T: Default + DeserializeOwned>(uri: &Uri, known: &str) -> Result<T, Pro
 }
 
 impl Ingress {
-    /// Publishes one event, or in a dry run returns what would happen to it. `room`: what the answer has left for explanations.
-    async fn dispatch(&self, parsed: Parsed, query: PublishQuery, room: &mut Room) -> Result<(Item, Option<Ticket>), Problem> {
+    /// Publishes one event, or in a dry run returns what would happen to it. `budget`: what the answer has left for explanations.
+    async fn dispatch(&self, parsed: Parsed, query: PublishQuery, budget: &mut Budget) -> Result<(Item, Option<Ticket>), Problem> {
         let Parsed { event, id_given } = parsed;
         let policies = &self.node.policies;
         let _permit = policies.permit(policies.current().wanting(Role::Routing, &event.event_type)).await;
         if query.dry_run {
-            return Ok((Item::Explained(Box::new(self.node.look(&event, room))), None));
+            return Ok((Item::Explained(Box::new(self.node.look(&event, budget))), None));
         }
         self.node.store.admit()?;
         let (mut story, ticket) = self.node.dispatch.publish(event, id_given).map_err(under_way)?;
         story.receipt.stored = self.node.store.stored().map(Into::into);
         if query.explain {
-            let explained = Explained::of(&story, &self.node.dispatch, &self.node.format, false, room);
+            let explained = Explained::of(&story, &self.node.dispatch, &self.node.format, false, budget);
             return Ok((Item::Explained(Box::new(explained)), Some(ticket)));
         }
         Ok((Item::Receipt(Box::new(story.receipt)), Some(ticket)))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, Durability, Grant, OnBad};
 use crate::dispatch::Story;
 use crate::dispatch::observers::{Asked, Observer, TooMany};
-use crate::explain::{Explained, Room};
+use crate::explain::{Budget, Explained};
 use crate::kit::Workbench;
 use crate::node::Node;
 use crate::policy::{CallError, LoadError};
@@ -66,7 +66,7 @@ impl Dev {
 
     /// Returns the explanation of an event, as `events?explain=true` does.
     pub fn tell(&self, story: &Story) -> String {
-        let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false, &mut Room::default());
+        let explained = Explained::of(story, &self.node.dispatch, &self.node.format, false, &mut Budget::default());
         // Structs of strings and numbers: serializing them can't fail.
         serde_json::to_string(&explained).unwrap_or_default()
     }

@@ -22,7 +22,7 @@ use super::frame::{self, Frame};
 use super::sampled::Sampled;
 use super::{Ingress, Item, PublishQuery};
 use crate::config::{Config, Scope};
-use crate::explain::Room;
+use crate::explain::Budget;
 use crate::metrics::Metrics;
 use crate::net::permits::ConnectionPermit;
 use crate::net::problem::{Document, Problem};
@@ -142,7 +142,9 @@ impl Ingress {
         let published = match self.node.policies.check().map_err(Problem::from).and_then(|()| frame::read(bytes, &self.node.config)) {
             Ok(Frame::One(parsed)) => {
                 let parsed = self.sample(parsed, began, round);
-                self.dispatch(parsed, PublishQuery::default(), &mut Room::default()).await.map(|(item, ticket)| (Answer::One(item), ticket))
+                self.dispatch(parsed, PublishQuery::default(), &mut Budget::default())
+                    .await
+                    .map(|(item, ticket)| (Answer::One(item), ticket))
             }
             Ok(Frame::Batch(events)) => {
                 let events: Vec<_> = events.into_iter().map(|event| event.map(|parsed| self.sample(parsed, began, round))).collect();

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Operate, query};
 use crate::config::Scope;
 use crate::dispatch::observers::{Asked, Entry, Observer, Reloaded, Seen, TooMany, Trace};
-use crate::explain::{Explained, Room};
+use crate::explain::{Budget, Explained};
 use crate::net::problem::Problem;
 use crate::net::rate::Bucket;
 use crate::policy::{CallError, Rejected};
@@ -274,7 +274,7 @@ impl Feed {
         match &entry.trace {
             Trace::Event { event, story } => {
                 let (dispatch, format) = (&self.operate.node.dispatch, &self.operate.node.format);
-                let explained = Explained::of(story, dispatch, format, false, &mut Room::live(shows));
+                let explained = Explained::of(story, dispatch, format, false, &mut Budget::live(shows));
                 let event_type = event_type(&entry.trace).unwrap_or_default();
                 frame(kind, &EventView { at, event_type, explained, event: event.as_deref().filter(|_| shows) })
             }
