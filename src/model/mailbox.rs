@@ -15,12 +15,12 @@ pub mod fate;
 mod log;
 mod noted;
 mod reader;
-mod room;
 mod seqs;
 mod sink;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod users;
 
 use std::collections::HashMap;
@@ -48,10 +48,10 @@ use log::{Commit, Log, NEVER, New, Removed};
 pub use noted::JUMP;
 use noted::Noted;
 pub use reader::{Batch, Head, Page, Reader, Resumed};
-use room::Room;
 pub use seqs::Seqs;
 pub use sink::{Expired, SinkReader, SinkRules, Taken};
 use sweep::Reclaim;
+use usage::Usage;
 pub use users::{Listing, UsersPage};
 
 /// Enough shards that two cores seldom wait for the same lock.
@@ -70,7 +70,7 @@ pub struct Mailboxes {
     sinks: SinkRules,
     clock: Clock,
     registry: Registry,
-    room: Room,
+    usage: Usage,
     /// Distinguishes the seqs of this store from those of another one with the same users.
     store_id: u64,
     last_birth: AtomicU64,
@@ -152,7 +152,7 @@ impl Mailboxes {
         Arc::new(Mailboxes {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: foldhash::fast::RandomState::default(),
-            room: Room::new(&limits),
+            usage: Usage::new(&limits),
             limits,
             sinks: SinkRules::new(config),
             clock,
@@ -179,8 +179,8 @@ impl Mailboxes {
         let keep_ms = log::kept_for(terms, self.keep_max_ms(self.sink(user).as_deref()));
         let commit = Commit { number: changes.commit(), stored: self.stored() };
         let new = New { message, session, terms, keep_ms, now_ms, commit };
-        if self.room.lacks(true, new.size(), (0, 0)) {
-            self.reclaim(|room| !room.lacks(true, new.size(), (0, 0)));
+        if self.usage.is_over_with(true, new.size(), (0, 0)) {
+            self.reclaim(|usage| !usage.is_over_with(true, new.size(), (0, 0)));
             // What made room must not come back after a crash, and take the room of what was not read.
             self.note_marks(changes);
         }
@@ -189,13 +189,13 @@ impl Mailboxes {
             Some(mailbox) => mailbox.clone(),
             None if keep_ms == 0 || session.is_some() => return self.dropped(DropReason::Away),
             None => {
-                if self.room.lacks_mailboxes() {
+                if self.usage.is_out_of_mailboxes() {
                     drop(shard);
-                    self.reclaim(|room| !room.lacks_mailboxes());
+                    self.reclaim(|usage| !usage.is_out_of_mailboxes());
                     shard = self.shard(user).lock();
                 }
                 // A user without a mailbox misses nothing: the next mailbox has another epoch.
-                if !shard.contains_key(user) && (self.room.lacks_mailboxes() || self.room.lacks(true, new.size(), (0, 0))) {
+                if !shard.contains_key(user) && (self.usage.is_out_of_mailboxes() || self.usage.is_over_with(true, new.size(), (0, 0))) {
                     return self.dropped(DropReason::ServerFull);
                 }
                 self.mailbox(&mut shard, user)
@@ -250,8 +250,8 @@ impl Mailboxes {
     /// # Errors
     /// The user has as many sessions as the configuration allows, and it says that the newest is refused.
     pub fn open(self: &Arc<Self>, handle: Arc<SessionHandle>) -> Result<Reader, Close> {
-        if self.room.lacks_mailboxes() {
-            self.reclaim(|room| !room.lacks_mailboxes());
+        if self.usage.is_out_of_mailboxes() {
+            self.reclaim(|usage| !usage.is_out_of_mailboxes());
         }
         let mut shard = self.shard(&handle.user).lock();
         let mailbox = self.mailbox(&mut shard, &handle.user);
@@ -315,14 +315,14 @@ impl Mailboxes {
 
     /// Returns whether it takes milliseconds to look at all of them.
     pub fn are_many(&self) -> bool {
-        self.room.mailboxes() > MAILBOXES_IN_PASSING
+        self.usage.mailboxes() > MAILBOXES_IN_PASSING
     }
 
     pub fn totals(&self) -> Totals {
         Totals {
-            mailboxes: self.room.mailboxes(),
-            messages: self.room.messages(),
-            bytes: self.room.bytes(),
+            mailboxes: self.usage.mailboxes(),
+            messages: self.usage.messages(),
+            bytes: self.usage.bytes(),
             sessions: self.registry.count(),
         }
     }
@@ -353,7 +353,7 @@ impl Mailboxes {
             self.account(owner.1, &content.sessions, &gone);
             removed.for_new.extend(gone.for_new);
         }
-        self.room.add(1, new.size());
+        self.usage.add(1, new.size());
         if content.sink.is_none() {
             self.metrics.posted.inc();
         }
@@ -383,7 +383,7 @@ impl Mailboxes {
         for (id, seq) in &removed.of_sessions {
             sessions.find(id).filter(|handle| handle.cursor() < *seq).into_iter().for_each(|handle| handle.end(Close::SlowConsumer));
         }
-        self.room.give_back(removed);
+        self.usage.give_back(removed);
         for (seq, reason) in &removed.unread {
             self.lost(birth, *seq, *reason);
         }
@@ -408,7 +408,7 @@ impl Mailboxes {
         let is_current = shard.get(&handle.user).is_some_and(|current| Arc::ptr_eq(current, mailbox));
         if is_current && self.is_idle(&content) {
             shard.remove(&handle.user);
-            self.room.give_back_mailboxes(1);
+            self.usage.give_back_mailboxes(1);
         }
     }
 
@@ -438,7 +438,7 @@ impl Mailboxes {
         let birth = self.last_birth.fetch_add(1, Ordering::Relaxed) + 1;
         let mailbox = Arc::new(Mailbox { birth, content: Mutex::new(Content::new(Log::default(), self.sink(user), self.clock.now_ms())) });
         shard.insert(user.clone(), mailbox.clone());
-        self.room.add_mailbox();
+        self.usage.add_mailbox();
         mailbox
     }
 

@@ -81,12 +81,12 @@ impl Mailboxes {
         }
         content.log.append(seq, &new, lost, &mut gone);
         self.account(birth, &content.sessions, &gone);
-        self.room.add(1, new.size());
+        self.usage.add(1, new.size());
         content.noted.post(seq);
         content.sessions.wake();
         drop(content);
-        if self.room.is_over() {
-            self.reclaim(|room| !room.is_over());
+        if self.usage.is_over() {
+            self.reclaim(|usage| !usage.is_over());
         }
     }
 
@@ -251,9 +251,9 @@ impl Mailboxes {
             Some(mailbox) => {
                 let content = mailbox.content.lock();
                 content.sessions.end_here(&Close::Restart);
-                self.room.give_back(&Removed { messages: content.log.len(), bytes: content.log.bytes(), ..Removed::default() });
+                self.usage.give_back(&Removed { messages: content.log.len(), bytes: content.log.bytes(), ..Removed::default() });
             }
-            None => self.room.add_mailbox(),
+            None => self.usage.add_mailbox(),
         }
         let content = Content::new(Log::default(), self.sink(user), self.clock.now_ms());
         let mailbox = Arc::new(Mailbox { birth, content: Mutex::new(content) });

@@ -178,7 +178,7 @@ impl Mailboxes {
             let mut content = Content::new(Log::restored(marks, messages, keep_max_ms), sink, self.clock.now_ms());
             (content.is_resumable, content.is_acked) = (mark.is_resumable, mark.is_acked);
             content.noted = Noted { mark, newest, ..Noted::default() };
-            self.room.add(content.log.len(), content.log.bytes());
+            self.usage.add(content.log.len(), content.log.bytes());
             self.expire((&user, birth), &mut content);
             self.tidy(birth, &mut content);
             // The bounds may be lower than they were.
@@ -190,7 +190,7 @@ impl Mailboxes {
             if self.is_idle(&content) {
                 continue;
             }
-            self.room.add_mailbox();
+            self.usage.add_mailbox();
             let mailbox = Arc::new(Mailbox { birth, content: Mutex::new(content) });
             self.note_later(&user, &mailbox, &mut mailbox.content.lock());
             self.shard(&user).lock().insert(user, mailbox);
@@ -200,16 +200,16 @@ impl Mailboxes {
 
     /// Removes what is beyond the bounds of all mailboxes: first what was read, as ever, and then the oldest of each.
     fn restore_bounds(&self) {
-        if self.room.is_over() {
-            self.reclaim(|room| !room.is_over());
+        if self.usage.is_over() {
+            self.reclaim(|usage| !usage.is_over());
         }
         let mut is_any = true;
-        while self.room.is_over() && is_any {
+        while self.usage.is_over() && is_any {
             is_any = false;
             for shard in &self.shards {
                 for (user, mailbox) in &*shard.lock() {
                     let (mut content, mut removed) = (mailbox.content.lock(), Removed::default());
-                    if self.room.is_over() && content.log.give_up_oldest(&mut removed) {
+                    if self.usage.is_over() && content.log.give_up_oldest(&mut removed) {
                         is_any = true;
                         self.account(mailbox.birth, &content.sessions, &removed);
                         self.note_later(user, mailbox, &mut content);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::absorb::FORGET_AFTER_MS;
 use super::log::{New, Removed};
-use super::room::Room;
+use super::usage::Usage;
 use super::{Content, Mailbox, Mailboxes, Owner, SHARDS};
 use crate::net::turns::aside_if;
 use crate::types::event::UserId;
@@ -37,12 +37,12 @@ impl Mailboxes {
     /// Removes messages that were read from this mailbox until a new one is within the bounds of all mailboxes. Returns whether it is.
     pub(super) fn make_room(&self, owner: Owner<'_>, content: &mut Content, new: &New<'_>, is_away: bool, removed: &mut Removed) -> bool {
         let replaced = content.log.replaced(new);
-        if !self.room.lacks(is_away, new.size(), replaced) {
+        if !self.usage.is_over_with(is_away, new.size(), replaced) {
             return true;
         }
         self.expire(owner, content);
         loop {
-            if !self.room.lacks(is_away, new.size(), content.log.replaced(new)) {
+            if !self.usage.is_over_with(is_away, new.size(), content.log.replaced(new)) {
                 return true;
             }
             let mut gone = Removed::default();
@@ -71,23 +71,23 @@ impl Mailboxes {
 
     /// Makes room in other mailboxes until there is enough: removes expired messages, messages that were read and, if there are too many
     /// mailboxes, empty ones that a client may resume from.
-    pub(super) fn reclaim(&self, is_enough: impl Fn(&Room) -> bool) {
+    pub(super) fn reclaim(&self, is_enough: impl Fn(&Usage) -> bool) {
         // A post that comes during another one's search waits for its outcome. Otherwise a message would be refused although there is room to
         // be made.
         let mut reclaim = self.reclaim.lock();
         let now_ms = self.clock.now_ms();
         // A clock that has gone back doesn't make the pause longer.
         let is_paused = reclaim.exhausted_ms.is_some_and(|exhausted_ms| now_ms.abs_diff(exhausted_ms) < RECLAIM_PAUSE_MS);
-        if is_paused || is_enough(&self.room) {
+        if is_paused || is_enough(&self.usage) {
             return;
         }
         // Among many mailboxes, that takes milliseconds.
         aside_if(self.are_many(), || self.search(&mut reclaim, is_enough));
     }
 
-    fn search(&self, reclaim: &mut Reclaim, is_enough: impl Fn(&Room) -> bool) {
+    fn search(&self, reclaim: &mut Reclaim, is_enough: impl Fn(&Usage) -> bool) {
         for _ in 0..SHARDS {
-            let is_crowded = self.room.lacks_mailboxes();
+            let is_crowded = self.usage.is_out_of_mailboxes();
             self.sweep_shard(reclaim.shard % SHARDS, |user, mailbox, content| {
                 self.expire((user, mailbox.birth), content);
                 let mut removed = Removed::default();
@@ -97,7 +97,7 @@ impl Mailboxes {
                 self.note_later(user, mailbox, content);
             });
             reclaim.shard += 1;
-            if is_enough(&self.room) {
+            if is_enough(&self.usage) {
                 return;
             }
         }
@@ -115,7 +115,7 @@ impl Mailboxes {
             visit(user, mailbox, &mut content);
             !self.is_idle(&content)
         });
-        self.room.give_back_mailboxes(before - shard.len());
+        self.usage.give_back_mailboxes(before - shard.len());
     }
 
     /// Returns whether the mailbox can be removed: it is empty and has no session, and no client may resume from it.
@@ -128,6 +128,6 @@ impl Mailboxes {
             // Not before the node that decides has forgotten it: its seqs may go on.
             return age_ms >= self.limits.resume_ms.get().saturating_add(FORGET_AFTER_MS);
         }
-        !content.is_resumable || age_ms >= self.limits.resume_ms.get() || self.room.is_crowded()
+        !content.is_resumable || age_ms >= self.limits.resume_ms.get() || self.usage.is_crowded()
     }
 }

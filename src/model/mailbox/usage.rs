@@ -10,7 +10,7 @@ const CONNECTED_SHARE: usize = 10;
 
 /// How much all mailboxes hold together, and how much they may hold.
 #[derive(Debug)]
-pub struct Room {
+pub struct Usage {
     messages: AtomicUsize,
     bytes: AtomicUsize,
     mailboxes: AtomicUsize,
@@ -19,9 +19,9 @@ pub struct Room {
     mailboxes_max: usize,
 }
 
-impl Room {
-    pub fn new(limits: &config::Mailboxes) -> Room {
-        Room {
+impl Usage {
+    pub fn new(limits: &config::Mailboxes) -> Usage {
+        Usage {
             messages: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             mailboxes: AtomicUsize::new(0),
@@ -44,14 +44,14 @@ impl Room {
     }
 
     /// Returns whether a message of `size` bytes is over the bounds, even if the messages that it replaces are removed.
-    pub fn lacks(&self, is_away: bool, size: usize, (replaced, replaced_bytes): (usize, usize)) -> bool {
+    pub fn is_over_with(&self, is_away: bool, size: usize, (replaced, replaced_bytes): (usize, usize)) -> bool {
         let bound = |max: usize| if is_away { max - max / CONNECTED_SHARE } else { max };
         (self.messages() + 1).saturating_sub(replaced) > bound(self.messages_max)
             || (self.bytes() + size).saturating_sub(replaced_bytes) > bound(self.bytes_max)
     }
 
     /// Returns whether there is no room for one more mailbox. The number of sessions bounds the mailboxes of connected users.
-    pub fn lacks_mailboxes(&self) -> bool {
+    pub fn is_out_of_mailboxes(&self) -> bool {
         self.mailboxes() >= self.mailboxes_max
     }
 
@@ -96,21 +96,21 @@ mod tests {
         let mut limits = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0.mailboxes;
         let [messages, bytes, mailboxes] = [10, 1000, 1].map(|max| NonZeroUsize::new(max).unwrap());
         (limits.total_messages_max, limits.total_bytes_max, limits.mailboxes_max) = (messages, bytes, mailboxes);
-        let room = Room::new(&limits);
+        let usage = Usage::new(&limits);
         for _ in 0..9 {
-            room.add(1, 50);
+            usage.add(1, 50);
         }
-        assert_eq!([true, false].map(|is_away| room.lacks(is_away, 50, (0, 0))), [true, false]);
-        assert!(!room.lacks(true, 50, (1, 50)) && room.lacks(true, 501, (1, 50)));
+        assert_eq!([true, false].map(|is_away| usage.is_over_with(is_away, 50, (0, 0))), [true, false]);
+        assert!(!usage.is_over_with(true, 50, (1, 50)) && usage.is_over_with(true, 501, (1, 50)));
         assert_eq!(
-            [450, 451, 550, 551].map(|size| (room.lacks(true, size, (1, 0)), room.lacks(false, size, (0, 0)))),
+            [450, 451, 550, 551].map(|size| (usage.is_over_with(true, size, (1, 0)), usage.is_over_with(false, size, (0, 0)))),
             [(false, false), (true, false), (true, false), (true, true)]
         );
-        room.add_mailbox();
-        assert!(room.lacks_mailboxes() && !room.is_crowded());
-        room.add_mailbox();
-        assert!(room.is_crowded());
-        room.give_back_mailboxes(2);
-        assert!(!room.lacks_mailboxes());
+        usage.add_mailbox();
+        assert!(usage.is_out_of_mailboxes() && !usage.is_crowded());
+        usage.add_mailbox();
+        assert!(usage.is_crowded());
+        usage.give_back_mailboxes(2);
+        assert!(!usage.is_out_of_mailboxes());
     }
 }
