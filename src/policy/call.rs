@@ -97,8 +97,8 @@ pub enum CallError {
     CircuitOpen,
 }
 
-/// What came of a call.
-pub type Answer = Result<Output, CallError>;
+/// A call's answer, or why there is none.
+pub type CallResult<R> = Result<R, CallError>;
 
 /// A call as it was made, with all that its answer depends on.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ pub struct Call {
     pub vary: Vec<String>,
     pub arguments: Arguments,
     pub reads: Arc<Reads>,
-    pub answer: Answer,
+    pub answer: CallResult<Output>,
     pub took: Duration,
 }
 

@@ -17,7 +17,7 @@ use prometheus::Histogram;
 
 use super::bindings::{self, Bounds, formatting};
 use super::breaker::Breaker;
-use super::call::{Arguments, CallError, Function};
+use super::call::{Arguments, CallError, CallResult, Function};
 use super::compile::{Compiled, Compiler};
 use super::contract::{Role, check_description, check_events, check_exports, check_imports, check_kind, check_vary};
 use super::engine::Deadline;
@@ -88,7 +88,7 @@ pub struct Counters {
 }
 
 /// A guest's answer or refusal, or its flaw.
-type Answer<R> = Result<Result<R, Refusal>, Flaw>;
+type GuestResult<R> = Result<Result<R, Refusal>, Flaw>;
 
 /// How a call failed.
 enum Flaw {
@@ -254,7 +254,7 @@ impl Policy {
     ///
     /// # Errors
     /// The policy refused the event, faulted, or has an open circuit.
-    pub fn route(&self, event: &Event, world: &mut World) -> Result<Decision, CallError> {
+    pub fn route(&self, event: &Event, world: &mut World) -> CallResult<Decision> {
         let answer = self
             .call(Function::Route, Some(About { event: &event.id, origin: &event.origin }), world, |world| self.ask_route(event, world));
         self.sample(Function::Route, world, &answer, || Arguments::Route(Arc::new(event.clone())));
@@ -265,13 +265,7 @@ impl Policy {
     ///
     /// # Errors
     /// The policy refused the message, faulted, or has an open circuit.
-    pub fn format(
-        &self,
-        message: &Arc<Message>,
-        body: &Arc<Body>,
-        reader: &[(&str, &str)],
-        world: &mut World,
-    ) -> Result<Option<Body>, CallError> {
+    pub fn format(&self, message: &Arc<Message>, body: &Arc<Body>, reader: &[(&str, &str)], world: &mut World) -> CallResult<Option<Body>> {
         let about = About { event: &message.event_id, origin: &message.origin };
         let answer = self.call(Function::Format, Some(about), world, |world| self.ask_format(message, body, reader, world));
         self.sample(Function::Format, world, &answer, || {
@@ -285,7 +279,7 @@ impl Policy {
     ///
     /// # Errors
     /// The policy refused the session, faulted, or has an open circuit.
-    pub fn opened(&self, handle: &Arc<SessionHandle>, world: &mut World) -> Result<Response, CallError> {
+    pub fn opened(&self, handle: &Arc<SessionHandle>, world: &mut World) -> CallResult<Response> {
         let answer = self.call(Function::Opened, None, world, |world| self.ask_opened(handle, world));
         self.sample(Function::Opened, world, &answer, || Arguments::Opened(handle.clone()));
         answer
@@ -295,7 +289,7 @@ impl Policy {
     ///
     /// # Errors
     /// The policy refused the message, faulted, or has an open circuit.
-    pub fn received(&self, handle: &Arc<SessionHandle>, body: &Body, world: &mut World) -> Result<Option<Response>, CallError> {
+    pub fn received(&self, handle: &Arc<SessionHandle>, body: &Body, world: &mut World) -> CallResult<Option<Response>> {
         let answer = self.call(Function::Received, None, world, |world| self.ask_received(handle, body, world));
         self.sample(Function::Received, world, &answer, || Arguments::Received(handle.clone(), body.clone()));
         answer
@@ -305,7 +299,7 @@ impl Policy {
     ///
     /// # Errors
     /// The policy refused, which changes nothing, faulted, or has an open circuit.
-    pub fn closed(&self, handle: &Arc<SessionHandle>, code: u16, world: &mut World) -> Result<Response, CallError> {
+    pub fn closed(&self, handle: &Arc<SessionHandle>, code: u16, world: &mut World) -> CallResult<Response> {
         self.call(Function::Closed, None, world, |world| {
             self.attempt(world, |instance| {
                 let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
@@ -316,7 +310,7 @@ impl Policy {
         })
     }
 
-    fn ask_route(&self, event: &Event, world: &mut World) -> Answer<Decision> {
+    fn ask_route(&self, event: &Event, world: &mut World) -> GuestResult<Decision> {
         self.attempt(world, |instance| {
             let Some(routing) = &instance.routing else { return Err(wasmtime::Error::msg("exports no routing")) };
             let decision = bindings::with_event(event, |event| routing.call_route(&mut instance.store, event))?;
@@ -324,7 +318,7 @@ impl Policy {
         })
     }
 
-    fn ask_format(&self, message: &Message, body: &Body, reader: &[(&str, &str)], world: &mut World) -> Answer<Option<Body>> {
+    fn ask_format(&self, message: &Message, body: &Body, reader: &[(&str, &str)], world: &mut World) -> GuestResult<Option<Body>> {
         self.attempt(world, |instance| {
             let Some(formatting) = &instance.formatting else { return Err(wasmtime::Error::msg("exports no formatting")) };
             let param = formatting::Message { id: &message.event_id, event_type: &message.event_type, body: bindings::body_param(body) };
@@ -333,7 +327,7 @@ impl Policy {
         })
     }
 
-    fn ask_opened(&self, handle: &SessionHandle, world: &mut World) -> Answer<Response> {
+    fn ask_opened(&self, handle: &SessionHandle, world: &mut World) -> GuestResult<Response> {
         self.attempt(world, |instance| {
             let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
             let response = bindings::with_session(handle, |session| sessions.call_opened(&mut instance.store, session))?;
@@ -341,7 +335,7 @@ impl Policy {
         })
     }
 
-    fn ask_received(&self, handle: &SessionHandle, body: &Body, world: &mut World) -> Answer<Option<Response>> {
+    fn ask_received(&self, handle: &SessionHandle, body: &Body, world: &mut World) -> GuestResult<Option<Response>> {
         self.attempt(world, |instance| {
             let Some(sessions) = &instance.sessions else { return Err(wasmtime::Error::msg("exports no sessions")) };
             let body = bindings::body_param(body);
@@ -356,8 +350,8 @@ impl Policy {
         function: Function,
         about: Option<About<'_>>,
         world: &mut World,
-        ask: impl FnOnce(&mut World) -> Answer<R>,
-    ) -> Result<R, CallError> {
+        ask: impl FnOnce(&mut World) -> GuestResult<R>,
+    ) -> CallResult<R> {
         if !world.is_live() {
             // Nobody has measured these, and an explanation makes a hundred.
             return aside(|| ask(world))
@@ -401,7 +395,7 @@ impl Policy {
         &self,
         world: &mut World,
         run: impl FnOnce(&mut Instance) -> wasmtime::Result<Result<Result<R, bindings::Unusable>, bindings::types::Refusal>>,
-    ) -> Answer<R> {
+    ) -> GuestResult<R> {
         // A dry call takes a fresh instance: it neither sees nor changes what other calls left in a guest's memory. A tape has only what the
         // recorded call has read, and not what the configuration of an instance reads.
         let is_kept = world.is_live() || world.is_tape();
@@ -492,7 +486,7 @@ impl Policy {
     }
 
     /// Offers an answered call as a sample.
-    fn sample<R>(&self, function: Function, world: &World, answer: &Result<R, CallError>, sample: impl FnOnce() -> Arguments) {
+    fn sample<R>(&self, function: Function, world: &World, answer: &CallResult<R>, sample: impl FnOnce() -> Arguments) {
         if world.is_live() && answer.is_ok() {
             self.samples.offer(function, sample);
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Policy;
 use crate::model::world::{Missing, Reads, World};
-use crate::policy::call::{Answer, Arguments, Call, CallError, Function, Output};
+use crate::policy::call::{Arguments, Call, CallError, CallResult, Function, Output};
 use crate::policy::contract::Role;
 use crate::policy::taps::Tapped;
 
@@ -24,7 +24,7 @@ impl Policy {
     ///
     /// # Errors
     /// Those of the function.
-    pub fn repeat(&self, arguments: &Arguments, world: &mut World) -> Answer {
+    pub fn repeat(&self, arguments: &Arguments, world: &mut World) -> CallResult<Output> {
         match arguments {
             Arguments::Route(event) => self.route(event, world).map(Output::Decided),
             Arguments::Format(message, body, reader) => {
@@ -49,7 +49,7 @@ impl Policy {
     }
 
     /// Records a call that was tapped, once the world's changes are committed: a call that is planned again is recorded once.
-    pub fn record(&self, tapped: Tapped, world: &mut World, arguments: Arguments, answer: Answer, took: Duration) {
+    pub fn record(&self, tapped: Tapped, world: &mut World, arguments: Arguments, answer: CallResult<Output>, took: Duration) {
         let Some(reads) = world.noted().filter(|_| answer != Err(CallError::CircuitOpen)) else { return };
         let call = Call {
             at: SystemTime::now(),
@@ -72,7 +72,12 @@ impl Policy {
     ///
     /// # Errors
     /// The recording lacks something that the call reads.
-    pub fn play(&self, arguments: &Arguments, vary: &[String], reads: &Arc<Reads>) -> Result<Option<(Answer, Duration)>, Missing> {
+    pub fn play(
+        &self,
+        arguments: &Arguments,
+        vary: &[String],
+        reads: &Arc<Reads>,
+    ) -> Result<Option<(CallResult<Output>, Duration)>, Missing> {
         let is_wanted = arguments.event_type().is_none_or(|event_type| self.wants(event_type));
         if !self.has(arguments.function().role()) || !is_wanted {
             return Ok(None);
