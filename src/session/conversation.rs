@@ -11,7 +11,7 @@ use super::clock::Clock;
 use super::framing::{Framing, Hello, Limits};
 use super::leaving::Leaving;
 use super::outbox::Outbox;
-use super::protocol::{Answer, ClientFrame};
+use super::protocol::{ClientFrame, Want};
 use super::sse::Position;
 use super::taken::Taken;
 use super::{Sessions, entry};
@@ -225,7 +225,7 @@ impl Conversation {
         match incoming {
             // The decoder has validated it. If it had not, replacement characters would show that.
             Incoming::Text(text) => self.hear_text(String::from_utf8_lossy(&text).into_owned()).await,
-            Incoming::Binary(bytes) => self.hear_message(&Body::Binary(bytes.to_vec()), Answer::Refusal).await,
+            Incoming::Binary(bytes) => self.hear_message(&Body::Binary(bytes.to_vec()), Want::Refusal).await,
             Incoming::Ping(payload) => {
                 encode(Opcode::Pong, &payload, self.outbox.frames().1);
                 Ok(())
@@ -266,7 +266,7 @@ impl Conversation {
                 // If the server asks for tokens, a frame with a token is for the server, and policies don't see it.
                 match self.clock.ends.and_then(|_| entry::shown(text.as_bytes())) {
                     Some(token) => self.authorize(&token),
-                    None => self.hear_message(&Body::sniff(text), Answer::Refusal).await,
+                    None => self.hear_message(&Body::sniff(text), Want::Refusal).await,
                 }
             }
         }
@@ -295,7 +295,7 @@ impl Conversation {
                 let resumed = self.reader.resume(&epoch, seq);
                 self.answer_resume(&epoch, &resumed);
             }
-            ClientFrame::Message(body, answer) => self.hear_message(&body, answer).await?,
+            ClientFrame::Message(body, want) => self.hear_message(&body, want).await?,
             ClientFrame::Ping => {
                 self.allow()?;
                 let (framing, out) = self.outbox.frames();
@@ -310,16 +310,16 @@ impl Conversation {
         Ok(())
     }
 
-    async fn hear_message(&mut self, body: &Body, answer: Answer) -> Result<(), End> {
+    async fn hear_message(&mut self, body: &Body, want: Want) -> Result<(), End> {
         self.allow()?;
         self.clock.message = Instant::now();
         match self.sessions.cluster.received(&self.sessions.dispatch, self.reader.handle(), body).await {
             Ok(ticket) => {
-                if let Answer::Taken(id) = answer {
+                if let Want::Taken(id) = want {
                     self.taken.add(id, ticket);
                 }
             }
-            Err(refusal) => self.error(answer.id(), &refusal.code, &refusal.detail),
+            Err(refusal) => self.error(want.id(), &refusal.code, &refusal.detail),
         }
         Ok(())
     }

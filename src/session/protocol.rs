@@ -30,7 +30,7 @@ pub enum ClientFrame {
     Auth {
         token: String,
     },
-    Message(Body, Answer),
+    Message(Body, Want),
     /// Is the server there?
     Ping,
     /// Not a frame of this subprotocol, in a sentence for the client.
@@ -42,7 +42,7 @@ pub enum ClientFrame {
 
 /// How a client wants its message answered.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub enum Answer {
+pub enum Want {
     /// Only if the message is refused.
     #[default]
     Refusal,
@@ -52,11 +52,11 @@ pub enum Answer {
     Taken(Box<str>),
 }
 
-impl Answer {
+impl Want {
     pub fn id(&self) -> Option<&str> {
         match self {
-            Answer::Refusal => None,
-            Answer::RefusalOf(id) | Answer::Taken(id) => Some(id),
+            Want::Refusal => None,
+            Want::RefusalOf(id) | Want::Taken(id) => Some(id),
         }
     }
 }
@@ -118,10 +118,10 @@ impl Envelope<'_> {
                 _ => Err("a resume needs `seq` and `epoch`, or neither"),
             },
             "message" => {
-                let answer = self.answer()?;
+                let want = self.want()?;
                 let data = self.data.ok_or("a message needs `data`")?.get().to_owned();
                 let unreadable = |_| "`data` holds half of a surrogate pair, as in \"\\ud800\", which is not Unicode text";
-                Body::json(data).map(|body| ClientFrame::Message(body, answer)).map_err(unreadable)
+                Body::json(data).map(|body| ClientFrame::Message(body, want)).map_err(unreadable)
             }
             _ => Err("unknown `type`; a client sends ack, auth, message, ping or resume"),
         }
@@ -135,12 +135,12 @@ impl Envelope<'_> {
         if is_good { Ok(id) } else { Err(ID) }
     }
 
-    fn answer(&self) -> Result<Answer, &'static str> {
+    fn want(&self) -> Result<Want, &'static str> {
         const WANT: &str = "`want` must be \"taken\"";
         match (self.id()?, member::<Cow<'_, str>>(self.want, WANT)?.as_deref()) {
-            (None, None) => Ok(Answer::Refusal),
-            (Some(id), None) => Ok(Answer::RefusalOf(id)),
-            (Some(id), Some("taken")) => Ok(Answer::Taken(id)),
+            (None, None) => Ok(Want::Refusal),
+            (Some(id), None) => Ok(Want::RefusalOf(id)),
+            (Some(id), Some("taken")) => Ok(Want::Taken(id)),
             (None, Some("taken")) => Err("a message that wants \"taken\" needs an `id`"),
             (_, Some(_)) => Err(WANT),
         }
@@ -159,8 +159,8 @@ mod tests {
     #[test]
     fn a_client_frame_is_what_its_type_says() {
         let resume = || ClientFrame::Resume { epoch: "e".into(), seq: 7 };
-        let message = |data: &str| ClientFrame::Message(Body::Json(data.into()), Answer::Refusal);
-        let answered = |answer| ClientFrame::Message(Body::Json("1".into()), answer);
+        let message = |data: &str| ClientFrame::Message(Body::Json(data.into()), Want::Refusal);
+        let wanting = |want| ClientFrame::Message(Body::Json("1".into()), want);
         let longest = "x".repeat(ID_BYTES_MAX);
         let with_longest = format!(r#"{{"type":"message","data":1,"id":"{longest}"}}"#);
         for (text, frame) in [
@@ -174,10 +174,10 @@ mod tests {
             (r#"{"type":"message","data":{"n": 1.0}}"#, message(r#"{"n": 1.0}"#)),
             (r#"{"type":"message","data":null}"#, message("null")),
             (r#"{"type":"message","data":"","seq":"x"}"#, message(r#""""#)),
-            (r#"{"type":"message","data":1,"id":null,"want":null}"#, answered(Answer::Refusal)),
-            (r#"{"type":"message","data":1,"id":"\u0061"}"#, answered(Answer::RefusalOf("a".into()))),
-            (&with_longest, answered(Answer::RefusalOf(longest.as_str().into()))),
-            (r#"{"type":"message","data":1,"want":"taken","id":"7"}"#, answered(Answer::Taken("7".into()))),
+            (r#"{"type":"message","data":1,"id":null,"want":null}"#, wanting(Want::Refusal)),
+            (r#"{"type":"message","data":1,"id":"\u0061"}"#, wanting(Want::RefusalOf("a".into()))),
+            (&with_longest, wanting(Want::RefusalOf(longest.as_str().into()))),
+            (r#"{"type":"message","data":1,"want":"taken","id":"7"}"#, wanting(Want::Taken("7".into()))),
             (r#"{"type":"ping"}"#, ClientFrame::Ping),
             (r#"{"type":"ping","id":7,"data":[]}"#, ClientFrame::Ping),
         ] {

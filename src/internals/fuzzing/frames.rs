@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::net::websocket::{Decoder, Incoming, Opcode, ProtocolError, encode, encode_close};
 use crate::session::framing::Framing;
-use crate::session::protocol::{Answer, ClientFrame};
+use crate::session::protocol::{ClientFrame, Want};
 use crate::types::event::Body;
 
 /// Bytes that the decoder may leave unread while it waits for more: a header, and a control frame's payload without its last byte.
@@ -116,13 +116,13 @@ fn client_frame(text: &str) {
             let quoted = serde_json::Value::from(epoch.as_str());
             again(ClientFrame::Resume { epoch, seq }, format!(r#"{{"type":"resume","epoch":{quoted},"seq":{seq}}}"#));
         }
-        ClientFrame::Message(body, answer) => {
+        ClientFrame::Message(body, want) => {
             enveloped(&body);
             let Body::Json(data) = &body else { panic!("{body:?} is no JSON") };
-            let id = answer.id().map(|id| format!(",\"id\":{}", serde_json::Value::from(id))).unwrap_or_default();
-            let want = if matches!(answer, Answer::Taken(_)) { r#","want":"taken""# } else { "" };
-            let text = format!(r#"{{"type":"message","data":{data}{id}{want}}}"#);
-            again(ClientFrame::Message(body, answer), text);
+            let id = want.id().map(|id| format!(",\"id\":{}", serde_json::Value::from(id))).unwrap_or_default();
+            let wanted = if matches!(want, Want::Taken(_)) { r#","want":"taken""# } else { "" };
+            let text = format!(r#"{{"type":"message","data":{data}{id}{wanted}}}"#);
+            again(ClientFrame::Message(body, want), text);
         }
         ClientFrame::Ping => again(ClientFrame::Ping, r#"{"type":"ping"}"#.into()),
         ClientFrame::Invalid { detail, .. } => assert!(!detail.is_empty()),
