@@ -1,5 +1,5 @@
 //! The HTTP/1.1 client of one backend: its connections, and one request. It goes to the address that the configuration names, and to no other:
-//! redirections are not followed, and nothing that an event or an answer says is part of the address.
+//! redirections are not followed, and nothing that an event or a response says is part of the address.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use tokio::time::{Instant, timeout};
 use crate::net::tls;
 use crate::net::wire::Wire;
 
-/// Bytes of an answer's body that are read, so that its connection can be used again. Nobody looks at them.
-const ANSWER_BYTES_MAX: usize = 65_536;
+/// Bytes of a response's body that are read, so that its connection can be used again. Nobody looks at them.
+const RESPONSE_BYTES_MAX: usize = 65_536;
 
-/// How long that may take. The answer's head has decided already.
-const ANSWER_BODY_DEADLINE: Duration = Duration::from_secs(1);
+/// How long that may take. The response's head has decided already.
+const RESPONSE_BODY_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How long a connection is kept that nobody uses. What is between here and the backend forgets it soon after.
 const IDLE_MAX: Duration = Duration::from_secs(20);
@@ -38,9 +38,9 @@ pub struct Client {
     idle: Mutex<Vec<(SendRequest<Full<Bytes>>, Instant)>>,
 }
 
-/// The head of an answer, as far as it counts.
+/// The head of a response, as far as it counts.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     pub status: StatusCode,
     pub retry_after: Option<String>,
 }
@@ -59,16 +59,16 @@ impl Client {
         Ok(Client { uri, address: (host, port), tls, idle: Mutex::default() })
     }
 
-    /// Posts a body, and returns the answer. Its caller bounds the time. A connection that was idle may have been closed by the backend
+    /// Posts a body, and returns the response. Its caller bounds the time. A connection that was idle may have been closed by the backend
     /// meanwhile, so what fails on one is tried on a new one at once.
     ///
     /// # Errors
     /// There was no answer: a sentence without a subject, as in "can't be reached: …".
-    pub async fn post(&self, headers: &HeaderMap, body: &Bytes) -> Result<Answer, String> {
+    pub async fn post(&self, headers: &HeaderMap, body: &Bytes) -> Result<Response, String> {
         if let Some(sender) = self.take_idle()
-            && let Ok(answer) = self.exchange(sender, headers, body).await
+            && let Ok(response) = self.exchange(sender, headers, body).await
         {
-            return Ok(answer);
+            return Ok(response);
         }
         let sender = self.connect().await.map_err(|error| format!("can't be reached: {error:#}"))?;
         self.exchange(sender, headers, body).await.map_err(|error| format!("didn't answer: {error:#}"))
@@ -85,7 +85,7 @@ impl Client {
         Ok(sender)
     }
 
-    async fn exchange(&self, mut sender: SendRequest<Full<Bytes>>, headers: &HeaderMap, body: &Bytes) -> anyhow::Result<Answer> {
+    async fn exchange(&self, mut sender: SendRequest<Full<Bytes>>, headers: &HeaderMap, body: &Bytes) -> anyhow::Result<Response> {
         let host = self.uri.authority().map_or("", |authority| authority.as_str());
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::post(path).header(HOST, host).body(Full::new(body.clone()))?;
@@ -96,7 +96,7 @@ impl Client {
         if is_whole(body).await {
             self.idle.lock().push((sender, Instant::now()));
         }
-        Ok(Answer { status: head.status, retry_after })
+        Ok(Response { status: head.status, retry_after })
     }
 
     fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
@@ -106,7 +106,7 @@ impl Client {
     }
 }
 
-/// Reads the rest of an answer, and returns whether that succeeded.
+/// Reads the rest of a response, and returns whether that succeeded.
 async fn is_whole(body: Incoming) -> bool {
-    matches!(timeout(ANSWER_BODY_DEADLINE, Limited::new(body, ANSWER_BYTES_MAX).collect()).await, Ok(Ok(_)))
+    matches!(timeout(RESPONSE_BODY_DEADLINE, Limited::new(body, RESPONSE_BYTES_MAX).collect()).await, Ok(Ok(_)))
 }

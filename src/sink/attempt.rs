@@ -1,4 +1,4 @@
-//! One request of a sink: what it carries, how it is signed, and what its answer means.
+//! One request of a sink: what it carries, how it is signed, and what the response means.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,15 +12,15 @@ use tokio::time::{Instant, timeout};
 
 use super::lanes::{Batch, Pending};
 use super::{Sink, pace};
-use crate::net::client::Answer;
+use crate::net::client::Response;
 
 /// The outcome of an attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Accepted,
-    /// The answer says that these events will never be taken.
+    /// The response says that these events will never be taken.
     Refused(Arc<str>),
-    /// The answer says that nothing will be taken any more.
+    /// The response says that nothing will be taken any more.
     Gone,
     Failed {
         why: Arc<str>,
@@ -34,13 +34,13 @@ impl Sink {
         let began = Instant::now();
         let (headers, body) = self.request(batch);
         let deadline = *self.limits.attempt_deadline_ms;
-        let answered = match timeout(deadline, self.client.post(&headers, &body)).await {
-            Ok(answered) => answered,
+        let responded = match timeout(deadline, self.client.post(&headers, &body)).await {
+            Ok(responded) => responded,
             Err(_) => Err(format!("didn't answer within {} ms (attempt_deadline_ms)", deadline.as_millis())),
         };
         self.counters.seconds.observe(began.elapsed().as_secs_f64());
-        let outcome = match answered {
-            Ok(answer) => judge(&answer, self.model.clock.now_ms()),
+        let outcome = match responded {
+            Ok(response) => judge(&response, self.model.clock.now_ms()),
             Err(why) => Outcome::Failed { why: format!("it {why}").into(), retry_after: None },
         };
         self.counters.attempt(&outcome);
@@ -71,25 +71,21 @@ impl Sink {
     }
 }
 
-/// Returns what an answer means.
-fn judge(answer: &Answer, now_ms: u64) -> Outcome {
-    let status = answer.status;
+/// Returns what a response means.
+fn judge(response: &Response, now_ms: u64) -> Outcome {
+    let status = response.status;
     let why = |note: &str| -> Arc<str> { format!("it answered {status}{note}").into() };
+    let failed = |note: &str| {
+        let retry_after = response.retry_after.as_deref().and_then(|value| pace::retry_after(value, now_ms));
+        Outcome::Failed { why: why(note), retry_after }
+    };
     match status {
-        _ if status.is_success() => Outcome::Accepted,
         StatusCode::GONE => Outcome::Gone,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-            Outcome::Failed { why: why(""), retry_after: answer.pause(now_ms) }
-        }
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => failed(""),
+        _ if status.is_success() => Outcome::Accepted,
         _ if status.is_client_error() => Outcome::Refused(why("")),
-        _ if status.is_redirection() => Outcome::Failed { why: why("; redirections are not followed"), retry_after: answer.pause(now_ms) },
-        _ => Outcome::Failed { why: why(""), retry_after: answer.pause(now_ms) },
-    }
-}
-
-impl Answer {
-    fn pause(&self, now_ms: u64) -> Option<Duration> {
-        self.retry_after.as_deref().and_then(|value| pace::retry_after(value, now_ms))
+        _ if status.is_redirection() => failed("; redirections are not followed"),
+        _ => failed(""),
     }
 }
 
