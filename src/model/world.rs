@@ -75,7 +75,7 @@ pub struct Count {
 
 /// A bound of the server or of the policy's share is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct OverQuota;
 
 /// What the request read has changed since, or what it wrote no longer fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,7 +266,7 @@ impl World {
     ///
     /// # Errors
     /// A bound is reached; nothing has changed.
-    pub fn join(&mut self, policy: &Arc<str>, quota: groups::Quota, group: &str, user: UserId) -> Result<(), Full> {
+    pub fn join(&mut self, policy: &Arc<str>, quota: groups::Quota, group: &str, user: UserId) -> Result<(), OverQuota> {
         let groups = self.below.groups();
         look(&mut self.watch, &self.groups, &groups, group, 0);
         self.groups.join(&groups, policy, quota, group, user)

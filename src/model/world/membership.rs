@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::{Full, add, signed};
+use super::{OverQuota, add, signed};
 use crate::model::Stamp;
 use crate::model::groups::{Group, Groups, Quota, Share};
 use crate::model::record::{Change, Changes};
@@ -83,7 +83,7 @@ impl GroupChanges {
     ///
     /// # Errors
     /// A bound is reached; nothing has changed.
-    pub fn join(&mut self, groups: &Groups, policy: &Arc<str>, quota: Quota, group: &str, user: UserId) -> Result<(), Full> {
+    pub fn join(&mut self, groups: &Groups, policy: &Arc<str>, quota: Quota, group: &str, user: UserId) -> Result<(), OverQuota> {
         // The bounds are checked against the group's size.
         self.note_read(groups, group);
         if self.is_member(groups, group, user.as_str()) {
@@ -99,7 +99,7 @@ impl GroupChanges {
             }
         }
         if !groups.allows(members + 1, plus(all, opens, 1), plus(own, opens, 1), quota) {
-            return Err(Full);
+            return Err(OverQuota);
         }
         self.share_of(policy, Some(quota), opens, 1);
         self.change(group).joined.insert(user, policy.clone());

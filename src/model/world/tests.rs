@@ -189,7 +189,7 @@ async fn an_empty_group_is_forgotten_and_gives_its_room_back() {
     join("a", "1").unwrap();
     join("a", "1").unwrap();
     join("a", "2").unwrap();
-    assert_eq!((join("a", "3"), join("b", "1")), (Err(Full), Err(Full)));
+    assert_eq!((join("a", "3"), join("b", "1")), (Err(OverQuota), Err(OverQuota)));
     change(&model, |world| world.leave("a", &user("1")));
     change(&model, |world| world.leave("a", &user("nobody")));
     change(&model, |world| world.leave("a", &user("2")));
@@ -206,10 +206,10 @@ async fn a_policy_has_its_share_and_no_more() {
     let few = groups::Quota { groups_max: 1, memberships_max: 2 };
     let join = |policy: &Arc<str>, quota, group: &str, name: &str| change(&model, |world| world.join(policy, quota, group, user(name)));
     join(&small, few, "a", "1").unwrap();
-    assert_eq!(join(&small, few, "b", "1"), Err(Full), "a second group");
+    assert_eq!(join(&small, few, "b", "1"), Err(OverQuota), "a second group");
     join(&other, ANY, "b", "1").unwrap();
     join(&small, few, "b", "2").unwrap();
-    assert_eq!(join(&small, few, "a", "2"), Err(Full), "a third membership");
+    assert_eq!(join(&small, few, "a", "2"), Err(OverQuota), "a third membership");
     join(&other, ANY, "a", "2").unwrap();
     change(&model, |world| world.end("a"));
     join(&small, few, "c", "1").unwrap();
@@ -220,7 +220,7 @@ async fn a_policy_has_its_share_and_no_more() {
         world.end("c");
         (world.join(&small, few, "d", user("1")), world.join(&small, few, "e", user("1")))
     });
-    assert_eq!(both, (Ok(()), Err(Full)));
+    assert_eq!(both, (Ok(()), Err(OverQuota)));
 }
 
 #[tokio::test]
