@@ -99,16 +99,16 @@ pub async fn connect(
     let framing = Framing::of(handshake.subprotocol);
     let (visitor, pass, seated) = sessions.visit(client, user, framing, &query, request.headers())?;
     // Entered before the 101, so that the session gets every message that is posted after the client knows that it is connected.
-    let entry = match pass {
+    let result = match pass {
         Some(pass) => match visitor.enter(&sessions, pass).await {
             Err(NotAdmitted::NotNow(why)) => return Err(why.into()),
-            Err(NotAdmitted::Close(close)) => Entry::Decided(Err(close)),
-            Ok(entered) => Entry::Decided(Ok(entered)),
+            Err(NotAdmitted::Close(close)) => HandshakeResult::Decided(Err(close)),
+            Ok(entered) => HandshakeResult::Decided(Ok(entered)),
         },
-        None => Entry::Asked(visitor),
+        None => HandshakeResult::Asked(visitor),
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    Opening { entry, framing, since: None, before: Vec::new(), seated }.spawn(sessions, Connection::upgraded(upgrade));
+    Opening { result, framing, since: None, before: Vec::new(), seated }.spawn(sessions, Connection::upgraded(upgrade));
     Ok(handshake.response::<axum::body::Body>().into_response())
 }
 
@@ -171,7 +171,7 @@ struct Visitor {
 }
 
 /// The result of a handshake.
-enum Entry {
+enum HandshakeResult {
     Decided(Result<Entered, Close>),
     /// The first frame has to bring a token.
     Asked(Visitor),
@@ -243,7 +243,7 @@ impl Connection {
 
 /// A session that is about to begin.
 struct Opening {
-    entry: Entry,
+    result: HandshakeResult,
     framing: Framing,
     /// The last message that the client has read, if its request says so.
     since: Option<Position>,
@@ -266,17 +266,17 @@ impl Opening {
 
     /// Takes the connection over from HTTP. Returns `None` if it did not become a session; it is closed then.
     async fn begin(self, sessions: Arc<Sessions>, connection: impl Future<Output = Option<Connection>>) -> Option<Box<Session>> {
-        let Opening { entry, framing, since, before, seated } = self;
+        let Opening { result, framing, since, before, seated } = self;
         let Some(Connection { mut wire, permit, mut input }) = connection.await else {
             // The client left before it read the answer, but the policies have admitted it, so they are told.
-            if let Entry::Decided(Ok(Entered { reader, .. })) = entry {
+            if let HandshakeResult::Decided(Ok(Entered { reader, .. })) = result {
                 sessions.cluster.closed(&sessions.dispatch, &reader, conversation::LOST);
             }
             return None;
         };
-        let entered = match entry {
-            Entry::Decided(entered) => entered.map_err(End::Close),
-            Entry::Asked(visitor) => visitor.identify(&sessions, &mut wire, &mut input).await,
+        let entered = match result {
+            HandshakeResult::Decided(entered) => entered.map_err(End::Close),
+            HandshakeResult::Asked(visitor) => visitor.identify(&sessions, &mut wire, &mut input).await,
         };
         match entered {
             Ok(Entered { reader, head, ends }) => {

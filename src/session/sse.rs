@@ -20,7 +20,7 @@ use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 
 use super::framing::Framing;
 use super::protocol::ClientFrame;
-use super::{Connection, Entry, Opening, Sessions};
+use super::{Connection, HandshakeResult, Opening, Sessions};
 use crate::auth::Reason;
 use crate::cluster::NotAdmitted;
 use crate::net::permits::Client;
@@ -120,7 +120,7 @@ async fn open(
         Err(NotAdmitted::NotNow(why)) => return Err(why.into()),
     };
     let since = Position::asked(&request.headers, query);
-    Ok(Opening { entry: Entry::Decided(entered), framing: Framing::Sse, since, before: Vec::new(), seated })
+    Ok(Opening { result: HandshakeResult::Decided(entered), framing: Framing::Sse, since, before: Vec::new(), seated })
 }
 
 /// `POST {base}/sse/{user_id}/{session}`: takes one frame of `signalpost.v1` for a stream. What it leads to comes over the stream.
