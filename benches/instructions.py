@@ -14,18 +14,17 @@ import http.client
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from serving import ROOT, frame, post, read_message, serving, websocket
+
 # Multiples of what a stream has under way.
 FEW, MANY = 192, 3200
 UNDER_WAY = 64
-START_DEADLINE_S = 120
 MATCH = {"type": "pooling.match.found", "data": {"request_id": 42, "rider_id": "1001", "driver_id": "2002", "pool_id": "p1"}}
 
 # The plugins, the readers, what is posted where. A stream has no path, and its frames are what is posted.
@@ -42,84 +41,30 @@ SCENARIOS = {
 }
 
 
-def websocket(port, path, subprotocol=""):
-    """A WebSocket, after the handshake: its socket, and a file that reads it."""
-    sock = socket.create_connection(("127.0.0.1", port))
-    key = "dGhlIHNhbXBsZSBub25jZQ=="
-    head = f"GET /api/pool{path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{subprotocol}"
-    sock.sendall(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
-    file = sock.makefile("rb")
-    status = file.readline()
-    assert b" 101 " in status, status
-    while file.readline().strip():
-        pass
-    return sock, file
-
-
-def frame(text):
-    """A client's text frame, whose mask changes nothing."""
-    payload = json.dumps(text).encode()
-    length = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
-    return b"\x81" + length + bytes(4) + payload
-
-
-def read_message(file):
-    """One frame; a server's are not masked."""
-    head = file.read(2)
-    assert len(head) == 2 and head[0] & 15 < 8, f"the server closed the socket: {head + file.read1()}"
-    length = head[1]
-    if length == 126:
-        length = int.from_bytes(file.read(2), "big")
-    return file.read(length)
-
-
-def post(sock, path, body):
-    """Posts JSON. http.client would write the head and the body apart, and a server that is as slow as this one is woken for each."""
-    body = json.dumps(body)
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost:{sock.getpeername()[1]}\r\nAccept-Encoding: identity\r\n"
-    sock.sendall(f"{head}Content-Length: {len(body)}\r\nContent-Type: application/json\r\n\r\n{body}".encode())
-    answer = http.client.HTTPResponse(sock, method="POST")
-    answer.begin()
-    text = answer.read()
-    assert answer.status == 202, text
-
-
 def run(server, name, plugins, users, path, body, messages):
     with tempfile.TemporaryDirectory() as folder:
         for plugin in plugins:
             (Path(folder) / f"{plugin}.wasm").write_bytes((ROOT / "plugins" / f"{plugin}.wasm").read_bytes())
         out = Path(folder) / "callgrind.out"
+        environment = {"SIGNALPOST_STORE_DURABILITY": os.environ.get("SIGNALPOST_STORE_DURABILITY", "memory")}
         # One worker: how threads share the work is not the same each time.
-        environment = os.environ | {"SIGNALPOST_WORKER_THREADS": "1", "SIGNALPOST_LOG_FORMAT": "text", "SIGNALPOST_PLUGINS_WATCH": "false"}
+        environment |= {"SIGNALPOST_WORKER_THREADS": "1", "SIGNALPOST_PLUGINS_WATCH": "false"}
         # The readers here answer no pings.
-        environment.setdefault("SIGNALPOST_STORE_DURABILITY", "memory")
         environment["SIGNALPOST_SOCKETS_PING_INTERVAL_MS"] = "3600000"
         # A guest is fifty times as slow here.
         environment["SIGNALPOST_LIMITS_CALL_DEADLINE_MS"] = environment["SIGNALPOST_LIMITS_CONFIGURE_DEADLINE_MS"] = "60000"
         environment |= traces(name)
         environment["SIGNALPOST_PLUGINS_CACHE_DIR"] = f"{folder}/compiled"
         # Compiled here, since valgrind does not follow the child that would compile.
-        subprocess.run([server, "check", "--plugins", folder], env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--smc-check=all-non-file"]
-        command += [server, "serve", "--listen", "127.0.0.1:0", "--plugins", folder]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        port = None
-        for line in process.stderr:
-            found = re.search(r"listening on http://127\.0\.0\.1:(\d+)", line)
-            if found:
-                port = int(found.group(1))
-                break
-        assert port, "the server did not start"
-        try:
+        check = [server, "check", "--plugins", folder]
+        subprocess.run(check, env=os.environ | environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--smc-check=all-non-file"]
+        with serving(server, folder, environment, valgrind) as (_, port):
             readers = [websocket(port, f"/ws/{user}")[1] for user in users]
             if path is None:
                 stream(port, body, readers, messages)
             else:
                 posts(port, path, body, readers, messages)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.stderr.read()
-            process.wait(START_DEADLINE_S)
         return int(re.search(r"^(?:summary|totals): (\d+)", out.read_text(), re.M).group(1))
 
 

@@ -7,16 +7,15 @@ one call of a thousand, which finds exactly those. Says how long both take.
 
 import http.client
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from serving import ROOT, serving
+
 BATCH = 100
 ONE_IN = 1000
 PLANTED = (b"trip_started", b"trip_startex")
@@ -62,19 +61,10 @@ def main():
         other, recording = Path(folder) / "other.wasm", Path(folder) / "calls.jsonl"
         assert PLANTED[0] in component.read_bytes()
         other.write_bytes(component.read_bytes().replace(*PLANTED))
-        environment = os.environ | {"SIGNALPOST_STORE_DURABILITY": "memory", "SIGNALPOST_LOG_FORMAT": "text"}
+        environment = {"SIGNALPOST_STORE_DURABILITY": "memory"}
         # Nothing may be lost, whatever else the machine does.
         environment |= {"SIGNALPOST_RECORDINGS_ENTRIES_MAX": "131072", "SIGNALPOST_RECORDINGS_BYTES_MAX": str(1 << 30)}
-        command = [server, "serve", "--listen", "127.0.0.1:0", "--plugins", str(plugins)]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        port = None
-        for line in process.stderr:
-            found = re.search(r"listening on http://127\.0\.0\.1:(\d+)", line)
-            if found:
-                port = int(found.group(1))
-                break
-        assert port, "the server did not start"
-        try:
+        with serving(server, plugins, environment) as (_, port):
             base = f"http://127.0.0.1:{port}/api/pool"
             with recording.open("wb") as out:
                 command = [server, "record", "--policy", "pooling", "--count", str(calls), "--minutes", "60", "--url", base]
@@ -94,10 +84,6 @@ def main():
                 assert answer.status == 202, text
             said = recorder.communicate(timeout=600)[1].strip()
             print(f"{said} in {time.monotonic() - began:.1f} s, {recording.stat().st_size / 1e6:.0f} MB")
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.stderr.read()
-            process.wait(60)
         lines = recording.read_text().splitlines()
         assert json.loads(lines[-1])["end"] == {"reason": "count", "calls": calls, "lost": 0}, lines[-1]
         planted = {number for number, line in enumerate(lines, 1) if '"type":"pooling.trip.started"' in line}

@@ -8,17 +8,14 @@ Each server runs with everything in memory, with a store (`os`), and with the bu
 """
 
 import argparse
-import os
-import re
 import shutil
 import socket
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-from instructions import ROOT, post, read_message, websocket
+from serving import ROOT, post, read_message, serving, websocket
 
 BODY = {"type": "hello", "text": "x" * 100}
 WAYS = {"memory": ("memory", []), "os": ("os", []), "memory, compact": ("memory", ["compact"])}
@@ -35,14 +32,10 @@ def measure(server, durability, plugins, messages):
         (Path(folder) / "plugins").mkdir()
         for plugin in plugins:
             shutil.copy(ROOT / f"plugins/{plugin}.wasm", f"{folder}/plugins")
-        environment = os.environ | {"SIGNALPOST_STORE_DURABILITY": durability, "SIGNALPOST_STORE_DIR": f"{folder}/store"}
+        environment = {"SIGNALPOST_STORE_DURABILITY": durability, "SIGNALPOST_STORE_DIR": f"{folder}/store"}
         # One worker: how threads share the work is not the same each time.
-        environment |= {"SIGNALPOST_WORKER_THREADS": "1", "SIGNALPOST_LOG_FORMAT": "text"}
-        command = [server, "serve", "--listen", "127.0.0.1:0", "--plugins", f"{folder}/plugins"]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        try:
-            listening = (re.search(r"listening on http://127\.0\.0\.1:(\d+)", line) for line in process.stderr)
-            port = next(int(found.group(1)) for found in listening if found)
+        environment |= {"SIGNALPOST_WORKER_THREADS": "1"}
+        with serving(server, f"{folder}/plugins", environment) as (process, port):
             reader, producer = websocket(port, "/ws/1001")[1], socket.create_connection(("127.0.0.1", port))
 
             def send(count):
@@ -54,10 +47,6 @@ def measure(server, durability, plugins, messages):
             before = processor_time_ns(process)
             send(messages)
             return (processor_time_ns(process) - before) / messages / 1000
-        finally:
-            process.terminate()
-            process.stderr.read()
-            process.wait()
 
 
 def main():

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import ssl
-import uuid
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -19,6 +18,7 @@ import httpx2
 
 from .errors import BatchRefused, EventRefused, Problem, SignalpostError, Unreachable
 from .event import Event
+from .producer import Producer
 from .receipts import Receipt
 from .stream import Stream
 
@@ -36,7 +36,7 @@ PAUSE_S = 0.1
 PAUSE_S_MAX = 2.0
 
 
-class Signalpost:
+class Signalpost(Producer):
     """A server, as producers see it. One object serves all tasks of an event loop and keeps its connections; close it with `aclose`, or use it
     with `async with`.
 
@@ -57,31 +57,6 @@ class Signalpost:
         self._attempts_max = attempts_max
         self._deadline_s = deadline_s
         self._http: tuple[asyncio.AbstractEventLoop, httpx2.AsyncClient] | None = None
-
-    async def publish(
-        self,
-        type: str,
-        data: Any,
-        *,
-        id: str | None = None,
-        source: str = "/",
-        subject: str | None = None,
-        time: datetime | str | None = None,
-        extensions: Mapping[str, str | int | bool] | None = None,
-    ) -> Receipt:
-        """Publishes an event. Give an `id` of your own if you may publish the same event again, for example after a crash.
-
-        Raises `EventRefused` if policies wanted the event and none of them routed it, `Problem` if the server refused the request, and
-        `Unreachable` if there was no answer.
-        """
-        named = {} if id is None else {"id": id}
-        event = Event(type, data, source=source, subject=subject, time=time, extensions=extensions or {}, **named)
-        budget = _Budget(self._attempts_max, self._deadline_s)
-        answer = await self._post("/events", _json(event.members()), {"Content-Type": "application/cloudevents+json"}, budget)
-        receipt = self._receipt(answer)
-        if receipt.refused_by_all:
-            raise EventRefused(receipt)
-        return receipt
 
     async def publish_batch(self, events: Iterable[Event]) -> list[Receipt]:
         """Publishes events one after the other, each as a whole, and returns their receipts in the same order.
@@ -107,26 +82,6 @@ class Signalpost:
             raise BatchRefused(ordered)
         return receipts
 
-    async def tell(
-        self,
-        user_id: int | str,
-        message: Any,
-        *,
-        ttl_ms: int | None = None,
-        keep_ms: int | None = None,
-        collapse_key: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> Receipt:
-        """Sends a message, which is any JSON value, to one user's devices, without a routing policy.
-
-        Give an `idempotency_key` of your own if you may send the same message again, for example after a crash.
-        """
-        terms = {"ttl_ms": ttl_ms, "keep_ms": keep_ms, "collapse_key": collapse_key}
-        query = urlencode({name: value for name, value in terms.items() if value is not None})
-        path = f"/users/{user_segment(user_id)}/messages" + (f"?{query}" if query else "")
-        headers = {"Content-Type": "application/json", "Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        return self._receipt(await self._post(path, _json(message), headers, _Budget(self._attempts_max, self._deadline_s)))
-
     def stream(self) -> Stream:
         """Returns a stream, over which any number of events may be under way: use it with `async with`."""
         return Stream(self.url, self._headers, self._deadline_s)
@@ -143,6 +98,15 @@ class Signalpost:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.aclose()
+
+    async def _publish(self, event: Event) -> Receipt:
+        budget = _Budget(self._attempts_max, self._deadline_s)
+        return self._receipt(await self._post("/events", _json(event.members()), {"Content-Type": "application/cloudevents+json"}, budget))
+
+    async def _tell(self, user_id: int | str, message: Any, terms: Mapping[str, int | str], once: str) -> Receipt:
+        path = f"/users/{user_segment(user_id)}/messages" + (f"?{urlencode(terms)}" if terms else "")
+        headers = {"Content-Type": "application/json", "Idempotency-Key": once}
+        return self._receipt(await self._post(path, _json(message), headers, _Budget(self._attempts_max, self._deadline_s)))
 
     async def _post(self, path: str, body: bytes, headers: Mapping[str, str], budget: _Budget) -> httpx2.Response:
         """Returns the answer, which is a success or a batch's, within the budget.

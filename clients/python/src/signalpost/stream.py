@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import uuid
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,8 +15,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from .errors import EventRefused, Problem, SignalpostError, Unreachable
+from .errors import Problem, SignalpostError, Unreachable
 from .event import Event
+from .producer import Producer
 from .receipts import Receipt
 
 SUBPROTOCOL = Subprotocol("signalpost.publish.v1")
@@ -31,7 +30,7 @@ PAUSE_S = 0.1
 PAUSE_S_MAX = 2.0
 
 
-class Stream:
+class Stream(Producer):
     """A producers' stream. `async with signalpost.stream() as stream` opens and closes it; any number of tasks may publish over it at a time.
 
     A connection that is lost is opened again, and what has no answer is sent again. That is safe: each event keeps its id, and the server does
@@ -52,42 +51,9 @@ class Stream:
         self._opened: asyncio.Future[None] | None = None
         self._failure: SignalpostError | None = None
 
-    async def publish(
-        self,
-        type: str,
-        data: Any,
-        *,
-        id: str | None = None,
-        source: str = "/",
-        subject: str | None = None,
-        time: datetime | str | None = None,
-        extensions: Mapping[str, str | int | bool] | None = None,
-    ) -> Receipt:
-        """Publishes an event, and returns its receipt. Raises what `Signalpost.publish` does."""
-        named = {} if id is None else {"id": id}
-        return await self.send(Event(type, data, source=source, subject=subject, time=time, extensions=extensions or {}, **named))
-
     async def send(self, event: Event) -> Receipt:
         """Publishes an event that is made already. Raises what `Signalpost.publish` does."""
-        receipt = await self._exchange(event.members())
-        if receipt.refused_by_all:
-            raise EventRefused(receipt)
-        return receipt
-
-    async def tell(
-        self,
-        user_id: int | str,
-        message: Any,
-        *,
-        ttl_ms: int | None = None,
-        keep_ms: int | None = None,
-        collapse_key: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> Receipt:
-        """Sends a message, which is any JSON value, to one user's devices, without a routing policy."""
-        terms = {"ttl_ms": ttl_ms, "keep_ms": keep_ms, "collapse_key": collapse_key}
-        frame = {"user": str(user_id), "message": message, "id": idempotency_key or str(uuid.uuid4())}
-        return await self._exchange(frame | {name: value for name, value in terms.items() if value is not None})
+        return await self._routed(event)
 
     async def __aenter__(self) -> Self:
         """Opens the stream. Raises `Problem` or `Unreachable`."""
@@ -117,6 +83,12 @@ class Stream:
             # Nobody waits for it any more.
             self._opened.cancel()
         self._fail(Unreachable("the stream is closed"))
+
+    async def _publish(self, event: Event) -> Receipt:
+        return await self._exchange(event.members())
+
+    async def _tell(self, user_id: int | str, message: Any, terms: Mapping[str, int | str], once: str) -> Receipt:
+        return await self._exchange({"user": str(user_id), "message": message, "id": once, **terms})
 
     async def _exchange(self, frame: Mapping[str, Any]) -> Receipt:
         """Sends a frame and returns its receipt. Sends it again if the server says that it may be taken later."""
