@@ -89,6 +89,10 @@ pub struct Member {
     pub(super) leader: watch::Sender<Option<Lead>>,
     /// The last frame that was absorbed, or written.
     pub(super) absorbed: AtomicU64,
+    /// Held while a frame is absorbed.
+    pub(super) absorbing: Mutex<()>,
+    /// Held while a digest is made.
+    pub(super) digesting: tokio::sync::Mutex<()>,
     /// What was the stream's last frame when that was last known, and since when it is not absorbed.
     pub(super) known: Mutex<Known>,
     pub(super) beats: Mutex<HashMap<String, (Beat, Instant)>>,
@@ -129,6 +133,8 @@ impl Member {
             joining: Mutex::default(),
             leader: watch::channel(None).0,
             absorbed: AtomicU64::new(0),
+            absorbing: Mutex::default(),
+            digesting: tokio::sync::Mutex::default(),
             known: Mutex::default(),
             beats: Mutex::default(),
             seated: Mutex::default(),

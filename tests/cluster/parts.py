@@ -13,9 +13,10 @@ import time
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from proxy import Proxy
+
 # Whatever must come comes within this time, also on a busy machine.
 SOON_S = 60
-PLUGINS = pathlib.Path(__file__).resolve().parents[2] / "plugins"
 BASE = "/api/pool"
 
 
@@ -72,7 +73,8 @@ class Nats:
             text += f'jetstream {{ store_dir: "{folder / name}", {sync} }}\n'
             if count > 1:
                 others = ", ".join(f"nats://127.0.0.1:{other}" for other in routes)
-                text += f"cluster {{ name: test, listen: 127.0.0.1:{route}, routes: [{others}] }}\n"
+                # Nodes learn of no address by which they could go around their proxies.
+                text += f"cluster {{ name: test, listen: 127.0.0.1:{route}, routes: [{others}], no_advertise: true }}\n"
             (folder / f"{name}.conf").write_text(text)
             self.servers.append(Process(name, folder))
 
@@ -84,9 +86,6 @@ class Nats:
         for index in range(self.count):
             self.start(index)
 
-    def urls(self):
-        return json.dumps([f"nats://127.0.0.1:{port}" for port in self.ports])
-
     def end(self):
         for server in self.servers:
             server.end()
@@ -95,10 +94,9 @@ class Nats:
 class Node(Process):
     def __init__(self, binary, folder, index, nats, settings):
         super().__init__(f"node{index}", folder)
-        self.binary, self.index = binary, index
+        self.binary, self.index, self.nats, self.proxy = binary, index, nats, Proxy(nats.ports)
         self.port = free_ports(1)[0]
         settings = {
-            "CLUSTER_NATS": nats.urls(),
             "CLUSTER_NODE": self.name,
             "CLUSTER_REPLICAS": nats.count,
             "LOG_FORMAT": "text",
@@ -107,9 +105,21 @@ class Node(Process):
             "EVENTS_DEDUP_WINDOW_MS": 3_600_000,
         } | settings
         self.environment = os.environ | {f"SIGNALPOST_{name}": str(value) for name, value in settings.items()}
+        self.use(nats.ports)
+
+    def use(self, ports):
+        """Has the node use these ports of NATS, from its next start on."""
+        self.environment["SIGNALPOST_CLUSTER_NATS"] = json.dumps([f"nats://127.0.0.1:{port}" for port in ports])
 
     def start(self):
-        self.spawn([self.binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--plugins", str(PLUGINS)], self.environment)
+        command = [self.binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--plugins", str(self.folder / "plugins")]
+        self.spawn([*command, "--config", str(self.folder / "signalpost.toml")], self.environment)
+
+    def stop(self):
+        """Tells the node to stop, and waits until it has."""
+        self.signal(signal.SIGTERM)
+        if self.process.wait(SOON_S) != 0:
+            raise Failed(f"a node that is told to stop ends with {self.process.returncode}")
 
     async def request(self, method, path, body=None, headers=(), deadline=SOON_S):
         """Returns the status and the body. Raises OSError, EOFError or TimeoutError if there is no answer."""
@@ -179,6 +189,20 @@ class Connection:
             answer = (await self.reader.readuntil(b"\r\n\r\n")).decode()
             length = int(re.search(r"(?i)content-length: *(\d+)", answer)[1])
             return int(answer.split()[1]), json.loads(await self.reader.readexactly(length))
+
+    async def until_answered(self, path, body, headers):
+        """Sends it again and again, at one node after the other, until it is accepted."""
+        while True:
+            try:
+                status, answer = await self.post(path, body, headers, 20)
+            except (OSError, EOFError, TimeoutError):
+                status, answer = 503, "no answer"
+            if status == 202:
+                return answer
+            if status not in (207, 409, 503):
+                raise Failed(f"a request is answered with {status}: {answer}")
+            self.next()
+            await asyncio.sleep(0.05)
 
     def next(self):
         """Goes on at the next node."""
