@@ -7,7 +7,8 @@
 //!
 //! [`member`] is the node, which [`join`]s, and then [`follow`]s or leads ([`mod@write`]). [`ask`] is what it asks of the leader, [`report`] what it
 //! tells it, [`lead`] what the leader does then, [`wire`] how they say it, and [`beats`] how they know of each other. [`snapshot`] keeps the
-//! stream short, [`digest`] tells whether nodes hold the same, and [`link`] is NATS. A server that is alone has none of this: [`Cluster::Alone`].
+//! stream short, [`digest`] tells whether nodes hold the same, [`source`] takes events from NATS, and
+//! [`link`] is NATS. A server that is alone has none of this: [`Cluster::Alone`].
 
 mod ask;
 mod beats;
@@ -20,6 +21,7 @@ mod link;
 mod member;
 mod report;
 mod snapshot;
+mod source;
 mod wire;
 mod write;
 
@@ -42,6 +44,7 @@ pub use beats::View;
 pub use digest::Digest;
 pub use join::Joined;
 pub use member::{Answering, Member};
+pub use source::{Fate, Taken};
 
 /// This server's part in a cluster.
 #[derive(Clone, Debug, Default)]

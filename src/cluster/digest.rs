@@ -120,3 +120,54 @@ impl Member {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::metrics::Metrics;
+    use crate::model::order::Order;
+    use crate::model::record::Changes;
+    use crate::types::clock::Clock;
+    use crate::types::delivery::PolicySetId;
+    use crate::types::event::{Body, UserId};
+
+    fn model() -> Arc<Model> {
+        let config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
+        Model::new(&config, Clock::Machine, 1, true, &Arc::new(Metrics::new().unwrap()))
+    }
+
+    fn post(model: &Model, user: &str, text: &str) -> Vec<Change> {
+        let mut changes = Changes::in_turn(Arc::<Order>::default().turn());
+        let message = Arc::new(Message::new(text.to_owned(), "a".into(), Body::Text(text.to_owned()), PolicySetId(1)));
+        model.mailboxes.post(&UserId::new(user, 16).unwrap(), None, &message, &mut changes);
+        changes.into_changes()
+    }
+
+    #[test]
+    fn models_with_the_same_changes_have_the_same_digest_and_one_message_more_is_another() {
+        let (leader, follower, node) = (model(), model(), Arc::<str>::from("a"));
+        follower.mailboxes.decide(false);
+        let digest = |model: &Model| Digest::of(model, &node, 7);
+        assert_eq!(digest(&leader), Digest { frame: 7, ..Digest::default() });
+        let mut missing = Vec::new();
+        for number in 0..40 {
+            let changes = post(&leader, &(number % 4).to_string(), &number.to_string());
+            assert_ne!(digest(&leader), digest(&follower));
+            missing.extend(changes);
+        }
+        // Two users' messages may be absorbed in either order.
+        missing.sort_by_key(|change| if let Change::Post { user, .. } = change { user.to_string() } else { String::new() });
+        for change in &missing {
+            follower.absorb(change, |_| None, &Arc::default());
+        }
+        assert_eq!(digest(&leader), digest(&follower));
+        assert_eq!((digest(&leader).messages.count, digest(&leader).mailboxes.count), (40, 4));
+        // The same number of messages, of which one says something else.
+        post(&leader, "1", "this");
+        post(&follower, "1", "that");
+        assert_eq!(digest(&leader).messages.count, digest(&follower).messages.count);
+        assert_ne!(digest(&leader).messages, digest(&follower).messages);
+        assert_eq!(digest(&leader).mailboxes, digest(&follower).mailboxes);
+    }
+}

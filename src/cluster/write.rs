@@ -38,6 +38,9 @@ impl Member {
         serving.spawn(self.clone().serve(asks, dispatch.clone(), answering.clone()));
         serving.spawn(self.clone().end_sessions(dispatch.clone()));
         serving.spawn(self.clone().miss_nodes(dispatch.clone()));
+        if self.config.events {
+            serving.spawn(self.clone().take_events(answering.clone()));
+        }
         serving.spawn({
             let member = self.clone();
             // What was to be told to the leader before.

@@ -1,6 +1,6 @@
 """Checks that several nodes with NATS between them are one server for clients, also while nodes and NATS servers die or stand still.
 
-Usage: cluster.py SIGNALPOST COUNTER [--nats PATH] [--servers 1|3] [--users N] [--events N] [--counts N] [--faults N] [--kinds all|nodes|network] [--seed S]
+Usage: cluster.py SIGNALPOST COUNTER [--nats PATH] [--servers 1|3] [--users N] [--events N] [--counts N] [--storm N] [--faults N] [--kinds all|nodes|network] [--seed S]
 """
 
 import argparse
@@ -8,6 +8,7 @@ import asyncio
 import json
 import pathlib
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -44,6 +45,7 @@ class Run:
         self.nats = Nats(arguments.nats, folder, arguments.servers)
         # So small that snapshots are written all the time.
         settings = {"CLUSTER_SNAPSHOT_BYTES": 500_000, "CLUSTER_CUT_AFTER_MS": 2_000}
+        settings |= {"CLUSTER_EVENTS": "true", "CLUSTER_EVENTS_AGAIN_AFTER_MS": 16_000}
         settings |= {"SOCKETS_PER_USER_MAX": 2, "MAILBOXES_MESSAGES_MAX": 100_000, "MAILBOXES_BYTES_MAX": 100_000_000}
         self.nodes = [Node(arguments.signalpost, folder, index, self.nats, settings) for index in range(NODES)]
 
@@ -278,6 +280,110 @@ async def counts(run):
     print(f"counts: {2 * each} events of two nodes' producers are counted to {2 * each} on one key, in {took:.1f} s, {held}", flush=True)
 
 
+async def from_nats(run):
+    """What producers publish to NATS is decided once, also if the leader dies meanwhile, and what nobody takes is a dead letter."""
+    many, subject = 300, "signalpost.events"
+
+    async def produce(number):
+        data, id = {"user_id": "nats"}, f"n{number}"
+        structured = {"specversion": "1.0", "id": id, "source": "/nats", "type": "notice.posted", "data": data}
+        binary = {"ce-specversion": "1.0", "ce-id": id, "ce-source": "/nats", "ce-type": "notice.posted", "Content-Type": "application/json"}
+        ways = [(structured, {}), (structured, {"Content-Type": "application/cloudevents+json"}), (data, binary)]
+        content, headers = ways[number % len(ways)]
+        while True:
+            try:
+                answer = await run.nats.publish(subject, json.dumps(content).encode(), headers)
+            except EOFError:
+                answer = {}
+            if "seq" in answer:
+                return
+            # While NATS elects, and before the stream is made.
+            await asyncio.sleep(0.1)
+
+    async def has_all():
+        mailbox = (await (await run.leader()).get(f"{BASE}/users/nats"))["mailbox"]
+        return mailbox is not None and mailbox["messages"] == many
+
+    began = time.monotonic()
+    for number in range(many // 2):
+        await produce(number)
+    leader = await run.leader()
+    leader.kill()
+    for number in range(many // 2, many):
+        await produce(number)
+    # Twice, as a producer does that has got no answer.
+    await produce(many - 1)
+    leader.start()
+    await run.nats.publish(subject, b"no JSON")
+    await run.nats.publish(subject, json.dumps({"specversion": "1.0", "id": "1", "source": "/nats", "type": "unknown"}).encode())
+    await ready(run.nodes)
+    await until("all events from NATS are decided", has_all)
+
+    letters = []
+
+    async def are_letters():
+        letters[:] = (await run.nodes[0].get(f"{BASE}/dead-letters"))["dead_letters"]
+        return [(letter["outcome"], letter["event_type"]) for letter in letters] == [("untaken", "unread"), ("untaken", "unknown")]
+
+    await until("what nobody takes is a dead letter", are_letters)
+    took = time.monotonic() - began
+    # What was not acked by the leader that died has come again by now, and was a duplicate.
+    await asyncio.sleep(max(0, 17 - took))
+    if not await has_all():
+        raise Failed("events from NATS are decided more than once")
+    status, text = await run.nodes[1].request("POST", f"{BASE}/dead-letters/{letters[1]['id']}/retry")
+    if status != 409 or json.loads(text)["code"] != "policy_missing":
+        raise Failed(f"an event that no policy wants is retried: {status} {text}")
+    status, text = await run.nodes[1].request("DELETE", f"{BASE}/dead-letters")
+    if (status, json.loads(text)) != (200, {"deleted": 2}):
+        raise Failed(f"dead letters are deleted: {status} {text}")
+    await run.hold_the_same()
+    print(f"from NATS: {many} events, each decided once although the leader died, in {took:.1f} s; 2 are dead letters", flush=True)
+
+
+async def storm(run):
+    """A node dies that has all the sockets: they all come back at the two others at once, and go on where they were."""
+    leader = await run.leader()
+    node, rng = run.other(leader), random.Random(run.random.random())
+    users = [f"s{number}" for number in range(run.arguments.storm)]
+    # A process that is killed closes its sockets, so nobody need ask whether it is still there.
+    devices = [Device(user, run.nodes, run.nodes.index(node), rng, silence_s=None) for user in users]
+    tasks = []
+    for first in range(0, len(devices), 200):
+        tasks += [asyncio.create_task(device.run()) for device in devices[first : first + 200]]
+        await greeted(devices[first : first + 200])
+    over = asyncio.Event()
+    producers = [Producer(f"t{number}", run.nodes, number % NODES, users, rng) for number in range(2 * NODES)]
+    producing = [asyncio.create_task(producer.run(None, over)) for producer in producers]
+    try:
+        await asyncio.sleep(3)
+        before = sum(device.connects for device in devices)
+        node.kill()
+        began = time.monotonic()
+
+        async def have_resumed():
+            for device in devices:
+                if device.failure:
+                    raise device.failure
+            return all(device.resumed for device in devices)
+
+        await until("all devices have resumed", have_resumed, 180)
+        took = time.monotonic() - began
+        node.start()
+        over.set()
+        async with asyncio.timeout(120):
+            await asyncio.gather(*producing)
+        await run.all_came(users, producers, devices)
+        check(users, producers, devices)
+        await ready(run.nodes)
+        await run.hold_the_same()
+    finally:
+        await stop(tasks + producing)
+    attempts = sum(device.connects for device in devices) - before
+    sent = sum(len(producer.sent) for producer in producers)
+    print(f"storm: {len(devices)} devices of a node that died have resumed at two others after {took:.1f} s ({attempts} sessions); {sent} messages, exact", flush=True)
+
+
 async def stop(tasks):
     for task in tasks:
         task.cancel()
@@ -333,6 +439,8 @@ async def faults(run):
 
 
 async def main(arguments):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     folder = pathlib.Path(tempfile.mkdtemp(prefix="cluster-"))
     print(f"seed {arguments.seed}; NATS {arguments.nats}, {arguments.servers} of them; logs in {folder}", flush=True)
     run = Run(arguments, folder)
@@ -342,7 +450,10 @@ async def main(arguments):
         if arguments.events:
             await many(run)
         if arguments.counts:
+            await from_nats(run)
             await counts(run)
+        if arguments.storm:
+            await storm(run)
         if arguments.faults:
             await run.through_proxies()
             await faults(run)
@@ -364,6 +475,7 @@ if __name__ == "__main__":
     parser.add_argument("--users", type=int, default=100)
     parser.add_argument("--events", type=int, default=3_000)
     parser.add_argument("--counts", type=int, default=20_000)
+    parser.add_argument("--storm", type=int, default=0)
     parser.add_argument("--faults", type=int, default=7)
     parser.add_argument("--kinds", choices=KINDS, default="all")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))

@@ -81,7 +81,7 @@ async def restart_leader(run):
     leader = await run.leader()
     leader.signal(signal.SIGTERM)
     took = await another_leads(run, leader, 10)
-    leader.stop()
+    leader.has_stopped()
     leader.start()
     return f"the leader is restarted: another leads after {took:.2f} s"
 

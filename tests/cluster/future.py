@@ -1,7 +1,5 @@
 """A version of the future, which writes what this one does not know."""
 
-import asyncio
-import json
 import struct
 import zlib
 
@@ -21,33 +19,13 @@ def record(flags, content):
     return struct.pack("<BI", flags, len(content)) + content
 
 
-async def publish(port, subject, payload, headers):
-    """Publishes to JetStream, and returns its answer. NATS' protocol is text."""
-    head = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
-    async with asyncio.timeout(10):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        try:
-            await reader.readline()
-            writer.write(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\nSUB answers 1\r\n')
-            writer.write(f"HPUB {subject} answers {len(head)} {len(head) + len(payload)}\r\n{head}".encode() + payload + b"\r\n")
-            await writer.drain()
-            while not (line := await reader.readline()).startswith((b"MSG", b"HMSG", b"-ERR")):
-                if not line:
-                    raise EOFError("NATS has closed the connection")
-            if not line.startswith(b"MSG"):
-                raise Failed(f"NATS answers with {line}")
-            return json.loads(await reader.readexactly(int(line.split()[-1])))
-        finally:
-            writer.close()
-
-
 async def write(run, records):
     """Writes a frame with these records at the end of the stream, as the node that leads would. Returns its number."""
     while True:
         leader = await run.leader()
         view = await leader.get(f"{BASE}/cluster")
         number = view["absorbed"] + 1
-        answer = await publish(run.nats.ports[0], "signalpost.log", frame(records, number, view["term"]), {"Nats-Expected-Last-Sequence": number - 1})
+        answer = await run.nats.publish("signalpost.log", frame(records, number, view["term"]), {"Nats-Expected-Last-Sequence": number - 1})
         if answer.get("seq") == number:
             return number
         if answer.get("error", {}).get("err_code") != 10071:

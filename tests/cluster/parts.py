@@ -78,6 +78,15 @@ class Nats:
             (folder / f"{name}.conf").write_text(text)
             self.servers.append(Process(name, folder))
 
+    async def publish(self, subject, payload, headers=None):
+        """Publishes to JetStream at the first server that is there, and returns its answer. NATS' protocol is text."""
+        for port in self.ports:
+            try:
+                return await publish(port, subject, payload, headers or {})
+            except (OSError, EOFError, TimeoutError):
+                continue
+        raise EOFError("no NATS server has answered")
+
     def start(self, index):
         server = self.servers[index]
         server.spawn([self.binary, "-c", str(self.folder / f"{server.name}.conf")])
@@ -89,6 +98,25 @@ class Nats:
     def end(self):
         for server in self.servers:
             server.end()
+
+
+async def publish(port, subject, payload, headers):
+    head = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+    async with asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await reader.readline()
+            writer.write(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\nSUB answers 1\r\n')
+            writer.write(f"HPUB {subject} answers {len(head)} {len(head) + len(payload)}\r\n{head}".encode() + payload + b"\r\n")
+            await writer.drain()
+            while not (line := await reader.readline()).startswith((b"MSG", b"HMSG", b"-ERR")):
+                if not line:
+                    raise EOFError("NATS has closed the connection")
+            if not line.startswith(b"MSG"):
+                raise EOFError(f"NATS answers with {line}")
+            return json.loads(await reader.readexactly(int(line.split()[-1])))
+        finally:
+            writer.close()
 
 
 class Node(Process):
@@ -118,6 +146,9 @@ class Node(Process):
     def stop(self):
         """Tells the node to stop, and waits until it has."""
         self.signal(signal.SIGTERM)
+        self.has_stopped()
+
+    def has_stopped(self):
         if self.process.wait(SOON_S) != 0:
             raise Failed(f"a node that is told to stop ends with {self.process.returncode}")
 
@@ -256,10 +287,10 @@ class Producer:
 class Device:
     """One device of a user. It connects to one node after the other, and goes on after what it has read."""
 
-    def __init__(self, user, nodes, first, random):
-        self.user, self.nodes, self.at, self.random = user, nodes, first, random
+    def __init__(self, user, nodes, first, random, silence_s=3):
+        self.user, self.nodes, self.at, self.random, self.silence_s = user, nodes, first, random, silence_s
         self.epoch, self.cursor, self.got, self.failure = None, 0, {}, None
-        self.socket, self.connects, self.greeted = None, 0, asyncio.Event()
+        self.socket, self.connects, self.greeted, self.resumed = None, 0, asyncio.Event(), 0
 
     async def run(self):
         try:
@@ -267,7 +298,7 @@ class Device:
                 try:
                     await self.follow()
                 except (OSError, EOFError, WebSocketException, TimeoutError):
-                    self.at = (self.at + 1) % len(self.nodes)
+                    self.at = (self.at + self.random.randrange(1, len(self.nodes))) % len(self.nodes)
                     await asyncio.sleep(self.random.uniform(0.05, 0.3))
         except Failed as failed:
             self.failure = failed
@@ -276,7 +307,8 @@ class Device:
         node = self.nodes[self.at]
         url = f"ws://127.0.0.1:{node.port}{BASE}/ws/{self.user}"
         # A server that is stopped, and not dead, is noticed by its silence.
-        async with connect(url, subprotocols=["signalpost.v1"], proxy=None, open_timeout=10, ping_interval=3, ping_timeout=3) as socket:
+        pings = {"ping_interval": self.silence_s, "ping_timeout": self.silence_s}
+        async with connect(url, subprotocols=["signalpost.v1"], proxy=None, open_timeout=10, **pings) as socket:
             self.socket, self.connects = socket, self.connects + 1
             hello = json.loads(await asyncio.wait_for(socket.recv(), 10))
             if self.epoch is None:
@@ -289,6 +321,7 @@ class Device:
                 if frame["type"] == "resume":
                     if not frame["data"]["recovered"]:
                         raise Failed(f"{self.user} at {node.name} is not recovered after {self.epoch}.{self.cursor}: {hello} {frame}")
+                    self.resumed += 1
                     continue
                 if frame["type"] != "message":
                     continue
