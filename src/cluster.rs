@@ -7,13 +7,14 @@
 //!
 //! [`member`] is the node, which [`join`]s, and then [`follow`]s or leads ([`mod@write`]). [`ask`] is what it asks of the leader, [`report`] what it
 //! tells it, [`lead`] what the leader does then, [`wire`] how they say it, and [`beats`] how they know of each other. [`snapshot`] keeps the
-//! stream short, [`digest`] tells whether nodes hold the same, [`source`] takes events from NATS, and
-//! [`link`] is NATS. A server that is alone has none of this: [`Cluster::Alone`].
+//! stream short, [`digest`] tells whether nodes hold the same, [`source`] takes events from NATS, [`link`] is
+//! NATS, and [`flushing`] asks how its servers are set. A server that is alone has none of this: [`Cluster::Alone`].
 
 mod ask;
 mod beats;
 mod digest;
 mod election;
+mod flushing;
 mod follow;
 mod join;
 mod lead;

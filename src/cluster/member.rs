@@ -216,6 +216,7 @@ impl Member {
         tasks.spawn(self.clone().say(dispatch.clone()));
         tasks.spawn(self.clone().listen());
         tasks.spawn(self.clone().keep_short());
+        tasks.spawn(self.clone().look_at_flushing());
         tasks.spawn(async move {
             loop {
                 self.follow().await;

@@ -341,6 +341,17 @@ async def from_nats(run):
     print(f"from NATS: {many} events, each decided once although the leader died, in {took:.1f} s; 2 are dead letters", flush=True)
 
 
+async def says_how_nats_flushes(run):
+    """The servers tell the nodes, if they are new enough and their system account lets them."""
+    flushes = run.nats.version >= (2, 10, 23)
+    said = "the NATS servers flush each write" if flushes else "these NATS servers don't flush each write"
+
+    async def is_said():
+        return all(said in node.log.read_text() for node in run.nodes)
+
+    await until(f"all nodes say: {said}", is_said, 10)
+
+
 async def storm(run):
     """A node dies that has all the sockets: they all come back at the two others at once, and go on where they were."""
     leader = await run.leader()
@@ -446,6 +457,7 @@ async def main(arguments):
     run = Run(arguments, folder)
     try:
         await run.start()
+        await says_how_nats_flushes(run)
         await one_server(run)
         if arguments.events:
             await many(run)

@@ -71,6 +71,11 @@ class Nats:
             sync = "sync_interval: always" if self.version >= (2, 10, 23) else ""
             text = f"server_name: {name}\nlisten: 127.0.0.1:{port}\nmax_payload: 8388608\n"
             text += f'jetstream {{ store_dir: "{folder / name}", {sync} }}\n'
+            # The nodes may ask the servers how they are set.
+            asked = "$SYS.REQ.SERVER.PING.VARZ"
+            text += f'accounts {{ NODES: {{ jetstream: enabled, users: [{{user: node, password: node}}], imports: [{{service: {{account: SYS, subject: "{asked}"}}}}] }}\n'
+            text += f'SYS: {{ exports: [{{service: "{asked}", accounts: [NODES], response: stream}}] }} }}\n'
+            text += "system_account: SYS\nno_auth_user: node\n"
             if count > 1:
                 others = ", ".join(f"nats://127.0.0.1:{other}" for other in routes)
                 # Nodes learn of no address by which they could go around their proxies.
