@@ -7,11 +7,14 @@
 //!
 //! [`member`] is the node, which [`join`]s, and then [`follow`]s or leads ([`mod@write`]). [`ask`] is what it asks of the leader, [`report`] what it
 //! tells it, [`lead`] what the leader does then, [`wire`] how they say it, and [`beats`] how they know of each other. [`snapshot`] keeps the
-//! stream short, and [`link`] is NATS. A server that is alone has none of this: [`Cluster::Alone`].
+//! stream short, [`digest`] tells whether nodes hold the same, [`source`] takes events from NATS, [`link`] is
+//! NATS, and [`flushing`] asks how its servers are set. A server that is alone has none of this: [`Cluster::Alone`].
 
 mod ask;
 mod beats;
+mod digest;
 mod election;
+mod flushing;
 mod follow;
 mod join;
 mod lead;
@@ -19,6 +22,7 @@ mod link;
 mod member;
 mod report;
 mod snapshot;
+mod source;
 mod wire;
 mod write;
 
@@ -38,8 +42,10 @@ use crate::types::close::Close;
 use crate::types::delivery::Refusal;
 use crate::types::event::Body;
 pub use beats::View;
+pub use digest::Digest;
 pub use join::Joined;
 pub use member::{Answering, Member};
+pub use source::{Fate, Taken};
 
 /// This server's part in a cluster.
 #[derive(Clone, Debug, Default)]
@@ -171,6 +177,15 @@ impl Cluster {
         match self {
             Cluster::Alone => View::default(),
             Cluster::Member(member) => member.view(),
+        }
+    }
+
+    /// Makes a digest of what this node holds, which holds it up for as long as that takes. `None` for a server that is alone, or if what this
+    /// node has decided is not stored within a short time.
+    pub async fn digest(&self) -> Option<Digest> {
+        match self {
+            Cluster::Alone => None,
+            Cluster::Member(member) => member.digest().await,
         }
     }
 

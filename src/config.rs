@@ -269,6 +269,14 @@ pub struct Cluster {
     pub snapshot_bytes: NonZeroU64,
     /// How long after the snapshot.
     pub cut_after_ms: Milliseconds,
+    /// Whether events are taken from NATS, too.
+    pub events: bool,
+    /// Events that are taken together.
+    pub events_batch_max: NonZeroUsize,
+    /// Bytes of the events that wait at NATS.
+    pub events_bytes_max: NonZeroU64,
+    /// After this time without an answer, NATS delivers an event again.
+    pub events_again_after_ms: Milliseconds,
 }
 
 /// What an answer to a producer means.

@@ -21,13 +21,13 @@ use serde::Serialize;
 use crate::config;
 use crate::metrics::{EventOutcome, Metrics};
 use crate::model::Model;
-use crate::model::dead_letters::{Content, Recipient};
+use crate::model::dead_letters::{Content, DeadLetter, Recipient};
 use crate::model::dedup::{self, Attempt};
 use crate::model::mailbox::{Expired, Posted};
 use crate::model::record::{Change, Changes};
 use crate::model::world::World;
 use crate::net::turns::aside_if;
-use crate::policy::{Policies, PolicySet};
+use crate::policy::{Policies, PolicySet, Role};
 use crate::registry::SessionHandle;
 use crate::store::{Store, Ticket};
 use crate::traces::Traces;
@@ -79,6 +79,8 @@ pub struct UnderWay;
 /// Why a dead letter was not retried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RetryError {
+    /// No policy wants events of this type.
+    Unwanted(String),
     /// There is no such letter.
     Unknown,
     /// Its policy is not loaded. The letter is kept.
@@ -229,6 +231,9 @@ impl Dispatch {
         if known.is_of_sink() {
             return self.deliver_again(id, &known.policy);
         }
+        if let Content::Untaken { event, .. } = &known.content {
+            return self.route_again(id, event);
+        }
         let named = known.policy.clone();
         let policy = set.find(&named).ok_or(RetryError::PolicyMissing(named))?;
         let (letter, removal) = self.model.dead_letters.take(id).ok_or(RetryError::Unknown)?;
@@ -269,9 +274,41 @@ impl Dispatch {
                 }
                 Ok((Receipt::of(message.event_id.clone(), String::new(), &plan, &applied), self.store.append(changes)))
             }
-            // It was handled above.
-            Content::Undelivered { .. } => Err(RetryError::Unknown),
+            // They were handled above.
+            Content::Undelivered { .. } | Content::Untaken { .. } => Err(RetryError::Unknown),
         }
+    }
+
+    /// Asks the policies about the event of a dead letter about which none was asked.
+    fn route_again(&self, id: u64, event: &Arc<Event>) -> Result<(Receipt, Ticket), RetryError> {
+        if self.policies.current().wanting(Role::Routing, &event.event_type).next().is_none() {
+            return Err(RetryError::Unwanted(event.event_type.clone()));
+        }
+        let set = self.policies.of_event(event);
+        let (_, removal) = self.model.dead_letters.take(id).ok_or(RetryError::Unknown)?;
+        let (plan, (applied, ticket)) = self.model.transact(
+            || self.store.changes(),
+            |world| plan::plan(&set, event, world),
+            |plan, mut changes| {
+                aside_if(apply::take_long([plan]), || {
+                    changes.note(|| removal.clone());
+                    let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
+                    let applied = self.keep_failures(&set, event, Letter::FIRST, plan, applied, &mut changes);
+                    (applied, self.store.append(changes))
+                })
+            },
+        );
+        self.milestones.note(&event.id, &event.source, &plan, &applied, &ticket, self.model.clock.now_ms());
+        let story = Story::of(event.id.clone(), event.source.clone(), plan, applied);
+        self.show(Some(event), &story);
+        Ok((story.receipt, ticket))
+    }
+
+    /// Keeps an event that no policy was asked about, and why.
+    pub fn keep_untaken(&self, event: Event, reason: String) -> Ticket {
+        let mut changes = self.store.changes();
+        self.model.dead_letters.keep(DeadLetter::untaken(event, reason), &mut changes);
+        self.store.append(changes)
     }
 
     /// Posts the event of a dead letter to its sink again.

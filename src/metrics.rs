@@ -157,6 +157,7 @@ pub struct Metrics {
     store_is_writing: IntGauge,
     pub cluster_elections: IntCounter,
     pub cluster_forwarded: IntCounter,
+    pub cluster_events: IntCounterVec,
     pub cluster_commit_seconds: Histogram,
     cluster_leads: IntGauge,
     cluster_term: IntGauge,
@@ -364,6 +365,11 @@ impl Metrics {
             store_kept_bytes: make.gauge("signalpost_store_kept_bytes", "Bytes of what counts in the log, about.")?,
             cluster_elections: make.counter("signalpost_cluster_elections_total", "How often this node has heard that a node leads.")?,
             cluster_forwarded: make.counter("signalpost_cluster_forwarded_total", "Requests that the leader has answered instead.")?,
+            cluster_events: make.counters(
+                "signalpost_cluster_events_total",
+                "Events from NATS: published, untaken, later.",
+                &["outcome"],
+            )?,
             cluster_commit_seconds: make.one_histogram(
                 "signalpost_cluster_commit_seconds",
                 "Time until a frame was stored, while this node led.",

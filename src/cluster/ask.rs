@@ -76,8 +76,7 @@ impl Member {
     pub(super) async fn tell_myself(&self, reports: Vec<Report>) {
         if let Some(dispatch) = self.dispatch.get() {
             // There are no requests among reports.
-            let nobody = Answering::new(|_| async { Response::new(Bytes::new()) });
-            drop(self.answer(dispatch, &nobody, &wire::encode(&Ask::Reports(reports))).await);
+            drop(self.answer(dispatch, &Answering::nobody(), &wire::encode(&Ask::Reports(reports))).await);
         }
     }
 

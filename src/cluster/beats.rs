@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use serde::Serialize;
 use tokio::time::{Instant, interval, sleep};
 
+use super::digest::Digest;
 use super::member::{Member, NATS_PAUSE};
 use super::wire::{self, Beat};
 use crate::dispatch::Dispatch;
@@ -27,6 +28,9 @@ pub struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats: Option<String>,
     pub nodes: Vec<NodeView>,
+    /// What this node holds, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 #[derive(Debug, Serialize)]
@@ -118,6 +122,7 @@ impl Member {
             absorbed: self.absorbed(),
             nats: Some(self.link.client.server_info().version),
             nodes,
+            digest: None,
         }
     }
 

@@ -104,6 +104,7 @@ impl Member {
         let frame = link::read(payload)?;
         let mut said = Vec::new();
         codec::decode(frame.records, |one| said.push(one))?;
+        let _absorbing = self.absorbing.lock();
         let now = Instant::now();
         let mut heard = Heard::Nothing;
         let leads = said.iter().find_map(|said| if let Said::Lead(lead) = said { Some(lead.clone()) } else { None });

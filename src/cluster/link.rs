@@ -137,6 +137,11 @@ impl Link {
         }
     }
 
+    /// Returns JetStream.
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
     async fn make_streams(&self, config: &config::Cluster) -> anyhow::Result<()> {
         self.make_stream(config, self.stream(), "log", "Signalpost's log: only the node that leads may publish to it").await?;
         self.make_stream(config, self.snapshots(), "snapshot", "Signalpost's snapshots of its log").await

@@ -18,6 +18,7 @@ use super::election::Election;
 use super::join::{Joined, node_name};
 use super::link::Link;
 use super::report::Reports;
+use super::source::{Fate, Taken};
 use super::wire::Beat;
 use crate::config::{self, Config};
 use crate::dispatch::Dispatch;
@@ -40,21 +41,41 @@ pub(super) const NATS_PAUSE: Duration = Duration::from_millis(250);
 /// How long a stop waits for the next leader.
 pub(super) const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How a request of another node is answered.
+/// How a request of another node is answered, and events from NATS are published.
 #[derive(Clone)]
-pub struct Answering(Arc<Answer>);
+pub struct Answering {
+    answer: Arc<Answer>,
+    publish: Arc<Publish>,
+}
 
 type Answer = dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync;
 
+type Publish = dyn Fn(Vec<Taken>) -> Pin<Box<dyn Future<Output = Vec<Fate>> + Send>> + Send + Sync;
+
 impl Answering {
-    pub fn new<F: Future<Output = Response<Bytes>> + Send + 'static>(
-        answer: impl Fn(Request<Bytes>) -> F + Send + Sync + 'static,
-    ) -> Answering {
-        Answering(Arc::new(move |request| Box::pin(answer(request))))
+    pub fn new<A, P>(
+        answer: impl Fn(Request<Bytes>) -> A + Send + Sync + 'static,
+        publish: impl Fn(Vec<Taken>) -> P + Send + Sync + 'static,
+    ) -> Answering
+    where
+        A: Future<Output = Response<Bytes>> + Send + 'static,
+        P: Future<Output = Vec<Fate>> + Send + 'static,
+    {
+        Answering { answer: Arc::new(move |request| Box::pin(answer(request))), publish: Arc::new(move |taken| Box::pin(publish(taken))) }
+    }
+
+    /// Returns what answers no request, for a node that has no request to answer.
+    pub(super) fn nobody() -> Answering {
+        Answering::new(|_| async { Response::new(Bytes::new()) }, |_| async { Vec::new() })
     }
 
     pub(super) async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
-        (self.0)(request).await
+        (self.answer)(request).await
+    }
+
+    /// Publishes events in their order, and returns what became of each.
+    pub(super) async fn publish(&self, taken: Vec<Taken>) -> Vec<Fate> {
+        (self.publish)(taken).await
     }
 }
 
@@ -89,6 +110,10 @@ pub struct Member {
     pub(super) leader: watch::Sender<Option<Lead>>,
     /// The last frame that was absorbed, or written.
     pub(super) absorbed: AtomicU64,
+    /// Held while a frame is absorbed.
+    pub(super) absorbing: Mutex<()>,
+    /// Held while a digest is made.
+    pub(super) digesting: tokio::sync::Mutex<()>,
     /// What was the stream's last frame when that was last known, and since when it is not absorbed.
     pub(super) known: Mutex<Known>,
     pub(super) beats: Mutex<HashMap<String, (Beat, Instant)>>,
@@ -129,6 +154,8 @@ impl Member {
             joining: Mutex::default(),
             leader: watch::channel(None).0,
             absorbed: AtomicU64::new(0),
+            absorbing: Mutex::default(),
+            digesting: tokio::sync::Mutex::default(),
             known: Mutex::default(),
             beats: Mutex::default(),
             seated: Mutex::default(),
@@ -189,6 +216,7 @@ impl Member {
         tasks.spawn(self.clone().say(dispatch.clone()));
         tasks.spawn(self.clone().listen());
         tasks.spawn(self.clone().keep_short());
+        tasks.spawn(self.clone().look_at_flushing());
         tasks.spawn(async move {
             loop {
                 self.follow().await;

@@ -38,6 +38,9 @@ impl Member {
         serving.spawn(self.clone().serve(asks, dispatch.clone(), answering.clone()));
         serving.spawn(self.clone().end_sessions(dispatch.clone()));
         serving.spawn(self.clone().miss_nodes(dispatch.clone()));
+        if self.config.events {
+            serving.spawn(self.clone().take_events(answering.clone()));
+        }
         serving.spawn({
             let member = self.clone();
             // What was to be told to the leader before.
@@ -131,34 +134,35 @@ impl Member {
         let mut has_said = false;
         loop {
             let written = self.link.write(frame.clone(), last, &id, *self.config.attempt_deadline_ms).await;
-            match written {
+            let why = match written {
                 Written::Stored(sequence) if sequence == last + 1 => break,
                 // NATS before 2.11 says so of a duplicate that is on its way (nats-server#5827).
-                Written::Stored(0) => sleep(ASK_PAUSE).await,
+                Written::Stored(0) => "it is on its way".to_owned(),
                 Written::Stored(_) => return false,
                 Written::Refused => match self.link.frame(last + 1).await {
                     // Its id was forgotten since it was stored.
                     Ok(stored) if stored == frame => break,
                     Ok(_) => return false,
-                    Err(error) => tracing::debug!("it is not known yet who has written: {error:#}"),
+                    // Others have gone on for so long that it can't be seen any more whose it was.
+                    Err(_) if self.is_cut_off(last + 1).await => return false,
+                    Err(error) => format!("it is not known yet who has written: {error:#}"),
                 },
-                Written::Unanswered(why) => {
-                    if !has_said {
-                        has_said = true;
-                        tracing::warn!("a frame is not stored yet, and is sent again: {why}");
-                    }
-                    if began.elapsed() >= *self.config.lag_max_ms {
-                        self.stream.set(Health::Unreachable);
-                    }
-                    if began.elapsed() >= *self.config.alone_ms {
-                        tracing::error!("NATS has stored nothing for {} ms (cluster.alone_ms)", self.config.alone_ms.as_millis());
-                        self.stream.fail();
-                        return false;
-                    }
-                    // No loop without a pause, however fast NATS refuses.
-                    sleep(ASK_PAUSE).await;
-                }
+                Written::Unanswered(why) => why,
+            };
+            if !has_said {
+                has_said = true;
+                tracing::warn!("a frame is not stored yet, and is sent again: {why}");
             }
+            if began.elapsed() >= *self.config.lag_max_ms {
+                self.stream.set(Health::Unreachable);
+            }
+            if began.elapsed() >= *self.config.alone_ms {
+                tracing::error!("NATS has stored nothing for {} ms (cluster.alone_ms)", self.config.alone_ms.as_millis());
+                self.stream.fail();
+                return false;
+            }
+            // No loop without a pause, however fast NATS refuses.
+            sleep(ASK_PAUSE).await;
         }
         self.absorbed.store(last + 1, Ordering::Release);
         self.stream.set(Health::Well);
@@ -166,6 +170,11 @@ impl Member {
         self.metrics.store_bytes.inc_by(frame.len() as u64);
         self.metrics.cluster_commit_seconds.observe(began.elapsed().as_secs_f64());
         true
+    }
+
+    /// Returns whether the stream is known to begin after this frame.
+    async fn is_cut_off(&self, number: u64) -> bool {
+        self.link.extent().await.is_ok_and(|extent| extent.first > number)
     }
 
     pub(super) fn lead_subject(&self, term: u64) -> String {

@@ -250,6 +250,7 @@ fn contradictions(config: &Config, found: &mut Vec<String>) {
         ("cluster.beat_ms", milliseconds(cluster.beat_ms), "cluster.lead_after_ms", milliseconds(cluster.lead_after_ms)),
         ("cluster.lead_after_ms", milliseconds(cluster.lead_after_ms), "cluster.gone_after_ms", milliseconds(cluster.gone_after_ms)),
         ("cluster.gone_after_ms", milliseconds(cluster.gone_after_ms), "cluster.alone_ms", milliseconds(cluster.alone_ms)),
+        ("cluster.alone_ms", milliseconds(cluster.alone_ms), "cluster.events_again_after_ms", milliseconds(cluster.events_again_after_ms)),
         ("traces.batch_max", traces.batch_max.get(), "traces.queue_max", traces.queue_max.get()),
         ("groups.members_max", groups.members_max.get(), "groups.memberships_max", groups.memberships_max.get()),
     ];

@@ -3,6 +3,7 @@
 pub mod cloudevents;
 mod frame;
 mod sampled;
+mod source;
 pub mod stream;
 
 use std::sync::Arc;

@@ -12,16 +12,17 @@ pub mod recordings;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
 use http::header::CONTENT_TYPE;
-use serde::Serialize;
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
 use crate::auth::Auth;
-use crate::config::{Grant, OnFault};
+use crate::cluster::View;
+use crate::config::{Grant, OnFault, Scope};
 use crate::metrics::{Gauges, Metrics, Times};
 use crate::model::groups::Share;
 use crate::net::problem::{self, Problem};
@@ -201,9 +202,26 @@ pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
     json(&PoliciesView { revision: current.revision, id: current.id, policies, rejected: operate.node.policies.rejected() })
 }
 
-/// `GET {base}/cluster`: the nodes that serve together, as `cluster::View`.
-pub async fn cluster(State(operate): State<Arc<Operate>>) -> Response {
-    json(&operate.node.cluster.view())
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterQuery {
+    digest: Option<bool>,
+}
+
+/// `GET {base}/cluster`: the nodes that serve together, as `cluster::View`. A key with only the scope `read` gets no digest: making one holds
+/// the node up.
+///
+/// # Errors
+/// The query is invalid.
+pub async fn cluster(
+    State(operate): State<Arc<Operate>>,
+    headers: HeaderMap,
+    asked: Result<Query<ClusterQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let ClusterQuery { digest } = query::read(asked, "the nodes are shown with digest=true or without")?;
+    let cluster = &operate.node.cluster;
+    let digest = if digest == Some(true) && operate.auth.has(&headers, Scope::Operate) { cluster.digest().await } else { None };
+    Ok(json(&View { digest, ..cluster.view() }))
 }
 
 /// Returns the policy that a path names.

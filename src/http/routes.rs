@@ -171,7 +171,12 @@ const OPERATE_BODY_BYTES: usize = 64 << 10;
 
 /// Returns what answers requests that other nodes pass on to this one.
 pub fn answering(ingress: Arc<Ingress>, among: Router) -> Answering {
-    Answering::new(move |request| {
+    let source = ingress.clone();
+    let publish = move |taken| {
+        let source = source.clone();
+        async move { source.publish_taken(taken).await }
+    };
+    let answer = move |request: http::Request<Bytes>| {
         let (ingress, among) = (ingress.clone(), among.clone());
         async move {
             let (head, body) = request.into_parts();
@@ -191,7 +196,8 @@ pub fn answering(ingress: Arc<Ingress>, among: Router) -> Answering {
             let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
             http::Response::from_parts(head, body)
         }
-    })
+    };
+    Answering::new(answer, publish)
 }
 
 /// Returns the routes. Paths are written out, since a nested router costs each request more than finding

@@ -68,6 +68,8 @@ pub enum Content {
     Message { message: Arc<Message>, recipients: Vec<Recipient> },
     /// A message that holds an event for a sink, and why the sink has not taken it: a sentence.
     Undelivered { message: Arc<Message>, reason: Arc<str> },
+    /// An event that came without a producer who waits for an answer, and why no policy decided about it: a sentence.
+    Untaken { event: Arc<Event>, reason: Arc<str> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -96,6 +98,11 @@ impl DeadLetter {
         DeadLetter::new(sink, "".into(), attempts, None, Content::Undelivered { message, reason: reason.into() })
     }
 
+    /// Returns the letter of an event that no policy was asked about.
+    pub fn untaken(event: Event, reason: impl Into<Arc<str>>) -> DeadLetter {
+        DeadLetter::new("".into(), "".into(), 0, None, Content::Untaken { event: Arc::new(event), reason: reason.into() })
+    }
+
     /// Returns the letter of a message that a formatting policy failed on, for this reader, to be kept by another node.
     pub fn of_reader(failure: &Failure, message: &Arc<Message>, handle: &SessionHandle) -> DeadLetter {
         let recipients = vec![Recipient { user: handle.user.clone(), session: handle.id.clone() }];
@@ -108,6 +115,12 @@ impl DeadLetter {
         matches!(self.content, Content::Undelivered { .. })
     }
 
+    /// Returns whether it makes room for another one: what comes from outside, and may be many, drives out its own kind.
+    fn gives_way_to(&self, other: &DeadLetter) -> bool {
+        let is_untaken = |letter: &DeadLetter| matches!(letter.content, Content::Untaken { .. });
+        (self.is_of_sink() && other.is_of_sink()) || (is_untaken(self) && is_untaken(other))
+    }
+
     pub fn is_poison(&self) -> bool {
         self.attempts >= POISON_ATTEMPTS
     }
@@ -115,6 +128,7 @@ impl DeadLetter {
     fn bytes(&self) -> usize {
         let payload = match &self.content {
             Content::Event(event) => event.size(),
+            Content::Untaken { event, reason } => event.size() + reason.len(),
             Content::Message { message, recipients } => {
                 message.body.size() + message.event_id.len() + message.event_type.len() + recipients.len() * RECIPIENT_BYTES
             }
@@ -130,7 +144,7 @@ impl Content {
     /// Says in the log what was kept, at the level debug: a policy whose circuit is open may have thousands in a second.
     fn log(&self, policy: &str, letter: u64) {
         let (event_id, origin) = match self {
-            Content::Event(event) => (&event.id, &event.origin),
+            Content::Event(event) | Content::Untaken { event, .. } => (&event.id, &event.origin),
             Content::Message { message, .. } | Content::Undelivered { message, .. } => (&message.event_id, &message.origin),
         };
         let trace_id = origin.trace_id().map(tracing::field::display);
@@ -319,8 +333,8 @@ impl DeadLetters {
         }
         let (id, bytes) = (letter.id, letter.bytes());
         while kept.letters.len() >= self.limits.letters_max.get() || kept.bytes + bytes > self.limits.bytes_max.get() {
-            let mut of_sinks = kept.letters.iter().filter(|(_, (_, known))| letter.is_of_sink() && known.is_of_sink());
-            let oldest = of_sinks.next().or_else(|| kept.letters.first_key_value()).map(|(id, _)| *id);
+            let mut of_its_kind = kept.letters.iter().filter(|(_, (_, known))| known.gives_way_to(&letter));
+            let oldest = of_its_kind.next().or_else(|| kept.letters.first_key_value()).map(|(id, _)| *id);
             let Some(oldest) = oldest else { break };
             kept.remove(oldest, changes);
             self.count("evicted", 1);
@@ -382,7 +396,7 @@ mod tests {
         let kept = || {
             let id = |letter: &Arc<DeadLetter>| match &letter.content {
                 Content::Message { message, .. } | Content::Undelivered { message, .. } => message.event_id.clone(),
-                Content::Event(event) => event.id.clone(),
+                Content::Event(event) | Content::Untaken { event, .. } => event.id.clone(),
             };
             letters.list().iter().map(id).collect::<Vec<_>>()
         };
@@ -414,7 +428,7 @@ mod tests {
         let kept = letters.list();
         let recipients = |letter: &DeadLetter| match &letter.content {
             Content::Message { recipients, .. } => recipients.len(),
-            Content::Event(_) | Content::Undelivered { .. } => 0,
+            Content::Event(_) | Content::Undelivered { .. } | Content::Untaken { .. } => 0,
         };
         assert_eq!((kept.len(), recipients(kept.last().unwrap())), (21, RECIPIENTS_MAX));
     }

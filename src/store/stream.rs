@@ -248,6 +248,11 @@ impl Stream {
     /// Does something while all that this node has decided is stored, and nothing new is decided. Blocks until it is stored, for a short time;
     /// `None` if it is not by then, or if this node doesn't lead.
     pub fn while_idle<R>(&self, work: impl FnOnce() -> R) -> Option<R> {
+        self.at_rest(|| self.leads().then(work))?
+    }
+
+    /// Does the same, also if this node doesn't lead.
+    pub fn at_rest<R>(&self, work: impl FnOnce() -> R) -> Option<R> {
         let _turn = self.order.turn();
         let began = Instant::now();
         while self.pending_bytes() > 0 {
@@ -256,7 +261,7 @@ impl Stream {
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
-        self.leads().then(work)
+        Some(work())
     }
 
     /// Lets what is decided from now on be forgotten: the node stops.

@@ -1,6 +1,6 @@
 """Checks that several nodes with NATS between them are one server for clients, also while nodes and NATS servers die or stand still.
 
-Usage: cluster.py SIGNALPOST [--nats PATH] [--servers 1|3] [--users N] [--events N] [--faults N] [--seed S]
+Usage: cluster.py SIGNALPOST COUNTER [--nats PATH] [--servers 1|3] [--users N] [--events N] [--counts N] [--storm N] [--faults N] [--kinds all|nodes|network] [--seed S]
 """
 
 import argparse
@@ -8,7 +8,8 @@ import asyncio
 import json
 import pathlib
 import random
-import signal
+import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -16,18 +17,35 @@ import time
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from parts import BASE, Device, Failed, Nats, Node, Producer, check, missing, ready, until
+import future
+from faults import KINDS
+from parts import BASE, Connection, Device, Failed, Nats, Node, Producer, check, missing, ready, until
 
 NODES = 3
+PLUGINS = pathlib.Path(__file__).resolve().parents[2] / "plugins"
+
+# A policy that counts what it is asked: one above the limit is refused.
+CONFIG = """
+[policies.counter]
+grants = ["state"]
+settings = {{ notices_max = {counts}, window_ms = 3600000 }}
+"""
 
 
 class Run:
     def __init__(self, arguments, folder):
         self.arguments, self.folder = arguments, folder
         self.random = random.Random(arguments.seed)
+        plugins = folder / "plugins"
+        plugins.mkdir()
+        for plugin in PLUGINS.glob("*.wasm"):
+            shutil.copy(plugin, plugins)
+        shutil.copy(arguments.counter, plugins / "counter.wasm")
+        (folder / "signalpost.toml").write_text(CONFIG.format(counts=max(1, arguments.counts)))
         self.nats = Nats(arguments.nats, folder, arguments.servers)
         # So small that snapshots are written all the time.
         settings = {"CLUSTER_SNAPSHOT_BYTES": 500_000, "CLUSTER_CUT_AFTER_MS": 2_000}
+        settings |= {"CLUSTER_EVENTS": "true", "CLUSTER_EVENTS_AGAIN_AFTER_MS": 16_000}
         settings |= {"SOCKETS_PER_USER_MAX": 2, "MAILBOXES_MESSAGES_MAX": 100_000, "MAILBOXES_BYTES_MAX": 100_000_000}
         self.nodes = [Node(arguments.signalpost, folder, index, self.nats, settings) for index in range(NODES)]
 
@@ -37,10 +55,22 @@ class Run:
             node.start()
         print(f"ready after {await ready(self.nodes):.1f} s", flush=True)
 
+    async def through_proxies(self):
+        """Starts one node after the other anew, so that it reaches NATS through its proxy."""
+        for node in self.nodes:
+            node.use(await node.proxy.start())
+            node.stop()
+            node.start()
+            await ready(self.nodes)
+
     def end(self):
         for node in self.nodes:
             node.end()
+            node.proxy.end()
         self.nats.end()
+
+    def other(self, node):
+        return next(other for other in self.nodes if other is not node)
 
     async def leader(self):
         """Returns the node that leads, as all that are there agree."""
@@ -58,6 +88,23 @@ class Run:
 
         await until("all nodes name the same leader", agree)
         return found[0]
+
+    async def hold_the_same(self):
+        """Waits until all nodes have the same in memory: what is kept, who is there, groups, state, ids and letters."""
+        found = []
+
+        async def is_same():
+            views = [await node.get(f"{BASE}/cluster?digest=true") for node in self.nodes]
+            found[:] = [{kind: sum for kind, sum in view.get("digest", {}).items() if kind != "frame"} for view in views]
+            return found[0] != {} and all(one == found[0] for one in found)
+
+        try:
+            # What was read is told, and marked, some times in a second.
+            await until("all nodes hold the same", is_same, 30)
+        except Failed as failed:
+            kinds = [kind for kind in found[0] if any(one.get(kind) != found[0][kind] for one in found)]
+            raise Failed(f"{failed}: {[{kind: one.get(kind) for kind in kinds} for one in found]}")
+        return {kind: sum["count"] for kind, sum in found[0].items()}
 
     async def all_came(self, users, producers, devices):
         async def are_there():
@@ -202,6 +249,152 @@ async def many(run):
     )
 
 
+async def counts(run):
+    """Two producers at two nodes have a policy count on one key, while another node comes to lead: it has counted each event once."""
+    each, batch = run.arguments.counts // 2, 50
+    headers = [("Content-Type", "application/cloudevents-batch+json")]
+
+    async def produce(name, first, upto):
+        connection = Connection(run.nodes, run.nodes.index(first))
+        for number in range(0, upto, batch):
+            ids = [f"{name}.{number + index}" for index in range(min(batch, upto - number))]
+            notice = {"specversion": "1.0", "source": "/counts", "type": "notice.posted", "data": {"user_id": "counter"}}
+            await connection.until_answered(f"{BASE}/events", [notice | {"id": id} for id in ids], headers)
+        connection.next()
+
+    began = time.monotonic()
+    leader = await run.leader()
+    producing = asyncio.gather(*(produce(f"c{index}", node, each) for index, node in enumerate([leader, run.other(leader)])))
+    await asyncio.sleep(1)
+    leader.stop()
+    leader.start()
+    await producing
+    took = time.monotonic() - began
+    await ready(run.nodes)
+    for number, node in enumerate(run.nodes):
+        event = {"specversion": "1.0", "id": f"more{number}", "source": "/counts", "type": "notice.posted", "data": {"user_id": "counter"}}
+        status, text = await node.request("POST", f"{BASE}/events", event, [("Content-Type", "application/cloudevents+json")])
+        if "throttled" not in text:
+            raise Failed(f"{2 * each} events are counted, and {node.name} counts another one: {status} {text}")
+    held = await run.hold_the_same()
+    print(f"counts: {2 * each} events of two nodes' producers are counted to {2 * each} on one key, in {took:.1f} s, {held}", flush=True)
+
+
+async def from_nats(run):
+    """What producers publish to NATS is decided once, also if the leader dies meanwhile, and what nobody takes is a dead letter."""
+    many, subject = 300, "signalpost.events"
+
+    async def produce(number):
+        data, id = {"user_id": "nats"}, f"n{number}"
+        structured = {"specversion": "1.0", "id": id, "source": "/nats", "type": "notice.posted", "data": data}
+        binary = {"ce-specversion": "1.0", "ce-id": id, "ce-source": "/nats", "ce-type": "notice.posted", "Content-Type": "application/json"}
+        ways = [(structured, {}), (structured, {"Content-Type": "application/cloudevents+json"}), (data, binary)]
+        content, headers = ways[number % len(ways)]
+        while True:
+            try:
+                answer = await run.nats.publish(subject, json.dumps(content).encode(), headers)
+            except EOFError:
+                answer = {}
+            if "seq" in answer:
+                return
+            # While NATS elects, and before the stream is made.
+            await asyncio.sleep(0.1)
+
+    async def has_all():
+        mailbox = (await (await run.leader()).get(f"{BASE}/users/nats"))["mailbox"]
+        return mailbox is not None and mailbox["messages"] == many
+
+    began = time.monotonic()
+    for number in range(many // 2):
+        await produce(number)
+    leader = await run.leader()
+    leader.kill()
+    for number in range(many // 2, many):
+        await produce(number)
+    # Twice, as a producer does that has got no answer.
+    await produce(many - 1)
+    leader.start()
+    await run.nats.publish(subject, b"no JSON")
+    await run.nats.publish(subject, json.dumps({"specversion": "1.0", "id": "1", "source": "/nats", "type": "unknown"}).encode())
+    await ready(run.nodes)
+    await until("all events from NATS are decided", has_all)
+
+    letters = []
+
+    async def are_letters():
+        letters[:] = (await run.nodes[0].get(f"{BASE}/dead-letters"))["dead_letters"]
+        return [(letter["outcome"], letter["event_type"]) for letter in letters] == [("untaken", "unread"), ("untaken", "unknown")]
+
+    await until("what nobody takes is a dead letter", are_letters)
+    took = time.monotonic() - began
+    # What was not acked by the leader that died has come again by now, and was a duplicate.
+    await asyncio.sleep(max(0, 17 - took))
+    if not await has_all():
+        raise Failed("events from NATS are decided more than once")
+    status, text = await run.nodes[1].request("POST", f"{BASE}/dead-letters/{letters[1]['id']}/retry")
+    if status != 409 or json.loads(text)["code"] != "policy_missing":
+        raise Failed(f"an event that no policy wants is retried: {status} {text}")
+    status, text = await run.nodes[1].request("DELETE", f"{BASE}/dead-letters")
+    if (status, json.loads(text)) != (200, {"deleted": 2}):
+        raise Failed(f"dead letters are deleted: {status} {text}")
+    await run.hold_the_same()
+    print(f"from NATS: {many} events, each decided once although the leader died, in {took:.1f} s; 2 are dead letters", flush=True)
+
+
+async def says_how_nats_flushes(run):
+    """The servers tell the nodes, if they are new enough and their system account lets them."""
+    flushes = run.nats.version >= (2, 10, 23)
+    said = "the NATS servers flush each write" if flushes else "these NATS servers don't flush each write"
+
+    async def is_said():
+        return all(said in node.log.read_text() for node in run.nodes)
+
+    await until(f"all nodes say: {said}", is_said, 10)
+
+
+async def storm(run):
+    """A node dies that has all the sockets: they all come back at the two others at once, and go on where they were."""
+    leader = await run.leader()
+    node, rng = run.other(leader), random.Random(run.random.random())
+    users = [f"s{number}" for number in range(run.arguments.storm)]
+    # A process that is killed closes its sockets, so nobody need ask whether it is still there.
+    devices = [Device(user, run.nodes, run.nodes.index(node), rng, silence_s=None) for user in users]
+    tasks = []
+    for first in range(0, len(devices), 200):
+        tasks += [asyncio.create_task(device.run()) for device in devices[first : first + 200]]
+        await greeted(devices[first : first + 200])
+    over = asyncio.Event()
+    producers = [Producer(f"t{number}", run.nodes, number % NODES, users, rng) for number in range(2 * NODES)]
+    producing = [asyncio.create_task(producer.run(None, over)) for producer in producers]
+    try:
+        await asyncio.sleep(3)
+        before = sum(device.connects for device in devices)
+        node.kill()
+        began = time.monotonic()
+
+        async def have_resumed():
+            for device in devices:
+                if device.failure:
+                    raise device.failure
+            return all(device.resumed for device in devices)
+
+        await until("all devices have resumed", have_resumed, 180)
+        took = time.monotonic() - began
+        node.start()
+        over.set()
+        async with asyncio.timeout(120):
+            await asyncio.gather(*producing)
+        await run.all_came(users, producers, devices)
+        check(users, producers, devices)
+        await ready(run.nodes)
+        await run.hold_the_same()
+    finally:
+        await stop(tasks + producing)
+    attempts = sum(device.connects for device in devices) - before
+    sent = sum(len(producer.sent) for producer in producers)
+    print(f"storm: {len(devices)} devices of a node that died have resumed at two others after {took:.1f} s ({attempts} sessions); {sent} messages, exact", flush=True)
+
+
 async def stop(tasks):
     for task in tasks:
         task.cancel()
@@ -216,7 +409,7 @@ async def faults(run):
     await greeted(devices)
     over = asyncio.Event()
     producing = [asyncio.create_task(producer.run(None, over)) for producer in producers]
-    kinds = [kill_leader, kill_follower, stop_leader, stop_follower, kill_nats, stop_nats, restart_leader]
+    kinds = KINDS[run.arguments.kinds]
     try:
         for number in range(run.arguments.faults):
             await asyncio.sleep(1)
@@ -239,6 +432,7 @@ async def faults(run):
             await asyncio.gather(*producing)
         await run.all_came(users, producers, devices)
         check(users, producers, devices)
+        held = await run.hold_the_same()
     finally:
         await stop(tasks + producing)
     logs = "".join(node.log.read_text() for node in run.nodes)
@@ -249,103 +443,33 @@ async def faults(run):
     refused, connects = sum(producer.refused for producer in producers), sum(device.connects for device in devices)
     print(
         f"faults: {sent} messages answered, {again} sent again without an answer, {refused} times 503; "
-        f"{len(devices)} devices connected {connects} times; nothing lost, nothing twice, one order",
+        f"{len(devices)} devices connected {connects} times; nothing lost, nothing twice, one order; "
+        f"all nodes hold the same: {', '.join(f'{count} {kind}' for kind, count in held.items())}",
         flush=True,
     )
 
 
-async def another_leads(run, before, deadline):
-    """Waits until another node than this one leads."""
-    others = [node for node in run.nodes if node is not before]
-
-    async def leads():
-        try:
-            names = {await node.leader() for node in others}
-        except (OSError, EOFError, TimeoutError):
-            return False
-        return len(names) == 1 and names.isdisjoint({None, before.name})
-
-    return await until(f"another node than {before.name} leads", leads, deadline)
-
-
-async def kill_leader(run):
-    leader = await run.leader()
-    leader.kill()
-    took = await another_leads(run, leader, 20)
-    leader.start()
-    return f"the leader is killed: another leads after {took:.1f} s"
-
-
-async def kill_follower(run):
-    leader = await run.leader()
-    node = run.random.choice([node for node in run.nodes if node is not leader])
-    node.kill()
-    await asyncio.sleep(1)
-    node.start()
-    return "a follower is killed"
-
-
-async def stop_leader(run):
-    leader = await run.leader()
-    leader.signal(signal.SIGSTOP)
-    try:
-        took = await another_leads(run, leader, 30)
-        await asyncio.sleep(2)
-    finally:
-        leader.signal(signal.SIGCONT)
-    await asyncio.sleep(1)
-    return f"the leader stands still: another leads after {took:.1f} s; it goes on"
-
-
-async def stop_follower(run):
-    leader = await run.leader()
-    node = run.random.choice([node for node in run.nodes if node is not leader])
-    node.signal(signal.SIGSTOP)
-    await asyncio.sleep(8)
-    node.signal(signal.SIGCONT)
-    await asyncio.sleep(1)
-    return "a follower stands still for 8 s"
-
-
-async def kill_nats(run):
-    index = run.random.randrange(run.nats.count)
-    run.nats.servers[index].kill()
-    await asyncio.sleep(2)
-    run.nats.start(index)
-    await asyncio.sleep(1)
-    return f"the NATS server {index} is killed and started again"
-
-
-async def stop_nats(run):
-    index = run.random.randrange(run.nats.count)
-    run.nats.servers[index].signal(signal.SIGSTOP)
-    await asyncio.sleep(5)
-    run.nats.servers[index].signal(signal.SIGCONT)
-    await asyncio.sleep(1)
-    return f"the NATS server {index} stands still for 5 s"
-
-
-async def restart_leader(run):
-    leader = await run.leader()
-    leader.signal(signal.SIGTERM)
-    took = await another_leads(run, leader, 10)
-    if leader.process.wait(60) != 0:
-        raise Failed(f"a node that is told to stop ends with {leader.process.returncode}")
-    leader.start()
-    return f"the leader is restarted: another leads after {took:.2f} s"
-
-
 async def main(arguments):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     folder = pathlib.Path(tempfile.mkdtemp(prefix="cluster-"))
     print(f"seed {arguments.seed}; NATS {arguments.nats}, {arguments.servers} of them; logs in {folder}", flush=True)
     run = Run(arguments, folder)
     try:
         await run.start()
+        await says_how_nats_flushes(run)
         await one_server(run)
         if arguments.events:
             await many(run)
+        if arguments.counts:
+            await from_nats(run)
+            await counts(run)
+        if arguments.storm:
+            await storm(run)
         if arguments.faults:
+            await run.through_proxies()
             await faults(run)
+        await future.a_later_version_writes(run)
     except Failed as failed:
         print(f"failed: {failed}\nseed {arguments.seed}, logs in {folder}", file=sys.stderr)
         return 1
@@ -357,10 +481,14 @@ async def main(arguments):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("signalpost")
+    parser.add_argument("counter")
     parser.add_argument("--nats", default="nats-server")
     parser.add_argument("--servers", type=int, choices=(1, 3), default=1)
     parser.add_argument("--users", type=int, default=100)
     parser.add_argument("--events", type=int, default=3_000)
+    parser.add_argument("--counts", type=int, default=20_000)
+    parser.add_argument("--storm", type=int, default=0)
     parser.add_argument("--faults", type=int, default=7)
+    parser.add_argument("--kinds", choices=KINDS, default="all")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     sys.exit(asyncio.run(main(parser.parse_args())))

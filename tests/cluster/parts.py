@@ -13,9 +13,10 @@ import time
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from proxy import Proxy
+
 # Whatever must come comes within this time, also on a busy machine.
 SOON_S = 60
-PLUGINS = pathlib.Path(__file__).resolve().parents[2] / "plugins"
 BASE = "/api/pool"
 
 
@@ -70,11 +71,26 @@ class Nats:
             sync = "sync_interval: always" if self.version >= (2, 10, 23) else ""
             text = f"server_name: {name}\nlisten: 127.0.0.1:{port}\nmax_payload: 8388608\n"
             text += f'jetstream {{ store_dir: "{folder / name}", {sync} }}\n'
+            # The nodes may ask the servers how they are set.
+            asked = "$SYS.REQ.SERVER.PING.VARZ"
+            text += f'accounts {{ NODES: {{ jetstream: enabled, users: [{{user: node, password: node}}], imports: [{{service: {{account: SYS, subject: "{asked}"}}}}] }}\n'
+            text += f'SYS: {{ exports: [{{service: "{asked}", accounts: [NODES], response: stream}}] }} }}\n'
+            text += "system_account: SYS\nno_auth_user: node\n"
             if count > 1:
                 others = ", ".join(f"nats://127.0.0.1:{other}" for other in routes)
-                text += f"cluster {{ name: test, listen: 127.0.0.1:{route}, routes: [{others}] }}\n"
+                # Nodes learn of no address by which they could go around their proxies.
+                text += f"cluster {{ name: test, listen: 127.0.0.1:{route}, routes: [{others}], no_advertise: true }}\n"
             (folder / f"{name}.conf").write_text(text)
             self.servers.append(Process(name, folder))
+
+    async def publish(self, subject, payload, headers=None):
+        """Publishes to JetStream at the first server that is there, and returns its answer. NATS' protocol is text."""
+        for port in self.ports:
+            try:
+                return await publish(port, subject, payload, headers or {})
+            except (OSError, EOFError, TimeoutError):
+                continue
+        raise EOFError("no NATS server has answered")
 
     def start(self, index):
         server = self.servers[index]
@@ -84,21 +100,36 @@ class Nats:
         for index in range(self.count):
             self.start(index)
 
-    def urls(self):
-        return json.dumps([f"nats://127.0.0.1:{port}" for port in self.ports])
-
     def end(self):
         for server in self.servers:
             server.end()
 
 
+async def publish(port, subject, payload, headers):
+    head = "NATS/1.0\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items()) + "\r\n"
+    async with asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await reader.readline()
+            writer.write(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\nSUB answers 1\r\n')
+            writer.write(f"HPUB {subject} answers {len(head)} {len(head) + len(payload)}\r\n{head}".encode() + payload + b"\r\n")
+            await writer.drain()
+            while not (line := await reader.readline()).startswith((b"MSG", b"HMSG", b"-ERR")):
+                if not line:
+                    raise EOFError("NATS has closed the connection")
+            if not line.startswith(b"MSG"):
+                raise EOFError(f"NATS answers with {line}")
+            return json.loads(await reader.readexactly(int(line.split()[-1])))
+        finally:
+            writer.close()
+
+
 class Node(Process):
     def __init__(self, binary, folder, index, nats, settings):
         super().__init__(f"node{index}", folder)
-        self.binary, self.index = binary, index
+        self.binary, self.index, self.nats, self.proxy = binary, index, nats, Proxy(nats.ports)
         self.port = free_ports(1)[0]
         settings = {
-            "CLUSTER_NATS": nats.urls(),
             "CLUSTER_NODE": self.name,
             "CLUSTER_REPLICAS": nats.count,
             "LOG_FORMAT": "text",
@@ -107,9 +138,24 @@ class Node(Process):
             "EVENTS_DEDUP_WINDOW_MS": 3_600_000,
         } | settings
         self.environment = os.environ | {f"SIGNALPOST_{name}": str(value) for name, value in settings.items()}
+        self.use(nats.ports)
+
+    def use(self, ports):
+        """Has the node use these ports of NATS, from its next start on."""
+        self.environment["SIGNALPOST_CLUSTER_NATS"] = json.dumps([f"nats://127.0.0.1:{port}" for port in ports])
 
     def start(self):
-        self.spawn([self.binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--plugins", str(PLUGINS)], self.environment)
+        command = [self.binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--plugins", str(self.folder / "plugins")]
+        self.spawn([*command, "--config", str(self.folder / "signalpost.toml")], self.environment)
+
+    def stop(self):
+        """Tells the node to stop, and waits until it has."""
+        self.signal(signal.SIGTERM)
+        self.has_stopped()
+
+    def has_stopped(self):
+        if self.process.wait(SOON_S) != 0:
+            raise Failed(f"a node that is told to stop ends with {self.process.returncode}")
 
     async def request(self, method, path, body=None, headers=(), deadline=SOON_S):
         """Returns the status and the body. Raises OSError, EOFError or TimeoutError if there is no answer."""
@@ -180,6 +226,20 @@ class Connection:
             length = int(re.search(r"(?i)content-length: *(\d+)", answer)[1])
             return int(answer.split()[1]), json.loads(await self.reader.readexactly(length))
 
+    async def until_answered(self, path, body, headers):
+        """Sends it again and again, at one node after the other, until it is accepted."""
+        while True:
+            try:
+                status, answer = await self.post(path, body, headers, 20)
+            except (OSError, EOFError, TimeoutError):
+                status, answer = 503, "no answer"
+            if status == 202:
+                return answer
+            if status not in (207, 409, 503):
+                raise Failed(f"a request is answered with {status}: {answer}")
+            self.next()
+            await asyncio.sleep(0.05)
+
     def next(self):
         """Goes on at the next node."""
         if self.writer is not None:
@@ -232,10 +292,10 @@ class Producer:
 class Device:
     """One device of a user. It connects to one node after the other, and goes on after what it has read."""
 
-    def __init__(self, user, nodes, first, random):
-        self.user, self.nodes, self.at, self.random = user, nodes, first, random
+    def __init__(self, user, nodes, first, random, silence_s=3):
+        self.user, self.nodes, self.at, self.random, self.silence_s = user, nodes, first, random, silence_s
         self.epoch, self.cursor, self.got, self.failure = None, 0, {}, None
-        self.socket, self.connects, self.greeted = None, 0, asyncio.Event()
+        self.socket, self.connects, self.greeted, self.resumed = None, 0, asyncio.Event(), 0
 
     async def run(self):
         try:
@@ -243,7 +303,7 @@ class Device:
                 try:
                     await self.follow()
                 except (OSError, EOFError, WebSocketException, TimeoutError):
-                    self.at = (self.at + 1) % len(self.nodes)
+                    self.at = (self.at + self.random.randrange(1, len(self.nodes))) % len(self.nodes)
                     await asyncio.sleep(self.random.uniform(0.05, 0.3))
         except Failed as failed:
             self.failure = failed
@@ -252,7 +312,8 @@ class Device:
         node = self.nodes[self.at]
         url = f"ws://127.0.0.1:{node.port}{BASE}/ws/{self.user}"
         # A server that is stopped, and not dead, is noticed by its silence.
-        async with connect(url, subprotocols=["signalpost.v1"], proxy=None, open_timeout=10, ping_interval=3, ping_timeout=3) as socket:
+        pings = {"ping_interval": self.silence_s, "ping_timeout": self.silence_s}
+        async with connect(url, subprotocols=["signalpost.v1"], proxy=None, open_timeout=10, **pings) as socket:
             self.socket, self.connects = socket, self.connects + 1
             hello = json.loads(await asyncio.wait_for(socket.recv(), 10))
             if self.epoch is None:
@@ -265,6 +326,7 @@ class Device:
                 if frame["type"] == "resume":
                     if not frame["data"]["recovered"]:
                         raise Failed(f"{self.user} at {node.name} is not recovered after {self.epoch}.{self.cursor}: {hello} {frame}")
+                    self.resumed += 1
                     continue
                 if frame["type"] != "message":
                     continue

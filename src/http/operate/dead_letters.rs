@@ -29,7 +29,7 @@ struct Summary {
     id: u64,
     #[serde(serialize_with = "crate::types::time::time")]
     at: std::time::SystemTime,
-    /// The policy that failed on it, with its version and role; absent for a sink's.
+    /// The policy that failed on it, with its version and role; absent for a sink's, and for an event that no policy was asked about.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,7 +45,7 @@ struct Summary {
     attempts: u32,
     /// Whether it is retried only by its id.
     poison: bool,
-    /// `undelivered` for a sink's.
+    /// `undelivered` for a sink's, `untaken` for an event that no policy was asked about.
     outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
@@ -71,15 +71,17 @@ impl Summary {
     fn of(letter: &DeadLetter) -> Summary {
         let (role, event_id, event_type) = match &letter.content {
             Content::Event(event) => (Some(Role::Routing), &event.id, &event.event_type),
+            Content::Untaken { event, .. } => (None, &event.id, &event.event_type),
             Content::Message { message, .. } => (Some(Role::Formatting), &message.event_id, &message.event_type),
             Content::Undelivered { message, .. } => (None, &message.event_id, &message.event_type),
         };
         let (outcome, detail) = match (&letter.content, &letter.fault) {
             (Content::Undelivered { reason, .. }, _) => (Outcome::Other("undelivered".to_owned()), Some(reason.to_string())),
+            (Content::Untaken { reason, .. }, _) => (Outcome::Other("untaken".to_owned()), Some(reason.to_string())),
             (_, Some(fault)) => (Outcome::Faulted, Some(format!("{}: {}", fault.defect.kind.name(), fault.defect.detail))),
             (_, None) => (Outcome::CircuitOpen, None),
         };
-        let of_policy = |text: &Arc<str>| (!letter.is_of_sink()).then(|| text.clone());
+        let of_policy = |text: &Arc<str>| (!letter.is_of_sink() && !text.is_empty()).then(|| text.clone());
         Summary {
             id: letter.id,
             at: letter.at,
@@ -111,7 +113,7 @@ pub async fn list(State(operate): State<Arc<Operate>>) -> Response {
 pub async fn show(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, PathRejection>) -> Result<Response, Problem> {
     let letter = operate.node.model.dead_letters.get(number(id)?).ok_or_else(unknown)?;
     let (event, message, readers) = match &letter.content {
-        Content::Event(event) => (Some(&**event), None, &[][..]),
+        Content::Event(event) | Content::Untaken { event, .. } => (Some(&**event), None, &[][..]),
         Content::Message { message, recipients } => (None, Some(&*message.body), &recipients[..]),
         Content::Undelivered { message, .. } => (None, Some(&*message.body), &[][..]),
     };
@@ -129,6 +131,10 @@ pub async fn retry(State(operate): State<Arc<Operate>>, id: Result<Path<u64>, Pa
         RetryError::Unknown => unknown(),
         RetryError::PolicyMissing(name) => {
             let detail = format!("its policy {name} is not loaded; load it, and try again");
+            Problem::new(StatusCode::CONFLICT, "policy_missing", detail)
+        }
+        RetryError::Unwanted(event_type) => {
+            let detail = format!("no policy wants events of the type {event_type:?}; load one, and try again, or delete the letter");
             Problem::new(StatusCode::CONFLICT, "policy_missing", detail)
         }
         RetryError::SinkMissing(name) => {
