@@ -70,6 +70,7 @@ async fn a_shadow_is_compared_on_what_the_live_calls_read_and_nobody_else_notice
     let server = TestServer::with(&toml).await;
     let loaded = server.get("/policies").await;
     assert_eq!((loaded["policies"].as_array().unwrap().len(), &loaded["rejected"]), (1, &json!([])), "it is not a policy of its own");
+    assert_eq!(loaded["policies"][0]["candidate"], "on_trial");
     let mut rider = server.connect("1001").await;
     for pool in 0..25 {
         let found = json!({ "request_id": pool, "rider_id": 1001, "driver_id": 2002, "pool_id": pool });
@@ -181,7 +182,11 @@ async fn a_canary_that_faults_gives_the_events_back_by_the_rules_of_the_circuit(
         "{reason}"
     );
     let live = &server.get("/policies").await["policies"][0];
-    assert_eq!((&live["version"], &live["circuit_open"]), (&json!("1.0.0"), &json!(false)));
+    assert_eq!((&live["version"], &live["circuit_open"], &live["candidate"]), (&json!("1.0.0"), &json!(false), &json!("returned")));
+    assert_eq!(
+        (&live["last_fault"], &seen["last_fault"]["kind"], &seen["last_fault"]["version"]),
+        (&Value::Null, &json!("trap"), &json!("6.6.6"))
+    );
     assert_eq!(promote(&server, "p").await.0, 409);
     assert_eq!(decided_by(&server, &mut user, Some("s"), json!(3)).await, "1.0.0", "and it is not tried again by itself");
 }
