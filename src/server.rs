@@ -27,6 +27,7 @@ use crate::net::rate::Bucket;
 use crate::net::tls::Tls;
 use crate::node::settings::Settings;
 use crate::node::{Foundations, Node};
+use crate::policy::candidate::Candidate;
 use crate::policy::{Policy, Rejected};
 use crate::session::{Sessions, Streams};
 use crate::sink::Sinks;
@@ -111,10 +112,10 @@ fn say_if_empty(node: &Node) {
     }
 }
 
-/// Loads the policies as [`run`] would, and returns a line about each.
+/// Loads the policies and their candidates as [`run`] would, and returns a line about each.
 ///
 /// # Errors
-/// A plugin is refused and the configuration doesn't say to skip it, or there is no folder of plugins.
+/// A plugin or a candidate is refused and the configuration doesn't say to skip it, or there is no folder of plugins.
 pub async fn check(config: Config) -> anyhow::Result<Vec<String>> {
     let (dir, on_bad) = (config.plugins.dir.clone(), config.plugins.on_bad);
     let foundations = Foundations::new(Arc::new(config), Clock::Machine)?;
@@ -124,15 +125,26 @@ pub async fn check(config: Config) -> anyhow::Result<Vec<String>> {
     Sinks::new(config, model, store, metrics)?;
     let policies = foundations.load().await?.policies.clone();
     foundations.loader.fingerprint().with_context(|| format!("plugins.dir is {}, which can't be listed", dir.display()))?;
-    if on_bad != OnBad::Skip && !policies.rejected().is_empty() {
-        bail!("a plugin can't be loaded: {}", policies.rejected().iter().map(Rejected::sentence).collect::<Vec<_>>().join("\n"));
+    let candidates = policies.candidates();
+    let refused_candidate = |candidate: &Arc<Candidate>| {
+        let refused = candidate.loaded.as_ref().err()?;
+        Some(format!("the candidate of {} ({}) {}", candidate.name, candidate.file.display(), refused.reason))
+    };
+    let refused: Vec<String> =
+        policies.rejected().iter().map(Rejected::sentence).chain(candidates.iter().filter_map(refused_candidate)).collect();
+    if on_bad != OnBad::Skip && !refused.is_empty() {
+        bail!("a plugin can't be loaded: {}", refused.join("\n"));
     }
     let line = |policy: &Arc<Policy>| {
         let roles: Vec<String> = policy.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
-        format!("{} {} ({}) from {}", policy.name, policy.version, roles.join(", "), policy.file.display())
+        format!("policy {} {} ({}) from {}", policy.name, policy.version, roles.join(", "), policy.file.display())
     };
-    let skipped = |rejected: &Rejected| format!("{} is skipped: it {}", rejected.name, rejected.reason);
-    Ok(policies.current().policies.iter().map(line).chain(policies.rejected().iter().map(skipped)).collect())
+    let candidate = |candidate: &Arc<Candidate>| {
+        let (version, mode, file) = (&candidate.loaded.as_ref().ok()?.version, candidate.config.mode.name(), candidate.file.display());
+        Some(format!("candidate of {}: {version} ({mode}) from {file}", candidate.name))
+    };
+    let loaded = policies.current().policies.iter().map(line).chain(candidates.iter().filter_map(candidate)).collect::<Vec<_>>();
+    Ok(loaded.into_iter().chain(refused.into_iter().map(|sentence| format!("skipped: {sentence}"))).collect())
 }
 
 impl Server {

@@ -32,8 +32,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // On stderr, so that stdout is only the settings.
     let place = store::place(&config.store, |name| std::env::var_os(name));
     eprintln!("store: {}", place.promise(config.store.durability));
-    for policy in super::client_runtime()?.block_on(server::check(config))? {
-        eprintln!("policy {policy}");
+    for line in super::client_runtime()?.block_on(server::check(config))? {
+        eprintln!("{line}");
     }
     Ok(())
 }

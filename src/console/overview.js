@@ -50,12 +50,14 @@ export function Overview() {
   const reasons = Object.entries(figures.columns).filter(([name, values]) => name.startsWith("dropped.") && values.some(Boolean));
   const age = figures.at_ms.length ? Date.now() - figures.at_ms.at(-1) : 0;
   const trouble = policies?.policies.filter(policy => policy.circuit_open) ?? [];
+  const ended = policies?.policies.filter(({ candidate }) => candidate === "refused" || candidate === "returned") ?? [];
   return html`
     <${Failure} error=${unreachable ?? error} what="The figures are not current" />
     ${state?.warning && html`<p class="notice bad" role="alert"><strong>Exposed:</strong> ${state.warning}. <span>Configure <code>auth</code>, or listen on loopback.</span></p>`}
     ${state && !state.isReady && html`<p class="notice warn" role="alert"><strong>Not ready:</strong> ${state.detail}</p>`}
     ${trouble.map(policy => html`<p class="notice bad" role="alert" key=${policy.name}><strong>Circuit open:</strong> <a href=${`#/policies`}>${policy.name}</a> faulted too often in a row and is not called.</p>`)}
     ${policies?.rejected.map(rejected => html`<p class="notice warn" key=${rejected.name}><strong>Refused:</strong> <a href="#/policies">${rejected.name}</a> ${rejected.reason}</p>`)}
+    ${ended.map(({ name, candidate }) => html`<p class="notice warn" key=${name}><strong>Candidate ${candidate}:</strong> <a href="#/policies">${name}</a> ${candidate === "refused" ? "has a candidate whose file is refused" : "decides again, since its canary faulted too often in a row"}.</p>`)}
     <dl class="tiles" aria-label="Now">
       <${Tile} label="Sessions" value=${number(last("sessions"))} note=${plural(last("mailboxes"), "mailbox", "mailboxes")} href="#/users" />
       <${Tile} label="Events a second" value=${number(recent(events))} note="mean of 10 s" href="#/live" />

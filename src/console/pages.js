@@ -2,7 +2,8 @@
 
 import { html, useRef, useState } from "./vendor/preact-htm.js";
 import { call } from "./api.js";
-import { Action, Badge, Code, Empty, Failure, Loading, Table, bytes, link, micros, number, payload, plural, pretty, usePoll } from "./ui.js";
+import { Action, Badge, Code, Empty, Failure, Loading, Table, bytes, link, micros, moment, number, payload, plural, pretty, usePoll } from "./ui.js";
+import { Candidate } from "./candidate.js";
 import { FaultView, Outcome, Story } from "./story.js";
 
 const POLL_MS = 3000;
@@ -55,7 +56,7 @@ function User({ user }) {
     ${!value ? !error && html`<${Loading} />` : html`
       <section class="card"><h3>Sessions</h3>
         ${value.sessions.length === 0 ? html`<${Empty}>This user is away.<//>` : html`<${Table} caption="Sessions" head=${["Session", "Opened", "Subprotocol", "Attributes", { number: "Seq" }]}>
-          ${value.sessions.map(session => html`<tr key=${session.id}><td><code>${session.id}</code></td><td>${session.opened.replace("T", " ").slice(0, 19)}</td><td>${session.subprotocol ?? "plain"}</td>
+          ${value.sessions.map(session => html`<tr key=${session.id}><td><code>${session.id}</code></td><td>${moment(session.opened)}</td><td>${session.subprotocol ?? "plain"}</td>
             <td>${Object.entries(session.attributes).map(([name, value]) => `${name}=${value}`).join(" ") || "–"}</td><td class="right">${number(session.seq)}</td></tr>`)}<//>
           <${Action} kind="danger" label="End all sessions" run=${end} confirm=${`End ${plural(value.sessions.length, "session")} of ${user}? The clients are told not to come back by themselves.`} />`}
       </section>
@@ -86,7 +87,8 @@ export function Policies() {
     <${Failure} error=${error} />
     <div class="row spread"><p class="quiet">Revision ${value.revision} · set <code>${value.id.slice(0, 12)}</code></p><${Action} label="Reload now" run=${renew} /></div>
     ${value.rejected.map(rejected => html`<section class="card notice warn" key=${rejected.name}><h2>${rejected.name} was refused</h2><p>It ${rejected.reason}</p>
-      <p class="quiet"><code>${rejected.file}</code> · ${rejected.at.replace("T", " ").slice(0, 19)} · ${rejected.is_retried ? "it is tried again by itself" : "it is tried again when the file changes, or at a reload"}</p></section>`)}
+      <p class="quiet"><code>${rejected.file}</code> · ${moment(rejected.at)} · ${rejected.is_retried ? "it is tried again by itself" : "it is tried again when the file changes, or at a reload"}</p></section>`)}
+    ${value.policies.length > 0 && !value.policies.some(({ candidate }) => candidate) && html`<p class="quiet">No policy has a candidate. <code>[policies.NAME.candidate]</code> in the configuration tries another version beside the one that serves.</p>`}
     ${value.policies.length === 0 && html`<${Empty}>There are no policies: events reach nobody, and direct messages still do.<//>`}
     ${value.policies.map(policy => html`<section class="card policy-card" key=${policy.name} aria-label=${policy.name}>
       <div class="row spread"><h2>${policy.name} <span class="quiet">${policy.version}</span></h2><span>${policy.roles.map(role => html`<${Badge} key=${role}>${role.toLowerCase()}<//> `)}${policy.circuit_open && html`<${Badge} kind="bad">circuit open<//>`}</span></div>
@@ -99,7 +101,8 @@ export function Policies() {
         ${policy.times?.filter(({ calls }) => calls > 0).map(({ function: name, calls, p50_us, p99_us }) => html`<dt key=${name}>${name}</dt><dd>p50 ${micros(p50_us)}, p99 ${micros(p99_us)} <span class="quiet">of ${number(calls)} since the start</span></dd>`)}
         <dt>On a fault</dt><dd>${policy.roles.map(role => `${role.toLowerCase()}: ${policy.on_fault[role.toLowerCase()]}`).join(", ")}</dd>
       </dl>
-      ${policy.last_fault && html`<h3>Last fault <span class="quiet">${policy.last_fault.at.replace("T", " ").slice(0, 19)}${policy.last_fault.event && ` · event ${policy.last_fault.event}`}</span></h3><${FaultView} fault=${policy.last_fault} />`}
+      ${policy.last_fault && html`<h3>Last fault <span class="quiet">${moment(policy.last_fault.at)}${policy.last_fault.event && ` · event ${policy.last_fault.event}`}</span></h3><${FaultView} fault=${policy.last_fault} />`}
+      ${policy.candidate && html`<${Candidate} policy=${policy.name} changed=${reload} />`}
     </section>`)}`;
 }
 
@@ -118,7 +121,7 @@ export function Letters({ selected }) {
         <${Action} kind="danger" label="Delete all" confirm=${`Delete ${plural(value.letters, "dead letter")}? They can't be brought back.`} run=${() => all("/dead-letters", "DELETE", ({ deleted }) => `${deleted} deleted.`)} />
         <span class="quiet">${plural(value.letters, "letter")}, ${bytes(value.bytes)}</span></div>
       <${Table} caption="Dead letters" head=${["Letter", "When", "Policy", "Type", "Why", { number: "Attempts" }]}>
-        ${[...value.dead_letters].reverse().map(letter => html`<tr key=${letter.id}><td><a href=${`#/letters/${letter.id}`}>${letter.id}</a></td><td>${letter.at.replace("T", " ").slice(0, 19)}</td>
+        ${[...value.dead_letters].reverse().map(letter => html`<tr key=${letter.id}><td><a href=${`#/letters/${letter.id}`}>${letter.id}</a></td><td>${moment(letter.at)}</td>
           <td>${letter.policy} <span class="quiet">${letter.version}</span></td><td>${letter.event_type}</td><td class="cut">${letter.detail ?? letter.outcome.replace("_", " ")}</td>
           <td class="right">${letter.attempts}${letter.poison && html` <${Badge} kind="bad">poison<//>`}</td></tr>`)}
       <//>`}`;
@@ -133,7 +136,7 @@ function Letter({ id }) {
     ${error && html`<${Failure} error=${error} />`}${!value && !error && html`<${Loading} />`}
     ${value && html`<section class="card">
       <dl class="facts"><dt>Policy</dt><dd>${value.policy} <span class="quiet">${value.version}, ${value.role.toLowerCase()}</span></dd><dt>Event</dt><dd>${value.event_type} <code>${value.event_id}</code></dd>
-        <dt>Kept</dt><dd>${value.at.replace("T", " ").slice(0, 19)}</dd><dt>Attempts</dt><dd>${value.attempts}${value.poison && html` <${Badge} kind="bad">poison: retried only by itself<//>`}</dd></dl>
+        <dt>Kept</dt><dd>${moment(value.at)}</dd><dt>Attempts</dt><dd>${value.attempts}${value.poison && html` <${Badge} kind="bad">poison: retried only by itself<//>`}</dd></dl>
       ${value.fault && html`<${FaultView} fault=${value.fault} />`}
       ${value.event && html`<${Code} label="The event">${pretty(value.event)}<//>`}${value.message && html`<${Code} label="The message">${payload(value.message)}<//>`}
       ${value.readers?.length > 0 && html`<p>For ${value.readers.map(({ user }) => user).join(", ")}</p>`}

@@ -44,7 +44,9 @@ const short = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 export const number = value => value === undefined || value === null ? "–" : value < 100_000 ? whole.format(Math.round(value)) : short.format(value);
 export const bytes = value => value < 1000 ? `${Math.round(value)} B` : `${short.format(value).replace(/([A-Z])$/, " $1")}B`;
 export const micros = value => value < 1000 ? `${number(value)} µs` : `${(value / 1000).toFixed(value < 10_000 ? 1 : 0)} ms`;
+export const percent = share => `${Number((share * 100).toPrecision(3))} %`;
 export const time = text => text ? text.slice(11, 19) : "";
+export const moment = text => text.replace("T", " ").slice(0, 19);
 export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 export const pretty = value => JSON.stringify(value, null, 2);
 export const link = (page, name) => `#/${page}/${encodeURIComponent(name)}`;
@@ -77,7 +79,7 @@ export function Table({ caption, head, children }) {
 }
 
 /** A button that runs something, and says how it ended. `confirm` is asked in a dialog first. */
-export function Action({ label, run, confirm, kind = "", disabled = false }) {
+export function Action({ label, run, confirm, kind = "", disabled = false, describedBy }) {
   const [state, setState] = useState("");
   const dialog = useRef();
   const start = async () => {
@@ -87,7 +89,7 @@ export function Action({ label, run, confirm, kind = "", disabled = false }) {
   const said = state instanceof Error ? html`<span class="said bad" role="alert">${state.message}</span>`
     : html`<span class="said" role="status">${state === "busy" ? "…" : state}</span>`;
   return html`<span class="action">
-    <button class=${kind} disabled=${disabled || state === "busy"} onClick=${() => confirm ? dialog.current.showModal() : start()}>${label}</button>${said}
+    <button class=${kind} disabled=${disabled || state === "busy"} aria-describedby=${describedBy} onClick=${() => confirm ? dialog.current.showModal() : start()}>${label}</button>${said}
     ${confirm && html`<dialog ref=${dialog} aria-label=${label}><p>${confirm}</p><div class="row">
       <button class=${kind || "primary"} onClick=${() => { dialog.current.close(); start(); }}>${label}</button><button onClick=${() => dialog.current.close()}>Cancel</button></div></dialog>`}
   </span>`;

@@ -23,13 +23,14 @@ const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// The files with their types. A debug build has them from the binary too: one way for all.
-const FILES: [(&str, &str, &[u8]); 9] = [
+const FILES: [(&str, &str, &[u8]); 10] = [
     ("style.css", "text/css; charset=utf-8", include_bytes!("../console/style.css")),
     ("icon.svg", "image/svg+xml", include_bytes!("../console/icon.svg")),
     ("app.js", SCRIPT, include_bytes!("../console/app.js")),
     ("api.js", SCRIPT, include_bytes!("../console/api.js")),
     ("ui.js", SCRIPT, include_bytes!("../console/ui.js")),
     ("story.js", SCRIPT, include_bytes!("../console/story.js")),
+    ("candidate.js", SCRIPT, include_bytes!("../console/candidate.js")),
     ("overview.js", SCRIPT, include_bytes!("../console/overview.js")),
     ("live.js", SCRIPT, include_bytes!("../console/live.js")),
     ("pages.js", SCRIPT, include_bytes!("../console/pages.js")),

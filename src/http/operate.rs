@@ -28,6 +28,7 @@ use crate::model::groups::Share;
 use crate::net::problem::{self, Problem};
 use crate::node::Node;
 use crate::node::settings::{Changed, Outcome, Settings};
+use crate::policy::candidate::Candidate;
 use crate::policy::load::Reload;
 use crate::policy::{Policy, Rejected, Role};
 use crate::registry::SessionHandle;
@@ -142,6 +143,9 @@ struct PolicyView<'a> {
     /// How long the calls took since the server's start, whatever the version.
     times: Vec<TimesView>,
     last_fault: Option<Fault>,
+    /// The state of its candidate, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    candidate: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -169,7 +173,7 @@ impl TimesView {
 }
 
 impl<'a> PolicyView<'a> {
-    fn of(policy: &'a Policy, metrics: &Metrics) -> PolicyView<'a> {
+    fn of(policy: &'a Policy, candidate: Option<&Candidate>, metrics: &Metrics) -> PolicyView<'a> {
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         PolicyView {
             name: &policy.name,
@@ -191,6 +195,7 @@ impl<'a> PolicyView<'a> {
             },
             times: metrics.calls_of(&policy.name).into_iter().map(TimesView::of).collect(),
             last_fault: policy.last_fault.lock().clone(),
+            candidate: candidate.map(|candidate| candidate.state().name()),
         }
     }
 }
@@ -198,7 +203,9 @@ impl<'a> PolicyView<'a> {
 /// `GET {base}/policies`: the current policies and the refused files, as `PoliciesView`.
 pub async fn policies(State(operate): State<Arc<Operate>>) -> Response {
     let current = operate.node.policies.current();
-    let policies = current.policies.iter().map(|policy| PolicyView::of(policy, &operate.node.metrics)).collect();
+    let candidates = operate.node.policies.candidates();
+    let candidate_of = |policy: &Policy| candidates.iter().find(|candidate| candidate.name == policy.name).map(|candidate| &**candidate);
+    let policies = current.policies.iter().map(|policy| PolicyView::of(policy, candidate_of(policy), &operate.node.metrics)).collect();
     json(&PoliciesView { revision: current.revision, id: current.id, policies, rejected: operate.node.policies.rejected() })
 }
 

@@ -11,6 +11,8 @@ import urllib.request
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 # Whatever must come comes within this time, also on a busy machine.
 SOON_S = 30
@@ -42,7 +44,7 @@ PAGES = {
     "users/1001": "Send a test message",
     "policies": "fragile",
     "letters": "fragile",
-    "letters/1": "host calls in one call",
+    "letters/1": "unreachable",
     "sinks": "sinks",
     "try": "Dry run",
     "settings": "SIGNALPOST_LISTEN",
@@ -189,6 +191,8 @@ def asks_for_a_key(browser, console, keys):
     fill(browser, "#key", keys["reader"])
     press(browser, "Use it in this tab")
     shows(browser, "Time of policy calls")
+    browser.get(f"{console}#/policies")
+    shows(browser, "Examples are not shown")
     browser.get(f"{console}#/live")
     shows(browser, "without payloads")
     press(browser, "Forget the key", "header")
@@ -212,6 +216,8 @@ def every_page(browser, console, axe, screenshots):
             if page == "live":
                 browser.execute_script("[...document.querySelectorAll('.feed button.plain')].find(row => row.textContent === 'pooling.match.found').click()")
                 shows(browser, "tells 1001")
+            if page == "policies":
+                open_examples(browser)
             if page == "try":
                 press(browser, "Dry run")
                 shows(browser, "What would happen")
@@ -223,6 +229,64 @@ def every_page(browser, console, axe, screenshots):
             if screenshots:
                 browser.save_screenshot(str(screenshots / f"{scheme}-{width}-{page.replace('/', '-')}.png"))
     ok(f"{len(PAGES)} pages in both schemes and at 360 px: no script error, nothing against the policy, nothing serious for axe-core, none too wide")
+
+
+def candidate_of(policy):
+    return f"[aria-label='Candidate of {policy}']"
+
+
+def says(browser, selector, text):
+    script = "return document.querySelector(arguments[0])?.innerText.toLowerCase().includes(arguments[1])"
+    wait_for(browser, f"“{text}” in {selector}", script, selector, text.lower())
+
+
+def open_examples(browser):
+    selector = f"{candidate_of('pooling')} details"
+    wait_for(browser, "a difference", "const found = document.querySelector(arguments[0]); if (found) found.open = true; return found", selector)
+    says(browser, selector, '"You have been matched for a pooling request!" ≠ "You have been mitched for a pooling request!"')
+
+
+def candidates_are_shown(browser, server, console):
+    fragile, refused = candidate_of("fragile"), candidate_of("chat")
+    browser.get(f"{console}#/policies")
+    open_examples(browser)
+    says(browser, candidate_of("pooling"), "0 faults")
+    says(browser, refused, "is not WebAssembly")
+    unfit = "const button = document.querySelector(`${arguments[0]} .primary`); return button.disabled && document.getElementById(button.getAttribute('aria-describedby')).innerText"
+    if "is refused" not in wait_for(browser, "why it is not promoted", unfit, refused):
+        raise Failed("the button “Promote” does not say why the candidate would be refused")
+    server.publish("pooling.driver.location", {"pool_id": 7, "driver_id": 2002, "lat": 48.1, "lon": 11.5, "lot": 1})
+    says(browser, fragile, "1 fault")
+    says(browser, f"{fragile} [aria-label=Backtrace]", "route")
+    if "faulted 1 times" not in wait_for(browser, "why it is not promoted", unfit, fragile):
+        raise Failed("the canary that has faulted could be promoted")
+    browser.get(f"{console}#/overview")
+    shows(browser, "has a candidate whose file is refused")
+    clean(browser, "candidates")
+    ok("candidates: a shadow's differences, a canary's fault with its backtrace, a refused file, each with why it would not be promoted")
+
+
+def candidates_end(browser, console):
+    fragile, pooling = candidate_of("fragile"), candidate_of("pooling")
+    browser.get(f"{console}#/policies")
+    says(browser, fragile, "on trial")
+    browser.execute_script("document.querySelector(`${arguments[0]} .danger`).focus()", fragile)
+    keys = ActionChains(browser)
+    keys.send_keys(Keys.ENTER).perform()
+    wait_for(browser, "the question", "return document.querySelector(`${arguments[0]} dialog[open]`)?.contains(document.activeElement)", fragile)
+    keys.send_keys(Keys.ESCAPE).perform()
+    is_back = "return !document.querySelector('dialog[open]') && document.activeElement === document.querySelector(`${arguments[0]} .danger`)"
+    wait_for(browser, "the focus is back on the button", is_back, fragile)
+    press(browser, "Drop", fragile)
+    press(browser, "Drop", f"{fragile} dialog")
+    says(browser, fragile, "Dropped.")
+    says(browser, fragile, "was dropped")
+    press(browser, "Promote", pooling)
+    press(browser, "Promote", f"{pooling} dialog")
+    says(browser, pooling, "serves, in revision")
+    says(browser, pooling, "serves already")
+    clean(browser, "the end of candidates")
+    ok("a candidate is dropped and another one promoted, when the question is answered, by the keyboard too")
 
 
 def a_fault_is_shown(browser, server, console):
@@ -364,9 +428,11 @@ def main(address, work, screenshots=None):
             with Traffic(server, 1, 10):
                 asks_for_a_key(browser, console, keys)
                 a_fault_is_shown(browser, server, console)
+                candidates_are_shown(browser, server, console)
                 every_page(browser, console, axe, Path(screenshots) if screenshots else None)
                 keyboard_alone(browser, console)
                 things_are_changed(browser, console)
+                candidates_end(browser, console)
             the_heap_does_not_grow(browser, server, console)
         finally:
             browser.quit()

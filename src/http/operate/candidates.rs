@@ -19,6 +19,7 @@ use crate::net::problem::Problem;
 use crate::policy::Policy;
 use crate::policy::candidate::{Candidate, Example, Tally};
 use crate::policy::load::{Again, Reload};
+use crate::types::fault::Fault;
 
 /// Begins the name of the file that is written before it takes the plugin's place. Plugins' names don't begin with a dot.
 const UNFINISHED: &str = ".promoted-";
@@ -41,6 +42,9 @@ struct CandidateView<'a> {
     /// Microseconds: the calls that the candidate has made in the shadow, and the same calls by the live policy.
     times: BTreeMap<&'static str, TimesView>,
     differences: BTreeMap<&'static str, DifferenceView<'a>>,
+    /// The last fault of a canary. Those of a shadow are differences.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_fault: Option<Fault>,
     /// Why it would not be promoted.
     #[serde(skip_serializing_if = "Option::is_none")]
     unfit: Option<String>,
@@ -110,6 +114,7 @@ pub async fn show(
                 (*name, DifferenceView { calls: kind.calls, examples })
             })
             .collect(),
+        last_fault: loaded.and_then(|policy| policy.last_fault.lock().clone()),
         unfit: candidate.check().err(),
     }))
 }

@@ -47,6 +47,10 @@ impl Loader {
             if let (Ok(policy), Some(live)) = (&loaded, current.find(name)) {
                 policy.learns_from(live);
             }
+            if config.mode == CandidateMode::Canary {
+                // A counter that begins with its first count has no increase for Prometheus.
+                self.metrics.canary_returns.with_label_values(&[name]);
+            }
             next.push(Arc::new(Candidate::new(name.as_str().into(), file, config.clone(), loaded)));
         }
         policies.set_candidates(next);

@@ -70,6 +70,7 @@ async fn a_shadow_is_compared_on_what_the_live_calls_read_and_nobody_else_notice
     let server = TestServer::with(&toml).await;
     let loaded = server.get("/policies").await;
     assert_eq!((loaded["policies"].as_array().unwrap().len(), &loaded["rejected"]), (1, &json!([])), "it is not a policy of its own");
+    assert_eq!(loaded["policies"][0]["candidate"], "on_trial");
     let mut rider = server.connect("1001").await;
     for pool in 0..25 {
         let found = json!({ "request_id": pool, "rider_id": 1001, "driver_id": 2002, "pool_id": pool });
@@ -167,6 +168,8 @@ async fn a_canary_decides_the_same_share_each_time_by_subject_or_by_the_configur
 async fn a_canary_that_faults_gives_the_events_back_by_the_rules_of_the_circuit() {
     let with = settings("mode = \"canary\"\nshare = 1\n");
     let (server, _dir) = with_candidate(&says("1.0.0"), &breaks("unreachable"), &with).await;
+    let metrics = server.http.get(format!("http://{}/metrics", server.address)).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("signalpost_canary_returns_total{policy=\"p\"} 0\n"), "an increase needs a beginning");
     let mut user = server.connect("u").await;
     for _ in 0..3 {
         publish(&server, Some("s"), json!(1)).await;
@@ -181,7 +184,11 @@ async fn a_canary_that_faults_gives_the_events_back_by_the_rules_of_the_circuit(
         "{reason}"
     );
     let live = &server.get("/policies").await["policies"][0];
-    assert_eq!((&live["version"], &live["circuit_open"]), (&json!("1.0.0"), &json!(false)));
+    assert_eq!((&live["version"], &live["circuit_open"], &live["candidate"]), (&json!("1.0.0"), &json!(false), &json!("returned")));
+    assert_eq!(
+        (&live["last_fault"], &seen["last_fault"]["kind"], &seen["last_fault"]["version"]),
+        (&Value::Null, &json!("trap"), &json!("6.6.6"))
+    );
     assert_eq!(promote(&server, "p").await.0, 409);
     assert_eq!(decided_by(&server, &mut user, Some("s"), json!(3)).await, "1.0.0", "and it is not tried again by itself");
 }
@@ -297,6 +304,28 @@ async fn a_key_that_only_reads_sees_how_a_candidate_compares_and_no_example() {
     for asked in [server.http.delete(server.url("/policies/p/candidate")), server.http.post(server.url("/policies/p/candidate/promote"))] {
         assert_eq!(asked.bearer_auth(&key).send().await.unwrap().status(), 401);
     }
+}
+
+#[test]
+fn check_lists_candidates_and_fails_if_one_is_refused() {
+    let dir = plugins(&[]);
+    let file = dir.path().join("s.toml");
+    std::fs::write(dir.path().join("p.wasm"), says("1.0.0")).unwrap();
+    let check = |candidate: &[u8], on_bad: &str| {
+        std::fs::write(dir.path().join("p-next.wasm"), candidate).unwrap();
+        let toml = format!("[plugins]\ndir = {:?}\non_bad = {on_bad:?}\n{}", dir.path(), settings("mode = \"canary\"\n"));
+        std::fs::write(&file, toml).unwrap();
+        let output = signalpost().args(["check", "--config"]).arg(&file).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let next = dir.path().join("p-next.wasm").display().to_string();
+    let (code, said) = check(&says("2.0.0"), "keep");
+    assert!(code == Some(0) && said.contains(&format!("candidate of p: 2.0.0 (canary) from {next}\n")), "{said}");
+    let refused = format!("the candidate of p ({next}) is not WebAssembly");
+    let (code, said) = check(b"not a component", "keep");
+    assert!(code == Some(1) && said.contains(&format!("a plugin can't be loaded: {refused}")), "{said}");
+    let (code, said) = check(b"not a component", "skip");
+    assert!(code == Some(0) && said.contains("policy p 1.0.0 (routing)") && said.contains(&format!("skipped: {refused}")), "{said}");
 }
 
 #[test]
