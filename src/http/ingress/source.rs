@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::cloudevents::{self, Parsed};
 use super::{Ingress, PublishQuery};
 use crate::cluster::{Fate, Taken};
-use crate::explain::Room;
+use crate::explain::Budget;
 use crate::net::problem::Problem;
 use crate::net::turns::Turns;
 use crate::policy::Role;
@@ -63,7 +63,7 @@ impl Ingress {
         let is_wanted = self.node.policies.current().wanting(Role::Routing, &event.event_type).next().is_some();
         // Sinks hear of it all the same.
         let letter = (!is_wanted).then(|| event.clone());
-        let (_, ticket) = self.dispatch(parsed, PublishQuery::default(), &mut Room::default()).await?;
+        let (_, ticket) = self.dispatch(parsed, PublishQuery::default(), &mut Budget::default()).await?;
         Ok(match letter {
             Some(event) => {
                 let reason = format!("no policy wants events of the type {:?}", event.event_type);
