@@ -31,7 +31,7 @@ use crate::policy::{Policies, PolicySet, Role};
 use crate::registry::SessionHandle;
 use crate::store::{Store, Ticket};
 use crate::traces::Traces;
-use crate::types::delivery::{Message, Recipients, Terms};
+use crate::types::delivery::{Message, NAME_BYTES, Recipients, Terms};
 use crate::types::event::{self, Body, Event, UserId};
 use crate::types::origin::Origin;
 use apply::{Applied, Letter};
@@ -40,9 +40,6 @@ use observers::{Observers, Trace};
 use plan::{Decided, Plan, Planned};
 pub use receipt::{Consulted, Dropped, Outcome, Receipt};
 use sinks::{Maker, Own, Sinks};
-
-/// Bytes that a name counts in memory, about.
-const NAME_BYTES: usize = 64;
 
 /// Dispatches events from producers and policies to mailboxes.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use crate::dispatch::plan::{Answer, Decided, Plan, Planned, PolicyRef, Step};
 use crate::dispatch::{Dispatch, Receipt, Story};
 use crate::format::{Class, Format, Shape};
 use crate::model::mailbox::Posted;
-use crate::types::delivery::{Membership, Priority, Recipients, Terms};
+use crate::registry::SessionHandle;
+use crate::types::delivery::{Membership, Message, Priority, Recipients, Terms};
 use crate::types::drop_reason::DropReason;
 use crate::types::event::{Body, UserId};
 
@@ -166,51 +167,123 @@ impl Explained {
     /// Explains an event. `dry_run` says whether it was only planned.
     pub fn of(story: &Story, dispatch: &Dispatch, format: &Format, dry_run: bool, budget: &mut Budget) -> Explained {
         let explanation = match &story.done {
-            Some(done) => explanation(&done.plan, &done.applied, dispatch, format, dry_run, budget),
+            Some(done) => Explaining { dispatch, format, dry_run, budget }.explanation(&done.plan, &done.applied),
             None => Explanation { dry_run, revision: dispatch.policies.current().revision, policies: Vec::new() },
         };
         Explained { receipt: story.receipt.clone(), explanation }
     }
 }
 
-fn explanation(plan: &Plan, applied: &Applied, dispatch: &Dispatch, format: &Format, dry_run: bool, budget: &mut Budget) -> Explanation {
-    let mut posted = applied.posted.iter().copied();
-    let policies = plan.steps.iter().map(|step| step_view(step, &mut posted, dispatch, format, dry_run, budget)).collect();
-    Explanation { dry_run, revision: plan.revision, policies }
+/// What an explanation is made of, beside the plan and its outcome.
+struct Explaining<'a> {
+    dispatch: &'a Dispatch,
+    format: &'a Format,
+    dry_run: bool,
+    budget: &'a mut Budget,
 }
 
-fn step_view(
-    step: &Step,
-    posted: &mut impl Iterator<Item = Posted>,
-    dispatch: &Dispatch,
-    format: &Format,
-    dry_run: bool,
-    budget: &mut Budget,
-) -> PolicyView {
-    let (name, version, digest) = match &step.policy {
-        Some(PolicyRef { name, version, digest }) => (name.clone(), version.clone(), digest.clone()),
-        None => ("sent directly".into(), "".into(), "".into()),
-    };
-    let took_us = microseconds(step.took);
-    let nothing = Decided::default();
-    let decided = if let Answer::Decided(decided) = &step.answer { decided } else { &nothing };
-    let mut deliveries = Vec::new();
-    for planned in &decided.deliveries {
-        // Collected in full, so that the next delivery begins with its own outcomes.
-        let posted: Vec<Posted> = posted.take(planned.audience.len()).collect();
-        if budget.is_left() {
-            deliveries.push(delivery_view(planned, &posted, dispatch, format, dry_run, budget));
+impl Explaining<'_> {
+    fn explanation(&mut self, plan: &Plan, applied: &Applied) -> Explanation {
+        let mut posted = applied.posted.iter().copied();
+        let policies = plan.steps.iter().map(|step| self.step(step, &mut posted)).collect();
+        Explanation { dry_run: self.dry_run, revision: plan.revision, policies }
+    }
+
+    fn step(&mut self, step: &Step, posted: &mut impl Iterator<Item = Posted>) -> PolicyView {
+        let (name, version, digest) = match &step.policy {
+            Some(PolicyRef { name, version, digest }) => (name.clone(), version.clone(), digest.clone()),
+            None => ("sent directly".into(), "".into(), "".into()),
+        };
+        let took_us = microseconds(step.took);
+        let nothing = Decided::default();
+        let decided = if let Answer::Decided(decided) = &step.answer { decided } else { &nothing };
+        let mut deliveries = Vec::new();
+        for planned in &decided.deliveries {
+            // Collected in full, so that the next delivery begins with its own outcomes.
+            let posted: Vec<Posted> = posted.take(planned.audience.len()).collect();
+            if self.budget.is_left() {
+                deliveries.push(self.delivery(planned, &posted));
+            }
+        }
+        let more = decided.deliveries.len() - deliveries.len();
+        // Each of a thousand events may have a thousand of these too.
+        let (joins, leaves, ends) = if self.budget.is_left() {
+            self.budget.take((decided.joins.len() + decided.leaves.len() + decided.ends.len()) * NAME_BYTES);
+            (decided.joins.clone(), decided.leaves.clone(), decided.ends.clone())
+        } else {
+            (Vec::new(), Vec::new(), Vec::new())
+        };
+        PolicyView { name, version, digest, took_us, joins, deliveries, more, leaves, ends }
+    }
+
+    fn delivery(&mut self, planned: &Planned, posted: &[Posted]) -> DeliveryView {
+        let Planned { to, except, message, audience, beyond, .. } = planned;
+        self.budget.take(message.body.size() + NAME_BYTES * (1 + except.len() + to.names()));
+        let mut recipients = Vec::new();
+        let mut readers = Readers { only: planned.session(), ..Readers::default() };
+        for (user, posted) in audience.iter().zip(posted).take(NAMED_MAX) {
+            if !self.budget.is_left() {
+                break;
+            }
+            self.budget.take(NAME_BYTES);
+            let (seq, dropped) = match posted {
+                Posted::Posted { seq, .. } => ((!self.dry_run).then_some(*seq), None),
+                Posted::Dropped(reason) => (None, Some(*reason)),
+            };
+            let sessions = self.sessions(user, message, &mut readers);
+            recipients.push(RecipientView { user: user.clone(), seq, dropped, sessions });
+        }
+        DeliveryView {
+            to: to.clone(),
+            except: except.clone(),
+            message: self.budget.shows_messages.then(|| message.body.clone()),
+            terms: terms_view(&message.terms),
+            more: audience.len() - recipients.len() + beyond,
+            recipients,
+            formatting: readers.formatting,
+            classes: readers.classes,
         }
     }
-    let more = decided.deliveries.len() - deliveries.len();
-    // Each of a thousand events may have a thousand of these too.
-    let (joins, leaves, ends) = if budget.is_left() {
-        budget.take((decided.joins.len() + decided.leaves.len() + decided.ends.len()) * NAME_BYTES);
-        (decided.joins.clone(), decided.leaves.clone(), decided.ends.clone())
-    } else {
-        (Vec::new(), Vec::new(), Vec::new())
-    };
-    PolicyView { name, version, digest, took_us, joins, deliveries, more, leaves, ends }
+
+    /// Returns the open sessions of a recipient, and adds what they see to the readers' classes.
+    fn sessions(&mut self, user: &UserId, message: &Arc<Message>, readers: &mut Readers) -> Vec<SessionView> {
+        let mut sessions = Vec::new();
+        for (handle, _) in self.dispatch.model.mailboxes.presence(user).sessions {
+            if readers.only.as_ref().is_some_and(|only| *only != handle.id) {
+                continue;
+            }
+            let (policies, attributes) = self.format.class(message, &handle);
+            readers.formatting = policies;
+            let known = readers.classes.iter().position(|class| class.attributes == attributes);
+            let class = known.unwrap_or_else(|| {
+                readers.classes.push(self.class(message, &handle, attributes, !readers.formatting.is_empty()));
+                readers.classes.len() - 1
+            });
+            sessions.push(SessionView { id: handle.id.clone(), subprotocol: handle.subprotocol, class });
+        }
+        sessions
+    }
+
+    /// Returns what the readers of a class see. `is_formatted`: policies are asked.
+    fn class(&mut self, message: &Arc<Message>, handle: &SessionHandle, attributes: Class, is_formatted: bool) -> ClassView {
+        if !self.budget.shows_messages {
+            return ClassView { attributes, sees: None, dropped: None, took: Vec::new() };
+        }
+        let shape = self.format.preview(message, handle);
+        self.budget.take(shape.shaped.as_ref().map_or(0, |body| body.size()));
+        self.budget.previews = self.budget.previews.saturating_sub(usize::from(is_formatted));
+        class_view(shape, attributes)
+    }
+}
+
+/// The readers of one delivery.
+#[derive(Default)]
+struct Readers {
+    /// The only session that reads it, if there is one.
+    only: Option<Arc<str>>,
+    /// Names of the formatting policies, in order.
+    formatting: Vec<Arc<str>>,
+    classes: Vec<ClassView>,
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -221,65 +294,9 @@ fn microseconds(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn delivery_view(
-    planned: &Planned,
-    posted: &[Posted],
-    dispatch: &Dispatch,
-    format: &Format,
-    dry_run: bool,
-    budget: &mut Budget,
-) -> DeliveryView {
-    let Planned { to, except, message, audience, beyond, .. } = planned;
-    let only = planned.session();
-    let mut classes: Vec<ClassView> = Vec::new();
-    let mut formatting = Vec::new();
-    let mut recipients = Vec::new();
-    budget.take(message.body.size() + NAME_BYTES * (1 + except.len() + to.names()));
-    for (user, posted) in audience.iter().zip(posted).take(NAMED_MAX) {
-        if !budget.is_left() {
-            break;
-        }
-        budget.take(NAME_BYTES);
-        let mut sessions = Vec::new();
-        for (handle, _) in dispatch.model.mailboxes.presence(user).sessions {
-            if only.as_ref().is_some_and(|only| *only != handle.id) {
-                continue;
-            }
-            let (policies, attributes) = format.class(message, &handle);
-            formatting = policies;
-            let class = classes.iter().position(|class| class.attributes == attributes).unwrap_or_else(|| {
-                if !budget.shows_messages {
-                    classes.push(ClassView { attributes, sees: None, dropped: None, took: Vec::new() });
-                    return classes.len() - 1;
-                }
-                let shape = format.preview(message, &handle);
-                budget.take(shape.shaped.as_ref().map_or(0, |body| body.size()));
-                budget.previews = budget.previews.saturating_sub(usize::from(!formatting.is_empty()));
-                classes.push(class_view(shape, attributes));
-                classes.len() - 1
-            });
-            sessions.push(SessionView { id: handle.id.clone(), subprotocol: handle.subprotocol, class });
-        }
-        let (seq, dropped) = match posted {
-            Posted::Posted { seq, .. } => ((!dry_run).then_some(*seq), None),
-            Posted::Dropped(reason) => (None, Some(*reason)),
-        };
-        recipients.push(RecipientView { user: user.clone(), seq, dropped, sessions });
-    }
-    let Terms { time_to_live, keep, collapse_key, priority } = message.terms.clone();
-    let terms =
-        TermsView { ttl_ms: time_to_live.map(|time| time.as_millis()), keep_ms: keep.map(|time| time.as_millis()), collapse_key, priority };
-    let more = audience.len() - recipients.len() + beyond;
-    DeliveryView {
-        to: to.clone(),
-        except: except.clone(),
-        message: budget.shows_messages.then(|| message.body.clone()),
-        terms,
-        recipients,
-        more,
-        formatting,
-        classes,
-    }
+fn terms_view(terms: &Terms) -> TermsView {
+    let Terms { time_to_live, keep, collapse_key, priority } = terms.clone();
+    TermsView { ttl_ms: time_to_live.map(|time| time.as_millis()), keep_ms: keep.map(|time| time.as_millis()), collapse_key, priority }
 }
 
 fn class_view(shape: Shape, attributes: Class) -> ClassView {

@@ -1,6 +1,8 @@
 //! Metrics in Prometheus' text format: among them all that the invariants promise to count.
 
+mod gauges;
 mod latency;
+mod make;
 mod process;
 mod readings;
 
@@ -8,13 +10,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
-use crate::log;
 use crate::types::drop_reason::DropReason;
+pub use gauges::{ClusterGauges, Gauges, SinkGauges, StoreGauges};
 pub use latency::Latency;
+use make::Make;
 use process::Process;
 pub use readings::{Readings, Times};
 
@@ -176,70 +177,19 @@ pub struct Metrics {
     process: Process,
 }
 
-/// Values that are read when the metrics are requested.
-#[derive(Debug, Default)]
-pub struct Gauges {
-    pub sessions: usize,
-    pub mailboxes: usize,
-    pub messages: usize,
-    pub bytes: usize,
-    pub groups: usize,
-    pub memberships: usize,
-    pub dead_letters: usize,
-    /// Plugins' files that are refused, and those without which nobody is served.
-    pub refused: usize,
-    pub missing: usize,
-    /// `None` if everything is kept in memory only.
-    pub store: Option<StoreGauges>,
-    /// `None` for a server that is alone.
-    pub cluster: Option<ClusterGauges>,
-    pub sinks: Vec<SinkGauges>,
-}
-
-#[derive(Debug)]
-pub struct SinkGauges {
-    pub name: Arc<str>,
-    pub waiting: usize,
-    pub lag_ms: u64,
-    pub is_stopped: bool,
-}
-
-#[derive(Debug)]
-pub struct ClusterGauges {
-    pub leads: bool,
-    pub term: u64,
-    pub absorbed: u64,
-    pub nodes: usize,
-    pub behind: u64,
-    pub pending_bytes: usize,
-}
-
-#[derive(Debug)]
-pub struct StoreGauges {
-    pub pending_bytes: usize,
-    pub log_bytes: usize,
-    /// About how many of them still count.
-    pub kept_bytes: usize,
-    pub is_writing: bool,
-}
-
 impl Metrics {
     /// Registers all metrics.
     ///
     /// # Errors
     /// Two metrics have the same name: a mistake in this file.
     pub fn new() -> prometheus::Result<Metrics> {
-        let make = Maker(Registry::new());
+        let make = Make::default();
         let dropped =
             make.counters("signalpost_messages_dropped_total", "Messages for a user that the user did not read, by reason.", &["reason"])?;
         let events =
             make.counters("signalpost_events_total", "Events by outcome: routed, failed, unwanted, duplicate, rejected.", &["outcome"])?;
-        let build = IntGauge::with_opts(
-            Opts::new("signalpost_build_info", "1; the label is the version of the server.")
-                .const_label("version", env!("CARGO_PKG_VERSION")),
-        )?;
-        build.set(1);
-        make.0.register(Box::new(build))?;
+        let version = Opts::new("signalpost_build_info", "1; the label is the version of the server.");
+        make.register(IntGauge::with_opts(version.const_label("version", env!("CARGO_PKG_VERSION"))))?.set(1);
         Ok(Metrics {
             events: EventOutcome::ALL.map(|outcome| events.with_label_values(&[outcome.name()])),
             posted: make.counter("signalpost_messages_posted_total", "Messages appended to mailboxes.")?,
@@ -424,8 +374,8 @@ impl Metrics {
             policies_refused: make
                 .gauge("signalpost_policies_refused", "Plugins whose file is refused; of some, the last good version serves.")?,
             policies_missing: make.gauge("signalpost_policies_missing", "Refused plugins without which nobody is served.")?,
-            process: Process::new(&make.0)?,
-            registry: make.0,
+            process: Process::new(&make)?,
+            registry: make.done(),
         })
     }
 
@@ -458,48 +408,6 @@ impl Metrics {
         counter.inc_by(by.min(u64::MAX - counter.get()));
     }
 
-    /// Returns the metrics as text.
-    ///
-    /// # Errors
-    /// A metric can't be written as text, which does not happen with these.
-    pub fn text(&self, gauges: &Gauges) -> prometheus::Result<String> {
-        let set = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-        set(&self.sessions, gauges.sessions);
-        set(&self.mailboxes, gauges.mailboxes);
-        set(&self.mailbox_messages, gauges.messages);
-        set(&self.mailbox_bytes, gauges.bytes);
-        set(&self.groups, gauges.groups);
-        set(&self.memberships, gauges.memberships);
-        set(&self.policies_refused, gauges.refused);
-        set(&self.policies_missing, gauges.missing);
-        set(&self.dead_letters_kept, gauges.dead_letters);
-        if let Some(StoreGauges { pending_bytes, log_bytes, kept_bytes, is_writing }) = gauges.store {
-            set(&self.store_pending_bytes, pending_bytes);
-            set(&self.store_log_bytes, log_bytes);
-            set(&self.store_kept_bytes, kept_bytes);
-            self.store_is_writing.set(is_writing.into());
-        } else {
-            // Nothing that could fail.
-            self.store_is_writing.set(1);
-        }
-        if let Some(ClusterGauges { leads, term, absorbed, nodes, behind, pending_bytes }) = gauges.cluster {
-            self.cluster_leads.set(leads.into());
-            self.cluster_term.set(i64::try_from(term).unwrap_or(i64::MAX));
-            self.cluster_absorbed.set(i64::try_from(absorbed).unwrap_or(i64::MAX));
-            set(&self.cluster_nodes, nodes);
-            self.cluster_behind.set(i64::try_from(behind).unwrap_or(i64::MAX));
-            set(&self.store_pending_bytes, pending_bytes);
-        }
-        for sink in &gauges.sinks {
-            set(&self.sink_waiting.with_label_values(&[&*sink.name]), sink.waiting);
-            self.sink_lag_seconds.with_label_values(&[&*sink.name]).set(sink.lag_ms as f64 / 1000.0);
-            self.sink_stopped.with_label_values(&[&*sink.name]).set(sink.is_stopped.into());
-        }
-        self.process.read();
-        self.log_lines_dropped.inc_by(log::dropped_lines().saturating_sub(self.log_lines_dropped.get()));
-        TextEncoder::new().encode_to_string(&self.registry.gather())
-    }
-
     /// Returns the counter of one outcome of a sink's events.
     pub fn sink_event(&self, sink: &str, outcome: SinkEvent) -> IntCounter {
         self.sink_events.with_label_values(&[sink, outcome.name()])
@@ -518,64 +426,6 @@ impl Metrics {
     /// Returns the histogram of one function of a policy.
     pub fn policy_call(&self, policy: &str, function: &str) -> Histogram {
         self.policy_calls.with_label_values(&[policy, function])
-    }
-}
-
-/// Makes metrics and registers them.
-struct Maker(Registry);
-
-impl Maker {
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        let counter = IntCounter::new(name, help)?;
-        self.0.register(Box::new(counter.clone()))?;
-        Ok(counter)
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(counters.clone()))?;
-        Ok(counters)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        let gauge = IntGauge::new(name, help)?;
-        self.0.register(Box::new(gauge.clone()))?;
-        Ok(gauge)
-    }
-
-    fn latency(&self, name: &str, help: &str) -> prometheus::Result<Latency> {
-        let latency = Latency::new(name, help)?;
-        self.0.register(Box::new(latency.clone()))?;
-        Ok(latency)
-    }
-
-    fn one_histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {
-        let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
-        self.0.register(Box::new(histogram.clone()))?;
-        Ok(histogram)
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(gauges.clone()))?;
-        Ok(gauges)
-    }
-
-    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
-        let gauges = GaugeVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(gauges.clone()))?;
-        Ok(gauges)
-    }
-
-    fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
-        // From a minimal call to far beyond the default deadline.
-        self.histogram_of(name, help, labels, vec![1e-6, 5e-6, 25e-6, 100e-6, 500e-6, 2.5e-3, 10e-3, 50e-3, 250e-3])
-    }
-
-    fn histogram_of(&self, name: &str, help: &str, labels: &[&str], buckets: Vec<f64>) -> prometheus::Result<HistogramVec> {
-        let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?;
-        self.0.register(Box::new(histogram.clone()))?;
-        Ok(histogram)
     }
 }
 

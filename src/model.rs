@@ -112,11 +112,8 @@ impl Model {
         if world.is_untouched() && world.has_looked_at_groups() {
             drop(turn());
         }
-        let (counts, concluded) = self.commit(&mut world, changes(), |changes| conclude(&planned, changes))?;
-        world.conclude();
-        for count in counts {
-            self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
-        }
+        let concluded = self.commit(&world, changes(), |changes| conclude(&planned, changes))?;
+        world.conclude(&self.metrics);
         Ok((planned, concluded))
     }
 
@@ -124,10 +121,7 @@ impl Model {
     pub fn read_only<R>(self: &Arc<Model>, plan: impl FnOnce(&mut World) -> R) -> R {
         let mut world = World::live(self);
         let planned = plan(&mut world);
-        for count in world.take_counts() {
-            self.metrics.count_custom(&count.policy, &count.name, count.by, count.names_max);
-        }
-        world.conclude();
+        world.conclude(&self.metrics);
         planned
     }
 

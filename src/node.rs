@@ -218,19 +218,20 @@ impl Node {
         }
         match &outcome {
             Reload::Unchanged => {}
-            Reload::Swapped { revision, changed } => tracing::info!(revision, "policies reloaded: {}", changed.join(", ")),
-            Reload::Unreadable(detail) => tracing::error!("{detail}; the current policies keep serving"),
+            Reload::Swapped { revision, changed } => {
+                tracing::info!(revision, "policies reloaded: {}", changed.join(", "));
+                self.show(|| Reloaded::Swapped { revision: *revision, changed: changed.clone() });
+            }
             Reload::Refused(rejected) => {
                 for rejected in rejected {
                     tracing::error!(policy = rejected.name, file = ?rejected.file, "plugin refused, the old one keeps serving: it {}", rejected.reason);
                 }
+                self.show(|| Reloaded::Refused(rejected.clone()));
             }
-        }
-        match &outcome {
-            Reload::Unchanged => {}
-            Reload::Swapped { revision, changed } => self.show(|| Reloaded::Swapped { revision: *revision, changed: changed.clone() }),
-            Reload::Refused(rejected) => self.show(|| Reloaded::Refused(rejected.clone())),
-            Reload::Unreadable(detail) => self.show(|| Reloaded::Unreadable(detail.clone())),
+            Reload::Unreadable(detail) => {
+                tracing::error!("{detail}; the current policies keep serving");
+                self.show(|| Reloaded::Unreadable(detail.clone()));
+            }
         }
         outcome
     }

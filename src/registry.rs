@@ -6,19 +6,21 @@
 //! A session is *provisional* until the sessions policies have admitted it. Messages for that session alone reach it, but it is not
 //! counted, replaces no other session, and is not the user's first device.
 
+mod elsewhere;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use futures_util::task::AtomicWaker;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tokio::sync::Notify;
 
 use crate::config::{self, TooMany};
 use crate::types::close::Close;
 use crate::types::event::UserId;
+use elsewhere::Elsewhere;
+pub use elsewhere::{Endings, Seat};
 
 /// The rules for all users' sessions, and their number.
 #[derive(Debug)]
@@ -63,47 +65,6 @@ pub const V1: &str = "signalpost.v1";
 /// Returns a subprotocol by its name, if there is one.
 pub fn subprotocol(name: &str) -> Option<&'static str> {
     (name == V1).then_some(V1)
-}
-
-/// A session as nodes describe it to each other.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
-    /// The node that has the socket.
-    pub node: Arc<str>,
-    pub session: Arc<str>,
-    pub user: UserId,
-    pub subprotocol: Option<&'static str>,
-    pub resumes: bool,
-    pub attributes: Vec<(String, String)>,
-    pub opened: SystemTime,
-}
-
-/// Where a session is whose socket another node has.
-#[derive(Debug)]
-struct Elsewhere {
-    node: Arc<str>,
-    endings: Arc<Endings>,
-}
-
-/// Sessions that are to close, and whose sockets other nodes have.
-#[derive(Debug, Default)]
-pub struct Endings {
-    waiting: Mutex<Vec<(UserId, Arc<str>, Close)>>,
-    more: Notify,
-}
-
-impl Endings {
-    /// Waits until there are some, and takes them. Cancel safe.
-    pub async fn take(&self) -> Vec<(UserId, Arc<str>, Close)> {
-        loop {
-            let more = self.more.notified();
-            let waiting = std::mem::take(&mut *self.waiting.lock());
-            if !waiting.is_empty() {
-                return waiting;
-            }
-            more.await;
-        }
-    }
 }
 
 /// How far a user's open sessions have read.
@@ -172,12 +133,6 @@ impl Registry {
         Ok(replaced)
     }
 
-    /// Adds a session that another node has admitted.
-    pub fn seat(&self, sessions: &mut UserSessions, handle: &Arc<SessionHandle>) {
-        sessions.handles.push(handle.clone());
-        self.count_in(handle);
-    }
-
     fn count_in(&self, handle: &SessionHandle) {
         handle.is_admitted.store(true, Ordering::Relaxed);
         self.admitted.fetch_add(usize::from(handle.is_here()), Ordering::Relaxed);
@@ -230,22 +185,6 @@ impl UserSessions {
         self.handles.len()
     }
 
-    /// Asks those to close that this node has, and returns how many there are.
-    pub fn end_here(&self, close: &Close) -> usize {
-        let here = self.handles.iter().filter(|handle| handle.is_here());
-        here.inspect(|handle| handle.end(close.clone())).count()
-    }
-
-    /// Returns the sessions of a node.
-    pub fn of_node(&self, node: &str) -> SmallVec<[Arc<SessionHandle>; 1]> {
-        self.handles.iter().filter(|handle| handle.node() == Some(node)).cloned().collect()
-    }
-
-    /// Returns the sessions that this node has.
-    pub fn here(&self) -> impl Iterator<Item = &Arc<SessionHandle>> {
-        self.admitted().filter(|handle| handle.is_here())
-    }
-
     /// Returns how far they have read, or `None` if there is no session. `is_of_all`: also those whose sockets other nodes have.
     pub fn read_mark(&self, is_of_all: bool) -> Option<ReadMark> {
         let mut handles = self.handles.iter().filter(|handle| is_of_all || handle.is_here());
@@ -265,13 +204,25 @@ impl UserSessions {
 
 impl SessionHandle {
     pub fn new(user: UserId, subprotocol: Option<&'static str>, resumes: bool, attributes: Vec<(String, String)>) -> Arc<SessionHandle> {
-        Arc::new(SessionHandle {
-            id: uuid::Uuid::new_v4().simple().to_string().into(),
+        let id = uuid::Uuid::new_v4().simple().to_string().into();
+        Arc::new(SessionHandle::of(id, user, subprotocol, resumes, attributes, SystemTime::now()))
+    }
+
+    fn of(
+        id: Arc<str>,
+        user: UserId,
+        subprotocol: Option<&'static str>,
+        resumes: bool,
+        attributes: Vec<(String, String)>,
+        opened: SystemTime,
+    ) -> SessionHandle {
+        SessionHandle {
+            id,
             user,
             subprotocol,
             resumes,
             attributes,
-            opened: SystemTime::now(),
+            opened,
             is_admitted: AtomicBool::new(false),
             start: AtomicU64::new(0),
             cursor: AtomicU64::new(0),
@@ -279,62 +230,15 @@ impl SessionHandle {
             wake: Wake::default(),
             ending: OnceLock::new(),
             elsewhere: None,
-        })
-    }
-
-    /// Returns the handle of a session whose socket another node has, as that node describes it.
-    pub fn elsewhere(seat: &Seat, endings: &Arc<Endings>) -> Arc<SessionHandle> {
-        Arc::new(SessionHandle {
-            id: seat.session.clone(),
-            user: seat.user.clone(),
-            subprotocol: seat.subprotocol,
-            resumes: seat.resumes,
-            attributes: seat.attributes.clone(),
-            opened: seat.opened,
-            is_admitted: AtomicBool::new(false),
-            start: AtomicU64::new(0),
-            cursor: AtomicU64::new(0),
-            written: AtomicU64::new(0),
-            wake: Wake::default(),
-            ending: OnceLock::new(),
-            elsewhere: Some(Elsewhere { node: seat.node.clone(), endings: endings.clone() }),
-        })
-    }
-
-    /// Describes the session to other nodes, as one of this node.
-    pub fn seat(&self, node: &Arc<str>) -> Seat {
-        Seat {
-            node: node.clone(),
-            session: self.id.clone(),
-            user: self.user.clone(),
-            subprotocol: self.subprotocol,
-            resumes: self.resumes,
-            attributes: self.attributes.clone(),
-            opened: self.opened,
         }
-    }
-
-    /// Describes the session to other nodes. `here`: what this node is called.
-    pub fn seat_at(&self, here: &Arc<str>) -> Seat {
-        self.seat(self.elsewhere.as_ref().map_or(here, |elsewhere| &elsewhere.node))
-    }
-
-    /// Returns the node that has the session's socket; `None` if this one does.
-    pub fn node(&self) -> Option<&str> {
-        self.elsewhere.as_ref().map(|elsewhere| &*elsewhere.node)
-    }
-
-    pub fn is_here(&self) -> bool {
-        self.elsewhere.is_none()
     }
 
     /// Asks the session to close; the first reason stands.
     pub fn end(&self, close: Close) {
         match &self.elsewhere {
-            Some(Elsewhere { endings, .. }) => {
+            Some(elsewhere) => {
                 if self.ending.set(close.clone()).is_ok() {
-                    endings.waiting.lock().push((self.user.clone(), self.id.clone(), close));
-                    endings.more.notify_one();
+                    elsewhere.end(self, close);
                 }
             }
             None => {

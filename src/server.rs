@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::auth::Auth;
@@ -252,25 +253,10 @@ impl Server {
             ConnectionPermits::new(http.connections_max.get(), http.connections_per_address_max, metrics.clone()),
             ConnectionPermits::new(http.operate_connections_max.get(), 0, metrics.clone()),
         ];
-        let (stopping, _) = watch::channel(Stage::Serving);
-        let (working, mut idle) = mpsc::channel::<()>(1);
+        let (stage, _) = watch::channel(Stage::Serving);
+        let (working, idle) = mpsc::channel::<()>(1);
         self.settings.note_exposure();
-        let chores = [
-            tokio::spawn(chores::watch_plugins(self.node.clone())),
-            tokio::spawn(chores::retry_plugins(self.node.clone())),
-            tokio::spawn(chores::roll_back(self.node.clone())),
-            tokio::spawn(chores::watch_keys(
-                self.auth.clone(),
-                self.tls.clone(),
-                self.sinks.clone(),
-                *self.node.config.plugins.watch_interval_ms,
-            )),
-            tokio::spawn(chores::sweep(self.node.clone())),
-            tokio::spawn(chores::sample(self.node.clone())),
-            tokio::spawn(chores::note_marks(self.node.clone())),
-            tokio::spawn(chores::clean(self.cleaner.take())),
-            tokio::spawn(chores::follow_issuers(self.auth.clone())),
-        ];
+        let chores = self.start_chores();
         let (sinks_end, end) = watch::channel(false);
         let sinks = tokio::spawn(chores::deliver(self.node.clone(), self.sinks.clone(), end));
         let among = self.node.cluster.run(&self.node.dispatch, self.answering.clone());
@@ -278,7 +264,7 @@ impl Server {
         tokio::select! {
             () = stop => {}
             () = self.node.store.failed() => has_failed = true,
-            () = self.accept_all(&permits, &stopping, &working) => {}
+            () = self.accept_all(&permits, &stage, &working) => {}
         }
         self.operate.ready.store(false, Ordering::Relaxed);
         self.stopping.notify_waiters();
@@ -289,33 +275,16 @@ impl Server {
                 self.node.cluster.hand_over().await;
             }
         };
-        let (_, ()) = tokio::join!(timeout(notice, self.accept_all(&permits, &stopping, &working)), handing);
+        let (_, ()) = tokio::join!(timeout(notice, self.accept_all(&permits, &stage, &working)), handing);
         drop(working);
         for chore in chores {
             chore.abort();
         }
         let Server { node, listeners, streams_end, .. } = self;
         drop(listeners);
-        let (mailboxes, config) = (&node.model.mailboxes, &node.config);
+        let (mailboxes, deadline) = (&node.model.mailboxes, *node.config.stop_deadline_ms);
         tracing::info!(sessions = mailboxes.totals().sessions, "stopping");
-        let drained = timeout(*config.stop_deadline_ms, async {
-            // Accepted requests are answered, and their messages are in the mailboxes, before the readers' sockets are closed.
-            let _ = stopping.send(Stage::Finishing);
-            let _ = streams_end.send(true);
-            let _ = timeout(REQUEST_GRACE, idle.recv()).await;
-            let _ = stopping.send(Stage::Over);
-            for round in 0..Mailboxes::SWEEP_ROUNDS {
-                let ended = u32::try_from(mailboxes.end_part(round, &Close::Restart)).unwrap_or(u32::MAX);
-                tokio::time::sleep(Duration::from_secs(1) * ended / config.stop_closes_per_second_max.get()).await;
-            }
-            for permits in &permits {
-                permits.all_free().await;
-            }
-            // Last, so that they hear of the sessions that have closed.
-            let _ = sinks_end.send(true);
-            let _ = sinks.await;
-        });
-        match drained.await {
+        match timeout(deadline, drain(&node, &permits, (&stage, idle), &streams_end, (&sinks_end, sinks))).await {
             Ok(()) => tracing::info!("stopped"),
             Err(_) => tracing::warn!(sessions = mailboxes.totals().sessions, "stopped with connections still open (stop_deadline_ms)"),
         }
@@ -323,14 +292,58 @@ impl Server {
             node.cluster.leave().await;
         }
         drop(among);
-        if let Some(traces) = node.traces.clone() {
-            // The last spans are of the sessions that have closed.
-            let _ = tokio::task::spawn_blocking(move || traces.close()).await;
-        }
-        let closing = node.clone();
-        // What was accepted is stored, and the next start knows that nothing is missing.
-        let closed = tokio::task::spawn_blocking(move || closing.store.close(&closing.model)).await;
-        let is_stored = matches!(closed, Ok(Ok(())));
+        let is_stored = close(node).await;
         if has_failed || !is_stored { Err(anyhow::anyhow!("the store has failed: see the log")) } else { Ok(()) }
     }
+
+    fn start_chores(&mut self) -> [JoinHandle<()>; 9] {
+        let every = *self.node.config.plugins.watch_interval_ms;
+        [
+            tokio::spawn(chores::watch_plugins(self.node.clone())),
+            tokio::spawn(chores::retry_plugins(self.node.clone())),
+            tokio::spawn(chores::roll_back(self.node.clone())),
+            tokio::spawn(chores::watch_keys(self.auth.clone(), self.tls.clone(), self.sinks.clone(), every)),
+            tokio::spawn(chores::sweep(self.node.clone())),
+            tokio::spawn(chores::sample(self.node.clone())),
+            tokio::spawn(chores::note_marks(self.node.clone())),
+            tokio::spawn(chores::clean(self.cleaner.take())),
+            tokio::spawn(chores::follow_issuers(self.auth.clone())),
+        ]
+    }
+}
+
+/// Ends what was accepted, each after what it may still hear of: requests, then streams' connections and sessions, then sinks. `idle` resolves
+/// when no request is under way.
+async fn drain(
+    node: &Node,
+    permits: &[Arc<ConnectionPermits>],
+    (stage, mut idle): (&watch::Sender<Stage>, mpsc::Receiver<()>),
+    streams_end: &watch::Sender<bool>,
+    (sinks_end, sinks): (&watch::Sender<bool>, JoinHandle<()>),
+) {
+    // Accepted requests are answered, and their messages are in the mailboxes, before the readers' sockets are closed.
+    let _ = stage.send(Stage::Finishing);
+    let _ = streams_end.send(true);
+    let _ = timeout(REQUEST_GRACE, idle.recv()).await;
+    let _ = stage.send(Stage::Over);
+    for round in 0..Mailboxes::SWEEP_ROUNDS {
+        let ended = u32::try_from(node.model.mailboxes.end_part(round, &Close::Restart)).unwrap_or(u32::MAX);
+        tokio::time::sleep(Duration::from_secs(1) * ended / node.config.stop_closes_per_second_max.get()).await;
+    }
+    for permits in permits {
+        permits.all_free().await;
+    }
+    // Last, so that they hear of the sessions that have closed.
+    let _ = sinks_end.send(true);
+    let _ = sinks.await;
+}
+
+/// Sends the last spans, and closes the store. Returns whether all that was accepted is stored: then the next start knows that nothing is
+/// missing.
+async fn close(node: Arc<Node>) -> bool {
+    if let Some(traces) = node.traces.clone() {
+        // They are of the sessions that have closed.
+        let _ = tokio::task::spawn_blocking(move || traces.close()).await;
+    }
+    matches!(tokio::task::spawn_blocking(move || node.store.close(&node.model)).await, Ok(Ok(())))
 }

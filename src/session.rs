@@ -3,7 +3,7 @@
 
 pub mod clock;
 mod conversation;
-pub mod entry;
+pub mod first_frame;
 pub mod framing;
 pub mod handshake;
 mod leaving;
@@ -97,7 +97,7 @@ pub async fn connect(
     }
     let query = query.unwrap_or_default();
     let framing = Framing::of(handshake.subprotocol);
-    let (visitor, pass, seated) = sessions.visit(client, user, framing, &query, request.headers())?;
+    let (visitor, pass, session_permit) = sessions.visit(client, user, framing, &query, request.headers())?;
     // Entered before the 101, so that the session gets every message that is posted after the client knows that it is connected.
     let result = match pass {
         Some(pass) => match visitor.enter(&sessions, pass).await {
@@ -108,7 +108,7 @@ pub async fn connect(
         None => HandshakeResult::Asked(visitor),
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    Opening { result, framing, since: None, before: Vec::new(), seated }.spawn(sessions, Connection::upgraded(upgrade));
+    Opening { result, framing, since: None, before: Vec::new(), session_permit }.spawn(sessions, Connection::upgraded(upgrade));
     Ok(handshake.response::<axum::body::Body>().into_response())
 }
 
@@ -132,8 +132,8 @@ impl Sessions {
         let mut attributes = handshake::attributes(query, &self.sockets)?;
         attributes.retain(|(name, _)| self.auth.is_for_clients(name));
         let pass = self.auth.admit(&user, headers, query)?;
-        let seated = self.permits.take(client).map_err(|full| self.crowded(full))?;
-        Ok((Visitor { user, framing, attributes }, pass, seated))
+        let session_permit = self.permits.take(client).map_err(|full| self.crowded(full))?;
+        Ok((Visitor { user, framing, attributes }, pass, session_permit))
     }
 
     /// Returns when a client comes back after a restart.
@@ -211,7 +211,7 @@ impl Visitor {
             biased;
             () = stopping => return Err(End::Close(Close::Restart)),
             // Dropped together with the socket if the stop comes first.
-            identity = entry::identify(&sessions.auth, &self.user, wire, input) => identity?,
+            identity = first_frame::identify(&sessions.auth, &self.user, wire, input) => identity?,
         };
         self.enter(sessions, identity).await.map_err(|refused| match refused {
             NotAdmitted::Close(close) => End::Close(close),
@@ -249,7 +249,7 @@ struct Opening {
     since: Option<Position>,
     /// What is written before anything else.
     before: Vec<u8>,
-    seated: SessionPermit,
+    session_permit: SessionPermit,
 }
 
 impl Opening {
@@ -266,7 +266,7 @@ impl Opening {
 
     /// Takes the connection over from HTTP. Returns `None` if it did not become a session; it is closed then.
     async fn begin(self, sessions: Arc<Sessions>, connection: impl Future<Output = Option<Connection>>) -> Option<Box<Session>> {
-        let Opening { result, framing, since, before, seated } = self;
+        let Opening { result, framing, since, before, session_permit } = self;
         let Some(Connection { mut wire, permit, mut input }) = connection.await else {
             // The client left before it read the answer, but the policies have admitted it, so they are told.
             if let HandshakeResult::Decided(Ok(Entered { reader, .. })) = result {
@@ -283,7 +283,7 @@ impl Opening {
                 let mut conversation = Conversation::new(sessions, reader, framing, ends);
                 conversation.outbox.frames().1.extend_from_slice(&before);
                 conversation.greet(head, since);
-                Some(Session::new(conversation, wire, input, (permit, seated)))
+                Some(Session::new(conversation, wire, input, (permit, session_permit)))
             }
             Err(end) => {
                 if !matches!(end, End::Lost) {

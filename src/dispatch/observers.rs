@@ -147,20 +147,12 @@ impl Trace {
         let texts = match self {
             Trace::Event { event, story } => event.as_ref().map_or(0, |event| event.size()) + story.size(),
             Trace::Received { body, .. } => body.size(),
-            Trace::Asked(asked) => asked.size(),
+            Trace::Asked(Asked { what, answer, .. }) => {
+                what.len() + answer.as_ref().ok().and_then(Option::as_ref).map_or(0, Response::size)
+            }
             Trace::Opened(_) | Trace::Closed { .. } | Trace::Fault(_) | Trace::Reload(_) => 0,
         };
         ENTRY_BYTES + texts
-    }
-}
-
-impl Asked {
-    fn size(&self) -> usize {
-        let Ok(Some(response)) = &self.answer else { return self.what.len() };
-        let replies: usize = response.replies.iter().map(Body::size).sum();
-        let bodies: usize = response.decision.deliveries.iter().filter_map(|delivery| delivery.body.as_ref()).map(Body::size).sum();
-        let drafts: usize = response.drafts.iter().map(|draft| draft.data.size()).sum();
-        self.what.len() + replies + bodies + drafts
     }
 }
 
@@ -189,7 +181,7 @@ mod tests {
         Trace::Received { session, body: Body::Text("x".repeat(bytes)), outcome: "handled", refusal: None }
     }
 
-    /// Returns the entries that wait, as `true`, and the losses.
+    /// Returns what waits: `Ok` for each entry, and `Err` for each number of losses.
     async fn drain(observer: &mut Observer) -> Vec<Result<(), u64>> {
         let mut seen = Vec::new();
         while let Ok(next) = tokio::time::timeout(Duration::from_millis(20), observer.next()).await {

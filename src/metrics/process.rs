@@ -3,9 +3,11 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus::{Counter, Gauge, IntGauge, Registry};
+use prometheus::{Counter, Gauge, IntGauge};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
+
+use super::Make;
 
 #[derive(Debug)]
 pub(super) struct Process {
@@ -18,28 +20,21 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Registers the figures.
+    /// Makes the figures.
     ///
     /// # Errors
     /// Two metrics have the same name.
-    pub fn new(registry: &Registry) -> prometheus::Result<Process> {
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            prometheus::Result::Ok(gauge)
-        };
-        let cpu_seconds = Counter::new("process_cpu_seconds_total", "Processor time of the process, user and system.")?;
-        registry.register(Box::new(cpu_seconds.clone()))?;
-        let start = Gauge::new("process_start_time_seconds", "When the process started, in seconds since the Unix epoch.")?;
+    pub fn new(make: &Make) -> prometheus::Result<Process> {
+        let start =
+            make.register(Gauge::new("process_start_time_seconds", "When the process started, in seconds since the Unix epoch."))?;
         start.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
-        registry.register(Box::new(start))?;
         Ok(Process {
-            cpu_seconds,
-            resident_bytes: gauge("process_resident_memory_bytes", "Memory of the process that is in RAM.")?,
-            virtual_bytes: gauge("process_virtual_memory_bytes", "Address space of the process; WebAssembly reserves much of it.")?,
-            threads: gauge("process_threads", "Threads of the process.")?,
-            open_fds: gauge("process_open_fds", "Open file descriptors: sockets and files.")?,
-            max_fds: gauge("process_max_fds", "The limit of open file descriptors.")?,
+            cpu_seconds: make.register(Counter::new("process_cpu_seconds_total", "Processor time of the process, user and system."))?,
+            resident_bytes: make.gauge("process_resident_memory_bytes", "Memory of the process that is in RAM.")?,
+            virtual_bytes: make.gauge("process_virtual_memory_bytes", "Address space of the process; WebAssembly reserves much of it.")?,
+            threads: make.gauge("process_threads", "Threads of the process.")?,
+            open_fds: make.gauge("process_open_fds", "Open file descriptors: sockets and files.")?,
+            max_fds: make.gauge("process_max_fds", "The limit of open file descriptors.")?,
         })
     }
 
@@ -77,8 +72,7 @@ mod tests {
 
     #[test]
     fn the_figures_are_those_of_this_process() {
-        let registry = Registry::new();
-        let process = Process::new(&registry).unwrap();
+        let process = Process::new(&Make::default()).unwrap();
         process.read();
         let resident = process.resident_bytes.get();
         assert!((1 << 20..1 << 40).contains(&resident), "{resident}");

@@ -239,12 +239,9 @@ impl DeadLetters {
     }
 
     /// Puts back a letter that a store has kept.
-    pub fn restore(&self, stamp: Stamp, letter: Arc<DeadLetter>) {
+    pub fn restore(&self, stamp: Stamp, letter: &Arc<DeadLetter>) {
+        self.absorb(stamp, letter);
         let mut kept = self.kept.lock();
-        kept.last_id = kept.last_id.max(letter.id);
-        kept.last_stamp = kept.last_stamp.max(stamp);
-        kept.bytes += letter.bytes();
-        kept.letters.insert(letter.id, (stamp, letter));
         // The bounds may be lower than they were.
         while kept.letters.len() > self.limits.letters_max.get() || kept.bytes > self.limits.bytes_max.get() {
             let Some(oldest) = kept.letters.keys().next().copied() else { break };

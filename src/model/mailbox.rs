@@ -14,6 +14,7 @@ mod absorb;
 pub mod fate;
 mod log;
 mod noted;
+mod presence;
 mod reader;
 mod seqs;
 mod sink;
@@ -28,7 +29,7 @@ use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::record::{Change, Changes};
 use crate::config::{self, Config};
@@ -56,9 +57,6 @@ pub use users::{Listing, UsersPage};
 
 /// Enough shards that two cores seldom wait for the same lock.
 const SHARDS: usize = 64;
-
-/// Mailboxes that are all visited in less than a millisecond.
-const MAILBOXES_IN_PASSING: usize = 5_000;
 
 /// All users' mailboxes. One exists only while it holds something, has a session, or its reader may resume.
 #[derive(Debug)]
@@ -90,7 +88,9 @@ type Owner<'a> = (&'a UserId, u64);
 
 type Unnoted = Vec<(UserId, Arc<Mailbox>)>;
 
-type Shard = Mutex<HashMap<UserId, Arc<Mailbox>>>;
+type Users = HashMap<UserId, Arc<Mailbox>>;
+
+type Shard = Mutex<Users>;
 
 #[derive(Debug)]
 struct Mailbox {
@@ -123,26 +123,6 @@ pub enum Posted {
         seq: u64,
     },
     Dropped(DropReason),
-}
-
-/// A user's sessions and mailbox, as they are reported.
-#[derive(Debug)]
-pub struct Presence {
-    /// Each session with the seq of the last message that it has taken.
-    pub sessions: Vec<(Arc<SessionHandle>, u64)>,
-    pub messages: usize,
-    pub bytes: usize,
-    pub last: u64,
-    pub epoch: Option<String>,
-}
-
-/// Sums over all mailboxes.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Totals {
-    pub mailboxes: usize,
-    pub messages: usize,
-    pub bytes: usize,
-    pub sessions: usize,
 }
 
 impl Mailboxes {
@@ -184,22 +164,9 @@ impl Mailboxes {
             // What made room must not come back after a crash, and take the room of what was not read.
             self.note_marks(changes);
         }
-        let mut shard = self.shard(user).lock();
-        let mailbox = match shard.get(user) {
-            Some(mailbox) => mailbox.clone(),
-            None if keep_ms == 0 || session.is_some() => return self.dropped(DropReason::Away),
-            None => {
-                if self.usage.is_out_of_mailboxes() {
-                    drop(shard);
-                    self.reclaim(|usage| !usage.is_out_of_mailboxes());
-                    shard = self.shard(user).lock();
-                }
-                // A user without a mailbox misses nothing: the next mailbox has another epoch.
-                if !shard.contains_key(user) && (self.usage.is_out_of_mailboxes() || self.usage.is_over_with(true, new.size(), (0, 0))) {
-                    return self.dropped(DropReason::ServerFull);
-                }
-                self.mailbox(&mut shard, user)
-            }
+        let (shard, mailbox) = match self.receiving(user, &new) {
+            Ok(found) => found,
+            Err(reason) => return self.dropped(reason),
         };
         let mut content = mailbox.content.lock();
         drop(shard);
@@ -265,71 +232,34 @@ impl Mailboxes {
         Ok(Reader::new(self.clone(), mailbox, handle, Vec::new()))
     }
 
-    /// Returns the number of a user's open sessions.
-    pub fn sessions_of(&self, user: &str) -> usize {
-        let Some(mailbox) = self.find(user) else { return 0 };
-        mailbox.content.lock().sessions.admitted().count()
-    }
-
-    /// Returns whether a session can be reached, even if it is still provisional.
-    pub fn has_session(&self, user: &UserId, session: &str) -> bool {
-        self.find(user.as_str()).is_some_and(|mailbox| mailbox.content.lock().sessions.find(session).is_some())
-    }
-
-    pub fn presence(&self, user: &UserId) -> Presence {
-        let Some(mailbox) = self.find(user.as_str()) else {
-            return Presence { sessions: Vec::new(), messages: 0, bytes: 0, last: 0, epoch: None };
-        };
-        let content = mailbox.content.lock();
-        Presence {
-            sessions: content.sessions.admitted().map(|handle| (handle.clone(), handle.cursor())).collect(),
-            messages: content.log.len(),
-            bytes: content.log.bytes(),
-            last: content.log.last(),
-            epoch: Some(self.epoch(&mailbox)),
-        }
-    }
-
-    /// Ends a user's sessions, and returns how many there were.
-    pub fn end_sessions(&self, user: &UserId, close: &Close) -> usize {
-        let Some(mailbox) = self.find(user.as_str()) else { return 0 };
-        mailbox.content.lock().sessions.end(close)
-    }
-
-    /// Asks the `round`th of [`Mailboxes::SWEEP_ROUNDS`] parts of this node's sessions to close, and returns how many there are.
-    pub fn end_part(&self, round: usize, close: &Close) -> usize {
-        let Some(shard) = self.shards.get(round % SHARDS) else { return 0 };
-        shard.lock().values().map(|mailbox| mailbox.content.lock().sessions.end_here(close)).sum()
-    }
-
-    /// Returns every user with an open session.
-    pub fn everyone(&self) -> Vec<UserId> {
-        let mut users = Vec::new();
-        for shard in &self.shards {
-            let shard = shard.lock();
-            let connected = shard.iter().filter(|(_, mailbox)| !mailbox.content.lock().sessions.is_away());
-            users.extend(connected.map(|(user, _)| user.clone()));
-        }
-        users
-    }
-
-    /// Returns whether it takes milliseconds to look at all of them.
-    pub fn are_many(&self) -> bool {
-        self.usage.mailboxes() > MAILBOXES_IN_PASSING
-    }
-
-    pub fn totals(&self) -> Totals {
-        Totals {
-            mailboxes: self.usage.mailboxes(),
-            messages: self.usage.messages(),
-            bytes: self.usage.bytes(),
-            sessions: self.registry.count(),
-        }
-    }
-
     /// Returns how far a user's sessions have read, as far as that matters to this node.
     fn read(&self, sessions: &UserSessions) -> Option<ReadMark> {
         sessions.read_mark(self.decides())
+    }
+
+    /// Returns the mailbox that a message goes to, and the lock of its shard.
+    ///
+    /// # Errors
+    /// There is no mailbox for it, for this reason.
+    fn receiving(&self, user: &UserId, new: &New<'_>) -> Result<(MutexGuard<'_, Users>, Arc<Mailbox>), DropReason> {
+        let mut shard = self.shard(user).lock();
+        if let Some(mailbox) = shard.get(user).cloned() {
+            return Ok((shard, mailbox));
+        }
+        if new.keep_ms == 0 || new.session.is_some() {
+            return Err(DropReason::Away);
+        }
+        if self.usage.is_out_of_mailboxes() {
+            drop(shard);
+            self.reclaim(|usage| !usage.is_out_of_mailboxes());
+            shard = self.shard(user).lock();
+        }
+        // A user without a mailbox misses nothing: the next mailbox has another epoch.
+        if !shard.contains_key(user) && (self.usage.is_out_of_mailboxes() || self.usage.is_over_with(true, new.size(), (0, 0))) {
+            return Err(DropReason::ServerFull);
+        }
+        let mailbox = self.mailbox(&mut shard, user);
+        Ok((shard, mailbox))
     }
 
     fn append(&self, owner: Owner<'_>, content: &mut Content, new: &New<'_>, removed: &mut Removed) -> Posted {
@@ -431,7 +361,7 @@ impl Mailboxes {
     }
 
     /// Returns the user's mailbox, and creates it if it does not exist.
-    fn mailbox(&self, shard: &mut HashMap<UserId, Arc<Mailbox>>, user: &UserId) -> Arc<Mailbox> {
+    fn mailbox(&self, shard: &mut Users, user: &UserId) -> Arc<Mailbox> {
         if let Some(mailbox) = shard.get(user) {
             return mailbox.clone();
         }

@@ -66,9 +66,7 @@ impl Counters {
 impl Model {
     /// Fills an empty model with what a store has kept. `is_incomplete`: some of it is missing, so no client is told that nothing is.
     pub fn restore(&self, mut fold: Fold, counters: &Counters, is_incomplete: bool) {
-        self.last_stamp.fetch_max(counters.stamp, Ordering::Relaxed);
-        self.mailboxes.begin_births_after(counters.birth);
-        self.dead_letters.begin_after(counters.letter, counters.letter_stamp);
+        self.begin_after(counters);
         let mut states = self.states.write();
         for (policy, key, stamp, value) in fold.states() {
             states.write(policy, key, Some(value.clone()), stamp);
@@ -87,9 +85,16 @@ impl Model {
         let mut letters: Vec<_> = fold.letters().collect();
         letters.sort_unstable_by_key(|(_, letter)| letter.id);
         for (stamp, letter) in letters {
-            self.dead_letters.restore(stamp, letter.clone());
+            self.dead_letters.restore(stamp, letter);
         }
         self.mailboxes.restore(fold.take_mailboxes(), JUMP * counters.crashes, is_incomplete);
+    }
+
+    /// Has new numbers go on after these.
+    pub fn begin_after(&self, counters: &Counters) {
+        self.last_stamp.fetch_max(counters.stamp, Ordering::Relaxed);
+        self.mailboxes.begin_births_after(counters.birth);
+        self.dead_letters.begin_after(counters.letter, counters.letter_stamp);
     }
 
     /// Notes again what still counts of these old changes. `with_removals`: also removals, since an older change may be among the records

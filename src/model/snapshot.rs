@@ -23,11 +23,4 @@ impl Model {
         let (stamp, birth) = (self.last_stamp.load(Ordering::Relaxed), self.mailboxes.last_birth());
         Counters { stamp, birth, letter, letter_stamp, crashes: 0 }
     }
-
-    /// Has new numbers go on after these.
-    pub fn begin_after(&self, counters: &Counters) {
-        self.last_stamp.fetch_max(counters.stamp, Ordering::Relaxed);
-        self.mailboxes.begin_births_after(counters.birth);
-        self.dead_letters.begin_after(counters.letter, counters.letter_stamp);
-    }
 }

@@ -21,6 +21,7 @@ use indexmap::IndexSet;
 use super::Model;
 use super::groups::{self, Groups};
 use super::record::Changes;
+use crate::metrics::Metrics;
 use crate::net::turns::aside_if;
 use crate::types::event::UserId;
 use below::Below;
@@ -65,12 +66,12 @@ impl fmt::Debug for Deferred {
 
 /// A policy's request to raise one of its counters.
 #[derive(Debug)]
-pub struct Count {
-    pub policy: Arc<str>,
-    pub name: String,
-    pub by: u64,
+struct Count {
+    policy: Arc<str>,
+    name: String,
+    by: u64,
     /// How many counters the policy may have.
-    pub names_max: usize,
+    names_max: usize,
 }
 
 /// A bound of the server or of the policy's share is reached.
@@ -147,10 +148,13 @@ impl World {
         self.deferred.get_or_insert_default().0.push(Box::new(work));
     }
 
-    /// Does what was left for after the commit.
-    pub(super) fn conclude(&mut self) {
-        if let Some(deferred) = self.deferred.take() {
+    /// Does what was left for after the commit, and raises the counters that the policies have asked for.
+    pub(super) fn conclude(self, metrics: &Metrics) {
+        if let Some(deferred) = self.deferred {
             deferred.0.into_iter().for_each(|work| work());
+        }
+        for Count { policy, name, by, names_max } in self.counts {
+            metrics.count_custom(&policy, &name, by, names_max);
         }
     }
 
@@ -166,11 +170,6 @@ impl World {
 
     pub fn is_live(&self) -> bool {
         self.is_live
-    }
-
-    /// Takes the counters that its calls raise.
-    pub fn take_counts(&mut self) -> Vec<Count> {
-        std::mem::take(&mut self.counts)
     }
 
     /// Returns the time of the current call, in milliseconds since the Unix epoch.
@@ -285,20 +284,14 @@ impl World {
 
 impl Model {
     /// Commits the changes of a world, all or nothing, notes them, and calls `conclude` with them. The caller has the turn if the world is
-    /// touched. Returns the counters to raise and what `conclude` returned.
+    /// touched. Returns what `conclude` returned.
     ///
     /// # Errors
     /// Something that the world read has changed since, or what it wrote no longer fits. `conclude` was not called.
-    pub fn commit<P>(
-        &self,
-        world: &mut World,
-        mut changes: Changes,
-        conclude: impl FnOnce(Changes) -> P,
-    ) -> Result<(Vec<Count>, P), Conflict> {
+    pub fn commit<P>(&self, world: &World, mut changes: Changes, conclude: impl FnOnce(Changes) -> P) -> Result<P, Conflict> {
         debug_assert!(world.is_live, "a look changes nothing");
-        let counts = std::mem::take(&mut world.counts);
         if world.is_untouched() {
-            return Ok((counts, conclude(changes)));
+            return Ok(conclude(changes));
         }
         let mut states = self.states.write();
         let mut groups = self.groups.write();
@@ -310,7 +303,7 @@ impl Model {
         drop((groups, states));
         // Tens of thousands of members are freed after the locks are released.
         drop(ended);
-        Ok((counts, conclude(changes)))
+        Ok(conclude(changes))
     }
 }
 

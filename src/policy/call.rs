@@ -5,15 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use crate::model::world::Reads;
 use crate::registry::SessionHandle;
-use crate::types::delivery::{Decision, Message, Refusal, Response};
+use crate::types::delivery::{Decision, Message, NAME_BYTES, Refusal, Response};
 use crate::types::event::{Body, Event};
 use crate::types::fault::Fault;
 
 /// Bytes that a recorded call counts in addition to its texts.
 const CALL_BYTES: usize = 1024;
-
-/// Bytes that a name counts in memory, about.
-const NAME_BYTES: usize = 64;
 
 /// A role function of the contract, called for an event, a message or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +94,7 @@ pub enum CallError {
     CircuitOpen,
 }
 
-/// A call's answer, or why there is none.
+/// A call's answer, or why there is no answer.
 pub type CallResult<R> = Result<R, CallError>;
 
 /// A call as it was made, with all that its answer depends on.
@@ -129,20 +126,10 @@ impl Call {
 
 impl Output {
     fn size(&self) -> usize {
-        let decision = |decision: &Decision| {
-            let bodies: usize = decision.deliveries.iter().filter_map(|delivery| delivery.body.as_ref()).map(Body::size).sum();
-            let names: usize = decision.deliveries.iter().map(|delivery| delivery.to.names() + delivery.except.len()).sum();
-            let changes = decision.joins.len() + decision.leaves.len() + decision.ends.len();
-            bodies + (names + changes) * NAME_BYTES
-        };
         match self {
-            Output::Decided(decided) => decision(decided),
+            Output::Decided(decision) => decision.size(),
             Output::Formatted(body) => body.as_ref().map_or(0, Body::size),
-            Output::Responded(None) => 0,
-            Output::Responded(Some(response)) => {
-                let replies: usize = response.replies.iter().map(Body::size).sum();
-                replies + decision(&response.decision) + response.drafts.iter().map(|draft| draft.data.size()).sum::<usize>()
-            }
+            Output::Responded(response) => response.as_ref().map_or(0, Response::size),
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::config::{self, CandidateMode};
 use crate::metrics::Times;
 
 /// Examples of each kind of difference that are kept.
-pub const EXAMPLES_MAX: usize = 20;
+const EXAMPLES_MAX: usize = 20;
 
 /// Bytes of an example's line. A message may be larger, and there are twenty of each kind.
 const LINE_BYTES_MAX: usize = 2048;

@@ -170,7 +170,7 @@ pub fn grant_names<'a>(grants: impl Iterator<Item = &'a Grant>) -> Vec<String> {
 }
 
 /// Refuses interfaces of another version of the contract, and names the version.
-pub fn check_version<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), ContractError> {
+fn check_version<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), ContractError> {
     for name in names {
         let Some((interface, version)) = name.split_once('@') else { continue };
         if interface.starts_with(&format!("{CONTRACT}/")) && version != CONTRACT_VERSION {

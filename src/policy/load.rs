@@ -6,7 +6,7 @@
 //! A start refuses what a reload would refuse, and serves the last good version instead, if the store has kept one (`kept`).
 
 mod candidates;
-mod turn;
+mod findings;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,7 +32,7 @@ use crate::config::{self, Config, OnBad};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::types::fault::cut;
-use turn::Turn;
+use findings::Findings;
 
 /// A policy's `order` if its configuration doesn't set one.
 const ORDER_DEFAULT: i32 = 100;
@@ -240,8 +240,7 @@ impl Loader {
             let why = last_fault(policy);
             let (version, times) = (&policy.version, policy.limits().breaker_faults);
             let reason = format!("was new and faulted {times} times in a row{why}: {version} is rolled back to {}", previous.version);
-            let (name, file, digest) = (policy.name.to_string(), policy.file.clone(), Some(policy.digest.to_string()));
-            rejected.push(Rejected { name, file, digest, reason, is_retried: false, must_serve: false, at: SystemTime::now() });
+            rejected.push(Rejected::while_serving(policy, reason));
             *policy = previous;
         }
         if !rejected.is_empty() {
@@ -282,7 +281,7 @@ impl Loader {
         let setup = next.unwrap_or(&before);
         let current = policies.current();
         let known = policies.rejected();
-        let mut turn = Turn::default();
+        let mut findings = Findings::default();
         let files = match setup.source.files() {
             Ok(files) => files,
             Err(error) => {
@@ -297,9 +296,9 @@ impl Loader {
             let config = setup.config.policy(name);
             if let Some(serving) = serving.filter(|policy| found.digest() == Some(&*policy.digest)) {
                 if serving.config == config {
-                    turn.next.push(serving.clone());
+                    findings.next.push(serving.clone());
                 } else {
-                    turn.take(&found, Some(serving), self.configured(setup, serving));
+                    findings.take(&found, Some(serving), self.configured(setup, serving));
                 }
                 continue;
             }
@@ -308,27 +307,27 @@ impl Loader {
             let refused_before = known.iter().find(refused_before).filter(|_| !is_configured_anew);
             let waits = |old: &&Rejected| again == Again::No || (again == Again::Passing && !old.is_retried);
             if let Some(old) = refused_before.filter(waits) {
-                turn.keeps(serving, old.clone());
+                findings.keeps(serving, old.clone());
                 continue;
             }
             match self.policy(setup, &found) {
                 // It was refused before, so it blocks nothing.
                 Err(error) if refused_before.is_some() && (again == Again::Passing || next.is_some()) => {
-                    turn.keeps(serving, Rejected::because(&found, &error));
+                    findings.keeps(serving, Rejected::because(&found, &error));
                 }
-                loaded => turn.take(&found, serving, loaded),
+                loaded => findings.take(&found, serving, loaded),
             }
         }
         for gone in current.policies.iter().filter(|policy| !files.contains_key(&*policy.name)) {
-            turn.changed.push(gone.name.to_string());
+            findings.changed.push(gone.name.to_string());
         }
-        for rejected in turn.still_rejected.iter_mut().chain(&mut turn.refused) {
+        for rejected in findings.still_rejected.iter_mut().chain(&mut findings.refused) {
             let was_missed = known.iter().any(|old| old.name == rejected.name && old.must_serve);
             // What is refused changes nothing, so that the old one serves on.
             let serves = current.find(&rejected.name).is_some();
             rejected.must_serve = self.must_serve(setup, &rejected.name, serves, was_missed);
         }
-        let outcome = self.finish(policies, &current, turn)?;
+        let outcome = self.finish(policies, &current, findings)?;
         if let (Some(kept), Reload::Swapped { .. }) = (&self.kept, &outcome) {
             kept.retain(|name| files.contains_key(name));
             policies.current().policies.iter().for_each(|policy| self.keep(setup, policy));
@@ -336,8 +335,8 @@ impl Loader {
         Some(outcome)
     }
 
-    fn finish(&self, policies: &Policies, current: &Arc<PolicySet>, turn: Turn) -> Option<Reload> {
-        let Turn { next, mut still_rejected, refused, changed } = turn;
+    fn finish(&self, policies: &Policies, current: &Arc<PolicySet>, findings: Findings) -> Option<Reload> {
+        let Findings { next, mut still_rejected, refused, changed } = findings;
         let reloads = &self.metrics.reloads;
         if !refused.is_empty() {
             still_rejected.extend(refused.clone());
@@ -468,6 +467,12 @@ impl Rejected {
         let digest = found.digest().map(str::to_owned);
         let (name, file) = (found.name.clone(), found.file.clone());
         Rejected { name, file, digest, reason, is_retried, must_serve: false, at: SystemTime::now() }
+    }
+
+    /// Returns why a version is replaced that has served.
+    fn while_serving(policy: &Policy, reason: String) -> Rejected {
+        let (name, file, digest) = (policy.name.to_string(), policy.file.clone(), Some(policy.digest.to_string()));
+        Rejected { name, file, digest, reason, is_retried: false, must_serve: false, at: SystemTime::now() }
     }
 
     fn because(found: &Found, error: &LoadError) -> Rejected {

@@ -7,10 +7,11 @@ mod instances;
 mod looking;
 mod playing;
 mod samples;
+mod trial;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus::Histogram;
@@ -39,6 +40,7 @@ use crate::types::pattern::any_matches;
 use instances::{Instance, Instances};
 pub use looking::Introspection;
 use samples::Samples;
+use trial::breaker;
 
 /// A call that takes longer delays the other tasks of its thread by more than moving them to another thread would.
 const LONG_CALL: Duration = Duration::from_millis(1);
@@ -96,6 +98,14 @@ enum Flaw {
     Stopped(Defect),
     /// The answer breaks a rule of the contract; the instance can be used again.
     Unusable(Defect),
+}
+
+impl Flaw {
+    fn into_defect(self) -> Defect {
+        match self {
+            Flaw::Stopped(defect) | Flaw::Unusable(defect) => defect,
+        }
+    }
 }
 
 /// A plugin's component, where it comes from, and the policy's name.
@@ -355,7 +365,7 @@ impl Policy {
         if !world.is_live() {
             // Nobody has measured these, and an explanation makes a hundred.
             return aside(|| ask(world))
-                .map_err(|flaw| self.report(function, about, flaw.into_defect()))
+                .map_err(|flaw| CallError::Fault(Box::new(self.fault(function, about, flaw.into_defect()))))
                 .and_then(|answer| answer.map_err(CallError::Refused));
         }
         let started = Instant::now();
@@ -372,11 +382,7 @@ impl Policy {
         if let Some(time) = self.calls.of(function) {
             time.observe(took.as_secs_f64());
         }
-        self.breaker.lock().succeeded();
-        let completed = self.counters.completed.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.on_trial.load(Ordering::Relaxed) && completed >= self.limits().trial_calls {
-            self.end_trial();
-        }
+        self.completed();
         answer.map_err(|refusal| {
             self.counters.refusals.fetch_add(1, Ordering::Relaxed);
             self.instances.shared.metrics.policy_refusals.with_label_values(&[&*self.name]).inc();
@@ -429,60 +435,9 @@ impl Policy {
         })
     }
 
-    /// Counts and logs a fault. Opens the circuit after too many in a row, unless the events are to blame.
-    fn faulted(&self, function: Function, about: Option<About<'_>>, flaw: Flaw) -> CallError {
-        let is_stopped = matches!(flaw, Flaw::Stopped(_));
-        let defect = flaw.into_defect();
-        self.counters.faults.fetch_add(1, Ordering::Relaxed);
-        let kind = defect.kind.name();
-        self.instances.shared.metrics.policy_faults.with_label_values(&[&*self.name, kind]).inc();
-        if self.may_log() {
-            let (event_id, trace_id) = About::fields(about);
-            tracing::warn!(
-                policy = &*self.name,
-                version = &*self.version,
-                function = function.name(),
-                event_id,
-                trace_id,
-                kind,
-                "policy fault: {}",
-                defect.detail
-            );
-        }
-        let is_suspect = self.breaker.lock().faulted();
-        if is_suspect {
-            // Without a sample to repeat, a guest that stopped counts as broken; an answer that breaks a rule may be due to the event.
-            let is_broken = self.is_sound(function).map_or(is_stopped, |is_sound| !is_sound);
-            let mut breaker = self.breaker.lock();
-            if !is_broken {
-                breaker.succeeded();
-            } else if breaker.open(tokio::time::Instant::now()) {
-                tracing::error!(policy = &*self.name, version = &*self.version, "circuit open: the policy faulted too often in a row");
-            }
-        }
-        let error = self.report(function, about, defect);
-        if let CallError::Fault(fault) = &error {
-            *self.last_fault.lock() = Some((**fault).clone());
-            self.instances.shared.faults.show(fault);
-        }
-        error
-    }
-
     /// Returns whether one more line about this policy may be logged. If not, counts it.
     pub fn may_log(&self) -> bool {
         self.instances.shared.may_log()
-    }
-
-    fn report(&self, function: Function, about: Option<About<'_>>, defect: Defect) -> CallError {
-        CallError::Fault(Box::new(Fault {
-            policy: self.name.clone(),
-            version: self.version.clone(),
-            digest: self.digest.clone(),
-            function: function.name().into(),
-            event: about.map(|about| about.event.to_owned()),
-            defect,
-            at: SystemTime::now(),
-        }))
     }
 
     /// Offers an answered call as a sample.
@@ -492,62 +447,8 @@ impl Policy {
         }
     }
 
-    /// Repeats the function's sample in a dry world, and returns whether it is still answered without a fault. `None` if there is no
-    /// sample.
-    fn is_sound(&self, function: Function) -> Option<bool> {
-        let sample = self.samples.of(function)?;
-        let answer = self.repeat(&sample, &mut World::dry(&self.instances.shared.model));
-        Some(!matches!(answer, Err(CallError::Fault(_))))
-    }
-
-    /// Starts the trial period: keeps the last proven version for rollback until this one has completed `trial_calls` calls. The old
-    /// version's samples are taken over, since this one has to answer them too.
-    pub fn follows(&self, old: &Arc<Policy>) {
-        self.samples.take_over(&old.samples);
-        let proven = old.previous.lock().clone().unwrap_or_else(|| old.clone());
-        self.on_trial.store(true, Ordering::Relaxed);
-        *self.previous.lock() = Some(proven);
-    }
-
-    /// Takes over what another version has answered well: a policy that faults has to answer it too.
-    pub fn learns_from(&self, other: &Policy) {
-        self.samples.take_over(&other.samples);
-    }
-
     pub fn metrics(&self) -> &Metrics {
         &self.instances.shared.metrics
-    }
-
-    pub fn is_on_trial(&self) -> bool {
-        self.on_trial.load(Ordering::Relaxed)
-    }
-
-    fn end_trial(&self) {
-        self.on_trial.store(false, Ordering::Relaxed);
-        self.previous.lock().take();
-    }
-
-    /// Returns the version to roll back to if this one is on trial and its circuit is open.
-    pub fn fallback(&self) -> Option<Arc<Policy>> {
-        if self.is_circuit_open() { self.previous.lock().clone() } else { None }
-    }
-
-    /// Returns whether the policy's circuit is open, so that it is not called.
-    pub fn is_circuit_open(&self) -> bool {
-        self.breaker.lock().is_open()
-    }
-}
-
-fn breaker(limits: &Limits) -> Breaker {
-    let (first, longest) = (*limits.breaker_pause_ms, *limits.breaker_pause_max_ms);
-    Breaker::new(limits.breaker_faults.get(), first, longest)
-}
-
-impl Flaw {
-    fn into_defect(self) -> Defect {
-        match self {
-            Flaw::Stopped(defect) | Flaw::Unusable(defect) => defect,
-        }
     }
 }
 

@@ -23,9 +23,9 @@ use crate::net::wire::Wire;
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 impl Server {
-    pub(super) async fn accept_all(&self, permits: &[Arc<ConnectionPermits>], stopping: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
+    pub(super) async fn accept_all(&self, permits: &[Arc<ConnectionPermits>], stage: &watch::Sender<Stage>, working: &mpsc::Sender<()>) {
         let accepting = self.listeners.iter().zip(permits);
-        let accepting = accepting.map(|((listener, front), permits)| self.accept(listener, front, permits, stopping, working));
+        let accepting = accepting.map(|((listener, front), permits)| self.accept(listener, front, permits, stage, working));
         futures_util::future::join_all(accepting).await;
     }
 
@@ -35,7 +35,7 @@ impl Server {
         listener: &TcpListener,
         front: &Arc<Front>,
         permits: &Arc<ConnectionPermits>,
-        stopping: &watch::Sender<Stage>,
+        stage: &watch::Sender<Stage>,
         working: &mpsc::Sender<()>,
     ) {
         let write_deadline = *self.node.config.sockets.write_deadline_ms;
@@ -72,17 +72,17 @@ impl Server {
             let takeover = line.takeover.clone();
             let answer = service_fn(move |request| line.clone().answer(request));
             let mut connection = http.serve_connection(stream, answer).with_upgrades();
-            let (mut stopping, working) = (stopping.subscribe(), working.clone());
+            let (mut stage, working) = (stage.subscribe(), working.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     biased;
                     () = served(&mut connection, &takeover) => {}
-                    () = reaches(&mut stopping, Stage::Finishing) => {
+                    () = reaches(&mut stage, Stage::Finishing) => {
                         Pin::new(&mut connection).graceful_shutdown();
                         tokio::select! {
                             biased;
                             () = served(&mut connection, &takeover) => {}
-                            () = reaches(&mut stopping, Stage::Over) => {}
+                            () = reaches(&mut stage, Stage::Over) => {}
                         }
                     }
                 }
@@ -107,9 +107,9 @@ async fn served(connection: &mut (impl Future + Unpin), takeover: &Takeover) {
 }
 
 /// Resolves when the server is at this stage. It is polled whenever its connection is: once it waits, that costs a look at a number.
-async fn reaches(stopping: &mut watch::Receiver<Stage>, stage: Stage) {
-    let news = stopping.clone();
-    let mut reached = pin!(unconstrained(stopping.wait_for(|now| *now >= stage)));
+async fn reaches(now: &mut watch::Receiver<Stage>, stage: Stage) {
+    let news = now.clone();
+    let mut reached = pin!(unconstrained(now.wait_for(|now| *now >= stage)));
     let mut is_waiting = false;
     poll_fn(|context| {
         // An error means that the server is gone, so the stage is over.

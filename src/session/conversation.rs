@@ -14,7 +14,7 @@ use super::outbox::Outbox;
 use super::protocol::{ClientFrame, Want};
 use super::sse::Position;
 use super::taken::Taken;
-use super::{Sessions, entry};
+use super::{Sessions, first_frame};
 use crate::model::mailbox::{Batch, Head, Page, Reader, Resumed};
 use crate::net::rate::Bucket;
 use crate::net::turns::Turns;
@@ -264,7 +264,7 @@ impl Conversation {
             Framing::V1 | Framing::Sse => self.hear_frame(ClientFrame::parse(&text)).await,
             Framing::Plain => {
                 // If the server asks for tokens, a frame with a token is for the server, and policies don't see it.
-                match self.clock.ends.and_then(|_| entry::shown(text.as_bytes())) {
+                match self.clock.ends.and_then(|_| first_frame::shown(text.as_bytes())) {
                     Some(token) => self.authorize(&token),
                     None => self.hear_message(&Body::sniff(text), Want::Refusal).await,
                 }

@@ -108,7 +108,7 @@ async fn open(
     if request.method != Method::GET {
         return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this address takes GET, and then sends events"));
     }
-    let (visitor, pass, seated) = sessions.visit(client, user, Framing::Sse, query, &request.headers)?;
+    let (visitor, pass, session_permit) = sessions.visit(client, user, Framing::Sse, query, &request.headers)?;
     let Some(pass) = pass else { return Err(sessions.auth.refused(Reason::NoToken).into()) };
     let entered = match sessions.welcome() {
         Ok(()) => visitor.enter(sessions, pass).await,
@@ -120,7 +120,7 @@ async fn open(
         Err(NotAdmitted::NotNow(why)) => return Err(why.into()),
     };
     let since = Position::asked(&request.headers, query);
-    Ok(Opening { result: HandshakeResult::Decided(entered), framing: Framing::Sse, since, before: Vec::new(), seated })
+    Ok(Opening { result: HandshakeResult::Decided(entered), framing: Framing::Sse, since, before: Vec::new(), session_permit })
 }
 
 /// `POST {base}/sse/{user_id}/{session}`: takes one frame of `signalpost.v1` for a stream. What it leads to comes over the stream.

@@ -61,7 +61,7 @@ struct Lane {
 }
 
 impl Batch {
-    pub fn first_seq(&self) -> u64 {
+    fn first_seq(&self) -> u64 {
         self.events.first().map_or(0, |event| event.seq)
     }
 

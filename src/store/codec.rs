@@ -4,6 +4,9 @@
 //! a record that it does not know if [`MAY_BE_SKIPPED`] is set, and refuses the store otherwise. A `Post` belongs to the last `Message`
 //! before it, so that a message is written once for all of its recipients.
 
+mod letter;
+mod message;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,15 +14,14 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes;
 
 use crate::model::Counters;
-use crate::model::dead_letters::{Content, DeadLetter, Recipient};
 use crate::model::record::{Change, Mark};
 use crate::model::state::Value;
 use crate::registry::{Seat, subprotocol};
 use crate::types::close::Close;
-use crate::types::delivery::{Message, PolicySetId, Priority, Terms};
-use crate::types::event::{Body, Event, UserId};
-use crate::types::fault::{Defect, Fault, FaultKind};
-use crate::types::origin::Origin;
+use crate::types::delivery::Message;
+use crate::types::event::UserId;
+use letter::LetterRecord;
+use message::MessageRecord;
 
 /// Set for records without which the rest is still right. No record of this version is.
 const MAY_BE_SKIPPED: u8 = 1;
@@ -68,14 +70,7 @@ pub enum Unreadable {
 enum Record<'a> {
     #[serde(borrow)]
     Message(MessageRecord<'a>),
-    Post {
-        user: &'a str,
-        birth: u64,
-        seq: u64,
-        posted_ms: u64,
-        lost: u64,
-        removed: Vec<u64>,
-    },
+    Post(PostRecord<'a>),
     Mark {
         user: &'a str,
         birth: u64,
@@ -124,15 +119,7 @@ enum Record<'a> {
         segment: u64,
     },
     // What follows is between the nodes of a cluster.
-    PostTo {
-        user: &'a str,
-        birth: u64,
-        seq: u64,
-        posted_ms: u64,
-        lost: u64,
-        removed: Vec<u64>,
-        session: &'a str,
-    },
+    PostTo(PostRecord<'a>, &'a str),
     Opened(Box<OpenedRecord<'a>>),
     Closed {
         user: &'a str,
@@ -154,6 +141,16 @@ enum Record<'a> {
 }
 
 #[derive(Debug, Deserialize, Serialize)]
+struct PostRecord<'a> {
+    user: &'a str,
+    birth: u64,
+    seq: u64,
+    posted_ms: u64,
+    lost: u64,
+    removed: Vec<u64>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
 struct OpenedRecord<'a> {
     birth: u64,
     at: u64,
@@ -164,76 +161,6 @@ struct OpenedRecord<'a> {
     resumes: bool,
     attributes: Vec<(&'a str, &'a str)>,
     opened_ms: u64,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-struct MessageRecord<'a> {
-    event_id: &'a str,
-    event_type: &'a str,
-    #[serde(borrow)]
-    body: BodyRecord<'a>,
-    policies: u128,
-    is_for_session: bool,
-    attempt: u32,
-    ttl_ms: Option<u64>,
-    keep_ms: Option<u64>,
-    collapse_key: Option<&'a str>,
-    priority: u8,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-enum BodyRecord<'a> {
-    Json(&'a str),
-    Text(&'a str),
-    Binary(&'a Bytes),
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-struct LetterRecord<'a> {
-    stamp: u64,
-    id: u64,
-    at_ms: u64,
-    policy: &'a str,
-    version: &'a str,
-    attempts: u32,
-    #[serde(borrow)]
-    fault: Option<FaultRecord<'a>>,
-    content: ContentRecord<'a>,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-struct FaultRecord<'a> {
-    policy: &'a str,
-    version: &'a str,
-    digest: &'a str,
-    function: &'a str,
-    event: Option<&'a str>,
-    kind: FaultKind,
-    detail: &'a str,
-    backtrace: Vec<&'a str>,
-    at_ms: u64,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-enum ContentRecord<'a> {
-    #[serde(borrow)]
-    Event(EventRecord<'a>),
-    Message(MessageRecord<'a>, Vec<(&'a str, &'a str)>),
-    Undelivered(MessageRecord<'a>, &'a str),
-    Untaken(EventRecord<'a>, &'a str),
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-struct EventRecord<'a> {
-    id: &'a str,
-    source: &'a str,
-    event_type: &'a str,
-    subject: Option<&'a str>,
-    time: Option<&'a str>,
-    content_type: &'a str,
-    extensions: Vec<(&'a str, &'a str)>,
-    #[serde(borrow)]
-    data: Option<BodyRecord<'a>>,
 }
 
 /// Appends the records of these changes.
@@ -341,10 +268,11 @@ impl<'a> Record<'a> {
     fn of(change: &'a Change) -> Record<'a> {
         match change {
             Change::Post { user, birth, seq, posted_ms, message: _, session, lost, removed } => {
-                let (user, birth, seq, posted_ms, lost, removed) = (user.as_str(), *birth, *seq, *posted_ms, *lost, removed.clone());
+                let (birth, seq, posted_ms, lost) = (*birth, *seq, *posted_ms, *lost);
+                let post = PostRecord { user: user.as_str(), birth, seq, posted_ms, lost, removed: removed.clone() };
                 match session {
-                    None => Record::Post { user, birth, seq, posted_ms, lost, removed },
-                    Some(session) => Record::PostTo { user, birth, seq, posted_ms, lost, removed, session },
+                    None => Record::Post(post),
+                    Some(session) => Record::PostTo(post, session),
                 }
             }
             Change::Mark { user, birth, mark, removed } => {
@@ -378,14 +306,8 @@ impl<'a> Record<'a> {
             }
             Record::Stop(counters) => return Ok(Some(Said::Stop(counters))),
             Record::Cleaned { segment } => return Ok(Some(Said::Cleaned(segment))),
-            Record::Post { user, birth, seq, posted_ms, lost, removed } => {
-                let message = message.clone().ok_or(Unreadable::Short)?;
-                Change::Post { user: user_id(user)?, birth, seq, posted_ms, message, session: None, lost, removed }
-            }
-            Record::PostTo { user, birth, seq, posted_ms, lost, removed, session } => {
-                let message = message.clone().ok_or(Unreadable::Short)?;
-                Change::Post { user: user_id(user)?, birth, seq, posted_ms, message, session: Some(session.into()), lost, removed }
-            }
+            Record::Post(post) => post.read(message, None)?,
+            Record::PostTo(post, session) => post.read(message, Some(session.into()))?,
             Record::Opened(record) => Change::Opened { birth: record.birth, at: record.at, seat: Arc::new(record.read()?) },
             Record::Closed { user, session, why } => {
                 let why = why.map(|(code, text)| Close::of(code, text).ok_or(Unreadable::Newer)).transpose()?;
@@ -411,6 +333,15 @@ impl<'a> Record<'a> {
             Record::NoLetter { stamp, id } => Change::NoLetter { stamp, id },
         };
         Ok(Some(Said::Change(change)))
+    }
+}
+
+impl PostRecord<'_> {
+    /// `message`: the last one before it.
+    fn read(self, message: &Option<Arc<Message>>, session: Option<Arc<str>>) -> Result<Change, Unreadable> {
+        let PostRecord { user, birth, seq, posted_ms, lost, removed } = self;
+        let message = message.clone().ok_or(Unreadable::Short)?;
+        Ok(Change::Post { user: user_id(user)?, birth, seq, posted_ms, message, session, lost, removed })
     }
 }
 
@@ -440,161 +371,6 @@ impl<'a> OpenedRecord<'a> {
             attributes: self.attributes.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             opened: time(self.opened_ms),
         })
-    }
-}
-
-impl<'a> MessageRecord<'a> {
-    fn of(message: &'a Message) -> MessageRecord<'a> {
-        let Message { event_id, event_type, body, policies, terms, is_for_session, attempt, origin: _ } = message;
-        MessageRecord {
-            event_id,
-            event_type,
-            body: BodyRecord::of(body),
-            policies: policies.0,
-            is_for_session: *is_for_session,
-            attempt: *attempt,
-            ttl_ms: terms.time_to_live.map(milliseconds),
-            keep_ms: terms.keep.map(milliseconds),
-            collapse_key: terms.collapse_key.as_deref(),
-            priority: terms.priority as u8,
-        }
-    }
-
-    fn read(self) -> Message {
-        Message {
-            event_id: self.event_id.to_owned(),
-            event_type: self.event_type.to_owned(),
-            body: Arc::new(self.body.read()),
-            policies: PolicySetId(self.policies),
-            terms: Terms {
-                time_to_live: self.ttl_ms.map(Duration::from_millis),
-                keep: self.keep_ms.map(Duration::from_millis),
-                collapse_key: self.collapse_key.map(Arc::from),
-                priority: match self.priority {
-                    0 => Priority::Low,
-                    1 => Priority::Normal,
-                    _ => Priority::High,
-                },
-            },
-            is_for_session: self.is_for_session,
-            attempt: self.attempt,
-            origin: Origin::default(),
-        }
-    }
-}
-
-impl<'a> BodyRecord<'a> {
-    fn of(body: &'a Body) -> BodyRecord<'a> {
-        match body {
-            Body::Json(text) => BodyRecord::Json(text),
-            Body::Text(text) => BodyRecord::Text(text),
-            Body::Binary(bytes) => BodyRecord::Binary(Bytes::new(bytes)),
-        }
-    }
-
-    fn read(self) -> Body {
-        match self {
-            BodyRecord::Json(text) => Body::Json(text.to_owned()),
-            BodyRecord::Text(text) => Body::Text(text.to_owned()),
-            BodyRecord::Binary(bytes) => Body::Binary(bytes.to_vec()),
-        }
-    }
-}
-
-impl<'a> LetterRecord<'a> {
-    fn of(stamp: u64, letter: &'a DeadLetter) -> LetterRecord<'a> {
-        let DeadLetter { id, at, policy, version, attempts, fault, content } = letter;
-        let fault = fault.as_ref().map(|fault| FaultRecord {
-            policy: &fault.policy,
-            version: &fault.version,
-            digest: &fault.digest,
-            function: &fault.function,
-            event: fault.event.as_deref(),
-            kind: fault.defect.kind,
-            detail: &fault.defect.detail,
-            backtrace: fault.defect.backtrace.iter().map(String::as_str).collect(),
-            at_ms: since_epoch(fault.at),
-        });
-        let content = match content {
-            Content::Event(event) => ContentRecord::Event(EventRecord::of(event)),
-            Content::Message { message, recipients } => {
-                let recipients = recipients.iter().map(|recipient| (recipient.user.as_str(), &*recipient.session)).collect();
-                ContentRecord::Message(MessageRecord::of(message), recipients)
-            }
-            Content::Undelivered { message, reason } => ContentRecord::Undelivered(MessageRecord::of(message), reason),
-            Content::Untaken { event, reason } => ContentRecord::Untaken(EventRecord::of(event), reason),
-        };
-        LetterRecord { stamp, id: *id, at_ms: since_epoch(*at), policy, version, attempts: *attempts, fault, content }
-    }
-
-    fn read(self) -> Result<DeadLetter, Unreadable> {
-        let fault = self.fault.map(|fault| {
-            Box::new(Fault {
-                policy: fault.policy.into(),
-                version: fault.version.into(),
-                digest: fault.digest.into(),
-                function: fault.function.to_owned().into(),
-                event: fault.event.map(str::to_owned),
-                defect: Defect {
-                    kind: fault.kind,
-                    detail: fault.detail.to_owned(),
-                    backtrace: fault.backtrace.into_iter().map(str::to_owned).collect(),
-                },
-                at: time(fault.at_ms),
-            })
-        });
-        let content = match self.content {
-            ContentRecord::Event(event) => Content::Event(Arc::new(event.read())),
-            ContentRecord::Message(message, recipients) => {
-                let recipient = |(user, session): (&str, &str)| Ok(Recipient { user: user_id(user)?, session: session.into() });
-                Content::Message {
-                    message: Arc::new(message.read()),
-                    recipients: recipients.into_iter().map(recipient).collect::<Result<_, _>>()?,
-                }
-            }
-            ContentRecord::Undelivered(message, reason) => {
-                Content::Undelivered { message: Arc::new(message.read()), reason: reason.into() }
-            }
-            ContentRecord::Untaken(event, reason) => Content::Untaken { event: Arc::new(event.read()), reason: reason.into() },
-        };
-        Ok(DeadLetter {
-            id: self.id,
-            at: time(self.at_ms),
-            policy: self.policy.into(),
-            version: self.version.into(),
-            attempts: self.attempts,
-            fault,
-            content,
-        })
-    }
-}
-
-impl<'a> EventRecord<'a> {
-    fn of(event: &'a Event) -> EventRecord<'a> {
-        EventRecord {
-            id: &event.id,
-            source: &event.source,
-            event_type: &event.event_type,
-            subject: event.subject.as_deref(),
-            time: event.time.as_deref(),
-            content_type: &event.content_type,
-            extensions: event.extensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
-            data: event.data.as_ref().map(BodyRecord::of),
-        }
-    }
-
-    fn read(self) -> Event {
-        Event {
-            id: self.id.to_owned(),
-            source: self.source.to_owned(),
-            event_type: self.event_type.to_owned(),
-            subject: self.subject.map(str::to_owned),
-            time: self.time.map(str::to_owned),
-            content_type: self.content_type.to_owned(),
-            extensions: self.extensions.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            data: self.data.map(BodyRecord::read),
-            origin: Origin::default(),
-        }
     }
 }
 

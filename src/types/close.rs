@@ -37,6 +37,22 @@ pub enum Close {
     Unauthorized,
 }
 
+/// The reasons that have no text of their own.
+const PLAIN: [Close; 12] = [
+    Close::Restart,
+    Close::PolicyFault,
+    Close::NoPong,
+    Close::TokenExpired,
+    Close::SlowConsumer,
+    Close::TooManySessions,
+    Close::TooManyMessages,
+    Close::TooManyInFlight,
+    Close::EndedByOperator,
+    Close::Idle,
+    Close::Replaced,
+    Close::Unauthorized,
+];
+
 impl Close {
     pub fn code(&self) -> u16 {
         match self {
@@ -66,25 +82,12 @@ impl Close {
         }
     }
 
-    /// Returns the reason of this code and text, if it is one for which another node may close a session.
+    /// Returns the reason of this code and text, if a node may have told another one of it.
     pub fn of(code: u16, text: &str) -> Option<Close> {
-        let others = [
-            Close::Restart,
-            Close::PolicyFault,
-            Close::NoPong,
-            Close::TokenExpired,
-            Close::SlowConsumer,
-            Close::TooManySessions,
-            Close::TooManyMessages,
-            Close::EndedByOperator,
-            Close::Idle,
-            Close::Replaced,
-            Close::Unauthorized,
-        ];
         match code {
             4203 => Some(Close::RefusedByPolicy(text.to_owned())),
             4204 => Some(Close::ClosedByPolicy(text.to_owned())),
-            _ => others.into_iter().find(|close| close.code() == code),
+            _ => PLAIN.into_iter().find(|close| close.code() == code),
         }
     }
 
@@ -137,7 +140,7 @@ mod tests {
         then: String,
     }
 
-    /// Returns what a client does after this close. A new one has to be added here, to `every_close` and to the table.
+    /// Returns what a client does after this close. A new one has to be added here, to `PLAIN` and to the table.
     fn then(close: &Close) -> &'static str {
         match close {
             Close::Restart | Close::NoPong | Close::TokenExpired => "now",
@@ -155,22 +158,8 @@ mod tests {
     }
 
     fn every_close() -> Vec<Close> {
-        let mut every = vec![
-            Close::Restart,
-            Close::PolicyFault,
-            Close::NoPong,
-            Close::TokenExpired,
-            Close::SlowConsumer,
-            Close::TooManySessions,
-            Close::TooManyMessages,
-            Close::TooManyInFlight,
-            Close::EndedByOperator,
-            Close::Idle,
-            Close::Replaced,
-            Close::RefusedByPolicy(String::new()),
-            Close::ClosedByPolicy(String::new()),
-            Close::Unauthorized,
-        ];
+        let mut every = vec![Close::RefusedByPolicy(String::new()), Close::ClosedByPolicy(String::new())];
+        every.extend(PLAIN);
         every.extend([1002, 1007, 1009].map(|code| Close::Protocol { code, reason: "" }));
         every
     }

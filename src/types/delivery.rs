@@ -6,6 +6,9 @@ use std::time::Duration;
 use crate::types::event::{Body, UserId};
 use crate::types::origin::Origin;
 
+/// Bytes that a name counts in memory, about.
+pub const NAME_BYTES: usize = 64;
+
 /// What a policy wants done, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
@@ -43,6 +46,15 @@ pub enum Recipients {
         user: UserId,
         session: String,
     },
+}
+
+impl Decision {
+    /// Returns about how many bytes it keeps in memory.
+    pub fn size(&self) -> usize {
+        let bodies: usize = self.deliveries.iter().filter_map(|delivery| delivery.body.as_ref()).map(Body::size).sum();
+        let names: usize = self.deliveries.iter().map(|delivery| delivery.to.names() + delivery.except.len()).sum();
+        bodies + (names + self.joins.len() + self.leaves.len() + self.ends.len()) * NAME_BYTES
+    }
 }
 
 impl Recipients {
@@ -89,6 +101,14 @@ pub struct Response {
     pub decision: Decision,
     pub drafts: Vec<Draft>,
     pub close: Option<String>,
+}
+
+impl Response {
+    /// Returns about how many bytes it keeps in memory.
+    pub fn size(&self) -> usize {
+        let replies: usize = self.replies.iter().map(Body::size).sum();
+        replies + self.decision.size() + self.drafts.iter().map(|draft| draft.data.size()).sum::<usize>()
+    }
 }
 
 /// An event that a sessions policy publishes.

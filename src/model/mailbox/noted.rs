@@ -57,12 +57,12 @@ impl Noted {
 impl Content {
     /// Returns the change that notes the state of this mailbox.
     pub(super) fn mark(&mut self, user: &UserId, birth: u64, mut removed: Vec<(u64, u64)>) -> Change {
-        let Marks { last, delivered, lost } = self.log.marks();
-        let version = self.noted.mark.version + 1;
+        let now = self.mark_now();
+        let mark = Mark { version: now.version + 1, ..now };
         let done = std::mem::take(&mut self.noted.done).into_iter();
-        removed.extend(done.filter(|seq| *seq > delivered).map(|seq| (seq - 1, seq)));
-        self.noted.mark = Mark { version, last, delivered, lost, is_resumable: self.is_resumable, is_acked: self.is_acked };
-        Change::Mark { user: user.clone(), birth, mark: self.noted.mark, removed }
+        removed.extend(done.filter(|seq| *seq > mark.delivered).map(|seq| (seq - 1, seq)));
+        self.noted.mark = mark;
+        Change::Mark { user: user.clone(), birth, mark, removed }
     }
 
     /// Returns the mark of this mailbox as it is, which is not noted by that.
@@ -86,10 +86,8 @@ impl Content {
 impl Mailboxes {
     /// Has a mailbox's mark noted in the next round, if there is something to note.
     pub(super) fn note_later(&self, user: &UserId, mailbox: &Arc<Mailbox>, content: &mut Content) {
-        let Some(unnoted) = &self.unnoted else { return };
-        if !content.noted.is_waiting && content.is_unnoted() {
-            content.noted.is_waiting = true;
-            unnoted.lock().push((user.clone(), mailbox.clone()));
+        if self.unnoted.is_some() && !content.noted.is_waiting && content.is_unnoted() {
+            self.tell_later(user, mailbox, content);
         }
     }
 

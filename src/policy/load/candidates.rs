@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::{Loader, REASON_BYTES_MAX, last_fault};
 use crate::config::CandidateMode;
@@ -83,8 +82,7 @@ impl Loader {
         }
         policies.refresh_canary();
         self.metrics.canary_returns.with_label_values(&[&*policy.name]).inc();
-        let (name, file, digest) = (policy.name.to_string(), policy.file.clone(), Some(policy.digest.to_string()));
-        Some(Rejected { name, file, digest, reason, is_retried: false, must_serve: false, at: SystemTime::now() })
+        Some(Rejected::while_serving(policy, reason))
     }
 
     /// Lets the candidates in the shadow make their share of the calls.

@@ -1,5 +1,10 @@
 use super::*;
+use crate::model::dead_letters::{Content, DeadLetter, Recipient};
 use crate::registry::V1;
+use crate::types::delivery::{PolicySetId, Priority, Terms};
+use crate::types::event::{Body, Event};
+use crate::types::fault::{Defect, Fault, FaultKind};
+use crate::types::origin::Origin;
 
 fn user(name: &str) -> UserId {
     UserId::new(name, 128).unwrap()
@@ -12,7 +17,12 @@ fn message(body: Body) -> Arc<Message> {
 }
 
 fn post(seq: u64, message: &Arc<Message>) -> Change {
-    Change::Post { user: user("ü"), birth: 1, seq, posted_ms: 3, message: message.clone(), session: None, lost: 4, removed: vec![seq - 1] }
+    post_to(seq, message, None)
+}
+
+fn post_to(seq: u64, message: &Arc<Message>, session: Option<&str>) -> Change {
+    let (message, session, removed) = (message.clone(), session.map(Arc::from), vec![seq - 1]);
+    Change::Post { user: user("ü"), birth: 1, seq, posted_ms: 3, message, session, lost: 4, removed }
 }
 
 fn letter(content: Content, with_fault: bool) -> Change {
@@ -64,12 +74,7 @@ fn every_change() -> Vec<Change> {
         letter(Content::Undelivered { message: binary, reason: "the answer is 404".into() }, false),
         Change::Join { stamp: 11, group: "g".into(), user: UserId::of_sink("s"), policy: "p".into() },
         Change::NoLetter { stamp: 10, id: 5 },
-        match post(4, &json) {
-            Change::Post { user, birth, seq, posted_ms, message, lost, removed, .. } => {
-                Change::Post { user, birth, seq, posted_ms, message, session: Some("s".into()), lost, removed }
-            }
-            other => other,
-        },
+        post_to(4, &json, Some("s")),
         Change::Opened { birth: 1, at: 2, seat: Arc::new(seat(Some(V1))) },
         Change::Opened { birth: 1, at: 2, seat: Arc::new(seat(None)) },
         Change::Closed { user: user("1"), session: "s".into(), why: None },
@@ -112,6 +117,22 @@ fn every_change_is_read_as_it_was_written() {
     let mut records = Vec::new();
     encode(&changes, &mut records);
     assert_eq!(decoded(&records).unwrap(), changes.into_iter().map(Said::Change).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_record_is_the_bytes_that_earlier_versions_wrote() {
+    // The variant's position, and its members in order; numbers as they are below 128, texts and lists after their length.
+    let post_record = [1, 2, 0xc3, 0xbc, 1, 2, 3, 4, 1, 1];
+    let post_to_record = [13, 2, 0xc3, 0xbc, 1, 2, 3, 4, 1, 1, 1, b's'];
+    let leave_record = [4, 2, 1, b'g', 1, b'1'];
+    let json = message(Body::Json("1".into()));
+    let leave = Change::Leave { stamp: 2, group: "g".into(), user: user("1") };
+    for (change, record) in [(post(2, &json), &post_record[..]), (post_to(2, &json, Some("s")), &post_to_record), (leave, &leave_record)] {
+        let mut records = Vec::new();
+        encode(std::slice::from_ref(&change), &mut records);
+        let head = [&[0][..], &u32::try_from(record.len()).unwrap().to_le_bytes()].concat();
+        assert!(records.ends_with(&[&head, record].concat()), "{change:?}: {records:?}");
+    }
 }
 
 #[test]

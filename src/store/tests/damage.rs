@@ -13,12 +13,23 @@ fn copy(from: &Path) -> tempfile::TempDir {
 /// Makes the segments those of another run of the machine, which has gone down since.
 fn machine_went_down(dir: &Path) {
     let folder = Folder::look(dir);
-    for (number, _) in folder.segments().unwrap() {
-        let mut bytes = fs::read(folder.segment(number)).unwrap();
-        let header = frame::Header { boot: 1, ..frame::Header::decode(&bytes).unwrap() };
-        bytes[..frame::HEADER_BYTES].copy_from_slice(&header.encode());
-        fs::write(folder.segment(number), bytes).unwrap();
-    }
+    folder.segments().unwrap().into_iter().for_each(|(number, _)| of_another_run(&folder.segment(number)));
+}
+
+fn of_another_run(segment: &Path) {
+    let mut bytes = fs::read(segment).unwrap();
+    let header = frame::Header { boot: 1, ..frame::Header::decode(&bytes).unwrap() };
+    bytes[..frame::HEADER_BYTES].copy_from_slice(&header.encode());
+    fs::write(segment, bytes).unwrap();
+}
+
+/// Opens a store, does something, and is killed before a model has anything of it.
+fn killed_at_its_start(dir: &Path, config: &Config, act: impl FnOnce(&Arc<Log>)) {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let opened = Opened::at(&Place::Named(dir.to_owned()), &config.store, &metrics).unwrap();
+    let Store::Log(log) = &opened.store else { unreachable!() };
+    act(log);
+    log.abandon();
 }
 
 /// Zeroes a stretch of a file, as if the system had not written it.
@@ -159,11 +170,7 @@ fn a_store_whose_end_may_be_missing_after_the_machine_went_down_tells_every_clie
     filled(dir.path(), false);
     machine_went_down(dir.path());
     // The first start is killed before it has noted anything, and the second one before anybody has asked.
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let opened = Opened::at(&Place::Named(dir.path().to_owned()), &config(4096).store, &metrics).unwrap();
-    let Store::Log(log) = &opened.store else { unreachable!() };
-    log.abandon();
-    drop(opened);
+    killed_at_its_start(dir.path(), &config(4096), |_| ());
     for _ in 0..3 {
         let running = start_and_tell(dir.path());
         running.crash();
@@ -212,12 +219,11 @@ fn a_store_that_promised_the_disk_is_never_read_past_damage() {
     (0..30).for_each(|_| running.act(&mut random));
     running.crash();
     let folder = Folder::look(dir.path());
-    let (first, _) = folder.segments().unwrap()[0];
-    let mut bytes = fs::read(folder.segment(first)).unwrap();
-    let header = frame::Header { boot: 1, ..frame::Header::decode(&bytes).unwrap() };
-    bytes[..frame::HEADER_BYTES].copy_from_slice(&header.encode());
+    let first = folder.segment(folder.segments().unwrap()[0].0);
+    of_another_run(&first);
+    let mut bytes = fs::read(&first).unwrap();
     bytes[frame::HEADER_BYTES + 10] ^= 1;
-    fs::write(folder.segment(first), bytes).unwrap();
+    fs::write(first, bytes).unwrap();
     assert!(matches!(Running::start(dir.path(), &config), Err(OpenError::Replay(ReplayError::Damaged { .. }))));
 }
 
@@ -232,12 +238,7 @@ fn a_start_that_is_killed_while_it_writes_a_damaged_store_anew_is_followed_by_on
     zero(&folder.segment(unreadable), 0..frame::HEADER_BYTES);
     let mut synced = config(4096);
     synced.store.durability = Durability::Fsync;
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let opened = Opened::at(&Place::Named(dir.path().to_owned()), &synced.store, &metrics).unwrap();
-    let Store::Log(log) = &opened.store else { unreachable!() };
-    log.append_cleaned(unreadable).stored_blocking().unwrap();
-    log.abandon();
-    drop(opened);
+    killed_at_its_start(dir.path(), &synced, |log| log.append_cleaned(unreadable).stored_blocking().unwrap());
     // It goes first, and its place is before a file that is synced.
     fs::remove_file(folder.segment(unreadable)).unwrap();
     fs::remove_file(folder.segment(segments.last().unwrap().0)).unwrap();
@@ -254,12 +255,7 @@ fn a_start_after_the_machine_went_down_goes_on_without_the_record_of_what_was_cl
     let folder = Folder::look(dir.path());
     // It was cleaned away, and the record of that was not written.
     fs::remove_file(folder.segment(1)).unwrap();
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let opened = Opened::at(&Place::Named(dir.path().to_owned()), &config(4096).store, &metrics).unwrap();
-    let Store::Log(log) = &opened.store else { unreachable!() };
-    // Killed before it has written anything.
-    log.abandon();
-    drop(opened);
+    killed_at_its_start(dir.path(), &config(4096), |_| ());
     let running = start_and_tell(dir.path());
     assert!(folder.segments().unwrap().iter().all(|(number, _)| *number > 2), "it was written anew");
     running.crash();

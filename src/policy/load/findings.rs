@@ -6,9 +6,9 @@ use super::warn;
 use crate::policy::source::Found;
 use crate::policy::{LoadError, Policy, Rejected};
 
-/// The outcome of one look at all files.
+/// What is known once all files were looked at.
 #[derive(Default)]
-pub(super) struct Turn {
+pub(super) struct Findings {
     pub(super) next: Vec<Arc<Policy>>,
     /// Files that were refused before.
     pub(super) still_rejected: Vec<Rejected>,
@@ -16,7 +16,7 @@ pub(super) struct Turn {
     pub(super) changed: Vec<String>,
 }
 
-impl Turn {
+impl Findings {
     /// Takes a policy that was loaded in place of the one that serves, or notes why it could not be.
     pub(super) fn take(&mut self, found: &Found, serving: Option<&Arc<Policy>>, loaded: Result<Policy, LoadError>) {
         self.changed.push(found.name.clone());
