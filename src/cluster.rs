@@ -44,7 +44,7 @@ use crate::types::event::Body;
 pub use beats::View;
 pub use digest::Digest;
 pub use join::Joined;
-pub use member::{Answering, Member};
+pub use member::{Answering, Answers, Boxed, Member};
 pub use source::{Fate, Taken};
 
 /// This server's part in a cluster.
@@ -139,6 +139,17 @@ impl Cluster {
         match self {
             Cluster::Alone => Ok(None),
             Cluster::Member(member) => Box::pin(member.forward(head, body)).await,
+        }
+    }
+
+    /// Passes frames of a producers' stream on to the node that leads, and returns its answers in their order; `None` if this node leads.
+    ///
+    /// # Errors
+    /// There is no answer. What the frames ask for may have been done.
+    pub async fn forward_frames(&self, frames: &[Bytes]) -> Result<Option<Vec<Vec<u8>>>, NotForwarded> {
+        match self {
+            Cluster::Alone => Ok(None),
+            Cluster::Member(member) => Box::pin(member.forward_frames(frames)).await,
         }
     }
 

@@ -10,7 +10,7 @@ use serde_bytes::ByteBuf;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::member::{ASK_PAUSE, Answering, Joining, LOST, Member};
+use super::member::{ASK_PAUSE, Joining, LOST, Member};
 use super::wire::{self, Ask, HttpAsk, Report, Told};
 use super::{NotAdmitted, NotForwarded, lead};
 use crate::dispatch::{Dispatch, session_policies};
@@ -75,8 +75,7 @@ impl Member {
     /// Does here what was to be told to the leader, since this node leads now.
     pub(super) async fn tell_myself(&self, reports: Vec<Report>) {
         if let Some(dispatch) = self.dispatch.get() {
-            // There are no requests among reports.
-            drop(self.answer(dispatch, &Answering::nobody(), &wire::encode(&Ask::Reports(reports))).await);
+            drop(self.answer_reports(dispatch, reports).await);
         }
     }
 
@@ -143,11 +142,39 @@ impl Member {
         dispatch.tell_of_session(handle, Some(code));
     }
 
+    /// Returns the bytes of a request's body that can be passed on.
+    fn request_bytes_max(&self) -> usize {
+        self.link.message_bytes_max().saturating_sub(REQUEST_HEAD_BYTES)
+    }
+
+    pub(super) async fn forward_frames(&self, frames: &[Bytes]) -> Result<Option<Vec<Vec<u8>>>, NotForwarded> {
+        if !self.follows() {
+            return Ok(None);
+        }
+        let most = self.request_bytes_max();
+        if frames.iter().map(Bytes::len).sum::<usize>() > most {
+            return Err(NotForwarded::TooLarge(most));
+        }
+        let ask = Ask::Frames(frames.iter().map(|frame| ByteBuf::from(frame.to_vec())).collect());
+        match self.ask(&ask, *self.config.ask_deadline_ms).await {
+            Ok(Told::Frames(answers)) if answers.len() == frames.len() => {
+                self.metrics.cluster_forwarded.inc();
+                Ok(Some(answers.into_iter().map(ByteBuf::into_vec).collect()))
+            }
+            Err(NotTold::Mine) => Ok(None),
+            Err(NotTold::Not(why)) => Err(NotForwarded::NotStored(why)),
+            Ok(told) => {
+                tracing::warn!("frames of a producers' stream were not answered by the leader: {told:?}");
+                Err(NotForwarded::NotStored(NotStored::NoLeader))
+            }
+        }
+    }
+
     pub(super) async fn forward(&self, head: &Parts, body: &Bytes) -> Result<Option<Response<Bytes>>, NotForwarded> {
         if !self.follows() {
             return Ok(None);
         }
-        let most = self.link.message_bytes_max().saturating_sub(REQUEST_HEAD_BYTES);
+        let most = self.request_bytes_max();
         if body.len() > most {
             return Err(NotForwarded::TooLarge(most));
         }

@@ -74,6 +74,10 @@ impl Member {
         let answered = match wire::decode(ask) {
             None => return Told::Unavailable("a request of a version that this node does not know".to_owned()),
             Some(Ask::Http(ask)) => return answer_http(answering, ask).await,
+            Some(Ask::Frames(frames)) => {
+                let frames = frames.into_iter().map(|frame| frame.into_vec().into()).collect();
+                return Told::Frames(answering.0.frames(frames).await.into_iter().map(serde_bytes::ByteBuf::from).collect());
+            }
             Some(Ask::Open(seat)) => self.answer_open(dispatch, &seat).await,
             Some(Ask::Received { user, session, body }) => self.answer_received(dispatch, &user, &session, body).await,
             Some(Ask::Reports(reports)) => self.answer_reports(dispatch, reports).await,
@@ -120,7 +124,7 @@ impl Member {
     }
 
     /// Takes what has happened on another node. Answers when it is stored: until then the other node tells it again.
-    async fn answer_reports(&self, dispatch: &Dispatch, reports: Vec<Report>) -> Result<Told, NotStored> {
+    pub(super) async fn answer_reports(&self, dispatch: &Dispatch, reports: Vec<Report>) -> Result<Told, NotStored> {
         let mailboxes = &dispatch.model.mailboxes;
         let mut last = None;
         for report in reports {
@@ -161,7 +165,7 @@ async fn answer_http(answering: &Answering, ask: HttpAsk) -> Told {
     let Ok(request) = request.body(ask.body.into_vec().into()) else {
         return Told::Unavailable("a request that HTTP does not have".to_owned());
     };
-    let (head, body) = answering.answer(request).await.into_parts();
+    let (head, body) = answering.0.answer(request).await.into_parts();
     let headers = head.headers.iter().map(|(name, value)| (name.to_string(), serde_bytes::ByteBuf::from(value.as_bytes()))).collect();
     Told::Http { status: head.status.as_u16(), headers, body: serde_bytes::ByteBuf::from(body.to_vec()) }
 }

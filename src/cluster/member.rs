@@ -41,43 +41,23 @@ pub(super) const NATS_PAUSE: Duration = Duration::from_millis(250);
 /// How long a stop waits for the next leader.
 pub(super) const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How a request of another node is answered, and events from NATS are published.
-#[derive(Clone)]
-pub struct Answering {
-    answer: Arc<Answer>,
-    publish: Arc<Publish>,
-}
+/// What will be there.
+pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-type Answer = dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Response<Bytes>> + Send>> + Send + Sync;
+/// What answers other nodes, and publishes events from NATS.
+pub trait Answers: Send + Sync {
+    /// Answers a request, of which the sender was checked.
+    fn answer(&self, request: Request<Bytes>) -> Boxed<Response<Bytes>>;
 
-type Publish = dyn Fn(Vec<Taken>) -> Pin<Box<dyn Future<Output = Vec<Fate>> + Send>> + Send + Sync;
-
-impl Answering {
-    pub fn new<A, P>(
-        answer: impl Fn(Request<Bytes>) -> A + Send + Sync + 'static,
-        publish: impl Fn(Vec<Taken>) -> P + Send + Sync + 'static,
-    ) -> Answering
-    where
-        A: Future<Output = Response<Bytes>> + Send + 'static,
-        P: Future<Output = Vec<Fate>> + Send + 'static,
-    {
-        Answering { answer: Arc::new(move |request| Box::pin(answer(request))), publish: Arc::new(move |taken| Box::pin(publish(taken))) }
-    }
-
-    /// Returns what answers no request, for a node that has no request to answer.
-    pub(super) fn nobody() -> Answering {
-        Answering::new(|_| async { Response::new(Bytes::new()) }, |_| async { Vec::new() })
-    }
-
-    pub(super) async fn answer(&self, request: Request<Bytes>) -> Response<Bytes> {
-        (self.answer)(request).await
-    }
+    /// Answers frames of a producers' stream, in their order.
+    fn frames(&self, frames: Vec<Bytes>) -> Boxed<Vec<Vec<u8>>>;
 
     /// Publishes events in their order, and returns what became of each.
-    pub(super) async fn publish(&self, taken: Vec<Taken>) -> Vec<Fate> {
-        (self.publish)(taken).await
-    }
+    fn publish(&self, taken: Vec<Taken>) -> Boxed<Vec<Fate>>;
 }
+
+#[derive(Clone)]
+pub struct Answering(pub Arc<dyn Answers>);
 
 impl std::fmt::Debug for Answering {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

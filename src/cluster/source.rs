@@ -134,7 +134,7 @@ impl Member {
             let mut asked = asked.ready_chunks(most);
             while let Some(chunk) = asked.next().await {
                 let messages = chunk.into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| anyhow::anyhow!("{error}"))?;
-                let fates = answering.publish(messages.iter().map(Taken::of).collect()).await;
+                let fates = answering.0.publish(messages.iter().map(Taken::of).collect()).await;
                 for (message, fate) in messages.iter().zip(&fates) {
                     self.metrics.cluster_events.with_label_values(&[fate.name()]).inc();
                     let kind = if *fate == Fate::Later { AckKind::Nak(Some(LATER)) } else { AckKind::Ack };

@@ -23,6 +23,8 @@ pub enum Ask {
     Received { user: String, session: String, body: Spoken },
     /// What has happened on a node, in order.
     Reports(Vec<Report>),
+    /// Frames of a producers' stream, in order.
+    Frames(Vec<ByteBuf>),
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -71,6 +73,8 @@ pub enum Told {
         headers: Vec<(String, ByteBuf)>,
         body: ByteBuf,
     },
+    /// The answers to frames, in their order.
+    Frames(Vec<ByteBuf>),
 }
 
 /// What a node says of itself each second.

@@ -115,7 +115,7 @@ export function Letters({ selected }) {
   const all = async (path, method, say) => { const answer = await call(path, { method }); reload(); return say(answer); };
   return html`
     <${Failure} error=${error} />
-    <p class="quiet">Events and messages that policies faulted on. They are kept until they are retried or deleted.</p>
+    <p class="quiet">Events and messages that policies faulted on, that a sink did not take, or that no policy was asked about. They are kept until they are retried or deleted.</p>
     ${value.dead_letters.length === 0 ? html`<${Empty}>There are no dead letters.<//>` : html`
       <div class="row"><${Action} label="Retry all" run=${() => all("/dead-letters/retry", "POST", ({ retried, failed, left }) => `${retried} retried, ${failed} failed again, ${left} left.`)} />
         <${Action} kind="danger" label="Delete all" confirm=${`Delete ${plural(value.letters, "dead letter")}? They can't be brought back.`} run=${() => all("/dead-letters", "DELETE", ({ deleted }) => `${deleted} deleted.`)} />
@@ -135,7 +135,9 @@ function Letter({ id }) {
   return html`<p><a href="#/letters">All dead letters</a></p><h2>Dead letter ${id}</h2>
     ${error && html`<${Failure} error=${error} />`}${!value && !error && html`<${Loading} />`}
     ${value && html`<section class="card">
-      <dl class="facts"><dt>Policy</dt><dd>${value.policy} <span class="quiet">${value.version}, ${value.role.toLowerCase()}</span></dd><dt>Event</dt><dd>${value.event_type} <code>${value.event_id}</code></dd>
+      <dl class="facts">${value.role
+        ? html`<dt>Policy</dt><dd>${value.policy} <span class="quiet">${value.version}, ${value.role.toLowerCase()}</span></dd>`
+        : html`<dt>${value.sink ? "Sink" : "Why"}</dt><dd>${value.sink} <span class="quiet">${value.detail}</span></dd>`}<dt>Event</dt><dd>${value.event_type} <code>${value.event_id}</code></dd>
         <dt>Kept</dt><dd>${moment(value.at)}</dd><dt>Attempts</dt><dd>${value.attempts}${value.poison && html` <${Badge} kind="bad">poison: retried only by itself<//>`}</dd></dl>
       ${value.fault && html`<${FaultView} fault=${value.fault} />`}
       ${value.event && html`<${Code} label="The event">${pretty(value.event)}<//>`}${value.message && html`<${Code} label="The message">${payload(value.message)}<//>`}

@@ -19,7 +19,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 
 use crate::auth::{self, Auth};
-use crate::cluster::Answering;
+use crate::cluster::{Answering, Answers, Boxed, Fate, Taken};
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
 use crate::http::descriptions::{self, Descriptions};
@@ -169,16 +169,16 @@ pub struct Routers {
 /// Bytes of the body of an operator's request that is passed on. No such request needs one.
 const OPERATE_BODY_BYTES: usize = 64 << 10;
 
-/// Returns what answers requests that other nodes pass on to this one.
-pub fn answering(ingress: Arc<Ingress>, among: Router) -> Answering {
-    let source = ingress.clone();
-    let publish = move |taken| {
-        let source = source.clone();
-        async move { source.publish_taken(taken).await }
-    };
-    let answer = move |request: http::Request<Bytes>| {
-        let (ingress, among) = (ingress.clone(), among.clone());
-        async move {
+/// What answers other nodes.
+struct Inside {
+    ingress: Arc<Ingress>,
+    among: Router,
+}
+
+impl Answers for Inside {
+    fn answer(&self, request: http::Request<Bytes>) -> Boxed<http::Response<Bytes>> {
+        let (ingress, among) = (self.ingress.clone(), self.among.clone());
+        Box::pin(async move {
             let (head, body) = request.into_parts();
             let address = ingress.address(head.uri.path()).filter(|address| head.method == address.method());
             let answered = match address {
@@ -195,9 +195,23 @@ pub fn answering(ingress: Arc<Ingress>, among: Router) -> Answering {
             // Answers are in memory: reading one can't fail.
             let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
             http::Response::from_parts(head, body)
-        }
-    };
-    Answering::new(answer, publish)
+        })
+    }
+
+    fn frames(&self, frames: Vec<Bytes>) -> Boxed<Vec<Vec<u8>>> {
+        let ingress = self.ingress.clone();
+        Box::pin(async move { ingress.answer_frames(frames).await })
+    }
+
+    fn publish(&self, taken: Vec<Taken>) -> Boxed<Vec<Fate>> {
+        let ingress = self.ingress.clone();
+        Box::pin(async move { ingress.publish_taken(taken).await })
+    }
+}
+
+/// Returns what answers other nodes.
+pub fn answering(ingress: Arc<Ingress>, among: Router) -> Answering {
+    Answering(Arc::new(Inside { ingress, among }))
 }
 
 /// Returns the routes. Paths are written out, since a nested router costs each request more than finding

@@ -280,6 +280,55 @@ async def counts(run):
     print(f"counts: {2 * each} events of two nodes' producers are counted to {2 * each} on one key, in {took:.1f} s, {held}", flush=True)
 
 
+async def streams(run):
+    """A producers' stream at a node that does not lead: frames are answered in their order, and decided once although the leader dies."""
+    leader = await run.leader()
+    node = run.other(leader)
+
+    def frame(number):
+        event = {"specversion": "1.0", "source": "/stream", "type": "notice.posted", "data": {"user_id": "stream"}}
+        tell = {"user": "stream", "message": {"number": number}, "id": f"k{number}"}
+        return [tell, event | {"id": f"e{number}"}, [event | {"id": f"e{number}"}, event | {"id": f"f{number}"}]][number % 3]
+
+    def is_accepted(number, answer):
+        receipts = answer if isinstance(answer, list) else [answer]
+        wanted = [f"e{number}", f"f{number}"][: number % 3]
+        problems = [receipt for receipt in receipts if "code" in receipt]
+        if any(problem["status"] not in (409, 503) for problem in problems):
+            raise Failed(f"frame {number} is answered with {answer}")
+        if problems:
+            return False
+        ids = [receipt["id"] for receipt in receipts]
+        if wanted and ids != wanted:
+            raise Failed(f"frame {number} is answered with {ids}: answers are in another order")
+        return True
+
+    many, refused = 600, 0
+    async with connect(f"ws://127.0.0.1:{node.port}{BASE}/publish", subprotocols=["signalpost.publish.v1"], proxy=None, max_size=None) as socket:
+        credit = json.loads(await socket.recv())["credit"]
+        waiting, has_died = list(range(many)), False
+        while waiting:
+            sent = waiting[: min(credit, 100)]
+            for number in sent:
+                await socket.send(json.dumps(frame(number)))
+            if not has_died and len(waiting) <= many // 2:
+                # Frames are under way.
+                has_died = True
+                leader.kill()
+            answers = [json.loads(await asyncio.wait_for(socket.recv(), 30)) for _ in sent]
+            again = [number for number, answer in zip(sent, answers) if not is_accepted(number, answer)]
+            refused += len(again)
+            waiting = again + waiting[len(sent) :]
+            if again:
+                await asyncio.sleep(0.2)
+    leader.start()
+    await ready(run.nodes)
+    mailbox = (await node.get(f"{BASE}/users/stream"))["mailbox"]
+    if mailbox["messages"] != many // 3 * 4:
+        raise Failed(f"{many} frames of a stream became {mailbox}")
+    print(f"streams: {many} frames at a node that does not lead are answered in order and decided once; {refused} answers were 503 when the leader died", flush=True)
+
+
 async def from_nats(run):
     """What producers publish to NATS is decided once, also if the leader dies meanwhile, and what nobody takes is a dead letter."""
     many, subject = 300, "signalpost.events"
@@ -462,6 +511,7 @@ async def main(arguments):
         if arguments.events:
             await many(run)
         if arguments.counts:
+            await streams(run)
             await from_nats(run)
             await counts(run)
         if arguments.storm:

@@ -4,6 +4,8 @@
 //! arrived together is published together, as a batch is: one read, one wait for the store, one write. A producer may have `publish.credit`
 //! frames under way; beyond that it has stopped counting, and the stream ends. While it doesn't read its answers, nothing more is read from it.
 
+mod passed_on;
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,7 +181,12 @@ impl Ingress {
 
 impl Round<'_> {
     /// Waits until everything is stored, counts, and appends the answers.
-    async fn answer(mut self, began: Instant, metrics: &Metrics, out: &mut Vec<u8>) {
+    async fn answer(self, began: Instant, metrics: &Metrics, out: &mut Vec<u8>) {
+        self.answers(began, metrics, |text| websocket::encode(Opcode::Text, text, out)).await;
+    }
+
+    /// Waits until everything is stored, counts, and calls `each` with the answers in their order.
+    async fn answers(mut self, began: Instant, metrics: &Metrics, mut each: impl FnMut(&[u8])) {
         if let Some(ticket) = self.ticket.take()
             && let Err(why) = ticket.stored().await
         {
@@ -195,7 +202,7 @@ impl Round<'_> {
             text.clear();
             // Receipts and problems are structs of strings and numbers: serializing them can't fail.
             let _ = serde_json::to_writer(&mut text, answer);
-            websocket::encode(Opcode::Text, &text, out);
+            each(&text);
         }
         self.sampled.into_iter().for_each(Sampled::streamed);
     }
@@ -306,6 +313,8 @@ impl Stream {
         }
         let (began, credit) = (Instant::now(), ingress.node.config.publish.credit.get());
         let (mut round, mut turns) = (Round::default(), Turns::default());
+        // Another node decides about them.
+        let (follows, mut held) = (ingress.node.cluster.follows(), Vec::new());
         let end = loop {
             let bytes = match decoder.decode(input) {
                 Ok(None) => break None,
@@ -321,12 +330,17 @@ impl Stream {
                     break Some(End::Close(Close::Protocol { code: error.close_code(), reason: error.reason() }));
                 }
             };
-            if round.answers.len() == credit {
+            if round.answers.len() + held.len() == credit {
                 break Some(End::Close(Close::TooManyInFlight));
+            }
+            if follows {
+                held.push(bytes);
+                continue;
             }
             ingress.take(&bytes, began, &mut round).await;
             turns.take().await;
         };
+        ingress.pass_on(&held, began, out).await;
         round.answer(began, &ingress.node.metrics, out).await;
         end.map_or(Ok(()), Err)
     }
