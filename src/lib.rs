@@ -14,7 +14,7 @@
 //! reads as a session reads a user's, and posts to a backend (`sink`).
 //!
 //! Follow one event through six files, in call order: `http/ingress.rs` (`publish`) → `dispatch.rs` (`Dispatch::publish`) →
-//! `dispatch/plan.rs` (`plan`, where guests run) → `dispatch/apply.rs` (`post`) → `model/mailbox.rs` (`Mailboxes::post`) ‖
+//! `dispatch/plan.rs` (`plan`, where guests run) → `dispatch/apply.rs` (`post`) → `model/mailbox.rs` (`Mailboxes::post_at`) ‖
 //! `session/socket.rs` (`Session::run`), which reads, formats and writes. The only hand-over between tasks is the mailbox.
 //!
 //! # Invariants
@@ -46,8 +46,8 @@
 //! What is absent: `registry` knows no messages, and `model::mailbox::log` no sessions; nothing but cleaning reads the store while the
 //! server runs, and `store` knows no sessions and no policies; `session` and `model` know no event type; nothing outside `policy` knows
 //! WebAssembly or the types generated from the WIT; nothing below `session` and `http` knows HTTP, except for `auth` and `net::problem`,
-//! which read and answer requests for them, and what makes requests itself (`net::client`, `sink`, `traces`); nothing outside `traces` knows
-//! OpenTelemetry.
+//! which read and answer requests for them, `cluster`, which passes requests on to the node that leads, and what makes requests itself
+//! (`net::client`, `sink`, `traces`); nothing outside `traces` knows OpenTelemetry's SDK.
 
 // In reading order. Each module imports only modules above it, which a test checks. The blank lines keep rustfmt from sorting them.
 

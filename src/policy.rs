@@ -257,8 +257,7 @@ impl Policies {
         self.is_complete.store(is_complete(&rejected), Ordering::Relaxed);
         *self.rejected.lock() = rejected;
         if let Some(next) = next {
-            retired.push_back((Instant::now(), self.current.swap(Arc::new(next))));
-            self.refresh_canary_beside(&mut retired);
+            self.retire_current(next, &mut retired);
         }
         true
     }
@@ -266,10 +265,13 @@ impl Policies {
     /// Replaces the current set. Events in progress finish with the set that they took.
     pub fn swap(&self, next: PolicySet) {
         // Locked before the swap, so that `at` always finds the old set: it is either current or, once the lock is free, retired.
-        let mut retired = self.retired.lock();
+        self.retire_current(next, &mut self.retired.lock());
+    }
+
+    fn retire_current(&self, next: PolicySet, retired: &mut VecDeque<(Instant, Arc<PolicySet>)>) {
         let old = self.current.swap(Arc::new(next));
         retired.push_back((Instant::now(), old));
-        self.refresh_canary_beside(&mut retired);
+        self.refresh_canary_beside(retired);
     }
 
     /// Drops the sets that were replaced at least `retire_after` ago: no message in progress needs them any more.

@@ -4,6 +4,7 @@
 mod accept;
 mod chores;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -207,19 +208,14 @@ impl Server {
         let ingress = Arc::new(Ingress::new(node.clone(), bodies, auth.clone(), streams));
         let Routers { outside, inside, among } = routers(&config, &auth, sessions, operate.clone());
         let answering = answering(ingress.clone(), among);
-        let ingress = Some(ingress);
-        let listener = |address, settings: &str| {
-            bind(address, config.http.backlog.get()).with_context(|| {
-                format!("can't listen on {address}; another address is chosen with {settings}, and a port of 0 takes a free one")
-            })
-        };
-        let (listen, operate_listen) = ("--listen, or `listen` in the configuration", "`operate_listen` in the configuration");
+        let front = |ingress, routes| Front::new(ingress, routes, &operate, &auth);
+        let clients = listener(config.listen, "--listen, or `listen` in the configuration", &config)?;
         let listeners = match config.operate_listen {
-            None => vec![(listener(config.listen, listen)?, Front::new(ingress, outside.merge(inside), &operate, &auth))],
-            Some(address) => vec![
-                (listener(config.listen, listen)?, Front::new(ingress, outside, &operate, &auth)),
-                (listener(address, operate_listen)?, Front::new(None, inside, &operate, &auth)),
-            ],
+            None => vec![(clients, front(Some(ingress), outside.merge(inside)))],
+            Some(address) => {
+                let operators = listener(address, "`operate_listen` in the configuration", &config)?;
+                vec![(clients, front(Some(ingress), outside)), (operators, front(None, inside))]
+            }
         };
         Ok(Server { node, listeners, auth, settings, tls, operate, sinks, stopping, streams_end, cleaner, answering })
     }
@@ -233,7 +229,7 @@ impl Server {
     ///
     /// # Errors
     /// The operating system's.
-    pub fn addresses(&self) -> std::io::Result<Vec<std::net::SocketAddr>> {
+    pub fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
         self.listeners.iter().map(|(listener, _)| listener.local_addr()).collect()
     }
 
@@ -310,6 +306,12 @@ impl Server {
             tokio::spawn(chores::follow_issuers(self.auth.clone())),
         ]
     }
+}
+
+/// Binds a listener. `settings`: what chooses its address.
+fn listener(address: SocketAddr, settings: &str, config: &Config) -> anyhow::Result<TcpListener> {
+    bind(address, config.http.backlog.get())
+        .with_context(|| format!("can't listen on {address}; another address is chosen with {settings}, and a port of 0 takes a free one"))
 }
 
 /// Ends what was accepted, each after what it may still hear of: requests, then streams' connections and sessions, then sinks. `idle` resolves
