@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Under valgrind a server takes its time.
+# Under valgrind a server is slow to stop.
 STOP_DEADLINE_S = 120
 
 

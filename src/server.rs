@@ -206,7 +206,7 @@ impl Server {
         });
         let streams = ingress::stream::Streams::new(&config, operate.stopping.clone());
         let ingress = Arc::new(Ingress::new(node.clone(), bodies, auth.clone(), streams));
-        let Routers { outside, inside, among } = routers(&config, &auth, sessions, operate.clone());
+        let Routers { outside, inside, among } = routers(&config, &auth, sessions, ingress.clone(), operate.clone());
         let answering = answering(ingress.clone(), among);
         let front = |ingress, routes| Front::new(ingress, routes, &operate, &auth);
         let clients = listener(config.listen, "--listen, or `listen` in the configuration", &config)?;

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
-use anyhow::Context;
 use clap::Args;
 use http::Method;
 use serde::Deserialize;
 
-use super::client::{Address, ENVIRONMENT, encoded};
+use super::client::{ENVIRONMENT, Server, encoded, parsed};
 use super::terminal::{count, plain};
 
 #[derive(Args, Debug)]
@@ -26,12 +24,8 @@ pub(super) struct Arguments {
     /// Examples to show of each kind of difference, at most 20.
     #[arg(long, value_name = "N", default_value_t = 3)]
     examples: usize,
-    /// Print the answer as the server sent it.
-    #[arg(long)]
-    json: bool,
-    /// Where the server's operators connect, with its base path.
-    #[arg(long, default_value = "http://127.0.0.1:8080/api/pool")]
-    url: String,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// The answer, perhaps of a server of another version.
@@ -84,11 +78,12 @@ struct Example {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let address = Address::parse(&arguments.url)?;
+    let server = &arguments.server;
+    let address = server.address()?;
     let path = format!("/policies/{}/candidate", encoded(&arguments.policy));
     if arguments.promote {
         let answer = address.call(Method::POST, &format!("{path}/promote"))?;
-        let promoted: Version = serde_json::from_str(&answer).context("the server's answer has an unknown format")?;
+        let promoted: Version = parsed(&answer)?;
         println!("{} {} serves", arguments.policy, plain(&promoted.version.unwrap_or_default()));
         return Ok(());
     }
@@ -97,13 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         println!("the candidate of {} is dropped", arguments.policy);
         return Ok(());
     }
-    let answer = address.get(&path)?;
-    let text = if arguments.json {
-        format!("{answer}\n")
-    } else {
-        for_people(&serde_json::from_str(&answer).context("the server's answer has an unknown format")?, arguments.examples)
-    };
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    server.print(&address.get(&path)?, |answer| Ok(for_people(&parsed(answer)?, arguments.examples)))
 }
 
 fn for_people(answer: &Answer, examples: usize) -> String {

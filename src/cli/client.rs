@@ -1,17 +1,20 @@
-//! Shared by `send`, `explain`, `listen`, `tail` and `health`: the server's address, requests to it, and the errors that it answers.
+//! Shared by the commands that ask a server: its address, requests to it, its answers and errors.
 
+use std::fs;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
-use std::{fs, io};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use clap::Args;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -22,7 +25,7 @@ use crate::net::wire::Wire;
 /// Deadline of a request or a handshake. A person gives up by then.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The end of `--help` of the commands that post.
+/// The end of `--help` of the commands that show an API key.
 pub(super) const ENVIRONMENT: &str = "\
 Environment variables:
   SIGNALPOST_KEY  the API key, if the server asks for one
@@ -36,6 +39,40 @@ const EXCERPT_CHARS_MAX: usize = 200;
 
 /// RFC 3986's unreserved characters stay as they are.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The server that a command asks one thing, and the form in which it prints the answer.
+#[derive(Args, Debug)]
+pub(super) struct Server {
+    /// The server's URL, with its base path.
+    #[arg(long, default_value = "http://127.0.0.1:8080/api/pool")]
+    url: String,
+    /// Print the answer as the server sent it.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Server {
+    pub fn address(&self) -> anyhow::Result<Address> {
+        Address::parse(&self.url)
+    }
+
+    /// Prints an answer: as it is with `--json`, and otherwise as this function words it.
+    ///
+    /// # Errors
+    /// The function's, or the answer can't be written.
+    pub fn print(&self, answer: &str, for_people: impl FnOnce(&str) -> anyhow::Result<String>) -> anyhow::Result<()> {
+        let text = if self.json { format!("{answer}\n") } else { for_people(answer)? };
+        Ok(io::stdout().write_all(text.as_bytes())?)
+    }
+}
+
+/// Reads an answer.
+///
+/// # Errors
+/// It has another form.
+pub(super) fn parsed<T: DeserializeOwned>(answer: &str) -> anyhow::Result<T> {
+    serde_json::from_str(answer).context("the server's answer has an unknown format")
+}
 
 /// A server's address, with its base path.
 #[derive(Debug, PartialEq)]

@@ -1,23 +1,18 @@
 //! `signalpost cluster`: shows the nodes that serve together, as one of them knows them.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
-use anyhow::Context;
 use clap::Args;
 use serde::Deserialize;
 
-use super::client::Address;
+use super::client::{ENVIRONMENT, Server, parsed};
 use super::terminal::{count, plain};
 
 #[derive(Args, Debug)]
+#[command(after_help = ENVIRONMENT)]
 pub(super) struct Arguments {
-    /// The URL of one of the nodes, with its base path.
-    #[arg(long, default_value = "http://127.0.0.1:8080/api/pool")]
-    url: String,
-    /// Print the answer as the server sent it.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// The answer, perhaps of a server of another version.
@@ -46,13 +41,9 @@ struct Node {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let answer = Address::parse(&arguments.url)?.get("/cluster")?;
-    let text = if arguments.json {
-        format!("{answer}\n")
-    } else {
-        for_people(&serde_json::from_str(&answer).context("the server's answer has an unknown format")?)
-    };
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    let server = &arguments.server;
+    let answer = server.address()?.get("/cluster")?;
+    server.print(&answer, |answer| Ok(for_people(&parsed(answer)?)))
 }
 
 fn for_people(answer: &Answer) -> String {

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
-use anyhow::Context;
 use clap::Args;
 use form_urlencoded::Serializer;
 use serde::Deserialize;
 
-use super::client::{Address, encoded};
+use super::client::{ENVIRONMENT, Server, encoded, parsed};
 use super::terminal::{count, plain};
 
 #[derive(Args, Debug)]
+#[command(after_help = ENVIRONMENT)]
 pub(super) struct Arguments {
     /// The event's id, as its receipt has it.
     id: String,
@@ -22,12 +21,8 @@ pub(super) struct Arguments {
     /// Recipients to show, at most 1000.
     #[arg(long, default_value_t = 100)]
     limit: usize,
-    /// The server's URL, with its base path.
-    #[arg(long, default_value = "http://127.0.0.1:8080/api/pool")]
-    url: String,
-    /// Print the answer as the server sent it.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// The answer, perhaps of a server of another version: its words are shown as they are.
@@ -53,19 +48,14 @@ struct Recipient {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let address = Address::parse(&arguments.url)?;
     let mut query = Serializer::new(String::new());
     query.append_pair("limit", &arguments.limit.to_string());
     if let Some(source) = &arguments.source {
         query.append_pair("source", source);
     }
-    let answer = address.get(&format!("/receipts/{}?{}", encoded(&arguments.id), query.finish()))?;
-    let text = if arguments.json {
-        format!("{answer}\n")
-    } else {
-        for_people(&serde_json::from_str(&answer).context("the server's answer has an unknown format")?)
-    };
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    let server = &arguments.server;
+    let answer = server.address()?.get(&format!("/receipts/{}?{}", encoded(&arguments.id), query.finish()))?;
+    server.print(&answer, |answer| Ok(for_people(&parsed(answer)?)))
 }
 
 fn for_people(answer: &Answer) -> String {

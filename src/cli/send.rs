@@ -3,7 +3,6 @@
 pub(super) mod receipt;
 mod stream;
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -12,7 +11,7 @@ use clap::{Args, Command};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::client::{Address, encoded, read};
+use super::client::{Server, encoded, read};
 
 #[derive(Args, Debug)]
 #[command(after_help = super::client::ENVIRONMENT, override_usage = "signalpost send [OPTIONS] EVENT_TYPE DATA\n       signalpost send [OPTIONS] --user USER DATA\n       signalpost send [OPTIONS] --stream")]
@@ -36,12 +35,8 @@ pub(super) struct Arguments {
     /// {"user": …, "message": …}. Prints their receipts in the same order.
     #[arg(long, conflicts_with_all = ["words", "user", "id", "source", "file"])]
     stream: bool,
-    /// Where the server is, with its base path.
-    #[arg(long, default_value = "http://127.0.0.1:8080/api/pool")]
-    url: String,
-    /// Print the receipt, or receipts, as the server sent them.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// An event in the server's short form.
@@ -58,14 +53,13 @@ struct Event<'a> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let address = Address::parse(&arguments.url)?;
+    let address = arguments.server.address()?;
     if arguments.stream {
-        return stream::run(&address, arguments.json);
+        return stream::run(&address, arguments.server.json);
     }
     let (path, body) = arguments.request()?;
     let answer = address.ask(&path, body)?;
-    let text = if arguments.json { format!("{answer}\n") } else { receipt::for_people(&answer) };
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    arguments.server.print(&answer, |answer| Ok(receipt::for_people(answer)))
 }
 
 impl Arguments {

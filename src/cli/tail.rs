@@ -10,12 +10,13 @@ use clap::Args;
 use http::Method;
 use http_body_util::BodyExt;
 
-use super::client::{Address, encoded};
+use super::client::{Address, ENVIRONMENT, encoded};
 use super::terminal::wants_color;
 use frames::{Frame, Frames};
 use lines::Lines;
 
 #[derive(Args, Debug)]
+#[command(after_help = ENVIRONMENT)]
 pub(super) struct Arguments {
     /// Only what concerns this user.
     #[arg(long)]

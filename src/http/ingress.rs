@@ -52,25 +52,13 @@ pub struct Ingress {
     streams: Streams,
 }
 
-/// An address at which producers send requests.
+/// An address to which producers POST.
 #[derive(Debug)]
 pub enum Address {
     /// `{base}/events`
     Events,
     /// `{base}/users/{user_id}/messages`
     Messages(Result<UserId, Problem>),
-    /// `{base}/publish`
-    Stream,
-}
-
-impl Address {
-    /// Returns the method that it takes, as `Allow` names it too.
-    pub fn method(&self) -> &'static str {
-        match self {
-            Address::Events | Address::Messages(_) => "POST",
-            Address::Stream => "GET",
-        }
-    }
 }
 
 /// A status, and its JSON.
@@ -133,9 +121,6 @@ impl Ingress {
         if path == "/events" {
             return Some(Address::Events);
         }
-        if path == "/publish" {
-            return Some(Address::Stream);
-        }
         let user = path.strip_prefix("/users/")?.strip_suffix("/messages")?;
         let is_segment = !user.is_empty() && !user.contains('/');
         is_segment.then(|| Address::Messages(self.user(user)))
@@ -177,7 +162,6 @@ impl Ingress {
             // Boxed, so that its large state is not part of each request's.
             Address::Events => (Box::pin(self.publish(head, body, origin, &mut sampled)).await, "/events"),
             Address::Messages(user) => (self.tell(user?, head, body, origin, &mut sampled).await, "/users/{user_id}/messages"),
-            Address::Stream => return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "a stream takes GET")),
         };
         if let Some(sampled) = sampled {
             sampled.end(&format!("{}{path}", self.node.config.base_path), &answer);

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::service::Service as _;
@@ -23,7 +23,7 @@ use crate::cluster::{Answering, Answers, Boxed, Fate, Taken};
 use crate::config::{Authority, Config, Scope};
 use crate::http::console;
 use crate::http::descriptions::{self, Descriptions};
-use crate::http::ingress::{Address, Answered, Ingress};
+use crate::http::ingress::{self, Address, Answered, Ingress};
 use crate::http::operate::{self, Operate, candidates, dead_letters, lists, live, recordings};
 use crate::metrics::Metrics;
 use crate::net::permits::Client;
@@ -40,7 +40,7 @@ pub type Answer = http::Response<Either<Full<Bytes>, axum::body::Body>>;
 pub struct Front {
     auth: Arc<Auth>,
     metrics: Arc<Metrics>,
-    /// Answers producers, if this listener is theirs.
+    /// Answers what producers POST, if this listener is theirs.
     ingress: Option<Arc<Ingress>>,
     routes: TowerToHyperService<Router>,
 }
@@ -54,7 +54,7 @@ pub struct Line {
 }
 
 impl Front {
-    /// Returns a front with these routes, `/`, `/healthz`, `/readyz` and the descriptions, and perhaps the addresses of producers.
+    /// Returns a front with these routes, `/`, `/healthz`, `/readyz` and the descriptions, and perhaps the addresses to which producers POST.
     pub fn new(ingress: Option<Arc<Ingress>>, routes: Router, operate: &Arc<Operate>, auth: &Arc<Auth>) -> Arc<Front> {
         let health = Router::new()
             .route("/", get(operate::index))
@@ -73,13 +73,13 @@ impl Front {
         Arc::new(Front { auth: auth.clone(), metrics, ingress, routes: TowerToHyperService::new(routes) })
     }
 
-    /// Checks a request's `Host`, and refuses pages of other origins. Returns where a producer's request goes.
+    /// Checks a request's `Host`, and refuses pages of other origins. Returns where a producer's POST goes.
     fn check<B>(&self, request: &http::Request<B>) -> Result<Option<(&Arc<Ingress>, Address)>, Problem> {
         host(request)?;
         self.auth.origin(request.headers())?;
         let Some(ingress) = &self.ingress else { return Ok(None) };
         let Some(address) = ingress.address(request.uri().path()) else { return Ok(None) };
-        if request.method() == address.method() {
+        if request.method() == Method::POST {
             self.auth.permits(request.headers(), Scope::Publish)?;
         }
         Ok(Some((ingress, address)))
@@ -102,12 +102,11 @@ impl Line {
                 let Ok(response) = Box::pin(front.routes.call(request)).await;
                 Ok(response.map(Either::Right))
             }
-            Ok(Some((_, address))) if request.method() != address.method() => {
+            Ok(Some(_)) if request.method() != Method::POST => {
                 let mut response = not_allowed().into_response();
-                response.headers_mut().insert(ALLOW, HeaderValue::from_static(address.method()));
+                response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
                 Ok(response.map(Either::Right))
             }
-            Ok(Some((ingress, Address::Stream))) => ingress.stream(request).map(|response| response.map(Either::Right)),
             Ok(Some((ingress, address))) => {
                 let began = Instant::now();
                 let (head, body) = request.into_parts();
@@ -158,7 +157,7 @@ fn host<B>(request: &http::Request<B>) -> Result<(), Problem> {
 /// All routes.
 #[derive(Debug)]
 pub struct Routers {
-    /// Those of clients.
+    /// Those of clients, and of producers' streams.
     pub outside: Router,
     /// Those of operators.
     pub inside: Router,
@@ -180,7 +179,7 @@ impl Answers for Inside {
         let (ingress, among) = (self.ingress.clone(), self.among.clone());
         Box::pin(async move {
             let (head, body) = request.into_parts();
-            let address = ingress.address(head.uri.path()).filter(|address| head.method == address.method());
+            let address = ingress.address(head.uri.path()).filter(|_| head.method == Method::POST);
             let answered = match address {
                 Some(address) => match ingress.answer(address, &head, &body, Instant::now()).await {
                     Ok((status, json)) => in_one_piece(status, json, HeaderMap::new()).map(Body::new),
@@ -216,7 +215,7 @@ pub fn answering(ingress: Arc<Ingress>, among: Router) -> Answering {
 
 /// Returns the routes. Paths are written out, since a nested router costs each request more than finding
 /// its route.
-pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, operate: Arc<Operate>) -> Routers {
+pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, ingress: Arc<Ingress>, operate: Arc<Operate>) -> Routers {
     let node = operate.node.clone();
     let below = |path: &str| format!("{}{path}", config.base_path);
     let sockets = Router::new()
@@ -224,6 +223,7 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
         .route(&below("/sse/{user_id}"), get(sse::stream).options(sse::preflight))
         .route(&below("/sse/{user_id}/{session}"), post(sse::post).options(sse::preflight))
         .with_state(sessions);
+    let streams = Router::new().route(&below("/publish"), get(ingress::stream::open)).with_state(ingress);
     let operators = Router::new()
         .route(&below("/live"), get(live::live))
         .route(&below("/stats"), get(lists::stats))
@@ -249,7 +249,7 @@ pub fn routers(config: &Config, auth: &Arc<Auth>, sessions: Arc<Sessions>, opera
     let among = operators.clone();
     let operators = operators.route_layer(from_fn_with_state(node, pass_on)).route_layer(from_fn_with_state(auth.clone(), permit));
     // Its files need no key.
-    Routers { outside: sockets, inside: operators.merge(console::routes(&config.base_path)), among }
+    Routers { outside: sockets.merge(streams), inside: operators.merge(console::routes(&config.base_path)), among }
 }
 
 /// Passes a request on to the node that decides, if it changes something, or if only that node knows the answer.

@@ -10,12 +10,12 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body as HttpBody;
+use axum::body::Body;
+use axum::extract::State;
 use axum::response::Response;
 use bytes::BytesMut;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Request, StatusCode};
-use hyper::body::Incoming as HttpIncoming;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -50,7 +50,7 @@ const KEPT_BYTES: usize = 262_144;
 /// What all streams share.
 #[derive(Debug)]
 pub struct Streams {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// Set when streams have to end.
     ending: watch::Receiver<bool>,
 }
@@ -102,43 +102,44 @@ struct Round<'a> {
 impl Streams {
     /// `ending`: set when streams have to end.
     pub fn new(config: &Config, ending: watch::Receiver<bool>) -> Streams {
-        Streams { places: Arc::new(Semaphore::new(config.publish.streams_max.get().min(Semaphore::MAX_PERMITS))), ending }
+        Streams { permits: Arc::new(Semaphore::new(config.publish.streams_max.get().min(Semaphore::MAX_PERMITS))), ending }
     }
 }
 
-impl Ingress {
-    /// Answers `GET {base}/publish`, whose key has been checked.
-    ///
-    /// # Errors
-    /// It is no handshake for this subprotocol, there are too many streams, or the server stops.
-    pub fn stream(self: &Arc<Ingress>, mut request: Request<HttpIncoming>) -> Result<Response, Problem> {
-        let handshake = Handshake::read(&request, SUBPROTOCOL)?;
-        if handshake.subprotocol.is_none() {
-            let detail = format!("offer the subprotocol {SUBPROTOCOL}, by Sec-WebSocket-Protocol");
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "subprotocol", detail));
-        }
-        if request.uri().query().is_some() {
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "query", "a stream takes no query"));
-        }
-        self.node.policies.check()?;
-        if *self.streams.ending.borrow() {
-            return Err(Problem::stopping());
-        }
-        let max = self.node.config.publish.streams_max;
-        let place = self.streams.places.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("there are {max} producers' streams (publish.streams_max); close one, come back later, or POST");
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", detail)
-        })?;
-        let key = request.headers().get(AUTHORIZATION).map(|key| (AUTHORIZATION, key.clone()));
-        let (ingress, key, upgrade) = (self.clone(), HeaderMap::from_iter(key), hyper::upgrade::on(&mut request));
-        tokio::spawn(async move {
-            if let Some(connection) = Connection::upgraded(upgrade).await {
-                Stream::new(ingress, connection, key, place).run().await;
-            }
-        });
-        Ok(handshake.response::<HttpBody>())
+/// `GET {base}/publish`
+///
+/// # Errors
+/// The key lacks the scope, it is no handshake for this subprotocol, there are too many streams, or the server stops.
+pub async fn open(State(ingress): State<Arc<Ingress>>, mut request: Request<Body>) -> Result<Response, Problem> {
+    ingress.auth.permits(request.headers(), Scope::Publish)?;
+    let handshake = Handshake::read(&request, SUBPROTOCOL)?;
+    if handshake.subprotocol.is_none() {
+        let detail = format!("offer the subprotocol {SUBPROTOCOL}, by Sec-WebSocket-Protocol");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "subprotocol", detail));
     }
+    if request.uri().query().is_some() {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "query", "a stream takes no query"));
+    }
+    ingress.node.policies.check()?;
+    if *ingress.streams.ending.borrow() {
+        return Err(Problem::stopping());
+    }
+    let max = ingress.node.config.publish.streams_max;
+    let permit = ingress.streams.permits.clone().try_acquire_owned().map_err(|_| {
+        let detail = format!("there are {max} producers' streams (publish.streams_max); close one, come back later, or POST");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_streams", detail)
+    })?;
+    let key = request.headers().get(AUTHORIZATION).map(|key| (AUTHORIZATION, key.clone()));
+    let (key, upgrade) = (HeaderMap::from_iter(key), hyper::upgrade::on(&mut request));
+    tokio::spawn(async move {
+        if let Some(connection) = Connection::upgraded(upgrade).await {
+            Stream::new(ingress, connection, key, permit).run().await;
+        }
+    });
+    Ok(handshake.response())
+}
 
+impl Ingress {
     /// Publishes what a frame holds.
     async fn take<'a>(&'a self, bytes: &[u8], began: Instant, round: &mut Round<'a>) {
         let published = match self.node.policies.check().map_err(Problem::from).and_then(|()| frame::read(bytes, &self.node.config)) {
@@ -219,8 +220,8 @@ impl Round<'_> {
 }
 
 impl Stream {
-    fn new(ingress: Arc<Ingress>, connection: Connection, key: HeaderMap, place: OwnedSemaphorePermit) -> Stream {
-        let Connection { wire, permit, input } = connection;
+    fn new(ingress: Arc<Ingress>, connection: Connection, key: HeaderMap, permit: OwnedSemaphorePermit) -> Stream {
+        let Connection { wire, permit: connected, input } = connection;
         let metrics = ingress.node.metrics.clone();
         metrics.publish_streams.inc();
         Stream {
@@ -232,7 +233,7 @@ impl Stream {
             ending: ingress.streams.ending.clone(),
             ingress,
             key,
-            _held: (permit, place, Counted(metrics)),
+            _held: (connected, permit, Counted(metrics)),
         }
     }
 

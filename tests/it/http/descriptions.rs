@@ -71,12 +71,12 @@ async fn a_server_describes_itself_at_its_own_base_path_and_asks_for_no_key() {
     }
 }
 
-/// The paths that the code gives the router, and those of producers, which don't pass it.
+/// The paths that the code gives the router, and those to which producers POST, which don't pass it.
 fn routes() -> BTreeSet<String> {
     let code = text("src/http/routes.rs") + &text("src/http/console.rs");
     let below = code.split(".route(&below(\"").skip(1).map(|rest| format!("/api/pool{}", rest.split('"').next().unwrap()));
     let at_the_root = code.split(".route(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
-    let of_producers = ["/events", "/publish", "/users/{user_id}/messages"].map(|path| format!("/api/pool{path}"));
+    let of_producers = ["/events", "/users/{user_id}/messages"].map(|path| format!("/api/pool{path}"));
     below.chain(at_the_root).chain(of_producers).collect()
 }
 
@@ -92,6 +92,11 @@ async fn paths_and_methods_are_those_of_the_routes() {
     }
 }
 
+/// The texts of a list in a description.
+fn words(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect()
+}
+
 /// The texts in quotes in the first list of the code after this.
 fn listed(code: &str, after: &str) -> Vec<String> {
     let list = code.split_once(after).unwrap().1.split_once("= &[").unwrap().1.split("];").next().unwrap();
@@ -102,13 +107,7 @@ fn listed(code: &str, after: &str) -> Vec<String> {
 fn the_codes_of_problems_are_those_of_the_code_and_each_is_answered_by_an_operation() {
     let known = listed(&text("src/net/problem.rs"), "const CODES: ");
     assert!(known.len() > 50 && known.is_sorted(), "{known:?}");
-    let described: Vec<&str> = documents::openapi()["components"]["schemas"]["ProblemCode"]["enum"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|code| code.as_str().unwrap())
-        .collect();
-    assert_eq!(described, known);
+    assert_eq!(words(&documents::openapi()["components"]["schemas"]["ProblemCode"]["enum"]), known);
     let problem = text("src/net/problem.rs");
     let (before, rest) = problem.split_once("const CODES: ").unwrap();
     let used = [before, rest.split_once("];").unwrap().1].concat();
@@ -159,12 +158,7 @@ fn close_codes_are_those_of_the_clients_table_which_is_the_codes() {
 
 #[test]
 fn the_codes_of_a_sockets_errors_are_those_of_the_code() {
-    let described: BTreeSet<&str> = documents::asyncapi()["components"]["schemas"]["ErrorCode"]["examples"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|code| code.as_str().unwrap())
-        .collect();
+    let described = BTreeSet::from_iter(words(&documents::asyncapi()["components"]["schemas"]["ErrorCode"]["examples"]));
     let refusals = text("src/dispatch/session_policies.rs");
     let errors = text("src/session/conversation.rs");
     let of_refusals = refusals.split("Refusal { code: \"").skip(1);
@@ -180,14 +174,12 @@ fn the_codes_of_a_sockets_errors_are_those_of_the_code() {
 #[test]
 fn the_tables_of_words_are_those_of_the_code() {
     let schemas = &documents::openapi()["components"]["schemas"];
-    let words = |name: &str| schemas[name]["enum"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect::<Vec<_>>();
     let code = text("src/types/drop_reason.rs");
     let reasons: Vec<&str> = code.lines().filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\",")).collect();
-    assert_eq!(words("DropReason"), reasons);
+    assert_eq!(words(&schemas["DropReason"]["enum"]), reasons);
     let code = text("src/types/fault.rs");
     let kinds: Vec<&str> = code.lines().filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\",")).collect();
-    let described = schemas["Fault"]["properties"]["kind"]["enum"].as_array().unwrap();
-    assert_eq!(described, &kinds.into_iter().map(Value::from).collect::<Vec<Value>>());
+    assert_eq!(words(&schemas["Fault"]["properties"]["kind"]["enum"]), kinds);
 }
 
 /// An API key with one scope, and its table in the configuration.

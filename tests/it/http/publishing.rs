@@ -181,7 +181,7 @@ async fn a_handshake_without_the_subprotocol_or_over_a_limit_is_refused_in_words
     let plain = server.http.get(server.url("/publish")).send().await.unwrap();
     assert_eq!((plain.status().as_u16(), plain.headers()["upgrade"].to_str().unwrap()), (426, "websocket"));
     let posted = server.http.post(server.url("/publish")).send().await.unwrap();
-    assert_eq!((posted.status().as_u16(), posted.headers()["allow"].to_str().unwrap()), (405, "GET"));
+    assert_eq!((posted.status().as_u16(), posted.headers()["allow"].to_str().unwrap()), (405, "GET,HEAD"));
     let (stream, _) = open(&server).await;
     assert_eq!(refused(&server, "/publish", &[("sec-websocket-protocol", PROTOCOL)]).await, (503, "too_many_streams".into()));
     drop(stream);

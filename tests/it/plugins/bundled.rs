@@ -75,6 +75,14 @@ async fn pool(server: &TestServer, pool_id: Value, driver: Value, riders: impl I
     }
 }
 
+/// The clients of rider 1 and driver 3, who are matched in pool 7 and have read so.
+async fn shared_ride(server: &TestServer) -> Crowd {
+    let mut crowd = Crowd::connect(server, &["1", "3"]).await;
+    pool(server, json!(7), json!(3), [json!(1)]).await;
+    crowd.told(server).await;
+    crowd
+}
+
 async fn calls_of_compact(server: &TestServer) -> u64 {
     let policies = server.get("/policies").await;
     let compact = policies["policies"].as_array().unwrap().iter().find(|policy| policy["name"] == "compact").unwrap();
@@ -338,9 +346,7 @@ async fn a_number_and_its_string_are_one_user_and_one_pool() {
 #[tokio::test]
 async fn data_without_what_the_policy_needs_is_refused_by_the_fields_name() {
     let server = TestServer::start().await;
-    let mut crowd = Crowd::connect(&server, &["1", "3"]).await;
-    pool(&server, json!(7), json!(3), [json!(1)]).await;
-    crowd.told(&server).await;
+    let mut crowd = shared_ride(&server).await;
     for (kind, data, code, named) in [
         ("pooling.request.created", r#"{"request_id":1,"rider_id":1}"#, "missing_field", "candidate_driver_ids"),
         ("pooling.match.found", r#"{"request_id":1,"rider_id":1,"pool_id":7}"#, "missing_field", "driver_id"),
@@ -543,9 +549,7 @@ async fn what_a_member_writes_reaches_the_others_under_the_members_name() {
 #[tokio::test]
 async fn what_chat_cannot_take_is_answered_with_an_error_frame_to_its_author_alone() {
     let server = TestServer::start().await;
-    let mut crowd = Crowd::connect(&server, &["1", "3"]).await;
-    pool(&server, json!(7), json!(3), [json!(1)]).await;
-    crowd.told(&server).await;
+    let mut crowd = shared_ride(&server).await;
     let (mut plain, mut v1) = (server.connect("stranger").await, server.connect_v1("stranger").await);
     assert_eq!(v1.json().await["type"], "hello");
     let long = json!({ "type": "chat", "pool_id": 7, "text": "x".repeat(2001) }).to_string();
@@ -583,8 +587,7 @@ async fn what_chat_cannot_take_is_answered_with_an_error_frame_to_its_author_alo
 #[tokio::test]
 async fn the_end_of_a_pool_ends_its_chat() {
     let server = TestServer::start().await;
-    let mut crowd = Crowd::connect(&server, &["1", "3"]).await;
-    pool(&server, json!(7), json!(3), [json!(1)]).await;
+    let mut crowd = shared_ride(&server).await;
     server.publish("pooling.trip.completed", json!({ "pool_id": 7, "by": 3 })).await;
     crowd.told(&server).await;
     let rider = &mut crowd.0[0].1;

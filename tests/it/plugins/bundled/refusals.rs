@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Crowd, MATCHED, pool, publish, told};
+use super::{Crowd, MATCHED, publish, shared_ride, told};
 use crate::support::TestServer;
 
 /// Data that the server could not take from the policy, and the field that is wrong.
@@ -45,9 +45,7 @@ fn data_that_make_no_answer() -> Vec<(&'static str, Value, &'static str)> {
 #[tokio::test]
 async fn data_that_make_no_answer_are_refused_by_name_and_no_good_event_is_lost() {
     let server = TestServer::start().await;
-    let mut crowd = Crowd::connect(&server, &["1", "3"]).await;
-    pool(&server, json!(7), json!(3), [json!(1)]).await;
-    crowd.told(&server).await;
+    let mut crowd = shared_ride(&server).await;
     let bad = data_that_make_no_answer();
     let mut random = fastrand::Rng::with_seed(14);
     // Each bad one occurs, in no order, and three times out of four an event is bad.

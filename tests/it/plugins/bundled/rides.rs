@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Crowd, pool, publish, told};
+use super::{Crowd, pool, publish, shared_ride, told};
 use crate::support::TestServer;
 
 #[tokio::test]
@@ -57,9 +57,7 @@ async fn a_ride_without_its_driver_or_without_riders_is_over() {
 #[tokio::test]
 async fn a_drivers_answer_to_an_offer_is_read_by_nobody() {
     let server = TestServer::start().await;
-    let mut crowd = Crowd::connect(&server, &["1", "3"]).await;
-    pool(&server, json!(7), json!(3), [json!(1)]).await;
-    crowd.told(&server).await;
+    let mut crowd = shared_ride(&server).await;
     for kind in ["pooling.offer.accepted", "pooling.offer.declined"] {
         let receipt = publish(&server, kind, r#"{"request_id":1,"driver_id":3}"#).await;
         assert_eq!((&receipt["policies"][0]["outcome"], &receipt["recipients"]), (&json!("routed"), &json!(0)), "{receipt}");
