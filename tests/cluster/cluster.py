@@ -244,6 +244,26 @@ async def greeted(devices):
         await asyncio.gather(*(device.greeted.wait() for device in devices))
 
 
+async def first_snapshot(run):
+    """A node that comes after the stream was cut off for the first time begins with the only snapshot that there is."""
+    for number in range(30):
+        headers = [("Content-Type", "application/json")]
+        status, text = await run.nodes[number % NODES].request("POST", f"{BASE}/users/bulk/messages", {"text": "x" * 20_000}, headers)
+        if status != 202:
+            raise Failed(f"a message is answered with {status}: {text}")
+
+    async def is_cut_off():
+        return any("the stream is cut off" in node.log.read_text() for node in run.nodes)
+
+    await until("the stream is cut off", is_cut_off)
+    node = run.other(await run.leader())
+    node.stop()
+    node.start()
+    await ready(run.nodes)
+    await run.hold_the_same()
+    print("snapshots: a node begins with the first one", flush=True)
+
+
 async def many(run):
     """Every message once to each device of a user, in the same order, and exact counts."""
     users = [f"u{number}" for number in range(run.arguments.users)]
@@ -543,6 +563,7 @@ async def main(arguments):
     run = Run(arguments, folder)
     try:
         await run.start()
+        await first_snapshot(run)
         await says_how_nats_flushes(run)
         await one_server(run)
         if arguments.events:
