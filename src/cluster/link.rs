@@ -218,6 +218,10 @@ impl Link {
     /// # Errors
     /// JetStream's.
     pub async fn forget_snapshots_before(&self, sequence: u64) -> anyhow::Result<()> {
+        // NATS 2.9.10 removes everything when it is asked to remove what is before the first one.
+        if sequence <= 1 {
+            return Ok(());
+        }
         self.context.get_stream_no_info(self.snapshots()).await?.purge().sequence(sequence).await?;
         Ok(())
     }

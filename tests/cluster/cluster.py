@@ -27,6 +27,7 @@ PLUGINS = pathlib.Path(__file__).resolve().parents[2] / "plugins"
 # A policy that counts what it is asked: one above the limit is refused.
 CONFIG = """
 [policies.counter]
+enabled = {enabled}
 grants = ["state"]
 settings = {{ notices_max = {counts}, window_ms = 3600000 }}
 """
@@ -41,7 +42,7 @@ class Run:
         for plugin in PLUGINS.glob("*.wasm"):
             shutil.copy(plugin, plugins)
         shutil.copy(arguments.counter, plugins / "counter.wasm")
-        (folder / "signalpost.toml").write_text(CONFIG.format(counts=max(1, arguments.counts)))
+        self.configure(has_counter=False)
         self.nats = Nats(arguments.nats, folder, arguments.servers)
         # So small that snapshots are written all the time.
         settings = {"CLUSTER_SNAPSHOT_BYTES": 500_000, "CLUSTER_CUT_AFTER_MS": 2_000}
@@ -71,6 +72,24 @@ class Run:
 
     def other(self, node):
         return next(other for other in self.nodes if other is not node)
+
+    def configure(self, has_counter):
+        text = CONFIG.format(counts=max(1, self.arguments.counts), enabled=json.dumps(has_counter))
+        (self.folder / "signalpost.toml").write_text(text)
+
+    async def load_counter(self):
+        """Has all nodes load the policy that counts."""
+        self.configure(has_counter=True)
+        for node in self.nodes:
+            status, text = await node.request("POST", f"{BASE}/policies/reload")
+            if status != 200:
+                raise Failed(f"{node.name} loads no further policy: {status} {text}")
+
+        async def is_loaded():
+            told = [await node.get(f"{BASE}/policies") for node in self.nodes]
+            return all(any(policy["name"] == "counter" for policy in one["policies"]) for one in told)
+
+        await until("all nodes have loaded the policy", is_loaded)
 
     async def leader(self):
         """Returns the node that leads, as all that are there agree."""
@@ -225,6 +244,26 @@ async def greeted(devices):
         await asyncio.gather(*(device.greeted.wait() for device in devices))
 
 
+async def first_snapshot(run):
+    """A node that comes after the stream was cut off for the first time begins with the only snapshot that there is."""
+    for number in range(30):
+        headers = [("Content-Type", "application/json")]
+        status, text = await run.nodes[number % NODES].request("POST", f"{BASE}/users/bulk/messages", {"text": "x" * 20_000}, headers)
+        if status != 202:
+            raise Failed(f"a message is answered with {status}: {text}")
+
+    async def is_cut_off():
+        return any("the stream is cut off" in node.log.read_text() for node in run.nodes)
+
+    await until("the stream is cut off", is_cut_off)
+    node = run.other(await run.leader())
+    node.stop()
+    node.start()
+    await ready(run.nodes)
+    await run.hold_the_same()
+    print("snapshots: a node begins with the first one", flush=True)
+
+
 async def many(run):
     """Every message once to each device of a user, in the same order, and exact counts."""
     users = [f"u{number}" for number in range(run.arguments.users)]
@@ -333,21 +372,30 @@ async def from_nats(run):
     """What producers publish to NATS is decided once, also if the leader dies meanwhile, and what nobody takes is a dead letter."""
     many, subject = 300, "signalpost.events"
 
+    async def letters():
+        return (await run.nodes[0].get(f"{BASE}/dead-letters"))["dead_letters"]
+
+    # Nobody wants it yet, so it is kept until somebody does.
+    early = {"specversion": "1.0", "id": "early", "source": "/nats", "type": "notice.posted", "data": {"user_id": "early"}}
+    await until("the stream of events is there", lambda: is_taken(run, subject, early))
+
+    async def is_letter():
+        return [(letter["outcome"], letter["event_id"]) for letter in await letters()] == [("untaken", "early")]
+
+    await until("an event that no policy wants is a dead letter", is_letter)
+    await run.load_counter()
+    status, text = await run.nodes[1].request("POST", f"{BASE}/dead-letters/{(await letters())[0]['id']}/retry")
+    if status != 200 or json.loads(text)["recipients"] != 1:
+        raise Failed(f"an event is retried that a policy wants now: {status} {text}")
+    await until("its letter is gone", lambda: is_empty(letters))
+
     async def produce(number):
         data, id = {"user_id": "nats"}, f"n{number}"
         structured = {"specversion": "1.0", "id": id, "source": "/nats", "type": "notice.posted", "data": data}
         binary = {"ce-specversion": "1.0", "ce-id": id, "ce-source": "/nats", "ce-type": "notice.posted", "Content-Type": "application/json"}
         ways = [(structured, {}), (structured, {"Content-Type": "application/cloudevents+json"}), (data, binary)]
         content, headers = ways[number % len(ways)]
-        while True:
-            try:
-                answer = await run.nats.publish(subject, json.dumps(content).encode(), headers)
-            except EOFError:
-                answer = {}
-            if "seq" in answer:
-                return
-            # While NATS elects, and before the stream is made.
-            await asyncio.sleep(0.1)
+        await until("NATS takes an event", lambda: is_taken(run, subject, content, headers))
 
     async def has_all():
         mailbox = (await (await run.leader()).get(f"{BASE}/users/nats"))["mailbox"]
@@ -368,11 +416,8 @@ async def from_nats(run):
     await ready(run.nodes)
     await until("all events from NATS are decided", has_all)
 
-    letters = []
-
     async def are_letters():
-        letters[:] = (await run.nodes[0].get(f"{BASE}/dead-letters"))["dead_letters"]
-        return [(letter["outcome"], letter["event_type"]) for letter in letters] == [("untaken", "unread"), ("untaken", "unknown")]
+        return [(letter["outcome"], letter["event_type"]) for letter in await letters()] == [("untaken", "unread"), ("untaken", "unknown")]
 
     await until("what nobody takes is a dead letter", are_letters)
     took = time.monotonic() - began
@@ -380,7 +425,7 @@ async def from_nats(run):
     await asyncio.sleep(max(0, 17 - took))
     if not await has_all():
         raise Failed("events from NATS are decided more than once")
-    status, text = await run.nodes[1].request("POST", f"{BASE}/dead-letters/{letters[1]['id']}/retry")
+    status, text = await run.nodes[1].request("POST", f"{BASE}/dead-letters/{(await letters())[1]['id']}/retry")
     if status != 409 or json.loads(text)["code"] != "policy_missing":
         raise Failed(f"an event that no policy wants is retried: {status} {text}")
     status, text = await run.nodes[1].request("DELETE", f"{BASE}/dead-letters")
@@ -388,6 +433,18 @@ async def from_nats(run):
         raise Failed(f"dead letters are deleted: {status} {text}")
     await run.hold_the_same()
     print(f"from NATS: {many} events, each decided once although the leader died, in {took:.1f} s; 2 are dead letters", flush=True)
+
+
+async def is_taken(run, subject, content, headers=None):
+    """Publishes to NATS, and returns whether it has answered: it does not while it elects."""
+    try:
+        return "seq" in await run.nats.publish(subject, json.dumps(content).encode(), headers)
+    except EOFError:
+        return False
+
+
+async def is_empty(letters):
+    return await letters() == []
 
 
 async def says_how_nats_flushes(run):
@@ -506,13 +563,14 @@ async def main(arguments):
     run = Run(arguments, folder)
     try:
         await run.start()
+        await first_snapshot(run)
         await says_how_nats_flushes(run)
         await one_server(run)
         if arguments.events:
             await many(run)
         if arguments.counts:
-            await streams(run)
             await from_nats(run)
+            await streams(run)
             await counts(run)
         if arguments.storm:
             await storm(run)
