@@ -18,7 +18,7 @@ use std::sync::Arc;
 use indexmap::IndexSet;
 use serde::Serialize;
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::metrics::{EventOutcome, Metrics};
 use crate::model::Model;
 use crate::model::dead_letters::{Content, DeadLetter, Recipient};
@@ -115,6 +115,11 @@ impl Dispatch {
     /// Returns the same, with spans of what is sampled.
     pub fn traced(self, traces: Option<Arc<Traces>>) -> Dispatch {
         Dispatch { traces, ..self }
+    }
+
+    /// Lets sinks hear what another configuration says.
+    pub fn follow(&self, config: &Config) {
+        self.sinks.follow(config, &self.metrics);
     }
 
     /// Publishes an event. With `once`, an event whose source and id were published within the window does nothing.

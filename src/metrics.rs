@@ -409,6 +409,13 @@ impl Metrics {
     }
 
     /// Returns the counter of one outcome of a sink's events.
+    /// Forgets the gauges of a sink that is not there any more. Its counters go on when it comes back.
+    pub fn forget_sink(&self, sink: &str) {
+        // An error means that they were never read.
+        let _ = (self.sink_waiting.remove_label_values(&[sink]), self.sink_lag_seconds.remove_label_values(&[sink]));
+        let _ = self.sink_stopped.remove_label_values(&[sink]);
+    }
+
     pub fn sink_event(&self, sink: &str, outcome: SinkEvent) -> IntCounter {
         self.sink_events.with_label_values(&[sink, outcome.name()])
     }

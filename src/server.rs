@@ -175,7 +175,7 @@ impl Server {
         let config = node.config.clone();
         let ready = Arc::new(AtomicBool::new(true));
         let stopping = Arc::new(Notify::new());
-        let settings = Arc::new(Settings::new(node.clone(), auth.clone(), layers));
+        let settings = Arc::new(Settings::new(node.clone(), auth.clone(), sinks.clone(), layers));
         let bodies = Arc::new(Bodies::new(&config.http));
         let (streams_end, ending) = watch::channel(false);
         let operate = Arc::new(Operate {

@@ -8,13 +8,14 @@ mod attempt;
 mod lanes;
 mod pace;
 mod secrets;
+mod setup;
 mod status;
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
@@ -23,18 +24,19 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::{self, Config, SinkLimits};
+use crate::config::{Config, SinkLimits};
 use crate::metrics::{Metrics, SinkGauges};
 use crate::model::Model;
 use crate::model::dead_letters::DeadLetter;
 use crate::model::mailbox::{SinkReader, Taken};
-use crate::net::client::Client;
 use crate::store::Store;
 use crate::types::event::UserId;
 use attempt::Outcome;
 use lanes::{Batch, BatchLimits, Lanes, Pending};
 use pace::Pace;
-use secrets::{Secrets, Stamp};
+use secrets::Stamp;
+use setup::Setup;
+pub use setup::{Changed, Prepared};
 pub use status::View;
 use status::{Counters, Failure, State, Status};
 
@@ -45,28 +47,39 @@ const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// All sinks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sinks {
-    all: Vec<Arc<Sink>>,
+    all: ArcSwap<Vec<Arc<Sink>>>,
+    /// The tasks of the sinks, while this process delivers. Locked while that changes.
+    running: tokio::sync::Mutex<Option<HashMap<Arc<str>, Running>>>,
+    model: Arc<Model>,
+    store: Store,
+    metrics: Arc<Metrics>,
 }
 
-/// The tasks of all sinks.
+/// The task of a sink.
 #[derive(Debug)]
-pub struct Running {
-    tasks: JoinSet<()>,
-    stop: watch::Sender<bool>,
+struct Running {
+    task: JoinSet<()>,
+    stop: watch::Sender<Option<Stop>>,
+}
+
+/// Why a task ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The server stops, or another node delivers from now on.
+    Here,
+    /// The configuration names the sink no more.
+    Removed,
 }
 
 #[derive(Debug)]
 struct Sink {
     name: Arc<str>,
-    config: config::Sink,
-    limits: SinkLimits,
-    client: Client,
-    secrets: ArcSwap<Secrets>,
+    setup: ArcSwap<Setup>,
     /// The files of the secrets when they were last read, whether or not that succeeded.
     seen: Mutex<Stamp>,
-    /// Notified when the backend of a stopped sink may be back.
+    /// Notified when the backend may be back, or is another one.
     resume: Notify,
     status: Mutex<Status>,
     counters: Counters,
@@ -79,52 +92,40 @@ impl Sinks {
     ///
     /// # Errors
     /// A file can't be read, or holds no secret.
-    pub fn new(config: &Config, model: &Arc<Model>, store: &Store, metrics: &Metrics) -> anyhow::Result<Arc<Sinks>> {
-        let sink = |(name, sink): (&String, &config::Sink)| {
-            let limits = config.sink_limits_for(name);
-            Ok(Arc::new(Sink {
-                name: name.as_str().into(),
-                client: Client::new(&sink.url).with_context(|| format!("sinks.{name}.url"))?,
-                secrets: ArcSwap::from_pointee(Secrets::read(&sink.secret_files).with_context(|| format!("sinks.{name}.secret_files"))?),
-                seen: Mutex::new(secrets::stamp(&sink.secret_files)),
-                config: sink.clone(),
-                limits,
-                resume: Notify::new(),
-                status: Mutex::default(),
-                counters: Counters::new(name, metrics),
-                model: model.clone(),
-                store: store.clone(),
-            }))
-        };
-        Ok(Arc::new(Sinks { all: config.sinks.iter().map(sink).collect::<anyhow::Result<_>>()? }))
+    pub fn new(config: &Config, model: &Arc<Model>, store: &Store, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<Sinks>> {
+        let (model, store, metrics) = (model.clone(), store.clone(), metrics.clone());
+        let sinks = Sinks { all: ArcSwap::default(), running: tokio::sync::Mutex::default(), model, store, metrics };
+        let all = sinks.prepare(config)?.0.into_iter().filter_map(|(name, setup)| Some(sinks.sink(&name, setup?))).collect();
+        sinks.all.store(Arc::new(all));
+        Ok(Arc::new(sinks))
     }
 
     /// Starts the task of each sink.
-    pub fn start(&self) -> Running {
-        let (stop, stopped) = watch::channel(false);
-        let mut tasks = JoinSet::new();
-        for sink in &self.all {
-            match sink.model.mailboxes.open_sink(UserId::of_sink(&sink.name)) {
-                Ok(reader) => drop(tasks.spawn(sink.clone().run(reader, stopped.clone()))),
-                Err(close) => tracing::error!(sink = &*sink.name, "the sink's mailbox can't be read: {}", close.reason()),
-            }
-        }
-        Running { tasks, stop }
+    pub async fn start(&self) {
+        let all = self.all.load();
+        let running = all.iter().filter_map(|sink| Some((sink.name.clone(), sink.start()?))).collect();
+        *self.running.lock().await = Some(running);
+    }
+
+    /// Lets the sinks finish what is on its way, for a short time.
+    pub async fn finish(&self) {
+        let running = self.running.lock().await.take();
+        finish(running.into_iter().flatten().map(|(_, running)| running), Stop::Here).await;
     }
 
     /// Lets sinks go on whose backends have answered 410, and others try at once.
     pub fn resume(&self) {
-        self.all.iter().for_each(|sink| sink.resume.notify_one());
+        self.all.load().iter().for_each(|sink| sink.resume.notify_one());
     }
 
     /// Reads changed files with secrets. If they can't be used, the secrets stay as they are. Blocks.
     pub fn refresh(&self) {
-        self.all.iter().for_each(|sink| sink.refresh());
+        self.all.load().iter().for_each(|sink| sink.refresh());
     }
 
     /// Returns what operators see.
-    pub fn views(&self) -> Vec<View<'_>> {
-        self.all.iter().map(|sink| sink.view()).collect()
+    pub fn views(&self) -> Vec<View> {
+        self.all.load().iter().map(|sink| sink.view()).collect()
     }
 
     pub fn gauges(&self) -> Vec<SinkGauges> {
@@ -132,15 +133,32 @@ impl Sinks {
             let view = sink.view();
             SinkGauges { name: sink.name.clone(), waiting: view.waiting, lag_ms: view.lag_ms, is_stopped: view.state == State::Stopped }
         };
-        self.all.iter().map(gauges).collect()
+        self.all.load().iter().map(gauges).collect()
+    }
+
+    fn sink(&self, name: &str, setup: Setup) -> Arc<Sink> {
+        Arc::new(Sink {
+            name: name.into(),
+            seen: Mutex::new(secrets::stamp(&setup.config.secret_files)),
+            setup: ArcSwap::from_pointee(setup),
+            resume: Notify::new(),
+            status: Mutex::default(),
+            counters: Counters::new(name, &self.metrics),
+            model: self.model.clone(),
+            store: self.store.clone(),
+        })
     }
 }
 
-impl Running {
-    /// Lets the sinks finish what is on its way, for a short time.
-    pub async fn finish(mut self) {
-        self.stop.send_replace(true);
-        while self.tasks.join_next().await.is_some() {}
+/// Ends tasks, and waits for them.
+async fn finish(running: impl Iterator<Item = Running>, why: Stop) {
+    let ending: Vec<Running> = running
+        .inspect(|running| {
+            running.stop.send_replace(Some(why));
+        })
+        .collect();
+    for Running { mut task, stop: _stop } in ending {
+        while task.join_next().await.is_some() {}
     }
 }
 
@@ -154,9 +172,25 @@ struct Work {
 }
 
 impl Sink {
-    /// Delivers until the server stops. Each round does everything that needs no waiting, then waits for what comes first.
-    async fn run(self: Arc<Sink>, reader: SinkReader, mut stop: watch::Receiver<bool>) {
-        let (lanes, pace) = (Lanes::default(), Pace::new(&self.limits));
+    /// Starts its task, if its mailbox can be read.
+    fn start(self: &Arc<Sink>) -> Option<Running> {
+        match self.model.mailboxes.open_sink(UserId::of_sink(&self.name)) {
+            Ok(reader) => {
+                let (stop, stopped) = watch::channel(None);
+                let mut task = JoinSet::new();
+                task.spawn(self.clone().run(reader, stopped));
+                Some(Running { task, stop })
+            }
+            Err(close) => {
+                tracing::error!(sink = &*self.name, "the sink's mailbox can't be read: {}", close.reason());
+                None
+            }
+        }
+    }
+
+    /// Delivers until it is stopped. Each round does everything that needs no waiting, then waits for what comes first.
+    async fn run(self: Arc<Sink>, reader: SinkReader, mut stop: watch::Receiver<Option<Stop>>) {
+        let (lanes, pace) = (Lanes::default(), Pace::new(&self.setup.load().limits));
         let mut work = Work { reader, lanes, pace, under_way: JoinSet::new(), is_stopped: false };
         let mut ends: Option<Instant> = None;
         loop {
@@ -181,24 +215,28 @@ impl Sink {
                 () = sleep_until(due) => {}
                 () = self.resume.notified() => {
                     work.is_stopped = false;
-                    work.pace.reset();
+                    work.pace = Pace::new(&self.setup.load().limits);
                     work.lanes.hurry(Instant::now());
                 }
                 Ok(()) = stop.changed(), if ends.is_none() => ends = Some(Instant::now() + STOP_GRACE),
             }
         }
-        if !work.lanes.is_empty() {
-            let (sink, waiting) = (&*self.name, work.lanes.len());
-            match self.store.is_kept() {
-                true => tracing::info!(sink, waiting, "stopped: what waits goes out after the next start"),
-                false => tracing::warn!(sink, waiting, "stopped: what waits is lost, since everything is in memory only"),
+        let why = *stop.borrow();
+        let (sink, waiting) = (&*self.name, work.lanes.len());
+        match (why, self.store.is_kept()) {
+            (Some(Stop::Removed), _) => {
+                tracing::info!(sink, waiting, "sink removed: what waits is dropped after mailboxes.keep_ms, unless the sink comes back");
             }
+            _ if waiting == 0 => {}
+            (_, true) => tracing::info!(sink, waiting, "stopped: what waits goes out after the next start"),
+            (_, false) => tracing::warn!(sink, waiting, "stopped: what waits is lost, since everything is in memory only"),
         }
     }
 
     /// Begins as many requests as there may be.
     fn begin(self: &Arc<Sink>, work: &mut Work) {
-        let limits = BatchLimits { events_max: self.limits.batch_max.get(), bytes_max: self.limits.batch_bytes_max.get() };
+        let SinkLimits { batch_max, batch_bytes_max, .. } = self.setup.load().limits;
+        let limits = BatchLimits { events_max: batch_max.get(), bytes_max: batch_bytes_max.get() };
         while !work.is_stopped && work.pace.allows(work.under_way.len(), Instant::now()) {
             let Some(batch) = work.lanes.take(limits, Instant::now()) else { return };
             let sink = self.clone();
@@ -263,12 +301,13 @@ impl Sink {
 
     /// Turns events into dead letters that have waited for too long.
     fn expire(&self, work: &mut Work) {
-        let over = work.lanes.expire(self.limits.keep_ms.get(), self.model.clock.now_ms());
+        let keep_ms = self.setup.load().limits.keep_ms.get();
+        let over = work.lanes.expire(keep_ms, self.model.clock.now_ms());
         if over.is_empty() {
             return;
         }
         let last = self.status.lock().last_failure.as_ref().map(|failure| format!("; the last failure: {}", failure.detail));
-        let why = format!("it was not delivered within {} ms (keep_ms){}", self.limits.keep_ms.get(), last.unwrap_or_default());
+        let why = format!("it was not delivered within {keep_ms} ms (keep_ms){}", last.unwrap_or_default());
         self.give_up(work, &over, &why, &self.counters.expired);
     }
 
@@ -296,22 +335,6 @@ impl Sink {
             (false, false) => State::Delivering,
         };
         (status.under_way, status.failures, status.oldest_ms) = (work.under_way.len(), work.pace.failures(), work.lanes.oldest_ms());
-    }
-
-    fn refresh(&self) {
-        let now = secrets::stamp(&self.config.secret_files);
-        let mut seen = self.seen.lock();
-        if *seen == now {
-            return;
-        }
-        *seen = now;
-        match Secrets::read(&self.config.secret_files) {
-            Ok(secrets) => {
-                self.secrets.store(Arc::new(secrets));
-                tracing::info!(sink = &*self.name, "the secrets were read again");
-            }
-            Err(error) => tracing::error!(sink = &*self.name, "the secrets stay as they are: {error:#}"),
-        }
     }
 }
 

@@ -99,7 +99,7 @@ impl std::error::Error for Problems {}
 impl Setting {
     /// Returns whether a change of it takes effect without a restart: those that [`Config::with_live`] takes.
     pub fn is_live(&self) -> bool {
-        let tables = ["auth.", "limits.", "policies."];
+        let tables = ["auth.", "limits.", "policies.", "sink_limits.", "sinks."];
         tables.iter().any(|table| self.path.starts_with(table)) || ["log.level", "log.lines_per_second_max"].contains(&&*self.path)
     }
 }
@@ -163,6 +163,8 @@ impl Config {
         config.log = Log { format: self.log.format, ..next.log.clone() };
         config.limits = next.limits.clone();
         config.policies = next.policies.clone();
+        config.sink_limits = next.sink_limits.clone();
+        config.sinks = next.sinks.clone();
         let kept = self.settings.iter().filter(|setting| !setting.is_live());
         config.settings = next.settings.iter().filter(|setting| setting.is_live()).chain(kept).cloned().collect();
         let problems = validate::problems(&config);

@@ -11,7 +11,7 @@ use super::Milliseconds;
 const SOURCES: [&str; 2] = ["/policies/*", "/signalpost"];
 
 /// The settings of one sink.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sink {
     /// The http or https URL to which events are posted.
@@ -39,7 +39,7 @@ impl Default for Sink {
 }
 
 /// Limits on one sink.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SinkLimits {
     /// Events that wait.

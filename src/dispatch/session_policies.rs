@@ -11,7 +11,7 @@ use super::apply::{self, Applied, Letter};
 use super::observers::{Asked, Trace};
 use super::plan::{self, Decided, Plan, Planned, PolicyRef};
 use super::sinks::{Maker, POLICIES};
-use super::{Dispatch, Story};
+use super::{Dispatch, Story, spans};
 use crate::config::SessionsFault;
 use crate::model::record::Changes;
 use crate::model::world::World;
@@ -23,7 +23,7 @@ use crate::store::Ticket;
 use crate::types::close::Close;
 use crate::types::delivery::{Draft, Message, Recipients, Refusal, Response};
 use crate::types::event::{self, Body, Event};
-use crate::types::origin::Origin;
+use crate::types::origin::{Origin, TraceContext};
 
 /// The event type that formatting policies see for a sessions policy's replies and deliveries.
 const SESSION_EVENT: &str = "signalpost.session";
@@ -39,6 +39,7 @@ pub enum Question<'a> {
 
 /// A call, and the plans that its answer amounts to: first its own, then one for each event that it publishes.
 struct Answered {
+    started: Instant,
     took: Duration,
     answer: Result<Option<Response>, CallError>,
     plans: Vec<(Arc<Event>, Plan)>,
@@ -52,7 +53,7 @@ pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Cl
     let set = dispatch.policies.of_user(&handle.user);
     let mut admitted = Vec::new();
     for policy in set.sessions() {
-        let close = match ask(dispatch, &set, policy, handle, &Question::Opened) {
+        let close = match ask(dispatch, &set, policy, handle, &Question::Opened, None) {
             Ok(_) => {
                 admitted.push(policy);
                 continue;
@@ -64,7 +65,7 @@ pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Cl
         };
         for policy in admitted {
             // The session closes whatever the policy answers.
-            let _ = ask(dispatch, &set, policy, handle, &Question::Closed(close.code()));
+            let _ = ask(dispatch, &set, policy, handle, &Question::Closed(close.code()), None);
         }
         return Err(close);
     }
@@ -76,7 +77,11 @@ pub fn opened(dispatch: &Dispatch, handle: &Arc<SessionHandle>) -> Result<(), Cl
 /// # Errors
 /// The answer to the client: a policy refused the message or failed, or no policy handles it.
 pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> Result<Ticket, Refusal> {
-    let (outcome, answer) = hear(dispatch, handle, body);
+    let root = dispatch.traces.as_ref().and_then(|traces| Some((traces, traces.begin(None, None, Instant::now())?)));
+    let (outcome, answer) = hear(dispatch, handle, body, root.as_ref().map(|(_, root)| &root.context));
+    if let Some((traces, root)) = &root {
+        traces.end(root, "receive", || spans::of_message(handle, body, outcome, answer.as_ref().err()));
+    }
     dispatch.metrics.client_messages.with_label_values(&[outcome]).inc();
     dispatch.observers.show(|| {
         let (session, body, refusal) = (handle.clone(), body.clone(), answer.as_ref().err().cloned());
@@ -86,7 +91,12 @@ pub fn received(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -
 }
 
 /// Returns what happened to a client's message, as the metrics name it, and the answer to the client.
-fn hear(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> (&'static str, Result<Ticket, Refusal>) {
+fn hear(
+    dispatch: &Dispatch,
+    handle: &Arc<SessionHandle>,
+    body: &Body,
+    trace: Option<&Arc<TraceContext>>,
+) -> (&'static str, Result<Ticket, Refusal>) {
     let set = dispatch.policies.of_user(&handle.user);
     if set.sessions().next().is_some()
         && let Err(why) = dispatch.store.admit()
@@ -94,7 +104,7 @@ fn hear(dispatch: &Dispatch, handle: &Arc<SessionHandle>, body: &Body) -> (&'sta
         return ("refused", Err(Refusal { code: "unavailable".into(), detail: why.to_string() }));
     }
     for policy in set.sessions() {
-        match ask(dispatch, &set, policy, handle, &Question::Received(body)) {
+        match ask(dispatch, &set, policy, handle, &Question::Received(body), trace) {
             Ok((None, _)) => {}
             Ok((Some(_), ticket)) => return ("handled", Ok(ticket)),
             Err(CallError::Refused(refusal)) => return ("refused", Err(refusal)),
@@ -113,12 +123,12 @@ pub fn closed(dispatch: &Dispatch, handle: &Arc<SessionHandle>, code: u16) {
     let set = dispatch.policies.of_user(&handle.user);
     for policy in set.sessions() {
         // There is no client to send a refusal to; a fault is counted and logged where it happens.
-        let _ = ask(dispatch, &set, policy, handle, &Question::Closed(code));
+        let _ = ask(dispatch, &set, policy, handle, &Question::Closed(code), None);
     }
 }
 
 /// Calls one policy, and applies its answer. Returns it with the ticket of what it changed, for a client who wants to know when that is
-/// stored.
+/// stored. `trace`: that of the client's message, if it is sampled.
 ///
 /// # Errors
 /// The policy refused, faulted, or was not called. Nothing has changed, except state that a refusing policy wrote.
@@ -128,6 +138,7 @@ pub fn ask(
     policy: &Policy,
     handle: &Arc<SessionHandle>,
     question: &Question<'_>,
+    trace: Option<&Arc<TraceContext>>,
 ) -> Result<(Option<Response>, Ticket), CallError> {
     let plan = |world: &mut World| {
         let tapped = policy.tap(world);
@@ -138,7 +149,7 @@ pub fn ask(
             Question::Closed(code) => policy.closed(handle, *code, world).map(Some),
         };
         let took = started.elapsed();
-        let origin = Origin { accepted: Some(started), trace: None };
+        let origin = Origin { accepted: Some(started), trace: trace.cloned() };
         let response = answer.as_ref().ok().and_then(Option::as_ref);
         let mut plans: Vec<(Arc<Event>, Plan)> =
             response.map(|response| respond(set, policy, handle, &origin, response, world)).into_iter().collect();
@@ -146,7 +157,7 @@ pub fn ask(
             policy.record(tapped, world, question.arguments(handle), answer.clone().map(Output::Responded), took);
         }
         plans.extend(response.into_iter().flat_map(|response| &response.drafts).map(|draft| publish(set, policy, &origin, draft, world)));
-        Answered { took, answer, plans }
+        Answered { started, took, answer, plans }
     };
     let conclude = |answered: &Answered, mut changes: Changes| {
         aside_if(apply::take_long(answered.plans.iter().map(|(_, plan)| plan)), || {
@@ -162,7 +173,12 @@ pub fn ask(
             (applied, dispatch.store.append(changes))
         })
     };
-    let (Answered { took, answer, plans }, (applied, ticket)) = dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
+    let (Answered { started, took, answer, plans }, (applied, ticket)) =
+        dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
+    if let Some((traces, context)) = dispatch.traces.as_ref().zip(trace) {
+        spans::of_received(traces, context, &PolicyRef::of(policy), (started, took), &answer);
+        plans.iter().for_each(|(event, plan)| spans::of_plan(traces, context, event, plan));
+    }
     // The first is the answer itself, which does not count as a published event.
     plans.iter().skip(1).for_each(|(_, plan)| dispatch.metrics.event(plan.outcome()));
     if let Ok(Some(Response { close: Some(reason), .. })) = &answer {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use prometheus::IntCounter;
 use serde::Serialize;
 
@@ -23,9 +24,12 @@ use crate::types::time::rfc3339;
 /// What the sources of policies' events begin with.
 pub const POLICIES: &str = "/policies/";
 
-/// What each sink hears.
+/// What each sink hears. The configuration may change it while the server runs.
 #[derive(Debug)]
-pub struct Sinks {
+pub struct Sinks(ArcSwap<Ears>);
+
+#[derive(Debug)]
+struct Ears {
     all: Vec<Hearing>,
     /// Which of the server's own events any of them hears.
     own: [bool; Own::ALL.len()],
@@ -69,8 +73,8 @@ impl Own {
     }
 }
 
-impl Sinks {
-    pub fn new(config: &Config, metrics: &Metrics) -> Sinks {
+impl Ears {
+    fn new(config: &Config, metrics: &Metrics) -> Ears {
         let hearing = |name: &String, sink: &crate::config::Sink| Hearing {
             name: name.as_str().into(),
             user: UserId::of_sink(name),
@@ -81,18 +85,33 @@ impl Sinks {
         };
         let all: Vec<Hearing> = config.sinks.iter().map(|(name, sink)| hearing(name, sink)).collect();
         let own = Own::ALL.map(|own| all.iter().any(|sink| sink.hears(own.event_type(), SERVER, Maker::Server)));
-        Sinks { all, own }
+        Ears { all, own }
+    }
+
+    fn find(&self, sink: &str) -> Option<&Hearing> {
+        self.all.iter().find(|known| *known.name == *sink)
+    }
+}
+
+impl Sinks {
+    pub fn new(config: &Config, metrics: &Metrics) -> Sinks {
+        Sinks(ArcSwap::from_pointee(Ears::new(config, metrics)))
+    }
+
+    /// Follows another configuration.
+    pub fn follow(&self, config: &Config, metrics: &Metrics) {
+        self.0.store(Arc::new(Ears::new(config, metrics)));
     }
 
     /// Returns whether any sink hears this event of the server's own.
     pub fn hears(&self, own: Own) -> bool {
-        self.own.get(own as usize).copied().unwrap_or_default()
+        self.0.load().own.get(own as usize).copied().unwrap_or_default()
     }
 
     /// Posts an event to each sink that hears it. An event for which a sink has no room becomes a dead letter.
     pub fn post(&self, model: &Model, event: &Event, maker: Maker, changes: &mut Changes) {
         let mut message = None;
-        for sink in self.all.iter().filter(|sink| sink.hears(&event.event_type, &event.source, maker)) {
+        for sink in self.0.load().all.iter().filter(|sink| sink.hears(&event.event_type, &event.source, maker)) {
             // Written once for all of them.
             let message = message.get_or_insert_with(|| Arc::new(written(event)));
             sink.heard.inc();
@@ -101,12 +120,13 @@ impl Sinks {
     }
 
     pub fn has(&self, sink: &str) -> bool {
-        self.all.iter().any(|known| *known.name == *sink)
+        self.0.load().find(sink).is_some()
     }
 
     /// Posts the event of a dead letter to its sink again. `None` if there is no such sink any more.
     pub fn again(&self, model: &Model, sink: &str, message: &Message, changes: &mut Changes) -> Option<Posted> {
-        let sink = self.all.iter().find(|known| *known.name == *sink)?;
+        let ears = self.0.load();
+        let sink = ears.find(sink)?;
         Some(sink.take(model, &Arc::new(message.again(message.policies)), changes))
     }
 }

@@ -244,8 +244,8 @@ fn policy_of(operate: &Operate, name: Result<Path<String>, PathRejection>) -> Re
 /// `GET {base}/sinks`: each sink and how far it is, as `sink::View`.
 pub async fn sinks(State(operate): State<Arc<Operate>>) -> Response {
     #[derive(Serialize)]
-    struct List<'a> {
-        sinks: Vec<sink::View<'a>>,
+    struct List {
+        sinks: Vec<sink::View>,
     }
     json(&List { sinks: operate.sinks.views() })
 }

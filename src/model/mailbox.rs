@@ -374,7 +374,7 @@ impl Mailboxes {
 
     /// Returns what a sink's mailbox may hold; `None` for that of a user.
     fn sink(&self, user: &UserId) -> Option<Arc<Limits>> {
-        if user.is_internal() { self.sinks.limits.get(user).cloned() } else { None }
+        if user.is_internal() { self.sinks.limits.load().get(user).cloned() } else { None }
     }
 
     fn limits(&self, sink: Option<&Limits>) -> Limits {

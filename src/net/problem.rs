@@ -114,6 +114,11 @@ impl Document {
     pub fn code(&self) -> &'static str {
         self.code
     }
+
+    /// Returns whether the server is to blame, and not the request.
+    pub fn is_of_server(&self) -> bool {
+        self.status >= 500
+    }
 }
 
 impl Problem {

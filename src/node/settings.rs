@@ -12,12 +12,14 @@ use crate::auth::Auth;
 use crate::config::{Config, Layers, Problems, Setting};
 use crate::log;
 use crate::policy::load::{Again, Reload};
+use crate::sink::{self, Sinks};
 
 /// The settings in force, and where to read them again.
 #[derive(Debug)]
 pub struct Settings {
     pub node: Arc<Node>,
     pub auth: Arc<Auth>,
+    pub sinks: Arc<Sinks>,
     /// Held by a reload: there is one at a time.
     now: Mutex<Option<InForce>>,
 }
@@ -36,6 +38,9 @@ pub struct Changed {
     pub changed: Vec<String>,
     /// Settings whose new value takes effect at the next start.
     pub after_a_restart: Vec<String>,
+    /// Sinks that were added, changed or removed.
+    #[serde(skip_serializing_if = "sink::Changed::is_empty")]
+    pub sinks: sink::Changed,
 }
 
 impl Changed {
@@ -55,9 +60,9 @@ pub enum Outcome {
 
 impl Settings {
     /// Takes what the server was started with. Without layers there is nothing to read again, and a reload reloads the policies alone.
-    pub fn new(node: Arc<Node>, auth: Arc<Auth>, layers: Option<(Layers, Vec<Setting>)>) -> Settings {
+    pub fn new(node: Arc<Node>, auth: Arc<Auth>, sinks: Arc<Sinks>, layers: Option<(Layers, Vec<Setting>)>) -> Settings {
         let now = layers.map(|(layers, settings)| InForce { layers, config: node.config.clone(), settings });
-        Settings { node, auth, now: Mutex::new(now) }
+        Settings { node, auth, sinks, now: Mutex::new(now) }
     }
 
     /// Reads the configuration again and brings the policies up to date with it and with their files. Logs what has changed.
@@ -84,21 +89,28 @@ impl Settings {
         let differences = differences(&now.settings, &settings);
         let (live, after_a_restart): (Vec<&Setting>, Vec<&Setting>) = differences.into_iter().partition(|setting| setting.is_live());
         let names = |settings: &[&Setting]| settings.iter().map(|setting| setting.path.clone()).collect::<Vec<_>>();
-        let changed = Changed { changed: names(&live), after_a_restart: names(&after_a_restart) };
+        let mut changed = Changed { changed: names(&live), after_a_restart: names(&after_a_restart), sinks: sink::Changed::default() };
         if live.is_empty() && now.config.policies == next.policies {
             self.tell(&changed);
             return Ok(Outcome::Reloaded(self.node.reload(Again::All, None).await, changed));
         }
         let config = Arc::new(now.config.with_live(&next)?);
         // Everything that may fail comes first.
-        let touches_auth = live.iter().any(|setting| setting.path.starts_with("auth."));
-        let rules = if touches_auth { Some(self.auth.prepare(&config.auth).await?) } else { None };
+        let touches = |tables: &[&str]| live.iter().any(|setting| tables.iter().any(|table| setting.path.starts_with(table)));
+        let rules = if touches(&["auth."]) { Some(self.auth.prepare(&config.auth).await?) } else { None };
+        let sinks = if touches(&["sinks.", "sink_limits."]) { Some(self.prepare_sinks(&config).await?) } else { None };
         let outcome = self.node.reload(Again::All, Some(config.clone())).await;
         if matches!(outcome, Reload::Refused(_) | Reload::Unreadable(_)) {
             return Ok(Outcome::Reloaded(outcome, Changed::default()));
         }
         if let Some(rules) = rules {
             self.auth.replace(rules);
+        }
+        if let Some(sinks) = sinks {
+            // A sink's mailbox is there before it hears anything, and hears nothing any more when it ends.
+            self.node.model.mailboxes.set_sinks(&config);
+            self.node.dispatch.follow(&config);
+            changed.sinks = self.sinks.replace(sinks).await;
         }
         log::change(&config.log);
         self.note_exposure();
@@ -107,6 +119,12 @@ impl Settings {
         now.settings = settings.into_iter().filter(Setting::is_live).chain(kept).collect();
         now.config = config;
         Ok(Outcome::Reloaded(outcome, changed))
+    }
+
+    /// Reads the files of sinks that are new or different, on a thread that may block.
+    async fn prepare_sinks(&self, config: &Arc<Config>) -> anyhow::Result<sink::Prepared> {
+        let (sinks, config) = (self.sinks.clone(), config.clone());
+        tokio::task::spawn_blocking(move || sinks.prepare(&config)).await?
     }
 
     /// Returns a sentence about what anybody may do without authentication, if other machines can reach the server.
@@ -126,6 +144,9 @@ impl Settings {
     fn tell(&self, changed: &Changed) {
         if !changed.changed.is_empty() {
             tracing::info!("settings changed: {}", changed.changed.join(", "));
+        }
+        for (what, names) in [("added", &changed.sinks.added), ("changed", &changed.sinks.changed)] {
+            names.iter().for_each(|sink| tracing::info!(sink, "sink {what}"));
         }
         if !changed.after_a_restart.is_empty() {
             tracing::warn!("settings that take effect at the next start: {}", changed.after_a_restart.join(", "));

@@ -140,12 +140,12 @@ pub(super) async fn deliver(node: Arc<Node>, sinks: Arc<Sinks>, mut end: watch::
             _ = end.wait_for(|end| *end) => return,
             () = node.store.until(true) => {}
         }
-        let running = sinks.start();
+        sinks.start().await;
         let is_over = tokio::select! {
             _ = end.wait_for(|end| *end) => true,
             () = node.store.until(false) => false,
         };
-        running.finish().await;
+        sinks.finish().await;
         if is_over {
             return;
         }

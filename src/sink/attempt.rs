@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout};
 
 use super::lanes::{Batch, Pending};
+use super::setup::Setup;
 use super::{Sink, pace};
 use crate::net::client::Response;
 
@@ -32,9 +33,10 @@ impl Sink {
     /// Sends a batch once.
     pub(super) async fn attempt(&self, batch: &Batch) -> Outcome {
         let began = Instant::now();
-        let (headers, body) = self.request(batch);
-        let deadline = *self.limits.attempt_deadline_ms;
-        let responded = match timeout(deadline, self.client.post(&headers, &body)).await {
+        let setup = self.setup.load_full();
+        let (headers, body) = setup.request(batch);
+        let deadline = *setup.limits.attempt_deadline_ms;
+        let responded = match timeout(deadline, setup.client.post(&headers, &body)).await {
             Ok(responded) => responded,
             Err(_) => Err(format!("didn't answer within {} ms (attempt_deadline_ms)", deadline.as_millis())),
         };
@@ -46,7 +48,9 @@ impl Sink {
         self.counters.attempt(&outcome);
         outcome
     }
+}
 
+impl Setup {
     /// Returns the headers and the body of a request. The time, and so the signature, is another one in each attempt.
     fn request(&self, batch: &Batch) -> (HeaderMap, Bytes) {
         let (media_type, body) = match (self.limits.batch_max.get(), batch.events.as_slice()) {
@@ -58,7 +62,7 @@ impl Sink {
         };
         let id = webhook_id(&batch.events);
         let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let signature = self.secrets.load().sign(&id, now_s, &body);
+        let signature = self.secrets.sign(&id, now_s, &body);
         let mut headers = HeaderMap::with_capacity(5);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("signalpost/", env!("CARGO_PKG_VERSION"))));

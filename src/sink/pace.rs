@@ -82,11 +82,6 @@ impl Pace {
         now + self.random(attempts).max(pause)
     }
 
-    /// Forgets failures and pauses: somebody has said that the backend is back.
-    pub fn reset(&mut self) {
-        (self.failures, self.until) = (0, None);
-    }
-
     /// Returns a random pause ("full jitter"): up to the first one after the first failure, twice that after the second, and so on.
     fn random(&self, failures_before: u32) -> Duration {
         let most = self.backoff.saturating_mul(1 << failures_before.min(DOUBLINGS_MAX - 1)).min(self.backoff_max);
@@ -154,7 +149,7 @@ mod tests {
         // A shorter one does not end it.
         pace.fail(0, Some(Duration::ZERO), now);
         assert!(!pace.allows(0, at(1999)));
-        pace.reset();
+        assert!(!pace.succeed());
         pace.fail(0, Some(Duration::from_secs(86_400)), now);
         assert!(!pace.allows(0, at(4999)) && pace.allows(0, at(5000)));
     }

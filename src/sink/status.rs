@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Sink;
 use super::attempt::Outcome;
+use crate::config;
 use crate::metrics::{Metrics, SinkEvent};
 use crate::types::event::UserId;
 
@@ -53,11 +54,11 @@ pub(super) struct Failure {
 
 /// A sink as operators see it.
 #[derive(Debug, Serialize)]
-pub struct View<'a> {
-    name: &'a str,
-    url: &'a str,
-    events: &'a [String],
-    sources: &'a [String],
+pub struct View {
+    name: Arc<str>,
+    url: String,
+    events: Vec<String>,
+    sources: Vec<String>,
     pub(super) state: State,
     /// Events that are not delivered yet, and their bytes.
     pub(super) waiting: usize,
@@ -107,15 +108,16 @@ impl Counters {
 }
 
 impl Sink {
-    pub(super) fn view(&self) -> View<'_> {
+    pub(super) fn view(&self) -> View {
         let presence = self.model.mailboxes.presence(&UserId::of_sink(&self.name));
+        let config::Sink { url, events, sources, .. } = self.setup.load().config.clone();
         let status = self.status.lock();
         let Counters { heard, accepted, refused, expired, overflowed, .. } = &self.counters;
         View {
-            name: &self.name,
-            url: &self.config.url,
-            events: &self.config.events,
-            sources: &self.config.sources,
+            name: self.name.clone(),
+            url,
+            events,
+            sources,
             state: status.state,
             waiting: presence.messages,
             waiting_bytes: presence.bytes,

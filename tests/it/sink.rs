@@ -5,6 +5,7 @@ mod failing;
 mod letters;
 mod offers;
 mod own;
+mod reloading;
 mod tls;
 
 use std::net::SocketAddr;

@@ -29,6 +29,9 @@ pub struct Tell {
     pub query: TellQuery,
     /// By which it is sent once, as by the header `Idempotency-Key`.
     pub id: Option<String>,
+    /// Its place in a trace, as the headers of these names have it.
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
 }
 
 /// The JSON form of a message to one user.
@@ -43,6 +46,8 @@ struct Telling<'a> {
     ttl_ms: Option<u64>,
     keep_ms: Option<u64>,
     collapse_key: Option<String>,
+    traceparent: Option<String>,
+    tracestate: Option<String>,
 }
 
 /// Reads a frame.
@@ -69,7 +74,7 @@ pub fn read(bytes: &[u8], config: &config::Config) -> Result<Frame, Problem> {
 }
 
 fn tell(telling: Telling<'_>, config: &config::Config) -> Result<Frame, Problem> {
-    let Telling { user, message, id, ttl_ms, keep_ms, collapse_key } = telling;
+    let Telling { user, message, id, ttl_ms, keep_ms, collapse_key, traceparent, tracestate } = telling;
     let user = UserId::new(&user, config.sockets.user_id_bytes_max.get()).map_err(problem::invalid_user)?;
     check_surrogates(message.get()).map_err(|error| cloudevents::invalid("json", error.to_string()))?;
     if let Some(id) = &id {
@@ -77,7 +82,8 @@ fn tell(telling: Telling<'_>, config: &config::Config) -> Result<Frame, Problem>
         is_empty.map_or_else(|| check_attribute("id", id), Err).map_err(|detail| cloudevents::invalid("idempotency_key", detail))?;
     }
     let body = Body::Json(message.get().to_owned());
-    Ok(Frame::Tell(Box::new(Tell { user, body, query: TellQuery { ttl_ms, keep_ms, collapse_key }, id })))
+    let query = TellQuery { ttl_ms, keep_ms, collapse_key };
+    Ok(Frame::Tell(Box::new(Tell { user, body, query, id, traceparent, tracestate })))
 }
 
 #[cfg(test)]
@@ -107,7 +113,10 @@ mod tests {
             (r#" [{"type":"a"},{"type":"b"}]"#, "batch"),
             ("[]", "batch"),
             (r#"{"user":"1001","message":{"type":"a"}}"#, "tell"),
-            (r#" {"message":[1],"ttl_ms":5,"keep_ms":0,"collapse_key":"k","id":"7","user":"1001"}"#, "tell"),
+            (
+                r#" {"message":[1],"ttl_ms":5,"keep_ms":0,"collapse_key":"k","id":"7","user":"1001","traceparent":"-","tracestate":"a=b"}"#,
+                "tell",
+            ),
             (r#"{"user":"1001","type":"a"}"#, "one"),
             (r#"{"user":"1001"}"#, "missing_attribute"),
             (r#"{"user":"1001","message":1,"extra":1}"#, "missing_attribute"),

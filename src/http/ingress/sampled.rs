@@ -1,13 +1,14 @@
-//! The span of a sampled request.
+//! The span of a sampled request, or of a part of a stream's frame.
 
 use std::time::Instant;
 
 use http::HeaderMap;
 
-use super::Answer;
 use super::cloudevents::Parsed;
+use super::frame::Tell;
+use super::{Answer, Item};
 use crate::dispatch::Receipt;
-use crate::net::problem::Problem;
+use crate::net::problem::{Document, Problem};
 use crate::traces::{Attribute, LINKS_MAX, Root, Said, Traces};
 use crate::types::event::Event;
 use crate::types::origin::TraceParent;
@@ -18,11 +19,13 @@ const TRACEPARENT: &str = "traceparent";
 /// A request that may be sampled.
 pub(super) type Traced<'a> = Option<Box<Sampled<'a>>>;
 
-/// A request that is sampled, and what its span will say.
+/// A request, or a part of a frame of a stream, that is sampled, and what its span will say.
 pub(super) struct Sampled<'a> {
     traces: &'a Traces,
     pub root: Root,
     said: Said,
+    /// The name of a span that is not a request's.
+    name: &'static str,
 }
 
 impl<'a> Sampled<'a> {
@@ -30,22 +33,43 @@ impl<'a> Sampled<'a> {
     pub fn of(traces: &'a Traces, headers: &HeaderMap, began: Instant) -> Traced<'a> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let root = traces.begin(text(TRACEPARENT), text("tracestate"), began)?;
-        Some(Box::new(Sampled { traces, root, said: Said { attributes: Vec::with_capacity(12), ..Said::default() } }))
+        Some(Box::new(Sampled { traces, root, said: Said { attributes: Vec::with_capacity(12), ..Said::default() }, name: "" }))
     }
 
     /// Returns an event of a stream as one that is sampled, if it is. Frames have no headers, so its own attributes name its parent.
     pub fn of_event(traces: &'a Traces, event: &Event, began: Instant) -> Traced<'a> {
         let text = |name| event.extensions.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let root = traces.begin(text(TRACEPARENT), text("tracestate"), began)?;
-        let mut sampled = Box::new(Sampled { traces, root, said: Said::default() });
+        let mut sampled = Box::new(Sampled { traces, root, said: Said::default(), name: "publish" });
         sampled.event(event);
         Some(sampled)
     }
 
-    /// Makes the span of an event of a stream, which is answered now.
+    /// Returns a message of a stream to one user as one that is sampled, if it is.
+    pub fn of_tell(traces: &'a Traces, tell: &Tell, began: Instant) -> Traced<'a> {
+        let root = traces.begin(tell.traceparent.as_deref(), tell.tracestate.as_deref(), began)?;
+        Some(Box::new(Sampled { traces, root, said: Said::default(), name: "tell" }))
+    }
+
+    /// Says how a part of a frame of a stream is answered.
+    pub fn answer(&mut self, item: &Item) {
+        match item {
+            Item::Receipt(receipt) => self.receipt(receipt),
+            Item::Problem(document) => self.problem(document),
+            // A stream asks for none.
+            Item::Explained(_) => {}
+        }
+    }
+
+    pub fn problem(&mut self, document: &Document) {
+        self.said.attributes.push(Attribute::new("error.type", document.code()));
+        self.said.error = document.is_of_server().then(|| document.code().into());
+    }
+
+    /// Makes the span of a part of a stream's frame, which is answered now.
     pub fn streamed(self) {
-        let Sampled { traces, root, said } = self;
-        traces.end(&root, "publish", || said);
+        let Sampled { traces, root, said, name } = self;
+        traces.end(&root, name, || said);
     }
 
     /// Says which event the request publishes.
@@ -79,7 +103,7 @@ impl<'a> Sampled<'a> {
 
     /// Makes the span.
     pub fn end(self, route: &str, answer: &Result<Answer, Problem>) {
-        let Sampled { traces, root, mut said } = self;
+        let Sampled { traces, root, mut said, .. } = self;
         traces.end(&root, format!("POST {route}"), || {
             let status = match answer {
                 Ok((status, _)) => *status,

@@ -20,8 +20,9 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::cloudevents::Parsed;
 use super::frame::{self, Frame};
-use super::sampled::Sampled;
+use super::sampled::{Sampled, Traced};
 use super::{Ingress, Item, PublishQuery};
 use crate::config::{Config, Scope};
 use crate::explain::Budget;
@@ -142,45 +143,66 @@ pub async fn open(State(ingress): State<Arc<Ingress>>, mut request: Request<Body
 impl Ingress {
     /// Publishes what a frame holds.
     async fn take<'a>(&'a self, bytes: &[u8], began: Instant, round: &mut Round<'a>) {
-        let published = match self.node.policies.check().map_err(Problem::from).and_then(|()| frame::read(bytes, &self.node.config)) {
-            Ok(Frame::One(parsed)) => {
-                let parsed = self.sample(parsed, began, round);
-                self.dispatch(parsed, PublishQuery::default(), &mut Budget::default())
-                    .await
-                    .map(|(item, ticket)| (Answer::One(item), ticket))
+        let began = began.into_std();
+        let (answer, ticket) = match self.node.policies.check().map_err(Problem::from).and_then(|()| frame::read(bytes, &self.node.config))
+        {
+            Ok(Frame::One(mut parsed)) => {
+                let sampled = self.sample(&mut parsed, began);
+                let published = self.dispatch(parsed, PublishQuery::default(), &mut Budget::default()).await;
+                round.one(sampled, published)
             }
-            Ok(Frame::Batch(events)) => {
-                let events: Vec<_> = events.into_iter().map(|event| event.map(|parsed| self.sample(parsed, began, round))).collect();
+            Ok(Frame::Batch(mut events)) => {
+                let mut sample = |event: &mut Result<Parsed, Problem>| event.as_mut().ok().and_then(|parsed| self.sample(parsed, began));
+                let sampled: Vec<Traced<'a>> =
+                    if self.node.traces.is_some() { events.iter_mut().map(&mut sample).collect() } else { Vec::new() };
                 let (items, ticket) = self.publish_each(events, PublishQuery::default()).await;
-                Ok((Answer::Each(items), ticket))
+                sampled.into_iter().zip(&items).for_each(|(sampled, item)| round.note(sampled, item));
+                (Answer::Each(items), ticket)
             }
             Ok(Frame::Tell(tell)) => {
-                let origin = Origin { accepted: Some(began.into_std()), trace: None };
-                self.tell_one(tell.user, tell.body, tell.query, tell.id.as_deref(), origin)
-                    .map(|(receipt, ticket)| (Answer::One(Item::Receipt(Box::new(receipt))), Some(ticket)))
+                let sampled = self.node.traces.as_ref().and_then(|traces| Sampled::of_tell(traces, &tell, began));
+                let origin = origin(began, sampled.as_deref());
+                let told = self.tell_one(tell.user, tell.body, tell.query, tell.id.as_deref(), origin);
+                round.one(sampled, told.map(|(receipt, ticket)| (Item::Receipt(Box::new(receipt)), Some(ticket))))
             }
             Err(problem) => {
                 self.rejected();
-                Err(problem)
+                (Answer::One(Item::Problem(problem.into_document())), None)
             }
         };
-        let (answer, ticket) = published.unwrap_or_else(|problem| (Answer::One(Item::Problem(problem.into_document())), None));
         // What was handed over last is stored last.
         round.ticket = ticket.or(round.ticket.take());
         round.answers.push(answer);
     }
 
-    /// Returns an event with its origin. A frame has no headers, so the event's own `traceparent` is its parent.
-    fn sample<'a>(&'a self, mut parsed: super::Parsed, began: Instant, round: &mut Round<'a>) -> super::Parsed {
-        let began = began.into_std();
+    /// Gives an event its origin, and returns it as one that is sampled, if it is.
+    fn sample(&self, parsed: &mut Parsed, began: std::time::Instant) -> Traced<'_> {
         let sampled = self.node.traces.as_ref().and_then(|traces| Sampled::of_event(traces, &parsed.event, began));
-        parsed.event.origin = Origin { accepted: Some(began), trace: sampled.as_ref().map(|sampled| sampled.root.context.clone()) };
-        round.sampled.extend(sampled.map(|sampled| *sampled));
-        parsed
+        parsed.event.origin = origin(began, sampled.as_deref());
+        sampled
     }
 }
 
-impl Round<'_> {
+fn origin(began: std::time::Instant, sampled: Option<&Sampled<'_>>) -> Origin {
+    Origin { accepted: Some(began), trace: sampled.map(|sampled| sampled.root.context.clone()) }
+}
+
+impl<'a> Round<'a> {
+    /// Returns the answer to a frame with one part.
+    fn one(&mut self, sampled: Traced<'a>, done: Result<(Item, Option<Ticket>), Problem>) -> (Answer, Option<Ticket>) {
+        let (item, ticket) = done.unwrap_or_else(|problem| (Item::Problem(problem.into_document()), None));
+        self.note(sampled, &item);
+        (Answer::One(item), ticket)
+    }
+
+    /// Keeps what is sampled until it is answered.
+    fn note(&mut self, sampled: Traced<'a>, item: &Item) {
+        self.sampled.extend(sampled.map(|mut sampled| {
+            sampled.answer(item);
+            *sampled
+        }));
+    }
+
     /// Waits until everything is stored, counts, and appends the answers.
     async fn answer(self, began: Instant, metrics: &Metrics, out: &mut Vec<u8>) {
         self.answers(began, metrics, |text| websocket::encode(Opcode::Text, text, out)).await;
@@ -216,6 +238,7 @@ impl Round<'_> {
                 *answer = Answer::One(Item::Problem(document()));
             }
         }
+        self.sampled.iter_mut().for_each(|sampled| sampled.problem(&document()));
     }
 }
 

@@ -216,6 +216,11 @@ impl Log {
         removed
     }
 
+    /// Keeps every message for as long as its terms say, and for this long at most.
+    pub fn keep_within(&mut self, keep_max_ms: u64) {
+        self.entries.iter_mut().for_each(|entry| entry.keep_ms = kept_for(&entry.message.terms, keep_max_ms));
+    }
+
     /// Removes what has expired or was kept for long enough. What an open session has still to read is kept for `keep_max_ms`.
     pub fn expire(&mut self, read: Option<ReadMark>, keep_max_ms: u64, now_ms: u64) -> Removed {
         self.expire_noting(read, keep_max_ms, now_ms, |_| ())

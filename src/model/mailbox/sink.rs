@@ -5,8 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::log::Entry;
@@ -23,12 +25,14 @@ use crate::types::pattern::any_matches;
 const EXPIRED_MAX: usize = 10_000;
 
 /// What sinks have to do with mailboxes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SinkRules {
     /// What the mailbox of each sink may hold.
-    pub(super) limits: HashMap<UserId, Arc<Limits>>,
-    /// Messages that have expired unread, if a sink hears of them.
-    pub(super) expired: Option<Mutex<Vec<Expired>>>,
+    pub(super) limits: ArcSwap<HashMap<UserId, Arc<Limits>>>,
+    /// Whether a sink hears of messages that have expired unread.
+    hears_expired: AtomicBool,
+    /// Those of which no sink was told yet.
+    expired: Mutex<Vec<Expired>>,
 }
 
 /// A message that nobody has read in time.
@@ -40,10 +44,14 @@ pub struct Expired {
 
 impl SinkRules {
     pub fn new(config: &Config) -> SinkRules {
-        let hears = |sink: &Sink| any_matches(&sink.events, event::MESSAGE_EXPIRED) && any_matches(&sink.sources, event::SERVER);
-        let expired = config.sinks.values().any(hears).then(Mutex::default);
-        SinkRules { limits: limits(config), expired }
+        let limits = ArcSwap::from_pointee(limits(config));
+        SinkRules { limits, hears_expired: AtomicBool::new(hears_expired(config)), expired: Mutex::default() }
     }
+}
+
+fn hears_expired(config: &Config) -> bool {
+    let hears = |sink: &Sink| any_matches(&sink.events, event::MESSAGE_EXPIRED) && any_matches(&sink.sources, event::SERVER);
+    config.sinks.values().any(hears)
 }
 
 fn limits(config: &Config) -> HashMap<UserId, Arc<Limits>> {
@@ -73,8 +81,9 @@ pub struct Taken {
 impl Mailboxes {
     /// Returns what notes messages that expire unread, if a sink hears of them.
     pub(super) fn note_expired(&self, user: &UserId) -> Option<impl FnMut(&Entry)> {
-        let expired = self.sinks.expired.as_ref().filter(|_| !user.is_internal())?;
-        Some(move |entry: &Entry| {
+        let expired = &self.sinks.expired;
+        let is_heard = !user.is_internal() && self.sinks.hears_expired.load(Ordering::Relaxed);
+        is_heard.then_some(move |entry: &Entry| {
             let mut expired = expired.lock();
             // What was for one session says nothing of a user who was away.
             if entry.session.is_none() && expired.len() < EXPIRED_MAX {
@@ -87,7 +96,21 @@ impl Mailboxes {
 
     /// Takes the messages that have expired unread since the last call.
     pub fn take_expired(&self) -> Vec<Expired> {
-        self.sinks.expired.as_ref().map(|expired| std::mem::take(&mut *expired.lock())).unwrap_or_default()
+        std::mem::take(&mut *self.sinks.expired.lock())
+    }
+
+    /// Follows another configuration of the sinks. What waits for a sink that is not there any more is kept as long as messages for a user.
+    pub fn set_sinks(&self, config: &Config) {
+        self.sinks.hears_expired.store(hears_expired(config), Ordering::Relaxed);
+        let next = Arc::new(limits(config));
+        let before = self.sinks.limits.swap(next.clone());
+        for user in before.keys().chain(next.keys().filter(|user| !before.contains_key(*user))) {
+            let Some(mailbox) = self.shard(user).lock().get(user).cloned() else { continue };
+            let mut content = mailbox.content.lock();
+            content.sink = self.sink(user);
+            let keep_max_ms = self.keep_max_ms(content.sink.as_deref());
+            content.log.keep_within(keep_max_ms);
+        }
     }
 
     /// Opens a sink's mailbox for its only reader, which begins with what was not delivered before.

@@ -1,5 +1,6 @@
 //! The spans of requests, as a collector receives them.
 
+use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use super::collector::{PARENT, PARENT_SPAN, TRACE, attribute, collected, find, h
 use crate::support::backend::Backend;
 use crate::support::process::ServerProcess;
 use crate::support::wat::Guest;
-use crate::support::{TestServer, plugins};
+use crate::support::{Client, TestServer, plugins};
 
 /// Where another event began.
 const BEGAN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -91,6 +92,13 @@ async fn a_request_that_is_not_sampled_has_no_span() {
         assert_eq!(post(&server, "/events", headers, &matched(Some(BEGAN))).await, 202);
     }
     reader.json().await;
+    reader.send_json(json!({ "type": "nobody", "takes": "this" })).await;
+    let mut stream = producers(&server).await;
+    for unsampled in [matched(None), json!({ "user": "1001", "message": 1 }), json!([matched(Some("nonsense"))])] {
+        stream.send_json(unsampled).await;
+        stream.json().await;
+    }
+    server.metric_reaches("signalpost_client_messages_total{outcome=\"unhandled\"}", 1.0).await;
     // A stop sends what waits.
     server.stop().await;
     assert!(collector.received().is_empty());
@@ -142,6 +150,93 @@ async fn a_batch_has_a_link_for_each_event_that_began_elsewhere() {
     let root = find(&root, "POST /api/pool/events");
     assert_eq!((attribute(root, "messaging.batch.message_count").as_str(), root.links.len()), ("24", 16));
     assert!(root.links.iter().all(|link| hex(&link.trace_id) == BEGAN[3..35]), "the parent is no link");
+}
+
+async fn producers(server: &TestServer) -> Client {
+    let mut stream = Client::open(&format!("ws://{}/api/pool/publish", server.address), Some("signalpost.publish.v1")).await;
+    assert_eq!(stream.json().await["type"], "hello");
+    stream
+}
+
+#[tokio::test]
+async fn what_a_producers_stream_carries_is_sampled_by_its_own_parents() {
+    let collector = Backend::start().await;
+    let server = TestServer::with(&settings(&collector, "")).await;
+    let mut rider = server.connect("1001").await;
+    let mut stream = producers(&server).await;
+    let told = json!({ "user": "1001", "message": { "a": 1 }, "traceparent": PARENT, "tracestate": "vendor=b:2" });
+    let refused = json!({ "user": "1001", "message": 1, "collapse_key": "", "traceparent": PARENT });
+    let batch = json!([{ "no": "type" }, matched(Some(BEGAN)), { "type": "nobody.wants" }]);
+    for frame in [told, refused, batch] {
+        stream.send_json(frame).await;
+        stream.json().await;
+    }
+    assert_eq!((rider.json().await, rider.json().await["type"].clone()), (json!({ "a": 1 }), json!("pooling_match")));
+    server.stop().await;
+    let spans = spans(&collector.received());
+    let mut seen = names(&spans);
+    seen.sort_unstable();
+    assert_eq!(seen, ["publish", "route pooling", "send pooling.match.found", "send signalpost.direct", "tell", "tell"]);
+    let parent = |name: &str, of: &str| assert_eq!(find(&spans, name).parent_span_id, find(&spans, of).span_id, "{name}");
+    parent("send pooling.match.found", "publish");
+    parent("route pooling", "publish");
+    let publish = find(&spans, "publish");
+    assert_eq!((hex(&publish.trace_id).as_str(), hex(&publish.parent_span_id).as_str()), (&BEGAN[3..35], &BEGAN[36..52]));
+    assert_eq!((attribute(publish, "cloudevents.event_id").as_str(), attribute(publish, "signalpost.posted").as_str()), ("e1", "2"));
+    let tells: Vec<_> = spans.iter().filter(|span| span.name == "tell").collect();
+    assert!(tells.iter().all(|span| hex(&span.trace_id) == TRACE && hex(&span.parent_span_id) == PARENT_SPAN));
+    let sent = find(&spans, "send signalpost.direct");
+    let told = tells.iter().find(|span| span.span_id == sent.parent_span_id).unwrap();
+    assert_eq!((attribute(told, "signalpost.posted").as_str(), sent.trace_state.as_str()), ("1", "vendor=b:2"));
+    let refused = tells.iter().find(|span| span.span_id != told.span_id).unwrap();
+    assert_eq!(attribute(refused, "error.type"), "collapse_key");
+    assert!(refused.status.as_ref().is_none_or(|status| status.code() != StatusCode::Error), "the mistake is the producer's");
+}
+
+#[tokio::test]
+async fn a_clients_message_is_one_trace_from_its_policy_to_each_write() {
+    let collector = Backend::start().await;
+    let server = TestServer::with(&settings(&collector, "sample_ratio = 1")).await;
+    let (mut rider, mut driver) = (server.connect_v1("1001").await, server.connect("2002").await);
+    // Its parent says that this one has no span.
+    let unsampled = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00")];
+    assert_eq!(post(&server, "/events", &unsampled, &matched(None)).await, 202);
+    driver.json().await;
+    rider.send_json(json!({ "type": "message", "data": { "type": "chat", "pool_id": "p1", "text": "wait" } })).await;
+    assert_eq!(driver.json().await["text"], "wait");
+    rider.send_json(json!({ "type": "message", "data": { "type": "chat", "pool_id": "p1" } })).await;
+    rider.send_json(json!({ "type": "message", "data": { "nobody": "takes this" } })).await;
+    server.metric_reaches("signalpost_client_messages_total{outcome=\"unhandled\"}", 1.0).await;
+    server.stop().await;
+
+    let spans = spans(&collector.received());
+    let of_client: Vec<_> = spans.iter().filter(|span| span.name == "receive").collect();
+    let outcomes: Vec<String> = of_client.iter().map(|span| attribute(span, "signalpost.outcome")).collect();
+    assert_eq!(outcomes, ["handled", "refused", "unhandled"], "{:?}", names(&spans));
+    let [handled, refused, unhandled] = of_client[..] else { unreachable!() };
+    assert!(of_client.iter().all(|span| span.kind == SpanKind::Server as i32 && span.parent_span_id.is_empty()));
+    assert!(handled.trace_id != refused.trace_id && !attribute(handled, "signalpost.session").is_empty());
+    assert_eq!(
+        (attribute(refused, "signalpost.refusal").as_str(), attribute(unhandled, "signalpost.refusal").as_str()),
+        ("invalid_chat", "unhandled")
+    );
+    let children = |root: &Span| {
+        let mut children: Vec<&Span> = spans.iter().filter(|span| span.parent_span_id == root.span_id).collect();
+        children.sort_by_key(|span| span.start_time_unix_nano);
+        assert!(children.iter().all(|span| span.trace_id == root.trace_id && root.start_time_unix_nano <= span.start_time_unix_nano));
+        children
+    };
+    let below = children(handled);
+    let called = below.iter().map(|span| span.name.as_str()).filter(|name| !name.starts_with("send ")).collect::<Vec<_>>();
+    assert_eq!(called, ["received chat", "route pooling"]);
+    assert_eq!((attribute(below[0], "signalpost.outcome").as_str(), attribute(below[0], "signalpost.events").as_str()), ("handled", "1"));
+    assert_eq!(attribute(below[0], "signalpost.policy.digest").len(), 64);
+    assert!(below.iter().any(|span| span.name == "send pooling.chat.message"), "{:?}", names(&spans));
+    assert_eq!(attribute(children(refused)[0], "signalpost.outcome"), "refused");
+    let passed = children(unhandled);
+    assert!(!passed.is_empty() && passed.iter().all(|span| attribute(span, "signalpost.outcome") == "passed"), "{passed:?}");
+    let users = spans.iter().flat_map(|span| &span.attributes).filter(|pair| format!("{pair:?}").contains("1001"));
+    assert_eq!(users.count(), 0, "users' ids are not in spans");
 }
 
 #[tokio::test]
