@@ -163,6 +163,8 @@ pub struct Metrics {
     cluster_absorbed: IntGauge,
     cluster_nodes: IntGauge,
     cluster_behind: IntGauge,
+    cluster_policies_revision: IntGauge,
+    cluster_policies_lacking: IntGauge,
     log_lines_dropped: IntCounter,
     sessions: IntGauge,
     mailboxes: IntGauge,
@@ -210,6 +212,8 @@ pub struct ClusterGauges {
     pub absorbed: u64,
     pub nodes: usize,
     pub behind: u64,
+    pub policies_revision: u64,
+    pub policies_lacking: bool,
     pub pending_bytes: usize,
 }
 
@@ -375,6 +379,14 @@ impl Metrics {
             cluster_absorbed: make
                 .gauge("signalpost_cluster_absorbed_frames", "The last frame of the stream that this node has absorbed.")?,
             cluster_behind: make.gauge("signalpost_cluster_behind_frames", "Frames of the stream that this node has not absorbed yet.")?,
+            cluster_policies_revision: make.gauge(
+                "signalpost_cluster_policies_revision",
+                "The revision of the policies on which the nodes have agreed, as far as this one knows.",
+            )?,
+            cluster_policies_lacking: make.gauge(
+                "signalpost_cluster_policies_lacking",
+                "1 if this node does not have the policies on which the nodes have agreed.",
+            )?,
             cluster_nodes: make.gauge("signalpost_cluster_nodes", "Nodes that this one hears of, with itself.")?,
             store_is_writing: make.gauge("signalpost_store_writing", "0 if the disk of the log is full or has failed; otherwise 1.")?,
             sink_events: make.counters(
@@ -476,8 +488,11 @@ impl Metrics {
             // Nothing that could fail.
             self.store_is_writing.set(1);
         }
-        if let Some(ClusterGauges { leads, term, absorbed, nodes, behind, pending_bytes }) = gauges.cluster {
+        if let Some(cluster) = &gauges.cluster {
+            let ClusterGauges { leads, term, absorbed, nodes, behind, policies_revision, policies_lacking, pending_bytes } = *cluster;
             self.cluster_leads.set(leads.into());
+            self.cluster_policies_revision.set(i64::try_from(policies_revision).unwrap_or(i64::MAX));
+            self.cluster_policies_lacking.set(policies_lacking.into());
             self.cluster_term.set(i64::try_from(term).unwrap_or(i64::MAX));
             self.cluster_absorbed.set(i64::try_from(absorbed).unwrap_or(i64::MAX));
             set(&self.cluster_nodes, nodes);

@@ -103,7 +103,8 @@ pub async fn run(
 
 /// Says why there are no policies, if there are none.
 fn say_if_empty(node: &Node) {
-    if node.policies.current().policies.is_empty() {
+    // A node of a cluster has none yet.
+    if node.policies.current().policies.is_empty() && node.policies.check().is_ok() {
         let dir = &node.config.plugins.dir;
         let why =
             node.loader.fingerprint().map_or_else(|error| format!("the plugins can't be listed ({error})"), |_| "no policies".to_owned());
@@ -246,6 +247,7 @@ impl Server {
         let chores = [
             tokio::spawn(chores::watch_plugins(self.node.clone())),
             tokio::spawn(chores::retry_plugins(self.node.clone())),
+            tokio::spawn(chores::share_policies(self.node.clone())),
             tokio::spawn(chores::roll_back(self.node.clone())),
             tokio::spawn(chores::watch_keys(
                 self.auth.clone(),

@@ -27,6 +27,7 @@ use super::load_error::LoadError;
 use super::ticker::EpochTicker;
 use crate::config::{self, Isolation, Limits, OnFault, Readers};
 use crate::metrics::Metrics;
+use crate::model::agreement::Component;
 use crate::model::groups::Quota;
 use crate::model::world::World;
 use crate::net::turns::aside;
@@ -533,9 +534,19 @@ impl Policy {
         self.previous.lock().take();
     }
 
+    /// Returns what nodes of a cluster agree on to have this policy.
+    pub fn component(&self) -> Component {
+        Component { name: self.name.to_string(), digest: self.digest.to_string() }
+    }
+
+    /// Returns the version before this one while it is on trial.
+    pub fn before(&self) -> Option<Arc<Policy>> {
+        self.previous.lock().clone()
+    }
+
     /// Returns the version to roll back to if this one is on trial and its circuit is open.
     pub fn fallback(&self) -> Option<Arc<Policy>> {
-        if self.is_circuit_open() { self.previous.lock().clone() } else { None }
+        if self.is_circuit_open() { self.before() } else { None }
     }
 
     /// Returns whether the policy's circuit is open, so that it is not called.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes;
 
 use crate::model::Counters;
+use crate::model::agreement::{Agreed, Component};
 use crate::model::dead_letters::{Content, DeadLetter, Recipient};
 use crate::model::record::{Change, Mark};
 use crate::model::state::Value;
@@ -150,6 +151,13 @@ enum Record<'a> {
     Beat,
     Yield {
         node: &'a str,
+    },
+    Agreed {
+        revision: u64,
+        id: u128,
+        /// Each policy with its component's digest.
+        #[serde(borrow)]
+        components: Vec<(&'a str, &'a str)>,
     },
 }
 
@@ -365,6 +373,10 @@ impl<'a> Record<'a> {
                 Record::Closed { user: user.as_str(), session, why }
             }
             Change::Gone { node } => Record::Gone { node },
+            Change::Agreed(agreed) => {
+                let component = |component: &'a Component| (component.name.as_str(), component.digest.as_str());
+                Record::Agreed { revision: agreed.revision, id: agreed.id.0, components: agreed.components.iter().map(component).collect() }
+            }
         }
     }
 
@@ -391,6 +403,11 @@ impl<'a> Record<'a> {
                 Change::Closed { user: user_id(user)?, session: session.into(), why }
             }
             Record::Gone { node } => Change::Gone { node: node.into() },
+            Record::Agreed { revision, id, components } => {
+                let component = |(name, digest): (&str, &str)| Component { name: name.to_owned(), digest: digest.to_owned() };
+                let components = components.into_iter().map(component).collect();
+                Change::Agreed(Arc::new(Agreed { revision, id: PolicySetId(id), components }))
+            }
             Record::Lead { term, node, store } => return Ok(Some(Said::Lead(Lead { term, node: node.into(), store }))),
             Record::Beat => return Ok(Some(Said::Beat)),
             Record::Yield { node } => return Ok(Some(Said::Yield(node.into()))),

@@ -16,6 +16,7 @@ import time
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+import policies
 from parts import BASE, Device, Failed, Nats, Node, Producer, check, missing, ready, until
 
 NODES = 3
@@ -242,7 +243,7 @@ async def faults(run):
     finally:
         await stop(tasks + producing)
     logs = "".join(node.log.read_text() for node in run.nodes)
-    for said in ("a snapshot is written", "the stream is cut off", "a snapshot is read"):
+    for said in ("a snapshot is written", "the stream is cut off", "a snapshot is read", "components that no node needs are removed"):
         if said not in logs:
             raise Failed(f"no node says: {said}")
     sent, again = sum(len(producer.sent) for producer in producers), sum(producer.again for producer in producers)
@@ -342,6 +343,7 @@ async def main(arguments):
     try:
         await run.start()
         await one_server(run)
+        await policies.change(run)
         if arguments.events:
             await many(run)
         if arguments.faults:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -97,6 +98,11 @@ class Node(Process):
         super().__init__(f"node{index}", folder)
         self.binary, self.index = binary, index
         self.port = free_ports(1)[0]
+        # A folder of its own, with the bundled plugins.
+        self.plugins = folder / f"{self.name}-plugins"
+        self.plugins.mkdir()
+        for file in PLUGINS.glob("*.wasm"):
+            shutil.copy(file, self.plugins)
         settings = {
             "CLUSTER_NATS": nats.urls(),
             "CLUSTER_NODE": self.name,
@@ -109,7 +115,7 @@ class Node(Process):
         self.environment = os.environ | {f"SIGNALPOST_{name}": str(value) for name, value in settings.items()}
 
     def start(self):
-        self.spawn([self.binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--plugins", str(PLUGINS)], self.environment)
+        self.spawn([self.binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--plugins", str(self.plugins)], self.environment)
 
     async def request(self, method, path, body=None, headers=(), deadline=SOON_S):
         """Returns the status and the body. Raises OSError, EOFError or TimeoutError if there is no answer."""
