@@ -6,12 +6,13 @@
 //! it expects another sequence. If it has decided something by then, which nobody has seen, it begins afresh.
 //!
 //! [`member`] is the node, which [`join`]s, and then [`follow`]s or leads ([`mod@write`]). [`ask`] is what it asks of the leader, [`report`] what it
-//! tells it, [`lead`] what the leader does then, [`wire`] how they say it, and [`beats`] how they know of each other. [`snapshot`] keeps the
-//! stream short, [`digest`] tells whether nodes hold the same, [`source`] takes events from NATS, [`link`] is
-//! NATS, and [`flushing`] asks how its servers are set. A server that is alone has none of this: [`Cluster::Alone`].
+//! tells it, [`lead`] what the leader does then, [`wire`] how they say it, and [`beats`] how they know of each other. [`components`] are
+//! the policies of all nodes. [`snapshot`] keeps the stream short, [`digest`] tells whether nodes hold the same, [`source`] takes events from
+//! NATS, [`link`] is NATS, and [`flushing`] asks how its servers are set. A server that is alone has none of this: [`Cluster::Alone`].
 
 mod ask;
 mod beats;
+mod components;
 mod digest;
 mod election;
 mod flushing;

@@ -136,12 +136,19 @@ impl Dispatch {
                 Begun::Duplicate(receipt) => return Ok((Story { receipt, done: None }, self.store.append(self.store.changes()))),
             }
         }
-        let set = self.policies.of_event(&event);
+        let mut generation = self.model.generation();
+        let mut set = self.policies.of_event(&event);
         let event = Arc::new(event);
-        let (plan, (applied, ticket)) = self.model.transact(
+        let ((plan, _), (applied, ticket)) = self.model.transact(
             || self.store.changes(),
-            |world| plan::plan(&set, &event, world),
-            |plan, mut changes| {
+            |world| {
+                let now = self.model.generation();
+                if now != generation {
+                    (generation, set) = (now, self.policies.of_event(&event));
+                }
+                (plan::plan(&set, &event, world), set.clone())
+            },
+            |(plan, set), mut changes| {
                 aside_if(apply::take_long([plan]), || {
                     let applied = apply::post(&self.model, &self.metrics, plan, &mut changes);
                     let letter = match attempt {
@@ -155,7 +162,7 @@ impl Dispatch {
                             Letter { id: 0, attempt: letters.take_of(&event, attempt, |policy| plan.asks(policy), &mut changes) }
                         }
                     };
-                    let applied = self.keep_failures(&set, &event, letter, plan, applied, &mut changes);
+                    let applied = self.keep_failures(set, &event, letter, plan, applied, &mut changes);
                     if let Some(seen) = seen.take() {
                         seen.settle(plan.is_failure(), &mut changes);
                     }

@@ -41,7 +41,8 @@
 //!
 //! Several servers may serve together (`cluster`): one leads, which plans, applies and stores, and all absorb what it has stored and serve
 //! their own sockets. Nothing else asks whether there are others: the store says who decides (`Store::decides`), and what only the leader may
-//! do is passed on to it where requests and sessions come in (`cluster::Cluster`).
+//! do is passed on to it where requests and sessions come in (`cluster::Cluster`). They have the same policies: which, is in the model
+//! (`model::agreement`), and a node takes them as it would take those of its folder (`node::sharing`, `policy::source`).
 //!
 //! What is absent: `registry` knows no messages, and `model::mailbox::log` no sessions; nothing but cleaning reads the store while the
 //! server runs, and `store` knows no sessions and no policies; `session` and `model` know no event type; nothing outside `policy` knows

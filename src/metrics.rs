@@ -165,6 +165,8 @@ pub struct Metrics {
     cluster_absorbed: IntGauge,
     cluster_nodes: IntGauge,
     cluster_behind: IntGauge,
+    cluster_policies_revision: IntGauge,
+    cluster_policies_lacking: IntGauge,
     log_lines_dropped: IntCounter,
     sessions: IntGauge,
     mailboxes: IntGauge,
@@ -331,6 +333,14 @@ impl Metrics {
             cluster_absorbed: make
                 .gauge("signalpost_cluster_absorbed_frames", "The last frame of the stream that this node has absorbed.")?,
             cluster_behind: make.gauge("signalpost_cluster_behind_frames", "Frames of the stream that this node has not absorbed yet.")?,
+            cluster_policies_revision: make.gauge(
+                "signalpost_cluster_policies_revision",
+                "The revision of the policies on which the nodes have agreed, as far as this one knows.",
+            )?,
+            cluster_policies_lacking: make.gauge(
+                "signalpost_cluster_policies_lacking",
+                "1 if this node does not have the policies on which the nodes have agreed.",
+            )?,
             cluster_nodes: make.gauge("signalpost_cluster_nodes", "Nodes that this one hears of, with itself.")?,
             store_is_writing: make.gauge("signalpost_store_writing", "0 if the disk of the log is full or has failed; otherwise 1.")?,
             sink_events: make.counters(
@@ -408,7 +418,6 @@ impl Metrics {
         counter.inc_by(by.min(u64::MAX - counter.get()));
     }
 
-    /// Returns the counter of one outcome of a sink's events.
     /// Forgets the gauges of a sink that is not there any more. Its counters go on when it comes back.
     pub fn forget_sink(&self, sink: &str) {
         // An error means that they were never read.
@@ -416,6 +425,7 @@ impl Metrics {
         let _ = self.sink_stopped.remove_label_values(&[sink]);
     }
 
+    /// Returns the counter of one outcome of a sink's events.
     pub fn sink_event(&self, sink: &str, outcome: SinkEvent) -> IntCounter {
         self.sink_events.with_label_values(&[sink, outcome.name()])
     }

@@ -5,6 +5,7 @@
 //! `groups` are held neither while a guest runs nor while messages are posted, so long work never delays a request that only reads.
 
 mod absorb;
+pub mod agreement;
 pub mod dead_letters;
 pub mod dedup;
 pub mod fold;
@@ -26,6 +27,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::net::turns::patiently;
 use crate::types::clock::Clock;
+use agreement::Agreement;
 use dead_letters::DeadLetters;
 use dedup::Dedup;
 use groups::Groups;
@@ -45,12 +47,17 @@ pub struct Model {
     pub groups: RwLock<Groups>,
     pub dedup: Mutex<Dedup>,
     pub dead_letters: DeadLetters,
+    /// The policies of a cluster's nodes.
+    pub agreement: Agreement,
     pub clock: Clock,
     metrics: Arc<Metrics>,
     last_stamp: AtomicU64,
     /// Held by a request that changes groups or state, or depends on them, from its commit until it has posted its messages and handed its
     /// changes to the store. A request that has met too many conflicts holds it while it is planned as well.
     turn: Mutex<()>,
+    /// Counts up when the policies begin to be replaced, and when they are.
+    generation: AtomicU64,
+    replacing: Mutex<()>,
 }
 
 /// How often a request is planned concurrently with others before it is planned alone. Conflicts are rare: two requests must read and
@@ -66,11 +73,29 @@ impl Model {
             groups: RwLock::new(Groups::new(config.groups.clone())),
             dedup: Mutex::new(Dedup::new(&config.events)),
             dead_letters: DeadLetters::new(config.dead_letters.clone(), metrics.clone()),
+            agreement: Agreement::default(),
             clock,
             metrics: metrics.clone(),
             last_stamp: AtomicU64::new(0),
             turn: Mutex::default(),
+            generation: AtomicU64::new(0),
+            replacing: Mutex::default(),
         })
+    }
+
+    /// Replaces the policies: what others before them have planned, and is not committed yet, is planned again.
+    pub fn replace_policies<R>(&self, replace: impl FnOnce() -> R) -> R {
+        let _one_at_a_time = self.replacing.lock();
+        // Twice, so that a plan that has begun in between does not count, whichever policies it has found.
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let replaced = replace();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        replaced
+    }
+
+    /// Returns a number that is another one once the policies were replaced. Ask for it before the policies.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     /// Plans a request against a world, commits its changes, and calls `conclude` once with the plan and the changes, before any other
@@ -104,6 +129,7 @@ impl Model {
         conclude: &mut impl FnMut(&R, Changes) -> P,
         turn: impl Fn() -> Option<MutexGuard<'a, ()>>,
     ) -> Result<(R, P), Conflict> {
+        let generation = self.generation();
         let mut world = World::live(self);
         let planned = plan(&mut world);
         // A world that is untouched can't conflict, and disturbs nobody. If it found its recipients in groups, it follows the requests
@@ -112,7 +138,12 @@ impl Model {
         if world.is_untouched() && world.has_looked_at_groups() {
             drop(turn());
         }
-        let concluded = self.commit(&world, changes(), |changes| conclude(&planned, changes))?;
+        let changes = changes();
+        // Where commits have an order, none of older policies follows one of newer ones.
+        if self.generation() != generation || !generation.is_multiple_of(2) {
+            return Err(Conflict);
+        }
+        let concluded = self.commit(&world, changes, |changes| conclude(&planned, changes))?;
         world.conclude(&self.metrics);
         Ok((planned, concluded))
     }

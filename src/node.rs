@@ -2,6 +2,7 @@
 
 mod exposure;
 pub mod settings;
+pub mod sharing;
 mod stats;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::store::{self, Cleaner, Opened, Store};
 use crate::traces::Traces;
 use crate::types::clock::Clock;
 use crate::types::event::Event;
+use sharing::Sharing;
 pub use stats::{INTERVAL, SAMPLES_MAX, Stats};
 
 /// What a node needs before its policies are loaded.
@@ -58,6 +60,7 @@ pub struct Node {
     pub stats: Stats,
     /// Held by a reload: there is one at a time.
     reloading: tokio::sync::Mutex<()>,
+    sharing: Sharing,
 }
 
 impl Foundations {
@@ -118,6 +121,12 @@ impl Foundations {
     /// # Errors
     /// A plugin was refused, and the configuration says to stop.
     pub async fn load(&self) -> anyhow::Result<Arc<Node>> {
+        if let Cluster::Member(_) = &self.cluster {
+            // It takes what the nodes have agreed on, which it does not know yet: see `sharing`.
+            let node = self.node(PolicySet::new(0, Vec::new()), Vec::new());
+            node.policies.await_first();
+            return Ok(node);
+        }
         let loading = self.loader.clone();
         // Compiling takes a while, and must not block the runtime's threads.
         let (set, rejected) = tokio::task::spawn_blocking(move || loading.load()).await?;
@@ -168,6 +177,7 @@ impl Foundations {
             cluster: cluster.clone(),
             traces: traces.clone(),
             reloading: tokio::sync::Mutex::default(),
+            sharing: Sharing::default(),
         })
     }
 }
@@ -194,7 +204,7 @@ impl Node {
 
     /// Goes back to the previous version of a policy if a new one faults from the start, and to the live policy if a canary does. Does not wait
     /// for a reload.
-    pub fn roll_back(&self) {
+    pub async fn roll_back(self: &Arc<Node>) {
         let mut rolled_back = self.loader.roll_back(&self.policies);
         rolled_back.extend(self.loader.return_canary(&self.policies));
         for rejected in &rolled_back {
@@ -203,15 +213,23 @@ impl Node {
         if !rolled_back.is_empty() {
             self.loader.tap_candidates(&self.policies);
             self.show(|| Reloaded::RolledBack(rolled_back));
+            if let Cluster::Member(member) = &self.cluster {
+                sharing::go_back(self, member).await;
+            }
         }
     }
 
     /// Reloads the policies off the serving threads, with the next configuration if there is one, and logs the outcome.
     pub async fn reload(self: &Arc<Node>, again: Again, next: Option<Arc<Config>>) -> Reload {
         let _one_at_a_time = self.reloading.lock().await;
-        let (loader, policies) = (self.loader.clone(), self.policies.clone());
-        let reloading = tokio::task::spawn_blocking(move || loader.reload(&policies, again, next));
-        let outcome = reloading.await.unwrap_or_else(|error| Reload::Unreadable(format!("the plugins can't be loaded: {error}")));
+        let outcome = match &self.cluster {
+            Cluster::Alone => {
+                let (loader, policies) = (self.loader.clone(), self.policies.clone());
+                let reloading = tokio::task::spawn_blocking(move || loader.reload(&policies, again, next));
+                reloading.await.unwrap_or_else(|error| Reload::Unreadable(format!("the plugins can't be loaded: {error}")))
+            }
+            Cluster::Member(member) => sharing::reload(self, member, again, next).await,
+        };
         let renewing = self.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || renewing.renew_candidates()).await {
             tracing::error!("candidates can't be loaded: {error}");

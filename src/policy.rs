@@ -35,6 +35,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use crate::model::agreement::Agreed;
 use crate::types::delivery::PolicySetId;
 use crate::types::event::{Event, UserId};
 #[cfg(feature = "internals")]
@@ -117,6 +118,10 @@ pub struct Policies {
     rejected: Mutex<Vec<Rejected>>,
     /// Whether no policy is missing without which nobody is served.
     is_complete: AtomicBool,
+    /// Whether the first set is still to come: nobody is served before that.
+    is_awaited: AtomicBool,
+    /// Why the last attempt to get what the nodes of a cluster have agreed on failed.
+    trouble: Mutex<Option<String>>,
     retire_after: Duration,
     /// Permits of calls that take long.
     long_calls: Semaphore,
@@ -145,6 +150,8 @@ impl Policies {
             current: ArcSwap::from_pointee(first),
             retired: Mutex::default(),
             is_complete: AtomicBool::new(is_complete(&rejected)),
+            is_awaited: AtomicBool::new(false),
+            trouble: Mutex::default(),
             rejected: Mutex::new(rejected),
             retire_after,
             long_calls: Semaphore::new((workers / LONG_CALLS_SHARE).max(1)),
@@ -244,7 +251,40 @@ impl Policies {
     /// # Errors
     /// One is missing, so nobody may be served.
     pub fn check(&self) -> Result<(), Incomplete> {
-        if self.is_complete.load(Ordering::Relaxed) { Ok(()) } else { Err(Incomplete) }
+        let is_there = self.is_complete.load(Ordering::Relaxed) && !self.is_awaited.load(Ordering::Relaxed);
+        if is_there { Ok(()) } else { Err(Incomplete) }
+    }
+
+    /// Has nobody be served before [`Policies::begin`].
+    pub fn await_first(&self) {
+        self.is_awaited.store(true, Ordering::Relaxed);
+    }
+
+    /// Has everybody be served with the current set.
+    pub fn begin(&self) {
+        self.is_awaited.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes why what the nodes of a cluster have agreed on could not be had, if it could not.
+    pub fn note_trouble(&self, why: Option<String>) {
+        *self.trouble.lock() = why;
+    }
+
+    /// Returns why the current set is not the one on which the nodes of a cluster have agreed; `None` if it is, and if there are no other nodes.
+    pub fn lack(&self, agreed: Option<&Agreed>) -> Option<String> {
+        let why = self.trouble.lock().clone();
+        let Some(agreed) = agreed else {
+            let is_awaited = self.is_awaited.load(Ordering::Relaxed);
+            return is_awaited.then(|| why.unwrap_or_else(|| "the nodes of the cluster have not agreed on policies yet".to_owned()));
+        };
+        if agreed.is(&self.current()) && !self.is_awaited.load(Ordering::Relaxed) {
+            return None;
+        }
+        let is_of_it = |rejected: &&Rejected| agreed.components.iter().any(|component| Some(&component.digest) == rejected.digest.as_ref());
+        let refused: Vec<String> =
+            self.rejected.lock().iter().filter(is_of_it).map(|rejected| format!("{} {}", rejected.name, rejected.reason)).collect();
+        let why = if refused.is_empty() { why.unwrap_or_else(|| "they are being loaded".to_owned()) } else { refused.join("; ") };
+        Some(format!("revision {} of the cluster's policies does not serve here: {why}", agreed.revision))
     }
 
     /// Replaces the refused files, and the current set if there is a next one. Returns whether `expected` was still the current set;

@@ -106,7 +106,8 @@ pub async fn run(
 
 /// Says why there are no policies, if there are none.
 fn say_if_empty(node: &Node) {
-    if node.policies.current().policies.is_empty() {
+    // A node of a cluster has none yet.
+    if node.policies.current().policies.is_empty() && node.policies.check().is_ok() {
         let dir = &node.config.plugins.dir;
         let why =
             node.loader.fingerprint().map_or_else(|error| format!("the plugins can't be listed ({error})"), |_| "no policies".to_owned());
@@ -292,11 +293,12 @@ impl Server {
         if has_failed || !is_stored { Err(anyhow::anyhow!("the store has failed: see the log")) } else { Ok(()) }
     }
 
-    fn start_chores(&mut self) -> [JoinHandle<()>; 9] {
+    fn start_chores(&mut self) -> [JoinHandle<()>; 10] {
         let every = *self.node.config.plugins.watch_interval_ms;
         [
             tokio::spawn(chores::watch_plugins(self.node.clone())),
             tokio::spawn(chores::retry_plugins(self.node.clone())),
+            tokio::spawn(chores::share_policies(self.node.clone())),
             tokio::spawn(chores::roll_back(self.node.clone())),
             tokio::spawn(chores::watch_keys(self.auth.clone(), self.tls.clone(), self.sinks.clone(), every)),
             tokio::spawn(chores::sweep(self.node.clone())),

@@ -37,6 +37,7 @@ struct Node {
     behind: u64,
     policies: String,
     sessions: u64,
+    lack: Option<String>,
     heard_ms: u64,
 }
 
@@ -75,11 +76,16 @@ fn for_people(answer: &Answer) -> String {
             node.heard_ms
         );
     }
+    for node in &answer.nodes {
+        if let Some(why) = &node.lack {
+            let _ = writeln!(out, "  {}: {}", plain(&node.node), plain(why));
+        }
+    }
     let mut policies: Vec<&str> = answer.nodes.iter().map(|node| &*node.policies).collect();
     policies.sort_unstable();
     policies.dedup();
     if policies.len() > 1 {
-        let _ = writeln!(out, "  the nodes have different policies: give them the same plugins and the same settings of them");
+        let _ = writeln!(out, "  the nodes have different policies: one that lacks nothing has other settings of them");
     }
     out
 }
@@ -92,11 +98,11 @@ mod tests {
     fn nodes_are_listed_and_different_policies_are_said() {
         let answer = r#"{"node":"b","name":"signalpost","leader":"a","term":3,"absorbed":40,"nats":"2.15.1","nodes":[
             {"node":"a","version":"1","leads":true,"policies":"0123456789abcdef","sessions":1,"heard_ms":12},
-            {"node":"b","version":"1","behind":2,"policies":"0123456789abcdee","sessions":20,"heard_ms":3}]}"#;
+            {"node":"b","version":"1","behind":2,"policies":"0123456789abcdee","sessions":20,"lack":"chat can't be fetched","heard_ms":3}]}"#;
         let expected = "signalpost: a leads (term 3), frame 40, NATS 2.15.1; as b knows it\n  \
                         a  leads    1  policies 0123456789ab  1 session  heard 12 ms ago\n  \
                         b  follows  1  policies 0123456789ab  20 sessions  2 frames behind  heard 3 ms ago\n  \
-                        the nodes have different policies: give them the same plugins and the same settings of them\n";
+                        b: chat can't be fetched\n  the nodes have different policies: one that lacks nothing has other settings of them\n";
         assert_eq!(for_people(&serde_json::from_str(answer).unwrap()), expected);
         assert_eq!(for_people(&Answer::default()), "this server is alone (cluster.nats is empty)\n");
     }

@@ -11,6 +11,7 @@ use super::member::{Member, NATS_PAUSE};
 use super::wire::{self, Beat};
 use crate::dispatch::Dispatch;
 use crate::metrics::ClusterGauges;
+use crate::model::agreement::Agreed;
 
 /// The nodes as operators see them: `GET {base}/cluster`.
 #[derive(Debug, Default, Serialize)]
@@ -27,6 +28,9 @@ pub struct View {
     pub absorbed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nats: Option<String>,
+    /// The policies on which the nodes have agreed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policies: Option<Arc<Agreed>>,
     pub nodes: Vec<NodeView>,
     /// What this node holds, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,6 +50,9 @@ pub struct NodeView {
     /// The id of its policies, which should be the same on all nodes.
     pub policies: String,
     pub sessions: u64,
+    /// Why it does not have the policies on which the nodes have agreed, if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lack: Option<String>,
     /// How long ago it was heard of.
     pub heard_ms: u64,
 }
@@ -58,7 +65,7 @@ impl Member {
             let beat = self.beat(&dispatch);
             self.beats.lock().retain(|_, (_, heard)| heard.elapsed() < *self.config.alone_ms);
             if self.link.is_connected() {
-                self.link.tell(self.link.subject("beat"), wire::encode(&beat).into()).await;
+                self.link.tell(self.link.subject("beat"), wire::encode_beat(&beat).into()).await;
             }
         }
     }
@@ -73,6 +80,7 @@ impl Member {
             leads: !self.follows(),
             policies: dispatch.policies.current().id.to_string(),
             sessions: self.model.mailboxes.totals().sessions as u64,
+            lack: dispatch.policies.lack(self.model.agreement.now().as_deref()),
         }
     }
 
@@ -82,7 +90,7 @@ impl Member {
             match self.link.listen(self.link.subject("beat")).await {
                 Ok(mut beats) => {
                     while let Some(beat) = beats.next().await {
-                        let Some(beat) = wire::decode::<Beat>(&beat.payload) else { continue };
+                        let Some(beat) = wire::decode_beat(&beat.payload) else { continue };
                         self.know(beat.absorbed);
                         self.beats.lock().insert(beat.instance.clone(), (beat, Instant::now()));
                     }
@@ -110,6 +118,7 @@ impl Member {
                 behind: last.saturating_sub(beat.absorbed),
                 policies: beat.policies.clone(),
                 sessions: beat.sessions,
+                lack: beat.lack.clone(),
                 heard_ms: u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX),
             })
             .collect();
@@ -121,6 +130,7 @@ impl Member {
             term: self.election.lock().term(),
             absorbed: self.absorbed(),
             nats: Some(self.link.client.server_info().version),
+            policies: self.model.agreement.now(),
             nodes,
             digest: None,
         }
@@ -134,6 +144,8 @@ impl Member {
             absorbed: self.absorbed(),
             nodes: self.beats.lock().len(),
             behind,
+            policies_revision: self.model.agreement.now().map_or(0, |agreed| agreed.revision),
+            policies_lacking: !self.has_agreed(),
             pending_bytes: self.stream.pending_bytes(),
         }
     }

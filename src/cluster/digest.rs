@@ -79,6 +79,8 @@ impl Digest {
             Change::Seen { .. } => (&mut self.events, true),
             Change::Letter { .. } | Change::NoLetter { .. } => (&mut self.letters, true),
             Change::Closed { .. } | Change::Gone { .. } => return,
+            // Operators see it in the same answer.
+            Change::Agreed(_) => return,
         };
         if is_as_it_is {
             codec::encode(std::slice::from_ref(change), records);

@@ -86,7 +86,9 @@ impl Member {
                     }
                     _ = tick.tick() => {
                         self.look();
-                        let is_due = self.election.lock().is_due(Instant::now());
+                        // One that does not have what all are to have leads only if no other node does for longer.
+                        let patience = if self.has_agreed() { Duration::ZERO } else { *self.config.lead_after_ms };
+                        let is_due = Instant::now().checked_sub(patience).is_some_and(|then| self.election.lock().is_due(then));
                         if is_due && self.link.is_connected() && !self.is_leaving.load(Ordering::Relaxed) {
                             if self.stand().await {
                                 return;

@@ -71,13 +71,19 @@ impl Member {
         if self.follows() {
             return Told::NotMe;
         }
-        let answered = match wire::decode(ask) {
+        let ask = wire::decode(ask);
+        // Its policies are to be asked about what is in the others.
+        if dispatch.policies.check().is_err() && !matches!(ask, Some(Ask::Http(_) | Ask::Agree(_))) {
+            return Told::Unavailable("the node that leads has no policies yet".to_owned());
+        }
+        let answered = match ask {
             None => return Told::Unavailable("a request of a version that this node does not know".to_owned()),
             Some(Ask::Http(ask)) => return answer_http(answering, ask).await,
             Some(Ask::Frames(frames)) => {
                 let frames = frames.into_iter().map(|frame| frame.into_vec().into()).collect();
                 return Told::Frames(answering.0.frames(frames).await.into_iter().map(serde_bytes::ByteBuf::from).collect());
             }
+            Some(Ask::Agree(wanted)) => return self.answer_agree(dispatch, &wanted).await,
             Some(Ask::Open(seat)) => self.answer_open(dispatch, &seat).await,
             Some(Ask::Received { user, session, body }) => self.answer_received(dispatch, &user, &session, body).await,
             Some(Ask::Reports(reports)) => self.answer_reports(dispatch, reports).await,

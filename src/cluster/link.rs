@@ -33,7 +33,7 @@ const SUPPORTED: &str = "2.12.7, 2.14 and newer";
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// How long a request of JetStream's administration may take.
-const API_DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const API_DEADLINE: Duration = Duration::from_secs(5);
 
 /// JetStream's code for a frame whose writer expected another sequence.
 const WRONG_LAST_SEQUENCE: u64 = 10071;
@@ -44,8 +44,8 @@ const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Link {
     pub client: Client,
-    context: Context,
-    name: String,
+    pub(super) context: Context,
+    pub(super) name: String,
 }
 
 /// A frame of the stream.
@@ -144,7 +144,8 @@ impl Link {
 
     async fn make_streams(&self, config: &config::Cluster) -> anyhow::Result<()> {
         self.make_stream(config, self.stream(), "log", "Signalpost's log: only the node that leads may publish to it").await?;
-        self.make_stream(config, self.snapshots(), "snapshot", "Signalpost's snapshots of its log").await
+        self.make_stream(config, self.snapshots(), "snapshot", "Signalpost's snapshots of its log").await?;
+        self.make_stream(config, self.components(), "plugin.*", "The plugins of Signalpost's nodes").await
     }
 
     async fn make_stream(&self, config: &config::Cluster, name: String, subject: &str, description: &str) -> anyhow::Result<()> {

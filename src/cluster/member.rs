@@ -104,6 +104,8 @@ pub struct Member {
     pub(super) to_hand: Notify,
     /// Whether this node stops, so that it does not lead again.
     pub(super) is_leaving: AtomicBool,
+    /// Held while policies are agreed on, and while components are removed.
+    pub(super) tending: tokio::sync::Mutex<()>,
     pub(super) fatal: Mutex<Option<String>>,
 }
 
@@ -142,6 +144,7 @@ impl Member {
             handing: Mutex::default(),
             to_hand: Notify::new(),
             is_leaving: AtomicBool::new(false),
+            tending: tokio::sync::Mutex::default(),
             fatal: Mutex::default(),
         });
         if let Some(snapshot) = snapshot {
@@ -173,6 +176,12 @@ impl Member {
 
     pub fn follows(&self) -> bool {
         !self.stream.leads()
+    }
+
+    /// Returns whether this node has absorbed what is in the stream, as far as it knows.
+    pub fn has_caught_up(&self) -> bool {
+        let last = self.known.lock().last;
+        last > 0 && self.absorbed() >= last
     }
 
     pub fn fatal(&self) -> Option<String> {

@@ -152,6 +152,7 @@ impl Member {
                 Ok(()) => tracing::info!(upto, "the stream is cut off"),
                 Err(error) => tracing::warn!("the stream can't be cut off yet: {error:#}"),
             }
+            self.tend().await;
         }
     }
 
@@ -169,6 +170,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::metrics::Metrics;
+    use crate::model::agreement::{Agreed, Component};
     use crate::model::mailbox::Posted;
     use crate::model::order::Order;
     use crate::model::record::{Change, Changes};
@@ -196,6 +198,8 @@ mod tests {
             assert!(matches!(posted, Posted::Posted { .. }));
         }
         drop(changes);
+        let components = vec![Component { name: "p".into(), digest: "0".repeat(64) }];
+        model.agreement.absorb(&Arc::new(Agreed { revision: 4, id: PolicySetId(5), components }));
         let lead = Lead { term: 3, node: "a".into(), store: 9 };
         let whole = Snapshot::take(&model, &"a".into(), &lead, 70);
         let later = Snapshot::take(&model, &"a".into(), &lead, 71);
@@ -214,6 +218,8 @@ mod tests {
             other.absorb(change, |_| None, &Arc::default());
         }
         assert_eq!(other.mailboxes.all(), model.mailboxes.all());
+        assert_eq!(other.agreement.now().map(|agreed| agreed.revision), Some(4));
+        assert_eq!(other.agreement.now(), model.agreement.now());
         assert_eq!(other.mailboxes.totals(), model.mailboxes.totals());
         assert!(Restored::latest(&whole.frames[1..]).is_none(), "its beginning is missing");
     }

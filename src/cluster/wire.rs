@@ -25,6 +25,8 @@ pub enum Ask {
     Reports(Vec<Report>),
     /// Frames of a producers' stream, in order.
     Frames(Vec<ByteBuf>),
+    /// All nodes are to have these policies: the records of the set.
+    Agree(ByteBuf),
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -90,6 +92,9 @@ pub struct Beat {
     pub leads: bool,
     pub policies: String,
     pub sessions: u64,
+    /// Why it does not have the policies on which the nodes have agreed, if it does not. Behind the rest: older nodes don't say it.
+    #[serde(skip)]
+    pub lack: Option<String>,
 }
 
 impl Spoken {
@@ -168,6 +173,17 @@ pub fn change(records: &[u8]) -> Option<Change> {
     found
 }
 
+/// Returns a beat's bytes.
+pub fn encode_beat(beat: &Beat) -> Vec<u8> {
+    encode(&(beat, &beat.lack))
+}
+
+/// Returns a beat, or `None` if the bytes are not one.
+pub fn decode_beat(bytes: &[u8]) -> Option<Beat> {
+    let (beat, rest) = postcard::take_from_bytes::<Beat>(bytes).ok()?;
+    Some(Beat { lack: postcard::from_bytes(rest).unwrap_or_default(), ..beat })
+}
+
 /// Returns a message's bytes.
 pub fn encode(message: &impl Serialize) -> Vec<u8> {
     // A vector takes all bytes, and no message has a sequence of unknown length: this can't fail.
@@ -192,6 +208,18 @@ mod tests {
         }
         assert!(Spoken(1, ByteBuf::from([255])).read().is_none() && Spoken(9, ByteBuf::new()).read().is_none());
         assert!(decode::<Ask>(&[99]).is_none());
+    }
+
+    #[test]
+    fn a_beat_is_read_as_it_was_written_also_one_of_a_node_that_says_less() {
+        let lack = Some("chat can't be fetched".to_owned());
+        let (node, version) = ("a".to_owned(), "1".to_owned());
+        let beat =
+            Beat { instance: "a-1".into(), node, version, absorbed: 7, term: 2, leads: true, policies: "p".into(), sessions: 3, lack };
+        let read = decode_beat(&encode_beat(&beat)).unwrap();
+        assert_eq!((read.instance, read.sessions, read.lack), (beat.instance.clone(), 3, beat.lack.clone()));
+        let read = decode_beat(&encode(&beat)).unwrap();
+        assert_eq!((read.instance, read.sessions, read.lack), (beat.instance, 3, None));
     }
 
     #[test]

@@ -244,7 +244,9 @@ impl Member {
         let next = {
             let beats = self.beats.lock();
             let others = beats.values().filter(|(beat, heard)| *beat.instance != *self.me && heard.elapsed() < fresh);
-            others.max_by_key(|(beat, _)| beat.absorbed).map(|(beat, _)| beat.instance.as_str().into())
+            // One that has the same policies, if there is one.
+            let mine = self.model.agreement.now().map_or_else(String::new, |agreed| agreed.id.to_string());
+            others.max_by_key(|(beat, _)| (beat.policies == mine, beat.absorbed)).map(|(beat, _)| beat.instance.as_str().into())
         };
         let Some(next) = next else { return };
         let began = Instant::now();

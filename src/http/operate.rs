@@ -320,16 +320,24 @@ pub async fn health() -> &'static str {
 /// may do, and which plugins are refused.
 ///
 /// # Errors
-/// The server is stopping, the store's disk is full or has failed, or a policy is missing without which nobody is served.
+/// The server is stopping, the store's disk is full or has failed, a policy is missing without which nobody is served, or the
+/// policies are not those on which the nodes of the cluster have agreed.
 pub async fn ready(State(operate): State<Arc<Operate>>) -> Result<Response, Problem> {
     if !operate.ready.load(Ordering::Relaxed) {
         return Err(Problem::stopping());
     }
     operate.node.store.check()?;
+    let agreed = operate.node.model.agreement.now();
+    if let Some(why) = operate.node.policies.lack(agreed.as_deref()) {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "policy_missing", why));
+    }
     operate.node.policies.check()?;
     let mut text = "ready\n".to_owned();
     text.extend(operate.settings.exposed().map(|who| format!("{who}\n")));
     let current = operate.node.policies.current();
+    if agreed.is_some_and(|agreed| agreed.id != current.id) {
+        text.push_str("this node has other settings of the policies than the one that has proposed them\n");
+    }
     text.extend(operate.node.policies.rejected().iter().map(|rejected| match current.find(&rejected.name) {
         Some(_) => format!("the plugin {} is refused, and its last good version serves\n", rejected.name),
         None => format!("the plugin {} is refused\n", rejected.name),

@@ -42,6 +42,8 @@ pub struct ClusterGauges {
     pub absorbed: u64,
     pub nodes: usize,
     pub behind: u64,
+    pub policies_revision: u64,
+    pub policies_lacking: bool,
     pub pending_bytes: usize,
 }
 
@@ -78,8 +80,11 @@ impl Metrics {
             // Nothing that could fail.
             self.store_is_writing.set(1);
         }
-        if let Some(ClusterGauges { leads, term, absorbed, nodes, behind, pending_bytes }) = gauges.cluster {
+        if let Some(cluster) = &gauges.cluster {
+            let ClusterGauges { leads, term, absorbed, nodes, behind, policies_revision, policies_lacking, pending_bytes } = *cluster;
             self.cluster_leads.set(leads.into());
+            set(&self.cluster_policies_revision, policies_revision);
+            self.cluster_policies_lacking.set(policies_lacking.into());
             set(&self.cluster_term, term);
             set(&self.cluster_absorbed, absorbed);
             set(&self.cluster_nodes, nodes);

@@ -42,6 +42,7 @@ impl Model {
             Change::Opened { birth, at, seat } => return self.mailboxes.absorb_opened(seat, (*birth, *at), claim(seat), endings),
             Change::Closed { user, session, why } => drop(self.mailboxes.absorb_closed(user, session, why.as_ref())),
             Change::Gone { node } => drop(self.mailboxes.absorb_gone(node)),
+            Change::Agreed(agreed) => self.agreement.absorb(agreed),
         }
         None
     }

@@ -81,8 +81,8 @@ impl Fold {
             }
             Change::Letter { stamp, letter } => newest(&mut self.letters, letter.id, stamp, Some(letter)),
             Change::NoLetter { stamp, id } => newest(&mut self.letters, id, stamp, None),
-            // Sessions don't outlive the process.
-            Change::Opened { .. } | Change::Closed { .. } | Change::Gone { .. } => {}
+            // No log has these: sessions don't outlive the process, and a server that is alone agrees with nobody.
+            Change::Opened { .. } | Change::Closed { .. } | Change::Gone { .. } | Change::Agreed(_) => {}
         }
     }
 

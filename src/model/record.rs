@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Stamp;
+use super::agreement::Agreed;
 use super::dead_letters::DeadLetter;
 use super::order::Turn;
 use super::state::Value;
@@ -94,6 +95,8 @@ pub enum Change {
     Gone {
         node: Arc<str>,
     },
+    /// The nodes are to have these policies.
+    Agreed(Arc<Agreed>),
 }
 
 /// The state of a mailbox beside its messages. The positions only grow.

@@ -36,7 +36,7 @@ impl Counters {
             | Change::End { stamp, .. }
             | Change::Set { stamp, .. }
             | Change::Unset { stamp, .. } => self.stamp = self.stamp.max(*stamp),
-            Change::Seen { .. } | Change::Closed { .. } | Change::Gone { .. } => {}
+            Change::Seen { .. } | Change::Closed { .. } | Change::Gone { .. } | Change::Agreed(_) => {}
             Change::Letter { stamp, letter } => {
                 (self.letter, self.letter_stamp) = (self.letter.max(letter.id), self.letter_stamp.max(*stamp));
             }
@@ -128,7 +128,7 @@ impl Model {
                         changes.note(|| change);
                     }
                 }
-                Change::Opened { .. } | Change::Closed { .. } | Change::Gone { .. } => {}
+                Change::Opened { .. } | Change::Closed { .. } | Change::Gone { .. } | Change::Agreed(_) => {}
             }
         }
         // What is gone already may be on its way to the store, which has to have it before the old record goes.

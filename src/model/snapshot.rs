@@ -10,6 +10,7 @@ impl Model {
     /// Calls `each` with all that the model holds, a piece at a time, and returns its numbers. Nothing may change it meanwhile, but for what its
     /// readers read. `node`: what this node is called to others.
     pub fn snapshot(&self, node: &Arc<str>, mut each: impl FnMut(&[Change])) -> Counters {
+        each(&self.agreement.now().map(Change::Agreed).into_iter().collect::<Vec<_>>());
         let states = self.states.read().changes();
         each(&states);
         drop(states);

@@ -4,11 +4,14 @@
 //! earlier and has not changed since doesn't block later changes: its old policy keeps serving.
 //!
 //! A start refuses what a reload would refuse, and serves the last good version instead, if the store has kept one (`kept`).
+//!
+//! Nodes of a cluster take what they have agreed on (`agreed`).
 
+mod agreed;
 mod candidates;
 mod findings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -85,7 +88,7 @@ pub enum Reload {
         changed: Vec<String>,
     },
     Refused(Vec<Rejected>),
-    /// The plugins can't be listed. The current policies keep serving.
+    /// The plugins can't be listed, or the nodes of a cluster can't have them. The current policies keep serving.
     Unreadable(String),
 }
 
@@ -176,7 +179,7 @@ impl Loader {
             policies.extend(last);
         }
         policies.iter().for_each(|policy| self.keep(setup, policy));
-        (self.set(1, policies), rejected)
+        (set(setup, 1, policies), rejected)
     }
 
     /// Returns the files of a start. If they can't be listed, the policies that served last are not taken for removed.
@@ -188,7 +191,7 @@ impl Loader {
                 kept.retain(|name| files.contains_key(name));
                 files
             }
-            Err(_) => kept.names().into_iter().filter_map(|name| Some((name.clone(), setup.source.file(&name)?))).collect(),
+            Err(_) => kept.names().into_iter().filter_map(|name| Some((name.clone(), setup.source.folder().file(&name)?))).collect(),
         }
     }
 
@@ -196,7 +199,7 @@ impl Loader {
     fn last_good(&self, setup: &Setup, found: &Found) -> Option<Arc<Policy>> {
         let name = &found.name;
         let others = self.kept.as_ref()?.others(name, found.digest());
-        let whole = others.iter().map(|(digest, file)| (digest, setup.source.found(name, file)));
+        let whole = others.iter().map(|(digest, file)| (digest, setup.source.folder().found(name, file)));
         let mut whole = whole.filter(|(digest, kept)| kept.digest() == Some(digest.as_str()));
         let mut next = || whole.find_map(|(_, kept)| self.policy(setup, &kept).ok()).map(Arc::new);
         let last = next()?;
@@ -210,8 +213,9 @@ impl Loader {
     fn keep(&self, setup: &Setup, policy: &Policy) {
         let Some(kept) = &self.kept else { return };
         // The file may be another one by now; the next reload looks at that.
-        let bytes =
-            || setup.source.read(&policy.file).ok().filter(|content| *content.digest == *policy.digest).map(|content| content.bytes);
+        let bytes = || {
+            setup.source.folder().read(&policy.file).ok().filter(|content| *content.digest == *policy.digest).map(|content| content.bytes)
+        };
         kept.keep(&policy.name, &policy.digest, bytes);
     }
 
@@ -247,7 +251,8 @@ impl Loader {
             let mut all = policies.rejected();
             all.retain(|old| !rejected.iter().any(|new| new.name == old.name));
             all.extend(rejected.clone());
-            if !policies.replace(&current, all, Some(self.set(current.revision + 1, next))) {
+            let next = set(&self.setup.load(), current.revision + 1, next);
+            if !self.model.replace_policies(|| policies.replace(&current, all, Some(next))) {
                 // A reload came first. What still faults is found the next time.
                 return Vec::new();
             }
@@ -267,7 +272,8 @@ impl Loader {
         let next = next.map(|config| Arc::new(Setup::new(config)));
         loop {
             // A policy may be rolled back while files are compiled.
-            if let Some(outcome) = self.reload_once(policies, again, next.as_ref()) {
+            let setup = next.clone().unwrap_or_else(|| self.setup.load_full());
+            if let Some(outcome) = self.reload_once(policies, again, &setup, next.is_some()) {
                 if let (Some(next), Reload::Unchanged | Reload::Swapped { .. }) = (next, &outcome) {
                     self.setup.store(next);
                 }
@@ -276,19 +282,40 @@ impl Loader {
         }
     }
 
-    fn reload_once(&self, policies: &Policies, again: Again, next: Option<&Arc<Setup>>) -> Option<Reload> {
-        let before = self.setup.load_full();
-        let setup = next.unwrap_or(&before);
+    /// Brings the policies up to date with a configuration and the plugins that it names. `is_next`: the configuration is not in force yet. `None`
+    /// if the policies were replaced meanwhile.
+    fn reload_once(&self, policies: &Policies, again: Again, setup: &Setup, is_next: bool) -> Option<Reload> {
         let current = policies.current();
+        let (findings, names) = match self.look(setup, policies, &current, (again, is_next)) {
+            Ok(looked) => looked,
+            Err(unreadable) => return Some(unreadable),
+        };
+        let outcome = self.finish(policies, &current, setup, findings)?;
+        if let (Some(kept), Reload::Swapped { .. }) = (&self.kept, &outcome) {
+            kept.retain(|name| names.contains(name));
+            policies.current().policies.iter().for_each(|policy| self.keep(setup, policy));
+        }
+        Some(outcome)
+    }
+
+    /// Loads what has changed, and returns it with the names of all plugins.
+    ///
+    /// # Errors
+    /// The plugins can't be listed.
+    fn look(
+        &self,
+        setup: &Setup,
+        policies: &Policies,
+        current: &Arc<PolicySet>,
+        (again, is_next): (Again, bool),
+    ) -> Result<(Findings, BTreeSet<String>), Reload> {
+        let before = self.setup.load_full();
         let known = policies.rejected();
         let mut findings = Findings::default();
-        let files = match setup.source.files() {
-            Ok(files) => files,
-            Err(error) => {
-                self.metrics.reloads.with_label_values(&["unreadable"]).inc();
-                return Some(Reload::Unreadable(format!("{} can't be listed: {error}", setup.config.plugins.dir.display())));
-            }
-        };
+        let files = setup.source.files().map_err(|error| {
+            self.metrics.reloads.with_label_values(&["unreadable"]).inc();
+            Reload::Unreadable(format!("{} can't be listed: {error}", setup.config.plugins.dir.display()))
+        })?;
         for (name, file) in &files {
             // One at a time: together they may be larger than memory.
             let found = setup.source.found(name, file);
@@ -312,7 +339,7 @@ impl Loader {
             }
             match self.policy(setup, &found) {
                 // It was refused before, so it blocks nothing.
-                Err(error) if refused_before.is_some() && (again == Again::Passing || next.is_some()) => {
+                Err(error) if refused_before.is_some() && (again == Again::Passing || is_next) && !setup.source.is_whole() => {
                     findings.keeps(serving, Rejected::because(&found, &error));
                 }
                 loaded => findings.take(&found, serving, loaded),
@@ -327,15 +354,10 @@ impl Loader {
             let serves = current.find(&rejected.name).is_some();
             rejected.must_serve = self.must_serve(setup, &rejected.name, serves, was_missed);
         }
-        let outcome = self.finish(policies, &current, findings)?;
-        if let (Some(kept), Reload::Swapped { .. }) = (&self.kept, &outcome) {
-            kept.retain(|name| files.contains_key(name));
-            policies.current().policies.iter().for_each(|policy| self.keep(setup, policy));
-        }
-        Some(outcome)
+        Ok((findings, files.into_keys().collect()))
     }
 
-    fn finish(&self, policies: &Policies, current: &Arc<PolicySet>, findings: Findings) -> Option<Reload> {
+    fn finish(&self, policies: &Policies, current: &Arc<PolicySet>, setup: &Setup, findings: Findings) -> Option<Reload> {
         let Findings { next, mut still_rejected, refused, changed } = findings;
         let reloads = &self.metrics.reloads;
         if !refused.is_empty() {
@@ -344,19 +366,16 @@ impl Loader {
             reloads.with_label_values(&["refused"]).inc();
             return Some(Reload::Refused(refused));
         }
-        if changed.is_empty() {
+        let revision = current.revision + 1;
+        let next = set(setup, revision, next);
+        // In another order, it is another set.
+        if changed.is_empty() && next.id == current.id {
             policies.replace(current, still_rejected, None).then_some(())?;
             return Some(Reload::Unchanged);
         }
-        let revision = current.revision + 1;
-        policies.replace(current, still_rejected, Some(self.set(revision, next))).then_some(())?;
+        self.model.replace_policies(|| policies.replace(current, still_rejected, Some(next))).then_some(())?;
         reloads.with_label_values(&["swapped"]).inc();
         Some(Reload::Swapped { revision, changed })
-    }
-
-    fn set(&self, revision: u64, mut policies: Vec<Arc<Policy>>) -> PolicySet {
-        policies.sort_by_key(|policy| (policy.config.order.unwrap_or(ORDER_DEFAULT), policy.name.clone()));
-        PolicySet::new(revision, policies)
     }
 
     fn policy(&self, setup: &Setup, found: &Found) -> Result<Policy, LoadError> {
@@ -397,7 +416,7 @@ impl Loader {
     /// This server would not load the file.
     pub fn load_one(&self, name: &str, file: &Path) -> Result<Policy, LoadError> {
         let setup = self.setup.load();
-        self.policy(&setup, &setup.source.found(name, file))
+        self.policy(&setup, &setup.source.folder().found(name, file))
     }
 
     /// Adds a policy to the set, or replaces the one with its name.
@@ -408,7 +427,8 @@ impl Loader {
         }
         let mut next: Vec<Arc<Policy>> = current.policies.iter().filter(|old| old.name != policy.name).cloned().collect();
         next.push(Arc::new(policy));
-        policies.swap(self.set(current.revision + 1, next));
+        let next = set(&self.setup.load(), current.revision + 1, next);
+        self.model.replace_policies(|| policies.swap(next));
     }
 
     /// Returns the grants that a file needs.
@@ -416,7 +436,7 @@ impl Loader {
     /// # Errors
     /// The file is not a component that this server could load.
     pub fn imported_grants(&self, file: &Path) -> Result<Vec<config::Grant>, LoadError> {
-        let Content { digest, bytes } = self.setup.load().source.read(file)?;
+        let Content { digest, bytes } = self.setup.load().source.folder().read(file)?;
         check_kind(&bytes)?;
         let component = self.compiler.component(&self.ticker.engine, &file.display().to_string(), &digest, &bytes)?;
         Ok(imported_grants(&self.ticker.engine, &component)?)
@@ -428,7 +448,7 @@ impl Loader {
     /// The file is not a plugin that this server could load.
     pub fn inspect(&self, name: &str, file: &Path) -> Result<Inspection, LoadError> {
         let setup = self.setup.load();
-        let Content { digest, bytes } = setup.source.read(file)?;
+        let Content { digest, bytes } = setup.source.folder().read(file)?;
         let (config, shared, _) = self.around(&setup, name, Trial::No);
         Inspection::of(&self.ticker, &self.compiler, digest, bytes, config, shared)
     }
@@ -438,13 +458,20 @@ impl Loader {
     /// # Errors
     /// The plugins can't be listed.
     pub fn fingerprint(&self) -> io::Result<Fingerprint> {
-        self.setup.load().source.fingerprint()
+        self.setup.load().source.folder().fingerprint()
     }
 
     /// Returns the configuration in force.
     pub fn config(&self) -> Arc<Config> {
         self.setup.load().config.clone()
     }
+}
+
+/// Returns a set of these policies, in their order.
+fn set(setup: &Setup, revision: u64, mut policies: Vec<Arc<Policy>>) -> PolicySet {
+    let order = |policy: &Policy| policy.config.order.unwrap_or(ORDER_DEFAULT);
+    policies.sort_by_key(|policy| (setup.source.rank(&policy.name), order(policy), policy.name.clone()));
+    PolicySet::new(revision, policies)
 }
 
 /// Returns what is known of a policy's last fault, as the end of a sentence.

@@ -36,7 +36,7 @@ impl LoadError {
     /// Returns whether it may go well another time, with the same file.
     pub fn is_passing(&self) -> bool {
         match self {
-            LoadError::Read(error) => matches!(error, ReadError::Unreadable(_) | ReadError::NotThere { .. }),
+            LoadError::Read(error) => matches!(error, ReadError::Unreadable(_) | ReadError::NotThere { .. } | ReadError::NotFetched),
             LoadError::Compile(error) => {
                 matches!(error, CompileError::Deadline(_) | CompileError::Failed(_) | CompileError::Unreachable(_))
             }

@@ -28,6 +28,7 @@ use super::load_error::LoadError;
 use super::ticker::EpochTicker;
 use crate::config::{self, Isolation, Limits, OnFault, Readers};
 use crate::metrics::Metrics;
+use crate::model::agreement::Component;
 use crate::model::groups::Quota;
 use crate::model::world::World;
 use crate::net::turns::aside;
@@ -449,6 +450,11 @@ impl Policy {
 
     pub fn metrics(&self) -> &Metrics {
         &self.instances.shared.metrics
+    }
+
+    /// Returns what nodes of a cluster agree on to have this policy.
+    pub fn component(&self) -> Component {
+        Component { name: self.name.to_string(), digest: self.digest.to_string() }
     }
 }
 

@@ -1,7 +1,7 @@
-//! The source of plugins: a folder, today. An enum, since the set is closed. A listing that fails is an error and does not mean that the
-//! plugins are gone: the caller keeps the policies that serve.
+//! The source of plugins: a folder, or what the nodes of a cluster have agreed on. An enum, since the set is closed. A listing that fails is an
+//! error and does not mean that the plugins are gone: the caller keeps the policies that serve.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -12,21 +12,33 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::config::{Config, OnBad};
+use crate::model::agreement::{Agreed, Component};
 use crate::types::file;
 
 #[derive(Debug)]
 pub enum Source {
-    /// `NAME.wasm` in `plugins.dir`, and the files that the configuration names.
-    Folder {
-        dir: PathBuf,
-        file_bytes_max: u64,
-        /// The file of each policy that the configuration names, whether or not it is there; with `on_bad = "skip"`, only if it names the file.
-        configured: BTreeMap<String, PathBuf>,
-        /// Policies that the configuration disables.
-        disabled: Vec<String>,
-        /// The file of each policy's candidate. It is not a policy of its own.
-        candidates: BTreeMap<String, PathBuf>,
+    Folder(Folder),
+    /// The components on which the nodes of a cluster have agreed, whatever their files are here.
+    Agreed {
+        /// Where a component is looked for first.
+        folder: Folder,
+        agreed: Arc<Agreed>,
+        /// Components that are not in the folder, by their digests.
+        fetched: HashMap<String, Vec<u8>>,
     },
+}
+
+/// `NAME.wasm` in `plugins.dir`, and the files that the configuration names.
+#[derive(Debug)]
+pub struct Folder {
+    dir: PathBuf,
+    file_bytes_max: u64,
+    /// The file of each policy that the configuration names, whether or not it is there; with `on_bad = "skip"`, only if it names the file.
+    configured: BTreeMap<String, PathBuf>,
+    /// Policies that the configuration disables.
+    disabled: Vec<String>,
+    /// The file of each policy's candidate. It is not a policy of its own.
+    candidates: BTreeMap<String, PathBuf>,
 }
 
 /// A plugin's file that was read, to be loaded.
@@ -34,6 +46,8 @@ pub enum Source {
 pub struct Found {
     pub name: String,
     pub file: PathBuf,
+    /// SHA-256 of the component, in hexadecimal, if it is known.
+    pub digest: Option<String>,
     pub content: Result<Content, ReadError>,
 }
 
@@ -49,6 +63,8 @@ pub enum ReadError {
     NotAFile,
     #[error("has {bytes} bytes, over the limit of {bytes_max} (plugins.file_bytes_max)")]
     TooLarge { bytes: u64, bytes_max: u64 },
+    #[error("is not there: the nodes of the cluster have agreed on another component than this node has")]
+    NotFetched,
 }
 
 #[derive(Debug)]
@@ -63,7 +79,7 @@ pub type Fingerprint = Vec<(PathBuf, Option<[i64; 4]>)>;
 
 impl Found {
     pub fn digest(&self) -> Option<&str> {
-        self.content.as_ref().ok().map(|content| content.digest.as_str())
+        self.digest.as_deref()
     }
 }
 
@@ -78,7 +94,58 @@ fn own_file(name: &str) -> PathBuf {
 }
 
 impl Source {
+    /// Returns the source that a server has if it is alone.
     pub fn new(config: &Config) -> Source {
+        Source::Folder(Folder::new(config))
+    }
+
+    /// Returns the policy's place among those that are called together, if the configuration does not decide it.
+    pub fn rank(&self, name: &str) -> Option<usize> {
+        match self {
+            Source::Folder(_) => None,
+            Source::Agreed { agreed, .. } => agreed.components.iter().position(|component| component.name == name),
+        }
+    }
+
+    /// Returns whether policies are taken together or not at all, also if one of them was refused before.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Source::Agreed { .. })
+    }
+
+    /// Returns the node's own folder.
+    pub fn folder(&self) -> &Folder {
+        match self {
+            Source::Folder(folder) | Source::Agreed { folder, .. } => folder,
+        }
+    }
+
+    /// Finds every policy's file, by the policy's name.
+    ///
+    /// # Errors
+    /// The plugins can't be listed.
+    pub fn files(&self) -> io::Result<BTreeMap<String, PathBuf>> {
+        match self {
+            Source::Folder(folder) => folder.files(),
+            Source::Agreed { folder, agreed, .. } => {
+                let file = |component: &Component| Some((component.name.clone(), folder.file(&component.name)?));
+                Ok(agreed.components.iter().filter_map(file).collect())
+            }
+        }
+    }
+
+    /// Reads one policy's component. If it can't be read, the result has the reason.
+    pub fn found(&self, name: &str, file: &Path) -> Found {
+        let Source::Agreed { folder, agreed, fetched } = self else { return self.folder().found(name, file) };
+        let digest = agreed.components.iter().find(|component| component.name == name).map(|component| component.digest.clone());
+        let in_folder = || folder.read(file).ok().filter(|content| Some(&content.digest) == digest.as_ref());
+        let elsewhere = || digest.as_ref().and_then(|digest| Some(Content { digest: digest.clone(), bytes: fetched.get(digest)?.clone() }));
+        let content = in_folder().or_else(elsewhere).ok_or(ReadError::NotFetched);
+        Found { name: name.to_owned(), file: file.to_owned(), digest, content }
+    }
+}
+
+impl Folder {
+    pub fn new(config: &Config) -> Folder {
         let dir = config.plugins.dir.clone();
         let may_lack = config.plugins.on_bad == OnBad::Skip;
         let named = config.policies.iter().filter(|(_, policy)| policy.file.is_some() || (policy.is_named && !may_lack));
@@ -87,32 +154,31 @@ impl Source {
         let file_bytes_max = config.plugins.file_bytes_max.get();
         let on_trial = config.policies.iter().filter_map(|(name, policy)| Some((name.clone(), dir.join(&policy.candidate.as_ref()?.file))));
         let candidates = on_trial.collect();
-        Source::Folder { configured: named.collect(), disabled: disabled.collect(), candidates, file_bytes_max, dir }
+        Folder { configured: named.collect(), disabled: disabled.collect(), candidates, file_bytes_max, dir }
     }
 
     /// Returns where a policy's file is looked for; `None` if the policy is disabled.
     pub fn file(&self, name: &str) -> Option<PathBuf> {
-        let Source::Folder { dir, configured, disabled, .. } = self;
+        let Folder { dir, configured, disabled, .. } = self;
         let file = || configured.get(name).cloned().unwrap_or_else(|| dir.join(own_file(name)));
         (!disabled.iter().any(|disabled| disabled == name)).then(file)
     }
 
     /// Returns the file of a policy's candidate, if the configuration names one and the policy is not disabled.
     pub fn candidate(&self, name: &str) -> Option<PathBuf> {
-        let Source::Folder { candidates, disabled, .. } = self;
-        candidates.get(name).filter(|_| !disabled.iter().any(|disabled| disabled == name)).cloned()
+        self.candidates.get(name).filter(|_| !self.disabled.iter().any(|disabled| disabled == name)).cloned()
     }
 
     /// Reads one policy's file. If it can't be read, the result has the reason.
     pub fn found(&self, name: &str, file: &Path) -> Found {
-        let Source::Folder { configured, .. } = self;
         let content = self.read(file).map_err(|error| match error {
-            ReadError::Unreadable(why) if why.kind() == io::ErrorKind::NotFound && configured.contains_key(name) => {
+            ReadError::Unreadable(why) if why.kind() == io::ErrorKind::NotFound && self.configured.contains_key(name) => {
                 ReadError::NotThere { name: name.to_owned() }
             }
             error => error,
         });
-        Found { name: name.to_owned(), file: file.to_owned(), content }
+        let digest = content.as_ref().ok().map(|content| content.digest.clone());
+        Found { name: name.to_owned(), file: file.to_owned(), digest, content }
     }
 
     /// Returns the metadata of every plugin's file.
@@ -126,8 +192,7 @@ impl Source {
             let seen = seen.map(|seen| [seen.ino().cast_signed(), seen.size().cast_signed(), seen.ctime(), seen.ctime_nsec()]);
             (file, seen)
         };
-        let Source::Folder { candidates, .. } = self;
-        Ok(self.files()?.into_values().chain(candidates.values().cloned()).map(look).collect())
+        Ok(self.files()?.into_values().chain(self.candidates.values().cloned()).map(look).collect())
     }
 
     /// Reads one file, which need not be in the folder.
@@ -135,8 +200,7 @@ impl Source {
     /// # Errors
     /// The file can't be read, or is too large.
     pub fn read(&self, path: &Path) -> Result<Content, ReadError> {
-        let Source::Folder { file_bytes_max, .. } = self;
-        let bytes = file::read(path, *file_bytes_max).map_err(|error| match error {
+        let bytes = file::read(path, self.file_bytes_max).map_err(|error| match error {
             file::ReadError::Unreadable(error) => ReadError::Unreadable(Arc::new(error)),
             file::ReadError::NotAFile => ReadError::NotAFile,
             file::ReadError::TooLarge { bytes, bytes_max } => ReadError::TooLarge { bytes, bytes_max },
@@ -149,7 +213,7 @@ impl Source {
     /// # Errors
     /// The plugins can't be listed.
     pub fn files(&self) -> io::Result<BTreeMap<String, PathBuf>> {
-        let Source::Folder { dir, configured, disabled, candidates, .. } = self;
+        let Folder { dir, configured, disabled, candidates, .. } = self;
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(dir)? {
             let path = entry?.path();
@@ -164,5 +228,35 @@ impl Source {
         files.extend(configured.iter().map(|(name, file)| (name.clone(), file.clone())));
         files.retain(|name, _| !disabled.contains(name));
         Ok(files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nodes_have_agreed_on_is_found_by_its_digest_in_the_folder_or_among_what_was_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, bytes) in [("same", "1"), ("changed", "2, changed"), ("other", "other")] {
+            std::fs::write(dir.path().join(format!("{file}.wasm")), bytes).unwrap();
+        }
+        let mut config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
+        config.plugins.dir = dir.path().to_owned();
+        let component = |name: &str, bytes: &str| Component { name: name.to_owned(), digest: digest(bytes.as_bytes()) };
+        let components = vec![component("fetched", "3"), component("same", "1"), component("changed", "2"), component("missing", "4")];
+        let agreed = Arc::new(Agreed { revision: 1, id: crate::types::delivery::PolicySetId(1), components });
+        let fetched = ["2", "3"].map(|bytes| (digest(bytes.as_bytes()), bytes.as_bytes().to_vec())).into();
+        let source = Source::Agreed { folder: Folder::new(&config), agreed, fetched };
+        let files = source.files().unwrap();
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["changed", "fetched", "missing", "same"], "and not what the others don't have");
+        for (name, bytes) in [("same", Some("1")), ("changed", Some("2")), ("fetched", Some("3")), ("missing", None)] {
+            let found = source.found(name, &files[name]);
+            assert_eq!(found.content.as_ref().ok().map(|content| &*content.bytes), bytes.map(str::as_bytes), "{name}");
+            assert_eq!(found.digest, Some(digest(bytes.unwrap_or("4").as_bytes())), "{name}");
+        }
+        let mut names = ["missing", "changed", "same", "fetched"];
+        names.sort_by_key(|name| source.rank(name));
+        assert_eq!(names, ["fetched", "same", "changed", "missing"], "in the order of all, whatever the configuration here");
     }
 }

@@ -10,6 +10,7 @@ use crate::auth::Auth;
 use crate::model::mailbox::Mailboxes;
 use crate::net::tls::Tls;
 use crate::node::settings::Settings;
+use crate::node::sharing;
 use crate::node::{self, Node};
 use crate::policy::load::Again;
 use crate::sink::Sinks;
@@ -27,7 +28,7 @@ pub(super) async fn roll_back(node: Arc<Node>) {
     loop {
         tick.tick().await;
         node.policies.retire();
-        node.roll_back();
+        node.roll_back().await;
         node.loader.settle(&node.policies);
     }
 }
@@ -45,6 +46,11 @@ pub(super) async fn retry_plugins(node: Arc<Node>) {
             pause = first;
         }
     }
+}
+
+/// Takes the policies on which the nodes of a cluster have agreed.
+pub(super) async fn share_policies(node: Arc<Node>) {
+    sharing::keep(node).await;
 }
 
 /// Reloads when the files have changed and stayed the same for one interval, so that a copy in progress is not read.

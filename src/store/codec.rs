@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::Bytes;
 
 use crate::model::Counters;
+use crate::model::agreement::{Agreed, Component};
 use crate::model::record::{Change, Mark};
 use crate::model::state::Value;
 use crate::registry::{Seat, subprotocol};
 use crate::types::close::Close;
-use crate::types::delivery::Message;
+use crate::types::delivery::{Message, PolicySetId};
 use crate::types::event::UserId;
 use letter::LetterRecord;
 use message::MessageRecord;
@@ -137,6 +138,13 @@ enum Record<'a> {
     Beat,
     Yield {
         node: &'a str,
+    },
+    Agreed {
+        revision: u64,
+        id: u128,
+        /// Each policy with its component's digest.
+        #[serde(borrow)]
+        components: Vec<(&'a str, &'a str)>,
     },
 }
 
@@ -294,6 +302,10 @@ impl<'a> Record<'a> {
                 Record::Closed { user: user.as_str(), session, why }
             }
             Change::Gone { node } => Record::Gone { node },
+            Change::Agreed(agreed) => {
+                let component = |component: &'a Component| (component.name.as_str(), component.digest.as_str());
+                Record::Agreed { revision: agreed.revision, id: agreed.id.0, components: agreed.components.iter().map(component).collect() }
+            }
         }
     }
 
@@ -314,6 +326,11 @@ impl<'a> Record<'a> {
                 Change::Closed { user: user_id(user)?, session: session.into(), why }
             }
             Record::Gone { node } => Change::Gone { node: node.into() },
+            Record::Agreed { revision, id, components } => {
+                let component = |(name, digest): (&str, &str)| Component { name: name.to_owned(), digest: digest.to_owned() };
+                let components = components.into_iter().map(component).collect();
+                Change::Agreed(Arc::new(Agreed { revision, id: PolicySetId(id), components }))
+            }
             Record::Lead { term, node, store } => return Ok(Some(Said::Lead(Lead { term, node: node.into(), store }))),
             Record::Beat => return Ok(Some(Said::Beat)),
             Record::Yield { node } => return Ok(Some(Said::Yield(node.into()))),

@@ -18,11 +18,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 import future
+import policies
 from faults import KINDS
-from parts import BASE, Connection, Device, Failed, Nats, Node, Producer, check, missing, ready, until
+from parts import BASE, PLUGINS, Connection, Device, Failed, Nats, Node, Producer, check, missing, ready, until
 
 NODES = 3
-PLUGINS = pathlib.Path(__file__).resolve().parents[2] / "plugins"
 
 # A policy that counts what it is asked: one above the limit is refused.
 CONFIG = """
@@ -542,7 +542,7 @@ async def faults(run):
     finally:
         await stop(tasks + producing)
     logs = "".join(node.log.read_text() for node in run.nodes)
-    for said in ("a snapshot is written", "the stream is cut off", "a snapshot is read"):
+    for said in ("a snapshot is written", "the stream is cut off", "a snapshot is read", "components that no node needs are removed"):
         if said not in logs:
             raise Failed(f"no node says: {said}")
     sent, again = sum(len(producer.sent) for producer in producers), sum(producer.again for producer in producers)
@@ -566,6 +566,7 @@ async def main(arguments):
         await first_snapshot(run)
         await says_how_nats_flushes(run)
         await one_server(run)
+        await policies.change(run)
         if arguments.events:
             await many(run)
         if arguments.counts:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,6 +130,9 @@ class Node(Process):
         super().__init__(f"node{index}", folder)
         self.binary, self.index, self.nats, self.proxy = binary, index, nats, Proxy(nats.ports)
         self.port = free_ports(1)[0]
+        # A folder of its own.
+        self.plugins = folder / f"{self.name}-plugins"
+        shutil.copytree(folder / "plugins", self.plugins)
         settings = {
             "CLUSTER_NODE": self.name,
             "CLUSTER_REPLICAS": nats.count,
@@ -145,7 +149,7 @@ class Node(Process):
         self.environment["SIGNALPOST_CLUSTER_NATS"] = json.dumps([f"nats://127.0.0.1:{port}" for port in ports])
 
     def start(self):
-        command = [self.binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--plugins", str(self.folder / "plugins")]
+        command = [self.binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--plugins", str(self.plugins)]
         self.spawn([*command, "--config", str(self.folder / "signalpost.toml")], self.environment)
 
     def stop(self):

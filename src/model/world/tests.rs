@@ -417,3 +417,22 @@ async fn a_write_is_not_guessed_for_a_call_in_which_a_bound_refused_one() {
     write(&mut tape, "a").unwrap();
     assert_eq!(tape.missing(), Some(&Missing::Room("a".into())));
 }
+
+#[test]
+fn what_was_planned_with_policies_that_were_replaced_since_is_planned_again() {
+    let model = model(|_| ());
+    let mut plans = 0;
+    let plan = |_: &mut World| {
+        plans += 1;
+        let generation = model.generation();
+        match plans {
+            1 => model.replace_policies(|| ()),
+            // They are being replaced, and what a plan finds may be the older ones.
+            2 => model.replace_policies(|| assert!(model.generation() > generation)),
+            _ => {}
+        }
+        generation
+    };
+    let (planned_with, concluded) = model.transact(Changes::forgotten, plan, |planned_with, _| *planned_with);
+    assert_eq!((planned_with, concluded, model.generation(), plans), (4, 4, 4, 3));
+}

@@ -19,8 +19,8 @@ impl Loader {
         let wanted = setup.config.policies.iter().filter_map(|(name, policy)| Some((name, policy.candidate.as_ref()?)));
         let mut next = Vec::new();
         for (name, config) in wanted {
-            let Some(file) = setup.source.candidate(name) else { continue };
-            let found = setup.source.found(name, &file);
+            let Some(file) = setup.source.folder().candidate(name) else { continue };
+            let found = setup.source.folder().found(name, &file);
             let live = setup.config.policy(name);
             let is_same = |known: &&Arc<Candidate>| {
                 let has_config = |policy: &Arc<Policy>| policy.config == live;
@@ -58,7 +58,7 @@ impl Loader {
 
     /// Returns where a policy's file is looked for, whether or not the policy that serves was loaded from there.
     pub fn place(&self, name: &str) -> Option<PathBuf> {
-        self.setup.load().source.file(name)
+        self.setup.load().source.folder().file(name)
     }
 
     /// Drops a candidate, and returns whether there was one. It is not tried again before its file or its configuration changes.

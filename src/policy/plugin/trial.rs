@@ -37,9 +37,14 @@ impl Policy {
         self.on_trial.load(Ordering::Relaxed)
     }
 
+    /// Returns the version before this one while it is on trial.
+    pub fn before(&self) -> Option<Arc<Policy>> {
+        self.previous.lock().clone()
+    }
+
     /// Returns the version to roll back to if this one is on trial and its circuit is open.
     pub fn fallback(&self) -> Option<Arc<Policy>> {
-        if self.is_circuit_open() { self.previous.lock().clone() } else { None }
+        if self.is_circuit_open() { self.before() } else { None }
     }
 
     /// Returns whether the policy's circuit is open, so that it is not called.

@@ -81,6 +81,14 @@ fn every_change() -> Vec<Change> {
         Change::Closed { user: user("1"), session: "s".into(), why: Some(Close::ClosedByPolicy("over".into())) },
         Change::Closed { user: user("1"), session: "s".into(), why: Some(Close::Replaced) },
         Change::Gone { node: "a".into() },
+        Change::Agreed(Arc::new(Agreed {
+            revision: 3,
+            id: PolicySetId(u128::MAX),
+            components: vec![
+                Component { name: "p".into(), digest: "0".repeat(64) },
+                Component { name: "ü".into(), digest: "1".repeat(64) },
+            ],
+        })),
     ]
 }
 
