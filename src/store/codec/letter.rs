@@ -73,16 +73,7 @@ impl<'a> LetterRecord<'a> {
             at_ms: since_epoch(fault.at),
         });
         let content = match content {
-            Content::Event(event) => ContentRecord::Event(EventRecord {
-                id: &event.id,
-                source: &event.source,
-                event_type: &event.event_type,
-                subject: event.subject.as_deref(),
-                time: event.time.as_deref(),
-                content_type: &event.content_type,
-                extensions: event.extensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
-                data: event.data.as_ref().map(BodyRecord::of),
-            }),
+            Content::Event(event) => ContentRecord::Event(EventRecord::of(event)),
             Content::Message { message, recipients } => {
                 let recipients = recipients.iter().map(|recipient| (recipient.user.as_str(), &*recipient.session)).collect();
                 ContentRecord::Message(MessageRecord::of(message), recipients)
@@ -109,17 +100,7 @@ impl<'a> LetterRecord<'a> {
             })
         });
         let content = match self.content {
-            ContentRecord::Event(event) => Content::Event(Arc::new(Event {
-                id: event.id.to_owned(),
-                source: event.source.to_owned(),
-                event_type: event.event_type.to_owned(),
-                subject: event.subject.map(str::to_owned),
-                time: event.time.map(str::to_owned),
-                content_type: event.content_type.to_owned(),
-                extensions: event.extensions.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-                data: event.data.map(BodyRecord::read),
-                origin: Origin::default(),
-            })),
+            ContentRecord::Event(event) => Content::Event(Arc::new(event.read())),
             ContentRecord::Message(message, recipients) => {
                 let recipient = |(user, session): (&str, &str)| Ok(Recipient { user: user_id(user)?, session: session.into() });
                 Content::Message {
@@ -140,5 +121,34 @@ impl<'a> LetterRecord<'a> {
             fault,
             content,
         })
+    }
+}
+
+impl<'a> EventRecord<'a> {
+    fn of(event: &'a Event) -> EventRecord<'a> {
+        EventRecord {
+            id: &event.id,
+            source: &event.source,
+            event_type: &event.event_type,
+            subject: event.subject.as_deref(),
+            time: event.time.as_deref(),
+            content_type: &event.content_type,
+            extensions: event.extensions.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            data: event.data.as_ref().map(BodyRecord::of),
+        }
+    }
+
+    fn read(self) -> Event {
+        Event {
+            id: self.id.to_owned(),
+            source: self.source.to_owned(),
+            event_type: self.event_type.to_owned(),
+            subject: self.subject.map(str::to_owned),
+            time: self.time.map(str::to_owned),
+            content_type: self.content_type.to_owned(),
+            extensions: self.extensions.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            data: self.data.map(BodyRecord::read),
+            origin: Origin::default(),
+        }
     }
 }
