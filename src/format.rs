@@ -18,7 +18,7 @@ use crate::policy::call::{Arguments, Output};
 use crate::policy::{CallError, Policies, Policy, PolicySet, Role};
 use crate::registry::SessionHandle;
 use crate::store::Store;
-use crate::traces::{Attribute, Kind, Said, Tie, Traces};
+use crate::traces::{Attribute, Kind, Said, Traces};
 use crate::types::delivery::Message;
 use crate::types::drop_reason::DropReason;
 use crate::types::event::Body;
@@ -200,7 +200,7 @@ impl Format {
 
 /// Makes the span of one policy's call.
 fn span(traces: &Traces, context: &TraceContext, policy: &Policy, times: (Instant, Instant), shaped: &Shaped, failure: Option<&Failure>) {
-    traces.span(context, Tie::Child, Kind::Internal, format!("format {}", policy.name), times, || {
+    traces.child(context, Kind::Internal, format!("format {}", policy.name), times, || {
         let fault = failure.map(|failure| failure.fault.as_ref().map_or("the circuit is open".into(), |fault| fault.defect.detail.clone()));
         let attributes = vec![
             Attribute::new("signalpost.policy.name", policy.name.clone()),

@@ -71,15 +71,6 @@ pub struct Said {
     pub links: Vec<TraceParent>,
 }
 
-/// How a span belongs to its request's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tie {
-    /// It is below it.
-    Child,
-    /// It begins a trace of its own, with a link: it happened long after the request.
-    Link,
-}
-
 /// The parts of a span that say where it belongs.
 struct Place<'a> {
     trace_id: u128,
@@ -138,31 +129,32 @@ impl Traces {
         self.add(&place, Kind::Server, name, (context.began.1, context.at(Instant::now())), say);
     }
 
-    /// Makes the span of something that a request has led to.
-    pub fn span(
+    /// Makes a span below that of its request.
+    pub fn child(
         &self,
         context: &TraceContext,
-        tie: Tie,
         kind: Kind,
         name: impl Into<Cow<'static, str>>,
         times: (Instant, Instant),
         say: impl FnOnce() -> Said,
     ) {
-        let (place, link) = match tie {
-            Tie::Child => {
-                let (trace_id, parent) = (context.trace_id, Some((context.span_id, false)));
-                (Place { trace_id, span_id: new_span_id(), parent, state: context.state.as_deref() }, None)
-            }
-            Tie::Link => {
-                let link = TraceParent { trace_id: context.trace_id, span_id: context.span_id, is_sampled: true };
-                (Place { trace_id: fastrand::u128(1..), span_id: new_span_id(), parent: None, state: None }, Some(link))
-            }
-        };
-        self.add(&place, kind, name, (context.at(times.0), context.at(times.1)), || {
-            let mut said = say();
-            said.links.extend(link);
-            said
-        });
+        let parent = Some((context.span_id, false));
+        let place = Place { trace_id: context.trace_id, span_id: new_span_id(), parent, state: context.state.as_deref() };
+        self.add(&place, kind, name, (context.at(times.0), context.at(times.1)), say);
+    }
+
+    /// Makes a span that begins a trace of its own and has a link to its request's: it happened long after that.
+    pub fn linked(
+        &self,
+        context: &TraceContext,
+        kind: Kind,
+        name: impl Into<Cow<'static, str>>,
+        times: (Instant, Instant),
+        say: impl FnOnce() -> Said,
+    ) {
+        let place = Place { trace_id: fastrand::u128(1..), span_id: new_span_id(), parent: None, state: None };
+        let link = TraceParent { trace_id: context.trace_id, span_id: context.span_id, is_sampled: true };
+        self.add(&place, kind, name, (context.at(times.0), context.at(times.1)), || Said { links: vec![link], ..say() });
     }
 
     /// Sends what waits, and ends. Blocks for `traces.deadline_ms` at most.

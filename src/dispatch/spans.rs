@@ -1,7 +1,7 @@
 //! The spans of a plan: one for each policy that was asked. A view of a plan, for events that are sampled.
 
 use super::plan::{Answer, Plan, PolicyRef, Step};
-use crate::traces::{Attribute, Kind, Said, Tie, Traces};
+use crate::traces::{Attribute, Kind, Said, Traces};
 use crate::types::event::Event;
 use crate::types::origin::TraceContext;
 
@@ -10,7 +10,7 @@ pub fn of_plan(traces: &Traces, context: &TraceContext, event: &Event, plan: &Pl
     for step in &plan.steps {
         if let (Some(policy), Some(began)) = (&step.policy, step.began) {
             let name = format!("route {}", policy.name);
-            traces.span(context, Tie::Child, Kind::Internal, name, (began, began + step.took), || said(event, policy, step));
+            traces.child(context, Kind::Internal, name, (began, began + step.took), || said(event, policy, step));
         }
     }
 }

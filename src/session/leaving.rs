@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::Sessions;
 use crate::registry::SessionHandle;
-use crate::traces::{Attribute, Kind, Said, Tie};
+use crate::traces::{Attribute, Kind, Said};
 use crate::types::delivery::Message;
 
 /// The messages of one session that are taken from the mailbox and not written yet.
@@ -72,8 +72,10 @@ impl Sampled {
             Said { attributes, ..Said::default() }
         };
         // A reader who comes later begins a trace of its own.
-        let comes_later = message.origin.accepted.is_some_and(|accepted| accepted < began);
-        let tie = if comes_later { Tie::Link } else { Tie::Child };
-        traces.span(context, tie, Kind::Producer, name, (taken, now), say);
+        if message.origin.accepted.is_some_and(|accepted| accepted < began) {
+            traces.linked(context, Kind::Producer, name, (taken, now), say);
+        } else {
+            traces.child(context, Kind::Producer, name, (taken, now), say);
+        }
     }
 }
