@@ -129,11 +129,40 @@ pub fn ask(
     handle: &Arc<SessionHandle>,
     question: &Question<'_>,
 ) -> Result<(Option<Response>, Ticket), CallError> {
-    let (Answered { took, answer, plans }, (applied, ticket)) = dispatch.model.transact(
-        || dispatch.store.changes(),
-        |world| plan_answer(set, policy, handle, question, world),
-        |answered, changes| conclude(dispatch, set, answered, changes),
-    );
+    let plan = |world: &mut World| {
+        let tapped = policy.tap(world);
+        let started = Instant::now();
+        let answer = match question {
+            Question::Opened => policy.opened(handle, world).map(Some),
+            Question::Received(body) => policy.received(handle, body, world),
+            Question::Closed(code) => policy.closed(handle, *code, world).map(Some),
+        };
+        let took = started.elapsed();
+        let origin = Origin { accepted: Some(started), trace: None };
+        let response = answer.as_ref().ok().and_then(Option::as_ref);
+        let mut plans: Vec<(Arc<Event>, Plan)> =
+            response.map(|response| respond(set, policy, handle, &origin, response, world)).into_iter().collect();
+        if let Some(tapped) = tapped {
+            policy.record(tapped, world, question.arguments(handle), answer.clone().map(Output::Responded), took);
+        }
+        plans.extend(response.into_iter().flat_map(|response| &response.drafts).map(|draft| publish(set, policy, &origin, draft, world)));
+        Answered { took, answer, plans }
+    };
+    let conclude = |answered: &Answered, mut changes: Changes| {
+        aside_if(apply::take_long(answered.plans.iter().map(|(_, plan)| plan)), || {
+            // The first is the answer itself, which is no event that anybody published.
+            for (event, _) in answered.plans.iter().skip(1) {
+                dispatch.sinks.post(&dispatch.model, event, Maker::Server, &mut changes);
+            }
+            let apply = |(event, plan): &(Arc<Event>, Plan)| {
+                let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
+                dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes)
+            };
+            let applied: Vec<Applied> = answered.plans.iter().map(apply).collect();
+            (applied, dispatch.store.append(changes))
+        })
+    };
+    let (Answered { took, answer, plans }, (applied, ticket)) = dispatch.model.transact(|| dispatch.store.changes(), plan, conclude);
     // The first is the answer itself, which does not count as a published event.
     plans.iter().skip(1).for_each(|(_, plan)| dispatch.metrics.event(plan.outcome()));
     if let Ok(Some(Response { close: Some(reason), .. })) = &answer {
@@ -150,43 +179,6 @@ pub fn ask(
         }
     }
     answer.map(|response| (response, ticket))
-}
-
-/// Calls the policy, and plans what it answers.
-fn plan_answer(set: &PolicySet, policy: &Policy, handle: &Arc<SessionHandle>, question: &Question<'_>, world: &mut World) -> Answered {
-    let tapped = policy.tap(world);
-    let started = Instant::now();
-    let answer = match question {
-        Question::Opened => policy.opened(handle, world).map(Some),
-        Question::Received(body) => policy.received(handle, body, world),
-        Question::Closed(code) => policy.closed(handle, *code, world).map(Some),
-    };
-    let took = started.elapsed();
-    let origin = Origin { accepted: Some(started), trace: None };
-    let response = answer.as_ref().ok().and_then(Option::as_ref);
-    let mut plans: Vec<(Arc<Event>, Plan)> =
-        response.map(|response| respond(set, policy, handle, &origin, response, world)).into_iter().collect();
-    if let Some(tapped) = tapped {
-        policy.record(tapped, world, question.arguments(handle), answer.clone().map(Output::Responded), took);
-    }
-    plans.extend(response.into_iter().flat_map(|response| &response.drafts).map(|draft| publish(set, policy, &origin, draft, world)));
-    Answered { took, answer, plans }
-}
-
-/// Applies what was planned, and hands the changes to the store.
-fn conclude(dispatch: &Dispatch, set: &PolicySet, answered: &Answered, mut changes: Changes) -> (Vec<Applied>, Ticket) {
-    aside_if(apply::take_long(answered.plans.iter().map(|(_, plan)| plan)), || {
-        // The first is the answer itself, which is no event that anybody published.
-        for (event, _) in answered.plans.iter().skip(1) {
-            dispatch.sinks.post(&dispatch.model, event, Maker::Server, &mut changes);
-        }
-        let apply = |(event, plan): &(Arc<Event>, Plan)| {
-            let applied = apply::post(&dispatch.model, &dispatch.metrics, plan, &mut changes);
-            dispatch.keep_failures(set, event, Letter::FIRST, plan, applied, &mut changes)
-        };
-        let applied: Vec<Applied> = answered.plans.iter().map(apply).collect();
-        (applied, dispatch.store.append(changes))
-    })
 }
 
 impl Question<'_> {

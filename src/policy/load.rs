@@ -6,7 +6,7 @@
 //! A start refuses what a reload would refuse, and serves the last good version instead, if the store has kept one (`kept`).
 
 mod candidates;
-mod findings;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,7 +32,7 @@ use crate::config::{self, Config, OnBad};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::types::fault::cut;
-use findings::Findings;
+use turn::Turn;
 
 /// A policy's `order` if its configuration doesn't set one.
 const ORDER_DEFAULT: i32 = 100;
@@ -281,7 +281,7 @@ impl Loader {
         let setup = next.unwrap_or(&before);
         let current = policies.current();
         let known = policies.rejected();
-        let mut findings = Findings::default();
+        let mut turn = Turn::default();
         let files = match setup.source.files() {
             Ok(files) => files,
             Err(error) => {
@@ -296,9 +296,9 @@ impl Loader {
             let config = setup.config.policy(name);
             if let Some(serving) = serving.filter(|policy| found.digest() == Some(&*policy.digest)) {
                 if serving.config == config {
-                    findings.next.push(serving.clone());
+                    turn.next.push(serving.clone());
                 } else {
-                    findings.take(&found, Some(serving), self.configured(setup, serving));
+                    turn.take(&found, Some(serving), self.configured(setup, serving));
                 }
                 continue;
             }
@@ -307,27 +307,27 @@ impl Loader {
             let refused_before = known.iter().find(refused_before).filter(|_| !is_configured_anew);
             let waits = |old: &&Rejected| again == Again::No || (again == Again::Passing && !old.is_retried);
             if let Some(old) = refused_before.filter(waits) {
-                findings.keeps(serving, old.clone());
+                turn.keeps(serving, old.clone());
                 continue;
             }
             match self.policy(setup, &found) {
                 // It was refused before, so it blocks nothing.
                 Err(error) if refused_before.is_some() && (again == Again::Passing || next.is_some()) => {
-                    findings.keeps(serving, Rejected::because(&found, &error));
+                    turn.keeps(serving, Rejected::because(&found, &error));
                 }
-                loaded => findings.take(&found, serving, loaded),
+                loaded => turn.take(&found, serving, loaded),
             }
         }
         for gone in current.policies.iter().filter(|policy| !files.contains_key(&*policy.name)) {
-            findings.changed.push(gone.name.to_string());
+            turn.changed.push(gone.name.to_string());
         }
-        for rejected in findings.still_rejected.iter_mut().chain(&mut findings.refused) {
+        for rejected in turn.still_rejected.iter_mut().chain(&mut turn.refused) {
             let was_missed = known.iter().any(|old| old.name == rejected.name && old.must_serve);
             // What is refused changes nothing, so that the old one serves on.
             let serves = current.find(&rejected.name).is_some();
             rejected.must_serve = self.must_serve(setup, &rejected.name, serves, was_missed);
         }
-        let outcome = self.finish(policies, &current, findings)?;
+        let outcome = self.finish(policies, &current, turn)?;
         if let (Some(kept), Reload::Swapped { .. }) = (&self.kept, &outcome) {
             kept.retain(|name| files.contains_key(name));
             policies.current().policies.iter().for_each(|policy| self.keep(setup, policy));
@@ -335,8 +335,8 @@ impl Loader {
         Some(outcome)
     }
 
-    fn finish(&self, policies: &Policies, current: &Arc<PolicySet>, findings: Findings) -> Option<Reload> {
-        let Findings { next, mut still_rejected, refused, changed } = findings;
+    fn finish(&self, policies: &Policies, current: &Arc<PolicySet>, turn: Turn) -> Option<Reload> {
+        let Turn { next, mut still_rejected, refused, changed } = turn;
         let reloads = &self.metrics.reloads;
         if !refused.is_empty() {
             still_rejected.extend(refused.clone());
