@@ -293,9 +293,9 @@ impl Server {
         if has_failed || !is_stored { Err(anyhow::anyhow!("the store has failed: see the log")) } else { Ok(()) }
     }
 
-    fn start_chores(&mut self) -> [JoinHandle<()>; 10] {
+    fn start_chores(&mut self) -> Vec<JoinHandle<()>> {
         let every = *self.node.config.plugins.watch_interval_ms;
-        [
+        vec![
             tokio::spawn(chores::watch_plugins(self.node.clone())),
             tokio::spawn(chores::retry_plugins(self.node.clone())),
             tokio::spawn(chores::share_policies(self.node.clone())),

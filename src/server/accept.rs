@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpSocket};
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::unconstrained;
 
 use super::{Server, Stage};
+use crate::config;
 use crate::http::routes::{Front, Line};
 use crate::net::head_timer::HeadTimer;
 use crate::net::permits::{Client, ConnectionPermits};
@@ -39,14 +41,7 @@ impl Server {
         working: &mpsc::Sender<()>,
     ) {
         let write_deadline = *self.node.config.sockets.write_deadline_ms;
-        let mut http = hyper::server::conn::http1::Builder::new();
-        // Receipts are short: copying one behind its head costs less than a list of buffers.
-        http.writev(false);
-        // A producer may close its side once it has sent a request; that request still counts.
-        http.half_close(true);
-        http.header_read_timeout(*self.node.config.http.header_deadline_ms);
-        http.max_buf_size(self.node.config.http.header_bytes_max.get());
-        http.max_headers(self.node.config.http.headers_max.get());
+        let mut http = http1(&self.node.config.http);
         while let Some(permit) = permits.free().await {
             let (tcp, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -95,6 +90,18 @@ impl Server {
             });
         }
     }
+}
+
+fn http1(limits: &config::Http) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // Receipts are short: copying one behind its head costs less than a list of buffers.
+    http.writev(false);
+    // A producer may close its side once it has sent a request; that request still counts.
+    http.half_close(true);
+    http.header_read_timeout(*limits.header_deadline_ms);
+    http.max_buf_size(limits.header_bytes_max.get());
+    http.max_headers(limits.headers_max.get());
+    http
 }
 
 /// Serves a connection until it ends, or a handler asks for it.
