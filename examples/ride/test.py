@@ -6,7 +6,6 @@ It starts `run`, as a reader of README.md does.
 import base64
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from selenium import webdriver
+import chromium
 
 HERE = Path(__file__).parent
 # Whatever must come comes within this time, also on a busy machine. The first start installs what is needed.
@@ -23,12 +22,6 @@ SOON_S, START_S = 30, 300
 # axe-core looks at each element, which takes a second on a machine that does nothing else.
 AXE_S = 90
 ADA, BEN, DANA = 1001, 1002, 2002
-FLAGS = """
-    --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update
-    --disable-sync --disable-quic
-""".split()
-# The flags alone leave it looking up its maker's hosts. The address is no name and needs no look-up.
-NO_NAMES = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 # Everything that a page does wrong, from its beginning, and all notes that it has shown, also for a moment.
 WATCH = """
     window.wrong = [];
@@ -77,15 +70,7 @@ class Example:
 
 class Page:
     def __init__(self, profile, address):
-        options = webdriver.ChromeOptions()
-        # Both are named, so that selenium doesn't look for downloads.
-        options.binary_location = shutil.which("chromium")
-        for flag in [*FLAGS, NO_NAMES, f"--user-data-dir={profile}"]:
-            options.add_argument(flag)
-        self.browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-        self.browser.set_page_load_timeout(SOON_S)
-        self.browser.set_script_timeout(AXE_S)
-        self.browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+        self.browser = chromium.start(profile, SOON_S, AXE_S, WATCH)
         self.look("light", 1240, 900)
         self.browser.get(address)
 
@@ -96,9 +81,7 @@ class Page:
         self.browser.quit()
 
     def look(self, scheme, width, height, scale=1):
-        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-        size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        chromium.look(self.browser, scheme, width, height, scale)
 
     def run(self, script, *arguments):
         return self.browser.execute_script(script, *arguments)

@@ -6,7 +6,6 @@ import functools
 import http.server
 import json
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -14,20 +13,11 @@ import threading
 import time
 from pathlib import Path
 
-from selenium import webdriver
-
+import chromium
 import producer
 from producer import MATCH, SOON_S, equal, ok
 
 LAST = {"type": "last"}
-
-FLAGS = """
-    --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update
-    --disable-sync --disable-quic
-""".split()
-
-# The flags alone leave it looking up its maker's hosts. The address is no name and needs no look-up.
-NO_NAMES = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 # Everything at once, so that it was so at one time.
 READ_PAGE = """
@@ -45,7 +35,7 @@ def main(address, page_port, server_process):
         page_server(0) as other_page,
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
     ):
-        browser = start_browser(profile)
+        browser = chromium.start(profile, SOON_S, SOON_S)
         query = f"page.html?server={address.replace('http', 'ws', 1)}"
         try:
             browser.get(f"{other_page}/{query}")
@@ -77,19 +67,6 @@ class page_server:
     def __exit__(self, *_):
         self.server.shutdown()
         self.server.server_close()
-
-
-def start_browser(profile):
-    options = webdriver.ChromeOptions()
-    # Both are named, so that selenium doesn't look for downloads.
-    options.binary_location = shutil.which("chromium")
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    for flag in [*FLAGS, NO_NAMES, f"--user-data-dir={profile}"]:
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options, service)
-    browser.set_page_load_timeout(SOON_S)
-    browser.set_script_timeout(SOON_S)
-    return browser
 
 
 def stranger(browser):

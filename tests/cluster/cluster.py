@@ -152,6 +152,16 @@ async def one_server(run):
                 if frame["type"] == "message" and frame["data"].get("type") == wanted:
                     return frame
 
+    async def closes(socket, code, what):
+        """Reads until a socket is closed, which it is with this code."""
+        try:
+            async with asyncio.timeout(20):
+                while True:
+                    await socket.recv()
+        except ConnectionClosed as closed:
+            if closed.rcvd is None or closed.rcvd.code != code:
+                raise Failed(f"{what} is closed with {closed}")
+
     async def publish(node, id, type, data):
         event = {"specversion": "1.0", "id": id, "source": "/test", "type": type, "data": data}
         status, text = await node.request("POST", f"{BASE}/events", event, [("Content-Type", "application/cloudevents+json")])
@@ -202,24 +212,12 @@ async def one_server(run):
         # A third device replaces the oldest, wherever that is.
         async with socket(leader, "ann") as third:
             await third.recv()
-            try:
-                async with asyncio.timeout(20):
-                    while True:
-                        await phone.recv()
-            except ConnectionClosed as closed:
-                if closed.rcvd is None or closed.rcvd.code != 4202:
-                    raise Failed(f"the oldest device is closed with {closed}")
+            await closes(phone, 4202, "the oldest device")
             status, text = await others[0].request("DELETE", f"{BASE}/users/ann/sessions")
             if (status, json.loads(text)) != (200, {"ended": 2}):
                 raise Failed(f"sessions of all nodes are ended from one: {status} {text}")
             for one in (tablet, third):
-                try:
-                    async with asyncio.timeout(20):
-                        while True:
-                            await one.recv()
-                except ConnectionClosed as closed:
-                    if closed.rcvd is None or closed.rcvd.code != 4200:
-                        raise Failed(f"a session that an operator ends is closed with {closed}")
+                await closes(one, 4200, "a session that an operator ends")
 
         async def is_away():
             return all([not (await node.get(f"{BASE}/users/ann"))["online"] for node in run.nodes])

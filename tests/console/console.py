@@ -1,7 +1,6 @@
 """Checks the console in a browser. Usage: console.py http://ADDRESS/api/pool FOLDER_WITH_KEYS_AND_AXE [FOLDER_FOR_SCREENSHOTS]"""
 
 import json
-import shutil
 import signal
 import sys
 import tempfile
@@ -10,7 +9,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from selenium import webdriver
+import chromium
+from chromium import look
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
@@ -19,14 +19,6 @@ SOON_S = 30
 
 # axe-core looks at each element, which takes a second on a machine that does nothing else.
 AXE_S = 90
-
-FLAGS = """
-    --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update
-    --disable-sync --disable-quic
-""".split()
-
-# The flags alone leave it looking up its maker's hosts. The address is no name and needs no look-up.
-NO_NAMES = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 # Everything that a page does wrong, from its beginning.
 WATCH = """
@@ -101,25 +93,6 @@ class Traffic:
             self.published += self.size
             due += self.pause
             self.over.wait(max(0, due - time.monotonic()))
-
-
-def start_browser(profile, scheme, width, height):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in [*FLAGS, NO_NAMES, f"--user-data-dir={profile}"]:
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    browser.set_page_load_timeout(SOON_S)
-    browser.set_script_timeout(AXE_S)
-    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
-    look(browser, scheme, width, height)
-    return browser
-
-
-def look(browser, scheme, width, height):
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def wait_for(browser, what, script, *arguments, seconds=SOON_S):
@@ -423,7 +396,8 @@ def main(address, work, screenshots=None):
     server, axe = Server(address, keys["everything"]), (work / "package/axe.min.js").read_text()
     console = address.removesuffix("/api/pool") + "/console/"
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        browser = start_browser(profile, "light", 1280, 900)
+        browser = chromium.start(profile, SOON_S, AXE_S, WATCH)
+        look(browser, "light", 1280, 900)
         try:
             with Traffic(server, 1, 10):
                 asks_for_a_key(browser, console, keys)

@@ -73,9 +73,10 @@ macro_rules! folder {
 
 const CONTRACT: [(&str, &str); 3] = folder!("wit": "policy.wit", "host.wit", "worlds.wit");
 
-const SDK: [(&str, &str); 17] = folder!(
+const SDK: [(&str, &str); 18] = folder!(
     "plugins/sdk": "Cargo.toml", "src/lib.rs", "src/baseline.rs", "src/bindings.rs", "src/bounds.rs", "src/decision.rs", "src/export.rs", "src/host.rs",
-    "src/id.rs", "src/json.rs", "src/list.rs", "src/locale.rs", "src/message.rs", "src/misfit.rs", "src/response.rs", "src/testing.rs", "src/time.rs",
+    "src/id.rs", "src/json.rs", "src/json/tests.rs", "src/list.rs", "src/locale.rs", "src/message.rs", "src/misfit.rs", "src/response.rs",
+    "src/testing.rs", "src/time.rs",
 );
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
