@@ -344,6 +344,7 @@ async def main(arguments):
         await run.start()
         await one_server(run)
         await policies.change(run)
+        await policies.refuse(run)
         if arguments.events:
             await many(run)
         if arguments.faults:
