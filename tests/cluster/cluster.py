@@ -565,6 +565,7 @@ async def main(arguments):
         await says_how_nats_flushes(run)
         await one_server(run)
         await policies.change(run)
+        await policies.refuse(run)
         if arguments.events:
             await many(run)
         if arguments.counts:

@@ -151,3 +151,31 @@ async def change(run):
         f"policies: {len(seen)} events while they changed three times; all nodes had them after {', '.join(f'{one:.2f} s' for one in took)}",
         flush=True,
     )
+
+
+async def refuse(run):
+    """A node whose configuration refuses what all have agreed on is not ready, says why, and stops nobody."""
+    leader = await run.leader()
+    node, other = [node for node in run.nodes if node is not leader]
+    node.signal(signal.SIGTERM)
+    await until("it has ended", lambda: ended(node))
+    environment = node.environment
+    node.environment = environment | {"SIGNALPOST_POLICIES_POOLING_GRANTS": "[]"}
+    node.start()
+
+    async def is_said():
+        try:
+            status, text = await node.request("GET", "/readyz")
+        except (OSError, EOFError, TimeoutError):
+            return False
+        lacks = [one.get("lack", "") for one in (await other.get(f"{BASE}/cluster"))["nodes"] if one["node"] == node.name]
+        return status == 503 and "pooling" in text and "not granted" in text and any("not granted" in lack for lack in lacks)
+
+    await until(f"{node.name} says what it refuses", is_said)
+    await ready([leader, other])
+    node.signal(signal.SIGTERM)
+    await until("it has ended", lambda: ended(node))
+    node.environment = environment
+    node.start()
+    await ready(run.nodes)
+    print("policies: a node that refuses one says so, and the others go on", flush=True)
