@@ -18,6 +18,7 @@ pub mod load;
 mod load_error;
 pub mod plugin;
 pub mod source;
+mod stubs;
 pub mod taps;
 pub mod ticker;
 mod wasi;

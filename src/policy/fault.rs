@@ -6,6 +6,7 @@ use tokio::sync::broadcast;
 use wasmtime::{Trap, WasmBacktrace};
 
 use super::host::{Host, TooManyHostCalls};
+use super::stubs;
 use crate::types::fault::{Defect, FAULT_DETAIL_BYTES_MAX, Fault, FaultKind, cut};
 
 /// Bytes of a function's name in a backtrace. A name in a name section may have 100,000 bytes.
@@ -49,14 +50,15 @@ pub fn defect(error: &wasmtime::Error, host: &Host) -> Defect {
         // Not a trap: the guest's output could not be read.
         None => FaultKind::Output,
     };
-    let mut detail = match host.panic() {
+    let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
+    let instead = frames.first().filter(|_| kind == FaultKind::Trap).and_then(stubs::instead);
+    let mut detail = match host.panic().or(instead) {
         Some(said) => format!("{said} ({})", error.root_cause()),
         None => error.root_cause().to_string(),
     };
     if let Some(setting) = exceeded(kind, error, host) {
         detail = format!("{}; {setting} bounds that", cut(&detail, FAULT_DETAIL_BYTES_MAX / 2));
     }
-    let frames = error.downcast_ref::<WasmBacktrace>().map(WasmBacktrace::frames).unwrap_or_default();
     let backtrace =
         frames.iter().filter_map(|frame| frame.func_name()).map(|name| cut(rustc_name(name), FUNCTION_BYTES_MAX).to_owned()).collect();
     Defect { backtrace, ..Defect::new(kind, &detail) }

@@ -1,5 +1,5 @@
 """What an exception of a policy and hostile data become, in a project that `plugin new` has made for routing: the fault report has the
-exception's message, and data that would take too long to read are refused.
+exception's message, or says what to use instead of what is not there, and data that would take too long to read are refused.
 
 usage: tests/kit/defects.py path/to/signalpost path/to/project rust|js|python|c
 """
@@ -16,6 +16,22 @@ DEFECTS = {
     "js": ("policy.js", "const data = members(", 'if (settings.text === "fail") settings.wording.text;', "cannot read property 'text' of undefined"),
     "python": ("policy.py", "data = members(", 'settings["wording"] if settings["text"] == "fail" else None', "KeyError: 'wording'"),
 }
+# What each language's own library can't do here, and the words of the report.
+MISSING = {
+    "js": {
+        "clock": ("Date.now();", "trap", "use that, or the event's `time`"),
+        "monotonic": ("performance.now();", "trap", "use that, or the event's `time`"),
+        "console": ('console.log("x");', "panic", "console is not defined: use the interface `log`"),
+    },
+    "python": {
+        "clock": ("__import__('time').time()", "trap", "use that, or the event's `time`"),
+        "import": ("__import__('uuid')", "trap", "there are no files"),
+        "print": ("print('x', flush=True)", "trap", "use the interface `log`"),
+        "random": ("__import__('os').urandom(4)", "trap", "use the event's `id`"),
+        "file": ("open('/x')", "trap", "there are no files"),
+    },
+}
+CONDITIONS = {"js": 'if (settings.text === "{}") {}', "python": 'if settings["text"] == "{}": {}'}
 # Whether each language reads a large event at all is its own affair; none of them fails.
 TOO_MUCH = {
     "many values": [1] * 8_000,
@@ -27,16 +43,19 @@ DEEP = "[" * 290 + "]" * 290
 
 
 def main(signalpost, project, language):
-    signalpost, project = Path(signalpost).resolve(), Path(project)
+    signalpost, project, missing = Path(signalpost).resolve(), Path(project), MISSING.get(language, {})
     if language in DEFECTS:
         file, before, failing, words = DEFECTS[language]
         source = (project / file).read_text(encoding="utf-8")
         assert source.count(before) == 1, f"{language}: {file} has no line {before!r}"
+        failing += "".join(f"\n        {CONDITIONS[language].format(name, calls)}" for name, (calls, _, _) in missing.items())
         (project / file).write_text(source.replace(before, f"{failing}\n        {before}"), encoding="utf-8")
     shutil.rmtree(project / "fixtures")
     (project / "fixtures").mkdir()
     if language in DEFECTS:
         fixture(project, "defect", "{}", {"text": "fail"})
+    for name in missing:
+        fixture(project, name, "{}", {"text": name})
     for about, total in TOO_MUCH.items():
         fixture(project, about, json.dumps(total))
     fixture(project, "deep", DEEP)
@@ -49,9 +68,12 @@ def main(signalpost, project, language):
         outcome = lines[at + 1]
         if name == "defect":
             assert '"kind":"panic"' in outcome and words in outcome, f"{language}: {outcome}"
+        elif name in missing:
+            _, kind, says = missing[name]
+            assert f'"kind":"{kind}"' in outcome and says in outcome, f"{language}: {name}: {outcome}"
         else:
             assert "faults" not in outcome, f"{language}: {name}: {outcome[:300]}"
-    reported = "a defect is reported, and " if language in DEFECTS else ""
+    reported = f"a defect is reported, and so are {len(missing)} calls of what is not there; " if missing else "a defect is reported, and " if language in DEFECTS else ""
     print(f"ok  {language}: {reported}{len(TOO_MUCH) + 1} ways of too much data are no fault")
 
 

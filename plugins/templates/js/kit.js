@@ -12,6 +12,17 @@ const NAME_BYTES_MAX = 128;
 
 const ID = "an id: a whole number, or a string, of 1 to 128 bytes, without control characters and without blanks at its ends";
 
+// What to use instead of what is not defined here.
+const INSTEAD = {
+  console: "use the interface `log`",
+  print: "use the interface `log`",
+  crypto: "use the event's `id`",
+  fetch: "publish an event for a sink",
+  setTimeout: "a policy can't wait",
+  TextEncoder: "use `encode` of kit.js",
+  TextDecoder: "use `decode` of kit.js",
+};
+
 // Wraps the functions of an interface. A refusal is thrown, and so is the text of `configure`. An error is a defect instead: the server's
 // fault report gets its message.
 export function reporting(functions) {
@@ -19,7 +30,11 @@ export function reporting(functions) {
     try {
       return call(...given);
     } catch (thrown) {
-      if (thrown instanceof Error) panicked(`${thrown}\n${thrown.stack}`);
+      if (thrown instanceof Error) {
+        const missing = /^(\w+) is not defined$/.exec(thrown.message)?.[1];
+        const instead = Object.hasOwn(INSTEAD, missing) ? `: ${INSTEAD[missing]}` : "";
+        panicked(`${thrown}${instead}\n${thrown.stack}`);
+      }
       throw thrown;
     }
   }]);
