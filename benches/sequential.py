@@ -15,10 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from instructions import SCENARIOS
 from serving import ROOT, post, read_message, serving, websocket
 
-BODY = {"type": "hello", "text": "x" * 100}
-WAYS = {"memory": ("memory", []), "os": ("os", []), "memory, compact": ("memory", ["compact"])}
+DIRECT, COMPACT = "direct", "direct, compact as the folder comes"
+WAYS = {"memory": ("memory", DIRECT), "os": ("os", DIRECT), "memory, compact": ("memory", COMPACT)}
 
 
 def processor_time_ns(process):
@@ -26,9 +27,10 @@ def processor_time_ns(process):
     return time.clock_gettime_ns(~process.pid << 3 | 2)
 
 
-def measure(server, durability, plugins, messages):
-    """Returns the processor time of a message in µs."""
-    with tempfile.TemporaryDirectory() as folder:
+def measure(server, durability, scenario, messages, folder=None):
+    """Returns the processor time of a message, and the median time of an answer, both in µs. The store is in `folder`, or in a temporary one."""
+    plugins, users, path, body = SCENARIOS[scenario]
+    with tempfile.TemporaryDirectory(dir=folder) as folder:
         (Path(folder) / "plugins").mkdir()
         for plugin in plugins:
             shutil.copy(ROOT / f"plugins/{plugin}.wasm", f"{folder}/plugins")
@@ -36,17 +38,23 @@ def measure(server, durability, plugins, messages):
         # One worker: how threads share the work is not the same each time.
         environment |= {"SIGNALPOST_WORKER_THREADS": "1"}
         with serving(server, f"{folder}/plugins", environment) as (process, port):
-            reader, producer = websocket(port, "/ws/1001")[1], socket.create_connection(("127.0.0.1", port))
+            readers = [websocket(port, f"/ws/{user}")[1] for user in users]
+            producer = socket.create_connection(("127.0.0.1", port))
 
             def send(count):
+                answers = []
                 for _ in range(count):
-                    post(producer, "/api/pool/users/1001/messages", BODY)
-                    read_message(reader)
+                    began = time.monotonic_ns()
+                    post(producer, path, body)
+                    answers.append((time.monotonic_ns() - began) / 1000)
+                    for reader in readers:
+                        read_message(reader)
+                return statistics.median(answers)
 
             send(messages // 8)
             before = processor_time_ns(process)
-            send(messages)
-            return (processor_time_ns(process) - before) / messages / 1000
+            answer = send(messages)
+            return (processor_time_ns(process) - before) / messages / 1000, answer
 
 
 def main():
@@ -59,7 +67,7 @@ def main():
     times = {run: [] for run in runs}
     for _ in range(arguments.rounds):
         for server, way in runs:
-            times[server, way].append(measure(server, *WAYS[way], arguments.messages))
+            times[server, way].append(measure(server, *WAYS[way], arguments.messages)[0])
     for (server, way), measured in times.items():
         print(f"{way}: median {statistics.median(measured):.1f} µs, least {min(measured):.1f} ({server})")
 

@@ -226,7 +226,7 @@ impl Dispatch {
             Trace::Event { event: None, story }
         });
         let ticket = self.store.append(changes);
-        self.milestones.note_direct(&receipt.id, user, posted, &ticket, now_ms);
+        self.milestones.note_direct(&receipt.id, &user, posted, &ticket, now_ms);
         Ok((receipt, ticket))
     }
 

@@ -1,7 +1,7 @@
 //! The stress program: what a server has to bear, done to the real one, with each message checked.
 //!
 //! `cargo bench --bench stress -- [SCENARIO…] [--seed N]`, or `--all-at-once [--minutes N]` for all of them together, half a minute by
-//! default. Each scenario starts the server's binary as a child with its own
+//! default; with `--apart`, on another server than the neighbours'. Each scenario starts the server's binary as a child with its own
 //! configuration and plugins, prints a line with its figures, and fails with a reason. The exit code is 0 when none failed.
 //! What is checked is exact: messages, outcomes, and that memory and files come back. Times are only reported, but for gross ones,
 //! because a shared machine has its own.
@@ -90,7 +90,7 @@ async fn play(scenario: &str, seed: u64) -> anyhow::Result<String> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { chosen, seed, all_at_once } = match arguments() {
+    let Arguments { chosen, seed, all_at_once, apart } = match arguments() {
         Ok(arguments) => arguments,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
     println!("seed {seed}");
     if let Some(length) = all_at_once {
         // The neighbours alone, the attacks, and what is given back afterwards.
-        let failed = show("all at once", 2 * length + SCENARIO_DEADLINE, together::run(length, seed));
+        let failed = show("all at once", 2 * length + SCENARIO_DEADLINE, together::run(length, apart, seed));
         return if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
     let all_began = Instant::now();
@@ -136,10 +136,12 @@ struct Arguments {
     seed: u64,
     /// How long all of them are played at once, instead of one after the other.
     all_at_once: Option<Duration>,
+    /// Whether the attacks are on another server than the neighbours'.
+    apart: bool,
 }
 
 fn arguments() -> anyhow::Result<Arguments> {
-    let (mut chosen, mut is_at_once, mut minutes) = (Vec::new(), false, 0.5);
+    let (mut chosen, mut is_at_once, mut apart, mut minutes) = (Vec::new(), false, false, 0.5);
     let mut seed = u64::from(std::process::id());
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -148,9 +150,10 @@ fn arguments() -> anyhow::Result<Arguments> {
             "--bench" => {}
             "--seed" => seed = words.next().and_then(|number| number.parse().ok()).context("--seed takes a number")?,
             "--all-at-once" => is_at_once = true,
+            "--apart" => apart = true,
             "--minutes" => minutes = words.next().and_then(|number| number.parse().ok()).context("--minutes takes a number")?,
             flag if flag.starts_with('-') => {
-                anyhow::bail!("there is no {flag}; stress takes scenarios, --seed N, and --all-at-once with --minutes N")
+                anyhow::bail!("there is no {flag}; stress takes scenarios, --seed N, and --all-at-once with --minutes N and --apart")
             }
             name => {
                 let known = SCENARIOS.contains(&name);
@@ -164,5 +167,5 @@ fn arguments() -> anyhow::Result<Arguments> {
     }
     let all_at_once =
         is_at_once.then(|| Duration::try_from_secs_f64(60.0 * minutes)).transpose().context("--minutes takes a number above 0")?;
-    Ok(Arguments { chosen, seed, all_at_once })
+    Ok(Arguments { chosen, seed, all_at_once, apart })
 }

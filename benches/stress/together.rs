@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use signalpost_load::client_frame;
+use signalpost_load::{Report, client_frame};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{sleep, timeout};
 
@@ -55,25 +55,24 @@ const ATTACKS: [&str; 17] = [
 ];
 
 /// Plays for that long. With a minute or more, the neighbours' times are held to those that they have alone; below, only to gross ones.
-pub async fn run(length: Duration, seed: u64) -> anyhow::Result<String> {
+/// `apart`: the attacks are on another server, which shows what they cost the neighbours by taking the processor.
+pub async fn run(length: Duration, apart: bool, seed: u64) -> anyhow::Result<String> {
     let server = Arc::new(start().await?);
+    let attacked = if apart { Arc::new(start().await?) } else { server.clone() };
     live(&server, &plan(RATE, Duration::from_secs(2), seed)).await?;
     let alone = live(&server, &plan(RATE, length / 10, seed)).await?;
     let before = server.usage();
     // A thread of their own, and behind the others: what attackers compute is not what is measured.
-    let attacking = std::thread::spawn({
-        let server = server.clone();
-        move || {
-            let _ = rustix::process::nice(5);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-            anyhow::Ok(runtime.block_on(attack(&server, length)))
-        }
+    let attacking = std::thread::spawn(move || {
+        let _ = rustix::process::nice(5);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+        anyhow::Ok((runtime.block_on(attack(&attacked, length)), attacked))
     });
     let beside = live(&server, &plan(RATE, length, seed)).await;
     while !attacking.is_finished() {
         sleep(Duration::from_millis(50)).await;
     }
-    let rounds = attacking.join().map_err(|_| anyhow::anyhow!("the attackers panicked"))??;
+    let (rounds, attacked) = attacking.join().map_err(|_| anyhow::anyhow!("the attackers panicked"))??;
     let beside = beside?;
     for (name, Rounds { done, failed, first }) in &rounds {
         ensure!(*done > 0, "{name} was never done, and failed {failed} times: {}", first.as_deref().unwrap_or("no reason"));
@@ -81,10 +80,16 @@ pub async fn run(length: Duration, seed: u64) -> anyhow::Result<String> {
     let after = server.recovers(before, MEMORY_KIB).await?;
     let (p99_alone, p99) = (p99_ms(&alone), p99_ms(&beside));
     let said: Vec<String> = rounds.iter().map(|(name, rounds)| format!("{name} {}+{}", rounds.done, rounds.failed)).collect();
+    let busy = |report: &Report| report.server.as_ref().map_or(0.0, |server| server.processor_seconds / report.seconds);
     let said = format!(
-        "rounds done and cut short: {}; neighbours: {} exact, p50 {:.2} → {:.2} ms, p99 {p99_alone:.2} → {p99:.2} ms, p99.9 {:.1} → {:.1} ms; \
+        "rounds done and cut short: {}; the neighbours' server is busy on {:.2} → {:.2} cores, and this program on {:.2} → {:.2}; \
+         neighbours: {} exact, p50 {:.2} → {:.2} ms, p99 {p99_alone:.2} → {p99:.2} ms, p99.9 {:.1} → {:.1} ms; \
          memory {} → {} KiB, files {} → {}",
         said.join(", "),
+        busy(&alone),
+        busy(&beside),
+        alone.generator.busy,
+        beside.generator.busy,
         beside.deliveries,
         alone.latency.p50_us / 1000.0,
         beside.latency.p50_us / 1000.0,
@@ -97,8 +102,8 @@ pub async fn run(length: Duration, seed: u64) -> anyhow::Result<String> {
     );
     let most = if length >= Duration::from_secs(60) { SLOWER_MAX * p99_alone } else { GROSS_P99_MS };
     ensure!(p99 <= most, "the neighbours' p99 is over {most:.2} ms: {said}");
-    let server = Arc::into_inner(server).context("an attacker still has the server")?;
-    server.stop().await?;
+    drop(server);
+    Arc::into_inner(attacked).context("an attacker still has the server")?.stop().await?;
     Ok(said)
 }
 

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use serde::Serialize;
-use smallvec::SmallVec;
+use serde::{Deserialize, Serialize};
 
 use super::apply::Applied;
 use super::plan::Plan;
@@ -20,9 +19,12 @@ use crate::types::drop_reason::DropReason;
 use crate::types::event::UserId;
 use crate::types::page::Page;
 
-/// Bytes of a note in addition to its texts and recipients, and of a recipient.
-const NOTE_BYTES: usize = 160;
-const RECIPIENT_BYTES: usize = 64;
+/// Bytes of a note in addition to what is packed in it.
+const NOTE_BYTES: usize = 96;
+
+/// Bytes of a packed note in addition to its texts, about; and of a recipient in addition to the user.
+const HEAD_BYTES: usize = 16;
+const RECIPIENT_BYTES: usize = 10;
 
 /// Notes that are looked through before publishers have their turn.
 const LOOK_AT_ONCE: u64 = 4096;
@@ -44,19 +46,27 @@ struct Notes {
     bytes: usize,
 }
 
-/// Where the messages of one event are.
+/// Where the messages of one event are. There are many notes, and few are ever read, so they are packed: a [`Head`], and a [`Recipient`] for
+/// each message, as postcard writes them.
 #[derive(Debug)]
 struct Note {
-    id: String,
-    source: String,
+    packed: Box<[u8]>,
+    ticket: Ticket,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Head<'a> {
+    id: &'a str,
+    source: &'a str,
     at_ms: u64,
-    posts: SmallVec<[(UserId, Posted); 1]>,
     /// Recipients beyond the number that one event of a policy may have.
     beyond: usize,
     /// Recipients whose messages are not remembered.
     untold: usize,
-    ticket: Ticket,
 }
+
+/// A user, and the birth of the mailbox and the seq in it, or why there is no message.
+type Recipient<'a> = (&'a str, Result<(u64, u64), DropReason>);
 
 /// What became of an event: the answer to `GET {base}/receipts/{event_id}`.
 #[derive(Debug, Serialize)]
@@ -79,7 +89,7 @@ pub struct Afterwards {
 
 #[derive(Debug, Serialize)]
 pub struct RecipientView {
-    pub user: UserId,
+    pub user: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seq: Option<u64>,
     pub state: State,
@@ -123,22 +133,21 @@ impl Milestones {
 
     /// Notes the messages of a plan.
     pub(super) fn note(&self, id: &str, source: &str, plan: &Plan, applied: &Applied, ticket: &Ticket, now_ms: u64) {
-        let audiences = plan.deliveries().flat_map(|planned| &planned.audience);
-        let told = self.bytes_max / RECIPIENT_BYTES;
-        let posts = audiences.cloned().zip(applied.posted.iter().copied()).take(told).collect();
+        let users = plan.deliveries().flat_map(|planned| &planned.audience);
+        let told = applied.posted.len().min(self.bytes_max / RECIPIENT_BYTES);
         let beyond = plan.deliveries().map(|planned| planned.beyond).sum();
-        let untold = applied.posted.len().saturating_sub(told);
-        self.keep(Note { id: id.to_owned(), source: source.to_owned(), at_ms: now_ms, posts, beyond, untold, ticket: ticket.clone() });
+        let head = Head { id, source, at_ms: now_ms, beyond, untold: applied.posted.len() - told };
+        self.keep(Note::new(&head, users.zip(applied.posted.iter().copied()).take(told), ticket));
     }
 
     /// Notes one message that was sent to a user directly.
-    pub(super) fn note_direct(&self, id: &str, user: UserId, posted: Posted, ticket: &Ticket, now_ms: u64) {
-        let posts = SmallVec::from([(user, posted)]);
-        self.keep(Note { id: id.to_owned(), source: String::new(), at_ms: now_ms, posts, beyond: 0, untold: 0, ticket: ticket.clone() });
+    pub(super) fn note_direct(&self, id: &str, user: &UserId, posted: Posted, ticket: &Ticket, now_ms: u64) {
+        let head = Head { id, source: "", at_ms: now_ms, beyond: 0, untold: 0 };
+        self.keep(Note::new(&head, std::iter::once((user, posted)), ticket));
     }
 
     fn keep(&self, note: Note) {
-        // Those of large fan-outs take long to free, so that is done when nothing is locked.
+        // Freed when nothing is locked.
         let mut forgotten = Vec::new();
         let mut notes = self.notes.lock();
         notes.bytes += note.bytes();
@@ -153,7 +162,7 @@ impl Milestones {
     pub fn sweep(&self, now_ms: u64) {
         let mut forgotten = Vec::new();
         let mut notes = self.notes.lock();
-        while notes.notes.front().is_some_and(|note| note.at_ms.saturating_add(self.window_ms) <= now_ms) {
+        while notes.notes.front().is_some_and(|note| note.at_ms().saturating_add(self.window_ms) <= now_ms) {
             forgotten.extend(notes.forget_oldest());
         }
         drop(notes);
@@ -166,17 +175,18 @@ impl Milestones {
     pub async fn tell(&self, mailboxes: &Mailboxes, id: &str, source: Option<&str>, page: Page) -> Result<Afterwards, NotTold> {
         let mut turns = Turns::default();
         let notes = self.find(id, source, &mut turns).await;
-        let latest = notes.last().ok_or(NotTold::NotKnown)?;
-        if notes.iter().any(|note| note.source != latest.source) {
+        let notes: Vec<_> = notes.iter().filter_map(|note| Some((note.unpack()?, &note.ticket))).collect();
+        let ((latest, _), _) = notes.last().ok_or(NotTold::NotKnown)?;
+        if notes.iter().any(|((head, _), _)| head.source != latest.source) {
             return Err(NotTold::Ambiguous);
         }
         let published = Some(crate::types::time::rfc3339(UNIX_EPOCH + Duration::from_millis(latest.at_ms)));
-        let mut told = Afterwards { published, note: None, ..Afterwards::unknown(id, &latest.source) };
+        let mut told = Afterwards { published, note: None, ..Afterwards::unknown(id, latest.source) };
         let mut index = 0;
-        for note in &notes {
-            for (user, posted) in &note.posts {
+        for ((head, packed), ticket) in notes {
+            for recipient in recipients(packed) {
                 turns.take().await;
-                let recipient = note.recipient(mailboxes, user, *posted);
+                let recipient = view(mailboxes, recipient, ticket);
                 *told.states.entry(recipient.state).or_default() += 1;
                 match index {
                     _ if index < page.after => {}
@@ -185,7 +195,7 @@ impl Milestones {
                 }
                 index += 1;
             }
-            for (state, count) in [(State::Dropped, note.beyond), (State::Unknown, note.untold)] {
+            for (state, count) in [(State::Dropped, head.beyond), (State::Unknown, head.untold)] {
                 if count > 0 {
                     *told.states.entry(state).or_default() += count;
                 }
@@ -203,7 +213,7 @@ impl Milestones {
                 let begin = next.max(notes.forgotten);
                 let skipped = usize::try_from(begin - notes.forgotten).unwrap_or(usize::MAX);
                 let looked_at = notes.notes.iter().skip(skipped).take(LOOK_AT_ONCE as usize);
-                found.extend(looked_at.filter(|note| note.id == id && source.is_none_or(|source| note.source == source)).cloned());
+                found.extend(looked_at.filter(|note| note.is_of(id, source)).cloned());
                 if skipped + LOOK_AT_ONCE as usize >= notes.notes.len() {
                     return found;
                 }
@@ -224,29 +234,70 @@ impl Notes {
 }
 
 impl Note {
-    fn bytes(&self) -> usize {
-        NOTE_BYTES + self.id.len() + self.source.len() + self.posts.len() * RECIPIENT_BYTES
+    fn new<'a>(head: &Head, recipients: impl Iterator<Item = (&'a UserId, Posted)>, ticket: &Ticket) -> Note {
+        let mut recipients = recipients.peekable();
+        let of_first = recipients.peek().map_or(0, |(user, _)| user.as_str().len() + RECIPIENT_BYTES);
+        let mut packed = self::packed(head, Vec::with_capacity(HEAD_BYTES + head.id.len() + head.source.len() + of_first));
+        for (user, posted) in recipients {
+            let place = match posted {
+                Posted::Posted { birth, seq } => Ok((birth, seq)),
+                Posted::Dropped(reason) => Err(reason),
+            };
+            let recipient: Recipient = (user.as_str(), place);
+            packed = self::packed(&recipient, packed);
+        }
+        Note { packed: packed.into(), ticket: ticket.clone() }
     }
 
-    fn recipient(&self, mailboxes: &Mailboxes, user: &UserId, posted: Posted) -> RecipientView {
-        let (seq, fate) = match posted {
-            Posted::Posted { birth, seq } => (Some(seq), mailboxes.fate(user, birth, seq)),
-            Posted::Dropped(reason) => (None, Fate::Dropped(reason)),
-        };
-        let (state, reason) = match fate {
-            Fate::Posted if self.ticket.is_stored() => (State::Stored, None),
-            Fate::Posted => (State::Posted, None),
-            Fate::Sent => (State::Sent, None),
-            Fate::Acked => (State::Acked, None),
-            Fate::Unknown => (State::Unknown, None),
-            Fate::Dropped(DropReason::Expired) => (State::Expired, None),
-            Fate::Dropped(DropReason::Uncollected) => (State::Uncollected, None),
-            Fate::Dropped(DropReason::Collapsed) => (State::Collapsed, None),
-            Fate::Dropped(DropReason::Evicted) => (State::Evicted, None),
-            Fate::Dropped(reason) => (State::Dropped, Some(reason)),
-        };
-        RecipientView { user: user.clone(), seq, state, reason }
+    fn bytes(&self) -> usize {
+        NOTE_BYTES + self.packed.len()
     }
+
+    /// Returns the head, and the packed recipients.
+    fn unpack(&self) -> Option<(Head<'_>, &[u8])> {
+        postcard::take_from_bytes(&self.packed).ok()
+    }
+
+    fn at_ms(&self) -> u64 {
+        self.unpack().map_or(0, |(head, _)| head.at_ms)
+    }
+
+    fn is_of(&self, id: &str, source: Option<&str>) -> bool {
+        self.unpack().is_some_and(|(head, _)| head.id == id && source.is_none_or(|source| head.source == source))
+    }
+}
+
+fn packed(value: &impl Serialize, behind: Vec<u8>) -> Vec<u8> {
+    // A vector takes all bytes, and nothing here has a length that is not known: this can't fail.
+    postcard::to_extend(value, behind).unwrap_or_default()
+}
+
+fn recipients(mut packed: &[u8]) -> impl Iterator<Item = Recipient<'_>> {
+    std::iter::from_fn(move || {
+        let (recipient, rest) = postcard::take_from_bytes(packed).ok()?;
+        packed = rest;
+        Some(recipient)
+    })
+}
+
+fn view(mailboxes: &Mailboxes, (user, place): Recipient<'_>, ticket: &Ticket) -> RecipientView {
+    let (seq, fate) = match place {
+        Ok((birth, seq)) => (Some(seq), mailboxes.fate(user, birth, seq)),
+        Err(reason) => (None, Fate::Dropped(reason)),
+    };
+    let (state, reason) = match fate {
+        Fate::Posted if ticket.is_stored() => (State::Stored, None),
+        Fate::Posted => (State::Posted, None),
+        Fate::Sent => (State::Sent, None),
+        Fate::Acked => (State::Acked, None),
+        Fate::Unknown => (State::Unknown, None),
+        Fate::Dropped(DropReason::Expired) => (State::Expired, None),
+        Fate::Dropped(DropReason::Uncollected) => (State::Uncollected, None),
+        Fate::Dropped(DropReason::Collapsed) => (State::Collapsed, None),
+        Fate::Dropped(DropReason::Evicted) => (State::Evicted, None),
+        Fate::Dropped(reason) => (State::Dropped, Some(reason)),
+    };
+    RecipientView { user: user.to_owned(), seq, state, reason }
 }
 
 impl Afterwards {
@@ -284,7 +335,11 @@ mod tests {
     impl Fixture {
         fn new(events_max: usize) -> Fixture {
             let mut config = Config::load(None, toml::Table::new(), std::iter::empty()).unwrap().0;
-            config.events.receipts_bytes_max = NonZeroUsize::new(events_max * (NOTE_BYTES + 8 + RECIPIENT_BYTES)).unwrap();
+            // The notes here have a user of one letter, an id of eight, and small numbers.
+            let head = Head { id: "12345678", source: "", at_ms: 0, beyond: 0, untold: 0 };
+            let user = UserId::new("u", 64).unwrap();
+            let note = Note::new(&head, std::iter::once((&user, Posted::Posted { birth: 1, seq: 1 })), &Ticket::none());
+            config.events.receipts_bytes_max = NonZeroUsize::new(events_max * note.bytes()).unwrap();
             let metrics = Arc::new(crate::metrics::Metrics::new().unwrap());
             Fixture { milestones: Milestones::new(&config.events), model: Model::new(&config, Clock::Machine, 1, false, &metrics) }
         }
@@ -293,12 +348,12 @@ mod tests {
             let user = UserId::new(user, 64).unwrap();
             let message = Message::new(id.to_owned(), "a.b".to_owned(), Body::Text("x".into()), PolicySetId(1));
             let posted = self.model.mailboxes.post(&user, None, &Arc::new(message), &mut Changes::forgotten());
-            self.milestones.note_direct(id, user, posted, &Ticket::none(), at_ms);
+            self.milestones.note_direct(id, &user, posted, &Ticket::none(), at_ms);
         }
 
         async fn ask(&self, id: &str) -> Result<Vec<(String, State)>, NotTold> {
             let told = self.milestones.tell(&self.model.mailboxes, id, None, Page { after: 0, limit: 10 }).await?;
-            Ok(told.recipients.into_iter().map(|recipient| (recipient.user.to_string(), recipient.state)).collect())
+            Ok(told.recipients.into_iter().map(|recipient| (recipient.user, recipient.state)).collect())
         }
     }
 

@@ -140,7 +140,7 @@ impl Mailboxes {
             store_id,
             last_birth: AtomicU64::new(0),
             reclaim: Mutex::default(),
-            losses: Mutex::new(Losses::new(config.events.receipts_bytes_max.get() / fate::LOSS_BYTES)),
+            losses: Mutex::new(Losses::new(config.events.receipts_bytes_max.get() / fate::BLOCK_BYTES)),
             unnoted: is_kept.then(Mutex::default),
             decides: AtomicBool::new(true),
             stored: AtomicU64::new(0),
