@@ -82,12 +82,12 @@ fn is_refused(node: &Node, agreed: &Agreed) -> bool {
 /// folder has before that, if an operator asks for it or the folder has changed.
 pub(super) async fn reload(node: &Arc<Node>, member: &Arc<Member>, again: Again, next: Option<Arc<Config>>) -> Reload {
     let agreed = node.model.agreement.now();
-    let proposes = match again {
-        Again::Passing => false,
-        Again::No => has_changed(node).await && leads(member),
-        Again::All => true,
-    };
-    if proposes && let Some(outcome) = propose(node, member, agreed.as_deref(), again, next.as_ref()).await {
+    if again == Again::No && !(has_changed(node).await && leads(member)) {
+        return Reload::Unchanged;
+    }
+    if again != Again::Passing
+        && let Some(outcome) = propose(node, member, agreed.as_deref(), again, next.as_ref()).await
+    {
         return outcome;
     }
     match node.model.agreement.now() {
