@@ -419,8 +419,8 @@ async def from_nats(run):
 
     await until("what nobody takes is a dead letter", are_letters)
     took = time.monotonic() - began
-    # What was not acked by the leader that died has come again by now, and was a duplicate.
-    await asyncio.sleep(max(0, 17 - took))
+    # With three servers, it is waited until what was not acked by the leader that died has come again, and was a duplicate.
+    await asyncio.sleep(max(0, 17 - took) if run.nats.count > 1 else 0)
     if not await has_all():
         raise Failed("events from NATS are decided more than once")
     status, text = await run.nodes[1].request("POST", f"{BASE}/dead-letters/{(await letters())[1]['id']}/retry")
