@@ -26,9 +26,12 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// What this node knows of its folder.
 #[derive(Debug, Default)]
 pub struct Sharing {
-    /// The folder as it was looked at last: each policy with its digest.
-    seen: Mutex<Option<Vec<(String, Option<String>)>>>,
+    /// The folder as it was looked at last.
+    seen: Mutex<Option<Listing>>,
 }
+
+/// Each policy of a folder with its digest, if its file can be read.
+type Listing = Vec<(String, Option<String>)>;
 
 /// Takes what the nodes have agreed on, again and again. If they have not and this node leads, it proposes what its folder has. A server that is
 /// alone has nothing to do here.
