@@ -20,7 +20,7 @@ use crate::config::{self, TooMany};
 use crate::types::close::Close;
 use crate::types::event::UserId;
 use elsewhere::Elsewhere;
-pub use elsewhere::{Endings, Seat};
+pub use elsewhere::{Endings, SessionInfo};
 
 /// The rules for all users' sessions, and their number.
 #[derive(Debug)]

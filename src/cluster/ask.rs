@@ -93,7 +93,7 @@ impl Member {
             let (admitted, admission) = oneshot::channel();
             self.joining.lock().insert(handle.id.clone(), Joining { handle: handle.clone(), admitted });
             let mut waits = Waits { member: self, session: &handle.id, admission };
-            let ask = Ask::Open(wire::seat(handle.seat(&self.me)));
+            let ask = Ask::Open(wire::session(handle.info(&self.me)));
             let left = deadline.saturating_duration_since(Instant::now());
             match self.ask(&ask, left).await {
                 Ok(Told::Done) => {

@@ -104,7 +104,7 @@ fn comparable(change: &Change) -> Change {
         Change::Mark { user, birth, mark, .. } => {
             Change::Mark { user, birth, mark: Mark { last: mark.last, ..Mark::default() }, removed: Vec::new() }
         }
-        Change::Opened { birth, seat, .. } => Change::Opened { birth, at: 0, seat },
+        Change::Opened { birth, info, .. } => Change::Opened { birth, at: 0, info },
         other => other,
     }
 }

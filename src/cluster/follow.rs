@@ -12,7 +12,7 @@ use super::link::{self, FrameError, Written};
 use super::member::{LOST, Member, NATS_PAUSE};
 use crate::model::record::Change;
 use crate::net::turns::aside_if;
-use crate::registry::{Seat, SessionHandle};
+use crate::registry::{SessionHandle, SessionInfo};
 use crate::store::codec::{self, Lead, Said};
 use crate::store::stream::Health;
 
@@ -146,26 +146,26 @@ impl Member {
 
     pub(super) fn make(&self, change: &Change) {
         let mut own = None;
-        let claim = |seat: &Seat| {
-            own = if seat.node == self.me { self.joining.lock().remove(&seat.session) } else { None };
+        let claim = |info: &SessionInfo| {
+            own = if info.node == self.me { self.joining.lock().remove(&info.session) } else { None };
             own.as_ref().map(|joining| joining.handle.clone())
         };
         let admitted = self.model.absorb(change, claim, &self.endings);
         match change {
-            Change::Opened { seat, .. } => {
-                self.seat_taken(&seat.node);
+            Change::Opened { info, .. } => {
+                self.note_sessions_of(&info.node);
                 let is_wanted = match (own, admitted) {
                     (Some(joining), Some(admitted)) => joining.admitted.send(admitted).is_ok(),
                     // The client has given up, or the same session was opened twice.
                     (None, _) => false,
                     (Some(_), None) => true,
                 };
-                if seat.node == self.me && !is_wanted {
-                    self.reports.closed(&SessionHandle::elsewhere(seat, &self.endings), &self.me, LOST);
+                if info.node == self.me && !is_wanted {
+                    self.reports.closed(&SessionHandle::elsewhere(info, &self.endings), &self.me, LOST);
                 }
             }
             Change::Gone { node } => {
-                self.seated.lock().remove(node);
+                self.with_sessions.lock().remove(node);
                 if *node == self.me {
                     tracing::error!("the other nodes take this one to be gone: it begins afresh");
                     self.stream.fail();

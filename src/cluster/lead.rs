@@ -30,7 +30,7 @@ pub fn admit(dispatch: &Dispatch, handle: &Arc<SessionHandle>, node: &Arc<str>) 
         session_policies::closed(dispatch, handle, close.code());
         return Err(close.into());
     }
-    changes.note(|| reader.opened(handle.seat(node), head.seq));
+    changes.note(|| reader.opened(handle.info(node), head.seq));
     let ticket = dispatch.store.append(changes);
     dispatch.tell_of_session(handle, None);
     Ok((reader, head, ticket))
@@ -84,23 +84,23 @@ impl Member {
                 return Told::Frames(answering.0.frames(frames).await.into_iter().map(serde_bytes::ByteBuf::from).collect());
             }
             Some(Ask::Agree(wanted)) => return self.answer_agree(dispatch, &wanted).await,
-            Some(Ask::Open(seat)) => self.answer_open(dispatch, &seat).await,
+            Some(Ask::Open(info)) => self.answer_open(dispatch, &info).await,
             Some(Ask::Received { user, session, body }) => self.answer_received(dispatch, &user, &session, body).await,
             Some(Ask::Reports(reports)) => self.answer_reports(dispatch, reports).await,
         };
         answered.unwrap_or_else(|why| Told::Unavailable(why.to_string()))
     }
 
-    async fn answer_open(&self, dispatch: &Dispatch, seat: &[u8]) -> Result<Told, NotStored> {
-        let Some(seat) = wire::seat_of(seat) else { return Ok(Told::Unavailable("a session that is not described well".to_owned())) };
-        if dispatch.model.mailboxes.session(&seat.user, &seat.session).is_some() {
+    async fn answer_open(&self, dispatch: &Dispatch, info: &[u8]) -> Result<Told, NotStored> {
+        let Some(info) = wire::session_of(info) else { return Ok(Told::Unavailable("a session that is not described well".to_owned())) };
+        if dispatch.model.mailboxes.session(&info.user, &info.session).is_some() {
             // It was asked before, by a node that got no answer.
             return Ok(Told::Done);
         }
-        let handle = SessionHandle::elsewhere(&seat, self.endings());
-        match admit(dispatch, &handle, &seat.node) {
+        let handle = SessionHandle::elsewhere(&info, self.endings());
+        match admit(dispatch, &handle, &info.node) {
             Ok((reader, _, ticket)) => {
-                self.seat_taken(&seat.node);
+                self.note_sessions_of(&info.node);
                 reader.stay();
                 ticket.stored().await?;
                 Ok(Told::Done)
@@ -140,11 +140,11 @@ impl Member {
                         mailboxes.absorb_read(&read);
                     }
                 }
-                Report::Closed(seat, code) => {
-                    let Some(seat) = wire::seat_of(&seat) else { continue };
+                Report::Closed(info, code) => {
+                    let Some(info) = wire::session_of(&info) else { continue };
                     // One that has left already, as when a newer one replaced it, is told to the policies all the same.
-                    let known = mailboxes.session(&seat.user, &seat.session);
-                    let handle = known.unwrap_or_else(|| SessionHandle::elsewhere(&seat, self.endings()));
+                    let known = mailboxes.session(&info.user, &info.session);
+                    let handle = known.unwrap_or_else(|| SessionHandle::elsewhere(&info, self.endings()));
                     last = Some(close(dispatch, &handle, code));
                 }
                 Report::Letter(letter) => {

@@ -98,7 +98,7 @@ pub struct Member {
     pub(super) known: Mutex<Known>,
     pub(super) beats: Mutex<HashMap<String, (Beat, Instant)>>,
     /// Nodes that have sessions, and since when.
-    pub(super) seated: Mutex<HashMap<Arc<str>, Instant>>,
+    pub(super) with_sessions: Mutex<HashMap<Arc<str>, Instant>>,
     /// Who is to lead next, since this node is about to stop.
     pub(super) handing: Mutex<Option<Arc<str>>>,
     pub(super) to_hand: Notify,
@@ -140,7 +140,7 @@ impl Member {
             digesting: tokio::sync::Mutex::default(),
             known: Mutex::default(),
             beats: Mutex::default(),
-            seated: Mutex::default(),
+            with_sessions: Mutex::default(),
             handing: Mutex::default(),
             to_hand: Notify::new(),
             is_leaving: AtomicBool::new(false),
@@ -193,8 +193,8 @@ impl Member {
     }
 
     /// Notes that a node has sessions.
-    pub(super) fn seat_taken(&self, node: &Arc<str>) {
-        self.seated.lock().entry(node.clone()).or_insert_with(Instant::now);
+    pub(super) fn note_sessions_of(&self, node: &Arc<str>) {
+        self.with_sessions.lock().entry(node.clone()).or_insert_with(Instant::now);
     }
 
     /// Runs the node's part.

@@ -28,7 +28,7 @@ pub struct Reports {
 impl Reports {
     /// Adds a session that is over.
     pub fn closed(&self, handle: &SessionHandle, node: &Arc<str>, code: u16) {
-        self.waiting.lock().push_back(Report::Closed(wire::seat(handle.seat(node)), code));
+        self.waiting.lock().push_back(Report::Closed(wire::session(handle.info(node)), code));
         self.urgent.notify_one();
     }
 

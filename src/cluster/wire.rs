@@ -8,7 +8,7 @@ use serde_bytes::ByteBuf;
 
 use crate::model::mailbox::Read;
 use crate::model::record::Change;
-use crate::registry::Seat;
+use crate::registry::SessionInfo;
 use crate::store::codec;
 use crate::types::event::{Body, UserId};
 
@@ -142,14 +142,14 @@ pub fn read(user: &str, birth: u64, delivered: Vec<(u64, u64)>, is_acked: bool, 
 }
 
 /// Returns the records of a session.
-pub fn seat(seat: Seat) -> ByteBuf {
-    records(&Change::Opened { birth: 0, at: 0, seat: Arc::new(seat) })
+pub fn session(info: SessionInfo) -> ByteBuf {
+    records(&Change::Opened { birth: 0, at: 0, info: Arc::new(info) })
 }
 
 /// Returns the session of these records.
-pub fn seat_of(records: &[u8]) -> Option<Arc<Seat>> {
+pub fn session_of(records: &[u8]) -> Option<Arc<SessionInfo>> {
     match change(records)? {
-        Change::Opened { seat, .. } => Some(seat),
+        Change::Opened { info, .. } => Some(info),
         _ => None,
     }
 }
@@ -230,10 +230,10 @@ mod tests {
             true,
             vec![("locale".into(), "de".into())],
         );
-        let given = handle.seat(&"a".into());
-        let read = seat_of(&seat(given.clone())).unwrap();
+        let given = handle.info(&"a".into());
+        let read = session_of(&session(given.clone())).unwrap();
         // To the millisecond.
-        assert_eq!(Seat { opened: given.opened, ..(*read).clone() }, given);
-        assert!(seat_of(b"x").is_none());
+        assert_eq!(SessionInfo { opened: given.opened, ..(*read).clone() }, given);
+        assert!(session_of(b"x").is_none());
     }
 }

@@ -224,10 +224,10 @@ impl Member {
                 *node != self.me && heard.elapsed() >= patience
             };
             let gone: Vec<Arc<str>> =
-                self.seated.lock().iter().filter(|(node, since)| is_gone(node, **since)).map(|(node, _)| node.clone()).collect();
+                self.with_sessions.lock().iter().filter(|(node, since)| is_gone(node, **since)).map(|(node, _)| node.clone()).collect();
             for node in gone {
                 let sessions = lead::gone(&dispatch, &node);
-                self.seated.lock().remove(&node);
+                self.with_sessions.lock().remove(&node);
                 tracing::warn!(node = &*node, sessions, "a node was not heard of for {} ms: its sessions are over", patience.as_millis());
             }
         }

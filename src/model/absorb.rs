@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::mailbox::{Head, Posting, Reader};
 use super::record::Change;
 use super::{Model, restore::Counters};
-use crate::registry::{Endings, Seat, SessionHandle};
+use crate::registry::{Endings, SessionHandle, SessionInfo};
 
 impl Model {
     /// Makes a change that another node has made. `claim`: returns the handle of a session of this node that waits to be admitted. Returns its
@@ -15,7 +15,7 @@ impl Model {
     pub fn absorb(
         &self,
         change: &Change,
-        claim: impl FnOnce(&Seat) -> Option<Arc<SessionHandle>>,
+        claim: impl FnOnce(&SessionInfo) -> Option<Arc<SessionHandle>>,
         endings: &Arc<Endings>,
     ) -> Option<(Reader, Head)> {
         let mut counters = Counters::default();
@@ -39,7 +39,7 @@ impl Model {
             Change::Seen { key, at_ms, failed } => self.dedup.lock().settle(*key, *failed, *at_ms),
             Change::Letter { stamp, letter } => self.dead_letters.absorb(*stamp, letter),
             Change::NoLetter { stamp, id } => self.dead_letters.absorb_removal(*stamp, *id),
-            Change::Opened { birth, at, seat } => return self.mailboxes.absorb_opened(seat, (*birth, *at), claim(seat), endings),
+            Change::Opened { birth, at, info } => return self.mailboxes.absorb_opened(info, (*birth, *at), claim(info), endings),
             Change::Closed { user, session, why } => drop(self.mailboxes.absorb_closed(user, session, why.as_ref())),
             Change::Gone { node } => drop(self.mailboxes.absorb_gone(node)),
             Change::Agreed(agreed) => self.agreement.absorb(agreed),

@@ -9,7 +9,7 @@ use super::agreement::Agreed;
 use super::dead_letters::DeadLetter;
 use super::order::Turn;
 use super::state::Value;
-use crate::registry::Seat;
+use crate::registry::SessionInfo;
 use crate::types::close::Close;
 use crate::types::delivery::Message;
 use crate::types::event::UserId;
@@ -83,7 +83,7 @@ pub enum Change {
     Opened {
         birth: u64,
         at: u64,
-        seat: Arc<Seat>,
+        info: Arc<SessionInfo>,
     },
     /// A session is over. With a reason, the node that has its socket closes it.
     Closed {

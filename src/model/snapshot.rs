@@ -19,7 +19,7 @@ impl Model {
         drop(groups);
         each(&self.dedup.lock().changes());
         each(&self.dead_letters.changes());
-        self.mailboxes.snapshot(|handle| handle.seat_at(node), &mut each);
+        self.mailboxes.snapshot(|handle| handle.info_at(node), &mut each);
         let (letter, letter_stamp) = self.dead_letters.counters();
         let (stamp, birth) = (self.last_stamp.load(Ordering::Relaxed), self.mailboxes.last_birth());
         Counters { stamp, birth, letter, letter_stamp, crashes: 0 }

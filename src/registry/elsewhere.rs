@@ -13,7 +13,7 @@ use crate::types::event::UserId;
 
 /// A session as nodes describe it to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct SessionInfo {
     /// The node that has the socket.
     pub node: Arc<str>,
     pub session: Arc<str>,
@@ -62,7 +62,7 @@ impl Elsewhere {
 
 impl Registry {
     /// Adds a session that another node has admitted.
-    pub fn seat(&self, sessions: &mut UserSessions, handle: &Arc<SessionHandle>) {
+    pub fn add(&self, sessions: &mut UserSessions, handle: &Arc<SessionHandle>) {
         sessions.handles.push(handle.clone());
         self.count_in(handle);
     }
@@ -88,15 +88,15 @@ impl UserSessions {
 
 impl SessionHandle {
     /// Returns the handle of a session whose socket another node has, as that node describes it.
-    pub fn elsewhere(seat: &Seat, endings: &Arc<Endings>) -> Arc<SessionHandle> {
-        let Seat { node, session, user, subprotocol, resumes, attributes, opened } = seat.clone();
+    pub fn elsewhere(info: &SessionInfo, endings: &Arc<Endings>) -> Arc<SessionHandle> {
+        let SessionInfo { node, session, user, subprotocol, resumes, attributes, opened } = info.clone();
         let handle = SessionHandle::of(session, user, subprotocol, resumes, attributes, opened);
         Arc::new(SessionHandle { elsewhere: Some(Elsewhere { node, endings: endings.clone() }), ..handle })
     }
 
     /// Describes the session to other nodes, as one of this node.
-    pub fn seat(&self, node: &Arc<str>) -> Seat {
-        Seat {
+    pub fn info(&self, node: &Arc<str>) -> SessionInfo {
+        SessionInfo {
             node: node.clone(),
             session: self.id.clone(),
             user: self.user.clone(),
@@ -108,8 +108,8 @@ impl SessionHandle {
     }
 
     /// Describes the session to other nodes. `here`: what this node is called.
-    pub fn seat_at(&self, here: &Arc<str>) -> Seat {
-        self.seat(self.elsewhere.as_ref().map_or(here, |elsewhere| &elsewhere.node))
+    pub fn info_at(&self, here: &Arc<str>) -> SessionInfo {
+        self.info(self.elsewhere.as_ref().map_or(here, |elsewhere| &elsewhere.node))
     }
 
     /// Returns the node that has the session's socket; `None` if this one does.

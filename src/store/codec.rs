@@ -17,7 +17,7 @@ use crate::model::Counters;
 use crate::model::agreement::{Agreed, Component};
 use crate::model::record::{Change, Mark};
 use crate::model::state::Value;
-use crate::registry::{Seat, subprotocol};
+use crate::registry::{SessionInfo, subprotocol};
 use crate::types::close::Close;
 use crate::types::delivery::{Message, PolicySetId};
 use crate::types::event::UserId;
@@ -296,7 +296,7 @@ impl<'a> Record<'a> {
             Change::Seen { key, at_ms, failed } => Record::Seen { key: *key, at_ms: *at_ms, failed: *failed },
             Change::Letter { stamp, letter } => Record::Letter(Box::new(LetterRecord::of(*stamp, letter))),
             Change::NoLetter { stamp, id } => Record::NoLetter { stamp: *stamp, id: *id },
-            Change::Opened { birth, at, seat } => Record::Opened(Box::new(OpenedRecord::of(*birth, *at, seat))),
+            Change::Opened { birth, at, info } => Record::Opened(Box::new(OpenedRecord::of(*birth, *at, info))),
             Change::Closed { user, session, why } => {
                 let why = why.as_ref().map(|why| (why.code(), why.text()));
                 Record::Closed { user: user.as_str(), session, why }
@@ -320,7 +320,7 @@ impl<'a> Record<'a> {
             Record::Cleaned { segment } => return Ok(Some(Said::Cleaned(segment))),
             Record::Post(post) => post.read(message, None)?,
             Record::PostTo(post, session) => post.read(message, Some(session.into()))?,
-            Record::Opened(record) => Change::Opened { birth: record.birth, at: record.at, seat: Arc::new(record.read()?) },
+            Record::Opened(record) => Change::Opened { birth: record.birth, at: record.at, info: Arc::new(record.read()?) },
             Record::Closed { user, session, why } => {
                 let why = why.map(|(code, text)| Close::of(code, text).ok_or(Unreadable::Newer)).transpose()?;
                 Change::Closed { user: user_id(user)?, session: session.into(), why }
@@ -363,23 +363,23 @@ impl PostRecord<'_> {
 }
 
 impl<'a> OpenedRecord<'a> {
-    fn of(birth: u64, at: u64, seat: &'a Seat) -> OpenedRecord<'a> {
+    fn of(birth: u64, at: u64, info: &'a SessionInfo) -> OpenedRecord<'a> {
         OpenedRecord {
             birth,
             at,
-            node: &seat.node,
-            session: &seat.session,
-            user: seat.user.as_str(),
-            subprotocol: seat.subprotocol,
-            resumes: seat.resumes,
-            attributes: seat.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
-            opened_ms: since_epoch(seat.opened),
+            node: &info.node,
+            session: &info.session,
+            user: info.user.as_str(),
+            subprotocol: info.subprotocol,
+            resumes: info.resumes,
+            attributes: info.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            opened_ms: since_epoch(info.opened),
         }
     }
 
-    fn read(self) -> Result<Seat, Unreadable> {
+    fn read(self) -> Result<SessionInfo, Unreadable> {
         let subprotocol = self.subprotocol.map(|name| subprotocol(name).ok_or(Unreadable::Newer)).transpose()?;
-        Ok(Seat {
+        Ok(SessionInfo {
             node: self.node.into(),
             session: self.session.into(),
             user: user_id(self.user)?,

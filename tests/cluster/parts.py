@@ -19,6 +19,7 @@ from proxy import Proxy
 # Whatever must come comes within this time, also on a busy machine.
 SOON_S = 60
 BASE = "/api/pool"
+PLUGINS = pathlib.Path(__file__).resolve().parents[2] / "plugins"
 
 
 class Failed(Exception):

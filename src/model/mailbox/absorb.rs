@@ -10,7 +10,7 @@ use super::log::{self, Commit, Log, Marks, New, Removed};
 use super::reader::place;
 use super::{Content, Head, Mailbox, Mailboxes, Reader};
 use crate::model::record::{Change, Mark};
-use crate::registry::{Endings, Seat, SessionHandle};
+use crate::registry::{Endings, SessionHandle, SessionInfo};
 use crate::types::close::Close;
 use crate::types::delivery::Message;
 use crate::types::event::UserId;
@@ -109,20 +109,20 @@ impl Mailboxes {
     /// Absorbs that a session was admitted. `own`: its handle, if it is one of this node; then it returns its reader.
     pub fn absorb_opened(
         self: &Arc<Self>,
-        seat: &Seat,
+        info: &SessionInfo,
         (birth, at): (u64, u64),
         own: Option<Arc<SessionHandle>>,
         endings: &Arc<Endings>,
     ) -> Option<(Reader, Head)> {
-        let mailbox = self.at_birth(&seat.user, birth, true)?;
+        let mailbox = self.at_birth(&info.user, birth, true)?;
         let mut content = mailbox.content.lock();
-        let is_known = content.sessions.find(&seat.session).is_some();
+        let is_known = content.sessions.find(&info.session).is_some();
         if is_known {
             return None;
         }
         let is_own = own.is_some();
-        let handle = own.unwrap_or_else(|| SessionHandle::elsewhere(seat, endings));
-        self.registry.seat(&mut content.sessions, &handle);
+        let handle = own.unwrap_or_else(|| SessionHandle::elsewhere(info, endings));
+        self.registry.add(&mut content.sessions, &handle);
         handle.place(at, at, at);
         let skips = place(&content, &handle);
         content.is_resumable |= handle.resumes;
@@ -207,7 +207,7 @@ impl Mailboxes {
     }
 
     /// Calls `each` with the changes that make a mailbox, for all of them.
-    pub fn snapshot(&self, describe: impl Fn(&SessionHandle) -> Seat, each: &mut impl FnMut(&[Change])) {
+    pub fn snapshot(&self, describe: impl Fn(&SessionHandle) -> SessionInfo, each: &mut impl FnMut(&[Change])) {
         for shard in &self.shards {
             let mailboxes: Vec<(UserId, Arc<Mailbox>)> =
                 shard.lock().iter().map(|(user, mailbox)| (user.clone(), mailbox.clone())).collect();
@@ -227,7 +227,7 @@ impl Mailboxes {
                 let mut changes: Vec<Change> = content.log.after(0).map(post).collect();
                 changes.push(Change::Mark { user: user.clone(), birth, mark: content.mark_now(), removed: Vec::new() });
                 let at = content.log.last();
-                let opened = |handle: &Arc<SessionHandle>| Change::Opened { birth, at, seat: Arc::new(describe(handle)) };
+                let opened = |handle: &Arc<SessionHandle>| Change::Opened { birth, at, info: Arc::new(describe(handle)) };
                 changes.extend(content.sessions.admitted().map(opened));
                 drop(content);
                 each(&changes);
@@ -264,8 +264,8 @@ impl Mailboxes {
 
 impl Reader {
     /// Returns the change that tells other nodes of this session, which was admitted. `at`: the position of the mailbox when it was opened.
-    pub fn opened(&self, seat: Seat, at: u64) -> Change {
-        Change::Opened { birth: self.mailbox.birth, at, seat: Arc::new(seat) }
+    pub fn opened(&self, info: SessionInfo, at: u64) -> Change {
+        Change::Opened { birth: self.mailbox.birth, at, info: Arc::new(info) }
     }
 }
 
@@ -329,8 +329,8 @@ mod tests {
         }
 
         /// Opens a session that the other node has, or this one.
-        fn opened(&self, seat: &Seat, at: (u64, u64), own: Option<&Arc<SessionHandle>>) -> Option<Reader> {
-            self.mailboxes.absorb_opened(seat, at, own.cloned(), &self.endings).map(|(reader, _)| reader)
+        fn opened(&self, info: &SessionInfo, at: (u64, u64), own: Option<&Arc<SessionHandle>>) -> Option<Reader> {
+            self.mailboxes.absorb_opened(info, at, own.cloned(), &self.endings).map(|(reader, _)| reader)
         }
     }
 
@@ -376,11 +376,11 @@ mod tests {
         let (leader, other) = (Node::new(true), Node::new(false));
         // The session is admitted by the leader, and has its socket at the other node.
         let own = handle(true);
-        let mut there = leader.mailboxes.open(SessionHandle::elsewhere(&own.seat(&"b".into()), &leader.endings)).unwrap();
+        let mut there = leader.mailboxes.open(SessionHandle::elsewhere(&own.info(&"b".into()), &leader.endings)).unwrap();
         there.admit().unwrap();
-        let Change::Opened { birth, at, seat } = there.opened(own.seat(&"b".into()), 0) else { panic!("another change") };
+        let Change::Opened { birth, at, info } = there.opened(own.info(&"b".into()), 0) else { panic!("another change") };
         there.stay();
-        let mut reader = other.opened(&seat, (birth, at), Some(&own)).unwrap();
+        let mut reader = other.opened(&info, (birth, at), Some(&own)).unwrap();
         for (session, terms) in [(None, Terms::default()), (Some(&own.id), Terms::default()), (None, kept(0))] {
             other.absorb(&leader.post(session, terms).1);
         }
@@ -405,7 +405,7 @@ mod tests {
         let own = handle(false);
         let (_, changes) = leader.post(None, Terms::default());
         other.absorb(&changes);
-        let mut reader = other.opened(&own.seat(&"b".into()), (1, 0), Some(&own)).unwrap();
+        let mut reader = other.opened(&own.info(&"b".into()), (1, 0), Some(&own)).unwrap();
         assert_eq!(read(&mut reader), Some(vec![1]));
         for _ in 0..4 {
             other.absorb(&leader.post(None, Terms::default()).1);
@@ -417,8 +417,8 @@ mod tests {
     fn a_session_that_another_node_ends_is_over_here_and_its_socket_is_told() {
         let other = Node::new(false);
         let own = handle(false);
-        let reader = other.opened(&own.seat(&"b".into()), (1, 0), Some(&own)).unwrap();
-        let ghost = handle(false).seat(&"c".into());
+        let reader = other.opened(&own.info(&"b".into()), (1, 0), Some(&own)).unwrap();
+        let ghost = handle(false).info(&"c".into());
         assert!(other.opened(&ghost, (1, 0), None).is_none());
         assert_eq!((other.mailboxes.sessions_of("u"), other.mailboxes.totals().sessions), (2, 1));
         other.mailboxes.absorb_closed(&user(), &own.id, Some(&Close::Replaced));

@@ -75,8 +75,8 @@ fn every_change() -> Vec<Change> {
         Change::Join { stamp: 11, group: "g".into(), user: UserId::of_sink("s"), policy: "p".into() },
         Change::NoLetter { stamp: 10, id: 5 },
         post_to(4, &json, Some("s")),
-        Change::Opened { birth: 1, at: 2, seat: Arc::new(seat(Some(V1))) },
-        Change::Opened { birth: 1, at: 2, seat: Arc::new(seat(None)) },
+        Change::Opened { birth: 1, at: 2, info: Arc::new(info(Some(V1))) },
+        Change::Opened { birth: 1, at: 2, info: Arc::new(info(None)) },
         Change::Closed { user: user("1"), session: "s".into(), why: None },
         Change::Closed { user: user("1"), session: "s".into(), why: Some(Close::ClosedByPolicy("over".into())) },
         Change::Closed { user: user("1"), session: "s".into(), why: Some(Close::Replaced) },
@@ -92,8 +92,8 @@ fn every_change() -> Vec<Change> {
     ]
 }
 
-fn seat(subprotocol: Option<&'static str>) -> Seat {
-    Seat {
+fn info(subprotocol: Option<&'static str>) -> SessionInfo {
+    SessionInfo {
         node: "a".into(),
         session: "s".into(),
         user: user("1"),
