@@ -138,14 +138,13 @@ async fn propose(
 ) -> Option<Reload> {
     let (loader, policies, next, is_first) = (node.loader.clone(), node.policies.clone(), next.cloned(), agreed.is_none());
     let proposal = match tokio::task::spawn_blocking(move || loader.propose(&policies, again, next.as_ref(), is_first)).await {
-        Ok(Ok(proposal)) => proposal,
+        Ok(Ok(proposal)) => proposal?,
         Ok(Err(outcome)) => {
             note(node, agreed, &outcome);
             return Some(outcome);
         }
         Err(error) => return Some(Reload::Unreadable(format!("the plugins can't be loaded: {error}"))),
     };
-    // A node without plugins of its own has those of the others.
     if agreed.is_some_and(|agreed| proposal.is(agreed) || proposal.components.is_empty()) {
         return None;
     }

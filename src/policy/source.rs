@@ -157,6 +157,11 @@ impl Folder {
         Folder { configured: named.collect(), disabled: disabled.collect(), candidates, file_bytes_max, dir }
     }
 
+    /// Returns whether no plugin is there, also if the configuration names some. What can't be looked at may be there.
+    pub fn is_empty(&self) -> bool {
+        self.files().is_ok_and(|files| files.values().all(|file| matches!(file.try_exists(), Ok(false))))
+    }
+
     /// Returns where a policy's file is looked for; `None` if the policy is disabled.
     pub fn file(&self, name: &str) -> Option<PathBuf> {
         let Folder { dir, configured, disabled, .. } = self;
@@ -258,5 +263,19 @@ mod tests {
         let mut names = ["missing", "changed", "same", "fetched"];
         names.sort_by_key(|name| source.rank(name));
         assert_eq!(names, ["fetched", "same", "changed", "missing"], "in the order of all, whatever the configuration here");
+    }
+
+    #[test]
+    fn a_folder_is_empty_if_no_plugin_is_there_whatever_the_configuration_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let named: toml::Table = "[policies.named]\nenabled = true\n".parse().unwrap();
+        let mut config = Config::load(None, named, std::iter::empty()).unwrap().0;
+        config.plugins.dir = dir.path().to_owned();
+        std::fs::write(dir.path().join(".unfinished.wasm"), "").unwrap();
+        assert!(Folder::new(&config).is_empty());
+        std::fs::write(dir.path().join("another.wasm"), "").unwrap();
+        assert!(!Folder::new(&config).is_empty());
+        config.plugins.dir = dir.path().join("gone");
+        assert!(!Folder::new(&config).is_empty(), "it can't be listed");
     }
 }

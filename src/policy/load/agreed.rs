@@ -38,14 +38,24 @@ impl Agreed {
 }
 
 impl Loader {
-    /// Loads what the folder has, with the next configuration if there is one, and returns it. Nothing else changes. `is_first`: the nodes have
-    /// nothing yet, so that what is refused is left out if the configuration says so.
+    /// Loads what the folder has, with the next configuration if there is one, and returns it. Nothing else changes. `None` if it has no plugin: such a
+    /// node has those of the others, also those that its configuration names. `is_first`: the nodes have nothing yet, so what is refused is left
+    /// out if the configuration says so, and a folder without plugins is proposed too.
     ///
     /// # Errors
     /// A file is refused, or the folder can't be listed.
-    pub fn propose(&self, policies: &Policies, again: Again, next: Option<&Arc<Config>>, is_first: bool) -> Result<Proposal, Reload> {
+    pub fn propose(
+        &self,
+        policies: &Policies,
+        again: Again,
+        next: Option<&Arc<Config>>,
+        is_first: bool,
+    ) -> Result<Option<Proposal>, Reload> {
         let config = next.cloned().unwrap_or_else(|| self.config());
         let setup = Setup::new(config);
+        if !is_first && setup.source.folder().is_empty() {
+            return Ok(None);
+        }
         loop {
             let current = policies.current();
             let (turn, _) = self.look(&setup, policies, &current, (again, next.is_some()))?;
@@ -55,7 +65,7 @@ impl Loader {
                 }
                 let set = set(&setup, 0, turn.next);
                 let components = set.policies.iter().map(|policy| (policy.component(), policy.file.clone()));
-                return Ok(Proposal { id: set.id, components: components.collect() });
+                return Ok(Some(Proposal { id: set.id, components: components.collect() }));
             }
             // Says why, and changes nothing else.
             if let Some(refused) = self.finish(policies, &current, &setup, turn) {
