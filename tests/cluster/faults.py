@@ -49,14 +49,18 @@ async def stop_leader(run):
     return f"the leader stands still: another leads after {took:.1f} s; it goes on"
 
 
-async def stop_follower(run):
+async def follower_stands_still(run, seconds):
     leader = await run.leader()
     node = run.random.choice([node for node in run.nodes if node is not leader])
     node.signal(signal.SIGSTOP)
-    await asyncio.sleep(8)
+    await asyncio.sleep(seconds)
     node.signal(signal.SIGCONT)
     await asyncio.sleep(1)
-    return "a follower stands still for 8 s"
+    return f"a follower stands still for {seconds} s"
+
+
+async def stop_follower(run):
+    return await follower_stands_still(run, 8)
 
 
 async def kill_nats(run):
@@ -88,13 +92,7 @@ async def restart_leader(run):
 
 async def stop_for_long(run):
     """Longer than a node may be silent or without NATS, and than the stream is kept."""
-    leader = await run.leader()
-    node = run.random.choice([node for node in run.nodes if node is not leader])
-    node.signal(signal.SIGSTOP)
-    await asyncio.sleep(30)
-    node.signal(signal.SIGCONT)
-    await asyncio.sleep(1)
-    return "a follower stands still for 30 s"
+    return await follower_stands_still(run, 30)
 
 
 async def cut_off_leader(run):

@@ -13,6 +13,10 @@ use crate::support::raw::Raw;
 use crate::support::wat::Guest;
 use crate::support::{QUIET, SOON, TestServer, plugins};
 
+mod origins;
+mod stops;
+mod tokens;
+
 const SECRET: &str = "cKq8Zr2mW5xT1vB9nJ4hL7pD3fG6sA0yE";
 
 /// A stream as an EventSource reads it.
@@ -435,46 +439,6 @@ async fn a_policy_refuses_a_stream_in_its_own_words() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_streams_with_a_time_to_come_back_and_answers_new_ones_alike() {
-    let mut server = TestServer::with("stop_notice_ms = 1000\nstop_return_within_ms = 500").await;
-    let mut open = Vec::new();
-    for user in 0..20 {
-        open.push(Events::open(&server, &user.to_string()).await);
-    }
-    server.begin_stop();
-    let ready = format!("http://{}/readyz", server.address);
-    timeout(SOON, async { while server.http.get(&ready).send().await.unwrap().status() != 503 {} }).await.unwrap();
-    server.post("/users/3/messages", json!("late")).await;
-    let mut late = Events::of(server.http.get(server.url("/sse/late"))).await;
-    let mut waits = Vec::new();
-    for events in open.iter_mut().chain([&mut late]) {
-        let (code, close) = events.closed().await;
-        let after_ms = close["after_ms"].as_u64().unwrap();
-        assert_eq!((code, &*events.retry), (1012, &*after_ms.to_string()), "{close}");
-        assert!(after_ms < 500, "{close}");
-        waits.push(after_ms);
-    }
-    waits.dedup();
-    assert!(waits.len() > 10, "not all at once: {waits:?}");
-    timeout(SOON, server.stop()).await.expect("streams don't keep the server");
-}
-
-#[tokio::test]
-async fn a_stream_that_is_behind_when_the_stop_begins_reads_everything_before_the_end() {
-    let mut server = TestServer::with("[sockets]\nwrite_deadline_ms = 10_000\n[mailboxes]\nbytes_max = 67_108_864").await;
-    let mut events = Events::open(&server, "1001").await;
-    for n in 0..40 {
-        server.post("/users/1001/messages", json!([n, "x".repeat(200_000)])).await;
-    }
-    server.begin_stop();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    for n in 0..40 {
-        assert_eq!(events.data().await[0], n);
-    }
-    assert_eq!(events.closed().await.0, 1012);
-}
-
-#[tokio::test]
 async fn a_stream_may_follow_other_requests_on_its_connection_and_nothing_follows_it() {
     let server = TestServer::start().await;
     let mut raw = Raw::connect(server.address).await;
@@ -487,136 +451,6 @@ async fn a_stream_may_follow_other_requests_on_its_connection_and_nothing_follow
     let text = raw.rest().await;
     assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 1, "{text}");
     assert!(text.contains("event: close\ndata: {\"code\":4200"), "{text}");
-}
-
-fn token(user: &str, seconds: u64) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let claims = json!({ "sub": user, "exp": now + seconds });
-    encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).unwrap()
-}
-
-/// A server that asks users for tokens.
-async fn asking(users: &str) -> (TestServer, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("secret");
-    std::fs::write(&file, SECRET).unwrap();
-    let toml = format!("[auth.users]\nalgorithms = [\"HS256\"]\nkey_files = [{file:?}]\nleeway_s = 0\nexpiry_grace_ms = 100\n{users}");
-    (TestServer::with(&toml).await, dir)
-}
-
-#[tokio::test]
-async fn a_stream_and_what_is_posted_for_it_show_a_token_of_their_user() {
-    let (server, _dir) = asking("token_in_query = true").await;
-    let unauthorized = (401, json!("unauthorized"));
-    let url = server.url("/sse/1001");
-    assert_eq!(answer(server.http.get(&url)).await, unauthorized);
-    assert_eq!(answer(server.http.get(&url).bearer_auth(token("1002", 60))).await, unauthorized);
-    let (_by_query, _) = Events::greeted(server.http.get(format!("{url}?access_token={}", token("1001", 60)))).await;
-    let (mut events, _) = Events::greeted(server.http.get(&url).bearer_auth(token("1001", 60))).await;
-    let to = || server.http.post(server.url(&format!("/sse/1001/{}", events.session)));
-    let ping = r#"{"type":"ping"}"#;
-    assert_eq!(answer(to().body(ping)).await, unauthorized);
-    assert_eq!(answer(to().bearer_auth(token("1002", 60)).body(ping)).await, unauthorized);
-    // A frame's own token counts, and not the header's.
-    let bad = json!({ "type": "auth", "token": token("1002", 60) }).to_string();
-    assert_eq!(answer(to().bearer_auth(token("1001", 60)).body(bad)).await, unauthorized);
-    assert_eq!(answer(to().bearer_auth(token("1001", 60)).body(ping)).await, accepted());
-    events.named("pong").await;
-    assert_eq!(server.metric(r#"signalpost_auth_refused_total{reason="no_token"}"#).await, 2.0);
-    assert_eq!(server.metric(r#"signalpost_auth_refused_total{reason="other_user"}"#).await, 3.0);
-}
-
-#[tokio::test]
-async fn a_stream_whose_token_ends_is_closed_with_4001_and_loses_nothing() {
-    let (server, _dir) = asking("").await;
-    let url = server.url("/sse/1001");
-    let (mut events, _) = Events::greeted(server.http.get(&url).bearer_auth(token("1001", 2))).await;
-    server.post("/users/1001/messages", json!(1)).await;
-    assert_eq!(events.data().await, 1);
-    let (code, _) = events.closed().await;
-    assert_eq!(code, 4001);
-    server.post("/users/1001/messages", json!(2)).await;
-    let again = server.http.get(&url).bearer_auth(token("1001", 60)).header("last-event-id", &events.last_id);
-    let (mut events, resume) = Events::greeted(again).await;
-    assert_eq!(resume, json!({ "recovered": true, "from": 1 }));
-    assert_eq!(events.data().await, 2);
-}
-
-#[tokio::test]
-async fn a_posted_token_lets_a_stream_go_on() {
-    let (server, _dir) = asking("").await;
-    let first = token("1001", 2);
-    let (mut events, _) = Events::greeted(server.http.get(server.url("/sse/1001")).bearer_auth(&first)).await;
-    let to = || server.http.post(server.url(&format!("/sse/1001/{}", events.session)));
-    let fresh = token("1001", 60);
-    let frame = json!({ "type": "auth", "token": fresh }).to_string();
-    tokio::time::sleep(Duration::from_millis(1000)).await;
-    assert_eq!(answer(to().bearer_auth(&first).body(frame)).await, accepted());
-    let auth = events.named("auth").await;
-    assert!(auth["data"]["token_ends_in_ms"].as_u64().is_some_and(|ends| ends > 50_000), "{auth}");
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let to = || server.http.post(server.url(&format!("/sse/1001/{}", events.session)));
-    assert_eq!(answer(to().bearer_auth(&first).body(r#"{"type":"ping"}"#)).await.0, 401, "the first token is over");
-    assert_eq!(answer(to().bearer_auth(&fresh).body(r#"{"type":"ping"}"#)).await, accepted());
-    events.named("pong").await;
-}
-
-#[tokio::test]
-async fn pages_of_listed_origins_may_read_streams_and_nothing_else() {
-    const PAGE: &str = "https://app.example.com";
-    let server = TestServer::with(&format!("[auth]\norigins = [\"{PAGE}\"]")).await;
-    let (mut events, _) = Events::greeted(server.http.get(server.url("/sse/1001")).header("origin", PAGE)).await;
-    let to = |method, path: &str| server.http.request(method, server.url(path)).header("origin", PAGE);
-    let post = format!("/sse/1001/{}", events.session);
-    let good = to(Method::POST, &post).body(r#"{"type":"ping"}"#).send().await.unwrap();
-    let bad = to(Method::POST, "/sse/1001/x").body("").send().await.unwrap();
-    let long = to(Method::GET, &format!("/sse/{}", "x".repeat(200))).send().await.unwrap();
-    assert_eq!([good.status(), bad.status(), long.status()].map(|status| status.as_u16()), [202, 404, 400]);
-    events.named("pong").await;
-    for headers in [events.response.headers(), good.headers(), bad.headers(), long.headers()] {
-        assert_eq!((&headers["access-control-allow-origin"], &headers["vary"]), (&PAGE.parse().unwrap(), &"origin".parse().unwrap()));
-        assert!(!headers.contains_key("access-control-allow-credentials"));
-    }
-    for path in ["/sse/1001", &post] {
-        let asked = to(Method::OPTIONS, path).header("access-control-request-method", "POST");
-        let asked = asked.header("access-control-request-headers", "authorization").send().await.unwrap();
-        assert_eq!(asked.status(), 204);
-        for (name, value) in [
-            ("access-control-allow-origin", PAGE),
-            ("access-control-allow-methods", "GET, POST"),
-            ("access-control-allow-headers", "authorization, content-type, last-event-id"),
-            ("vary", "origin"),
-        ] {
-            assert_eq!(asked.headers()[name], value, "{path}");
-        }
-    }
-
-    for origin in [
-        "https://evil.example.com",
-        "https://app.example.com.evil.example",
-        "http://app.example.com",
-        "https://app.example.com:8443",
-        "null",
-    ] {
-        for (method, path) in [(Method::GET, "/sse/1001"), (Method::POST, &*post), (Method::OPTIONS, "/sse/1001")] {
-            let refused = server.http.request(method, server.url(path)).header("origin", origin).send().await.unwrap();
-            assert_eq!(refused.status(), 403, "{origin}");
-            assert!(refused.headers().keys().all(|name| !name.as_str().starts_with("access-control")), "{origin}");
-        }
-    }
-    // A page of the server itself needs no leave, and a program is no page.
-    let own = server.http.get(server.url("/sse/1001")).header("origin", format!("http://{}", server.address));
-    for request in [own, server.http.get(server.url("/sse/1001"))] {
-        let (events, _) = Events::greeted(request).await;
-        assert_eq!(events.response.headers()["vary"], "origin");
-        assert!(!events.response.headers().contains_key("access-control-allow-origin"));
-    }
-    // Other addresses are not for pages of other origins to read.
-    for (method, path) in [(Method::GET, "/users/1001"), (Method::POST, "/events"), (Method::OPTIONS, "/events"), (Method::GET, "/ws/1001")]
-    {
-        let answered = to(method, path).send().await.unwrap();
-        assert!(answered.headers().keys().all(|name| !name.as_str().starts_with("access-control")), "{path}");
-    }
 }
 
 #[tokio::test]

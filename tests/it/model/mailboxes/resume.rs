@@ -1,4 +1,3 @@
-
 use super::*;
 
 /// A session that may resume, with what it was told.

@@ -1,4 +1,3 @@
-
 use super::*;
 
 /// Greets each client with a message.
